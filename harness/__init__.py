@@ -1,0 +1,1 @@
+"""Plumbline's harness: it runs cases on real ranks, measures them, judges them and keeps the records."""

@@ -1,0 +1,26 @@
+"""What every launcher offers: worlds of ranks that run jobs and never raise, never hang."""
+
+from typing import Protocol
+
+from harness.launch.outcome import Job, Outcome
+
+
+class World(Protocol):
+    """A group of rank processes. After a failure it is closed; ask the launcher for another."""
+
+    size: int
+
+    def run(self, job: Job, timeout: float) -> tuple[Outcome, ...]:
+        """Runs the job on every rank; one outcome a rank, in rank order, at the latest shortly after ``timeout`` s."""
+
+    def close(self) -> None:
+        """Ends the ranks and removes what they left behind. May be called twice."""
+
+
+class Launcher(Protocol):
+    device: str
+
+    def world(self, size: int, engine: str, module: str) -> World:
+        """A fresh world of ``size`` ranks in which ``module``, an adapter of ``engine``, is already imported."""
+
+    def close(self) -> None: ...

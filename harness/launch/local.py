@@ -1,0 +1,266 @@
+"""Worlds on this host: ranks forked from a warm server, one server an engine."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from harness.launch.outcome import Done, Failure, Hung, Job, Killed, Outcome, OutOfMemory, Raised, Unsupported
+
+GRACE = 1.0  # seconds that the other ranks get to speak after the first failure
+STACKS = 0.3  # seconds for a stuck rank to write its stacks
+START = 120.0  # seconds for a server to import its engine
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _listen(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen(64)
+    return listener
+
+
+def _accept(listener: socket.socket, timeout: float) -> Connection | None:
+    listener.settimeout(max(timeout, 0.01))
+    try:
+        accepted, _ = listener.accept()
+    except TimeoutError:
+        return None
+    accepted.setblocking(True)
+    return Connection(accepted.detach())
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _oom_kills() -> int:
+    """How often the kernel has killed a process of this control group for want of memory."""
+    with contextlib.suppress(OSError):
+        for line in Path("/sys/fs/cgroup/memory.events").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
+
+
+class _Server:
+    """The parent's end of one fork server."""
+
+    def __init__(self, folder: Path, name: str, modules: Sequence[str], environment: dict[str, str]) -> None:
+        address = folder / f"server-{name}"
+        with contextlib.closing(_listen(address)) as listener:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "harness.launch.server", str(address), *modules],
+                env=os.environ | environment,
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=(folder / f"server-{name}.log").open("w"),
+            )
+            deadline = time.monotonic() + START
+            while (control := _accept(listener, 0.2)) is None:
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    log = (folder / f"server-{name}.log").read_text()[-2000:]
+                    self.process.kill()
+                    raise RuntimeError(f"the fork server for {name} did not start:\n{log}")
+        self.control = control
+        self.ended: dict[int, int] = {}
+        _, self.problems = self.control.recv()  # the engine is imported now
+
+    def fork(self, world: str, rank: int, environment: dict[str, str]) -> None:
+        self.control.send((world, rank, environment))
+
+    def exit_code(self, pid: int, patience: float) -> int | None:
+        """How a rank ended (negative: by a signal), or None if it still runs after ``patience`` seconds."""
+        deadline = time.monotonic() + patience
+        while pid not in self.ended:
+            if not self.control.poll(max(0.0, deadline - time.monotonic())):
+                return None
+            message = self.control.recv()
+            if message[0] == "ended":
+                self.ended[message[1]] = message[2]
+        return self.ended[pid]
+
+    def close(self) -> None:
+        self.control.close()
+        try:
+            self.process.wait(2)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+class LocalWorld:
+    """Ranks of one case on this host."""
+
+    def __init__(self, server: _Server, folder: Path, size: int, environment: dict[str, str]) -> None:
+        self.size = size
+        self._server = server
+        self._scratch = Path(tempfile.mkdtemp(prefix="w", dir=folder))
+        self._listener = _listen(self._scratch / "parent")
+        self._connections: dict[int, Connection] = {}
+        self._pids: dict[int, int] = {}
+        self._joined: set[int] = set()
+        self._closed = False
+        name = self._scratch.name
+        shared = environment | {
+            "WORLD_SIZE": str(size),
+            "LOCAL_WORLD_SIZE": str(size),
+            "LOCAL_SIZE": str(size),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(_free_port()),
+            "PLUMBLINE_PARENT": str(self._scratch / "parent"),
+            "PLUMBLINE_SCRATCH": str(self._scratch),
+            "PLUMBLINE_WORLD": name,
+        }
+        for rank in range(size):
+            server.fork(name, rank, shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+
+    def run(self, job: Job, timeout: float) -> tuple[Outcome, ...]:
+        start = time.monotonic()
+        outcomes: dict[int, Outcome] = {}
+        kills = _oom_kills()
+        deadline = start + timeout
+        while len(self._connections) < self.size and time.monotonic() < deadline:
+            connection = _accept(self._listener, min(0.2, deadline - time.monotonic()))
+            if connection is not None:
+                _, rank, pid = connection.recv()
+                self._connections[rank], self._pids[rank] = connection, pid
+                with contextlib.suppress(OSError):  # a rank that is already gone is found below
+                    connection.send(job)
+            elif self._server.process.poll() is not None:
+                break
+        if self._joined:
+            for connection in self._connections.values():
+                with contextlib.suppress(OSError):
+                    connection.send(job)
+        for rank in range(self.size):
+            if rank not in self._connections:
+                outcomes[rank] = Killed(rank, time.monotonic() - start, f"the rank never started\n{self._log(rank)}")
+        while pending := [rank for rank in self._connections if rank not in outcomes]:
+            ready = wait([self._connections[rank] for rank in pending], max(0.0, deadline - time.monotonic()))
+            for rank in pending:
+                if self._connections[rank] in ready:
+                    outcome = self._receive(rank, time.monotonic() - start, kills)
+                    if outcome is not None:
+                        outcomes[rank] = outcome
+            if any(isinstance(outcome, Failure) for outcome in outcomes.values()):
+                deadline = min(deadline, time.monotonic() + GRACE)
+            if not ready and time.monotonic() >= deadline:
+                outcomes |= self._stacks(pending, time.monotonic() - start)
+        if any(isinstance(outcome, Failure) for outcome in outcomes.values()):
+            self.close()
+        return tuple(outcomes[rank] for rank in range(self.size))
+
+    def _receive(self, rank: int, at: float, kills: int) -> Outcome | None:
+        try:
+            kind, value = self._connections[rank].recv()
+        except (EOFError, OSError):
+            code = self._server.exit_code(self._pids[rank], patience=0.5)
+            if code == -signal.SIGKILL and _oom_kills() > kills:
+                return OutOfMemory(rank, at, f"killed by the kernel: out of memory\n{self._log(rank)}")
+            if code is None:
+                how = "hung up"
+            else:
+                how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
+            return Killed(rank, at, f"{how}\n{self._log(rank)}")
+        if kind == "joined":
+            self._joined.add(rank)
+            return None
+        if kind == "done":
+            return Done(rank, value)
+        if kind == "unsupported":
+            return Unsupported(rank, value)
+        text, memory, echo = value
+        return OutOfMemory(rank, at, text) if memory else Raised(rank, at, text, echo)
+
+    def _stacks(self, ranks: Sequence[int], at: float) -> dict[int, Outcome]:
+        """Where the ranks that did not answer stand; they are killed afterwards."""
+        for rank in ranks:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pids[rank], signal.SIGUSR1)
+        time.sleep(STACKS)
+        outcomes: dict[int, Outcome] = {}
+        for rank in ranks:
+            stack = (self._scratch / f"rank{rank}.stack").read_text() or "no stack: the rank does not react to signals"
+            collective = _collective(stack)
+            where = f"it waits in {collective}" if collective else "it is in no collective of torch.distributed"
+            outcomes[rank] = Hung(rank, at, f"did not answer; {where}\n{stack}", echo=bool(collective))
+        return outcomes
+
+    def _log(self, rank: int) -> str:
+        with contextlib.suppress(OSError):
+            return (self._scratch / f"rank{rank}.log").read_text(errors="replace")[-2000:]
+        return ""
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        for connection in self._connections.values():
+            connection.close()  # a healthy rank ends by itself when its parent hangs up
+        for pid in self._pids.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+        for pid in self._pids.values():
+            self._server.exit_code(pid, patience=2.0)
+        self._listener.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def _collective(stack: str) -> str:
+    """The collective on a stack, by PyTorch's own function names; empty if there is none."""
+    for line in stack.splitlines():
+        if "distributed_c10d.py" in line and " in " in line:
+            name = line.rsplit(" in ", 1)[1].strip()
+            if name not in ("wrapper", "_wait_for_work"):
+                return name
+    return ""
+
+
+class LocalLauncher:
+    """``gpus`` 0: gloo ranks on the CPU, with the cores shared out among them."""
+
+    def __init__(self, gpus: int = 0) -> None:
+        self.gpus = gpus
+        self.device = "cuda" if gpus else "cpu"
+        self._folder = Path(tempfile.mkdtemp(prefix="plumbline-"))
+        self._servers: dict[str, _Server] = {}
+
+    def world(self, size: int, engine: str, module: str) -> LocalWorld:
+        # gloo asks for the host name's address otherwise, which need not resolve.
+        environment = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": str(max(1, cores() // size))}
+        if not self.gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = ""
+        server = self._servers.get(engine)
+        if server is None or server.process.poll() is not None:
+            server = _Server(self._folder, f"{engine}-{len(self._servers)}", [module], environment)
+            self._servers[engine] = server
+        return LocalWorld(server, self._folder, size, environment)
+
+    def close(self) -> None:
+        for server in self._servers.values():
+            server.close()
+        self._servers.clear()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> "LocalLauncher":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()

@@ -1,0 +1,70 @@
+"""What becomes of a job on one rank. A dead rank is a value, not an exception."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Job:
+    """``target`` is ``"module:function"``, called in the rank as ``function(context, **arguments)``."""
+
+    target: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Done:
+    rank: int
+    value: Any
+
+
+@dataclass(frozen=True)
+class Failure:
+    """``at``: seconds since the job was sent; ``echo``: the rank merely waits for a peer, or lost one."""
+
+    rank: int
+    at: float
+    text: str
+    echo: bool = False
+
+
+class Raised(Failure):
+    """The job raised; the text is the traceback."""
+
+
+class Killed(Failure):
+    """The process ended; the text names the signal or exit status and holds the end of its output."""
+
+
+class Hung(Failure):
+    """The rank had not answered when the time was up, or when a peer had failed; the text is its stacks."""
+
+
+class OutOfMemory(Failure):
+    """The allocator, or the kernel, had no memory left."""
+
+
+@dataclass(frozen=True)
+class Unsupported:
+    """The engine said that it cannot do this."""
+
+    rank: int
+    reason: str
+
+
+Outcome = Done | Failure | Unsupported
+
+
+def failures(outcomes: Sequence[Outcome]) -> list[Failure]:
+    """The failures, the one that came first on top: ranks that merely wait for a peer or lost one come last."""
+    failed = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+    return sorted(failed, key=lambda failure: (failure.echo, isinstance(failure, Hung), failure.at))
+
+
+def describe(outcomes: Sequence[Outcome]) -> str:
+    """All ranks' tracebacks or stacks as one text, the rank that failed first on top."""
+    return "\n\n".join(
+        f"rank {failure.rank} · {type(failure).__name__} after {failure.at:.1f} s\n{failure.text.rstrip()}"
+        for failure in failures(outcomes)
+    )

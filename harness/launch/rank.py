@@ -1,0 +1,104 @@
+"""The loop inside a rank: joins the process group, then runs jobs until the parent hangs up."""
+
+import faulthandler
+import importlib
+import os
+import signal
+import sys
+import time
+import traceback
+from dataclasses import dataclass, field
+from multiprocessing.connection import Client
+from pathlib import Path
+from typing import Any
+
+from harness.spec import Unsupported
+
+OUT_OF_MEMORY = ("can't allocate memory", "cannot allocate memory", "out of memory", "bad_alloc")
+LOST_PEER = ("connection reset by peer", "connection closed by peer", "connection refused", "broken pipe")
+
+
+@dataclass
+class Context:
+    """What a job may know of its rank. ``state`` lives as long as the world does."""
+
+    rank: int
+    size: int
+    scratch: Path
+    state: dict[str, Any] = field(default_factory=dict)
+
+
+def serve() -> int:
+    """Runs in the forked child; the parent's settings are in the environment."""
+    environment = os.environ
+    context = Context(int(environment["RANK"]), int(environment["WORLD_SIZE"]), Path(environment["PLUMBLINE_SCRATCH"]))
+    _redirect_output(context.scratch / f"rank{context.rank}.log")
+    with (context.scratch / f"rank{context.rank}.stack").open("w") as stacks:
+        faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
+        connection = Client(environment["PLUMBLINE_PARENT"], "AF_UNIX")
+        connection.send((environment["PLUMBLINE_WORLD"], context.rank, os.getpid()))
+        try:
+            join(context)
+        except BaseException as error:
+            connection.send(_failed(error))
+            return 1
+        connection.send(("joined", None))
+        while True:
+            try:
+                job = connection.recv()
+            except (EOFError, ConnectionError):
+                return 0
+            try:
+                module, _, name = job.target.partition(":")
+                value = getattr(importlib.import_module(module), name)(context, **job.arguments)
+                connection.send(("done", value))
+            except Unsupported as reason:
+                connection.send(("unsupported", str(reason)))
+            except BaseException as error:
+                connection.send(_failed(error))
+
+
+def _failed(error: BaseException) -> tuple[str, Any]:
+    text = "".join(traceback.format_exception(error))
+    message = str(error).lower()
+    memory = isinstance(error, MemoryError) or any(sign in message for sign in OUT_OF_MEMORY)
+    echo = any(sign in message for sign in LOST_PEER)
+    return "raised", (text, memory, echo)
+
+
+def _redirect_output(path: Path) -> None:
+    """A rank's prints go to its own file; their end is shown when the rank dies."""
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+
+
+def join(context: Context) -> None:
+    """Installs the memory meter, picks the device and opens the default process group."""
+    from harness.meter import memory
+
+    memory.install()
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    backend = "gloo"
+    if torch.cuda.is_available():
+        shared = context.size > torch.cuda.device_count()
+        torch.cuda.set_device(context.rank % torch.cuda.device_count())
+        # NCCL refuses two ranks on one device; gloo copies through the host, for correctness only.
+        backend = "gloo" if shared else "cpu:gloo,cuda:nccl"
+    dist.init_process_group(
+        backend, init_method=f"file://{context.scratch}/rendezvous", rank=context.rank, world_size=context.size
+    )
+
+
+# For tests and `plumbline doctor`: jobs that need no engine.
+
+
+def echo(context: Context, value: Any = None) -> dict[str, Any]:
+    """Answers with this rank's place in its world."""
+    return {"rank": context.rank, "size": context.size, "pid": os.getpid(), "time": time.time(), "value": value}

@@ -1,0 +1,27 @@
+"""What is asked for, as plain data: topics, cases, workloads, topologies. No torch, no pytest."""
+
+from harness.spec.case import Case
+from harness.spec.finding import VERDICTS, Finding
+from harness.spec.topic import Card, Claim, Engine, Law
+from harness.spec.topology import Topology
+from harness.spec.trainer import Batch, Function, Problem, Trainer, Unsupported
+from harness.spec.workload import DTYPES, ModelConfig, Workload
+
+__all__ = [
+    "DTYPES",
+    "VERDICTS",
+    "Batch",
+    "Card",
+    "Case",
+    "Claim",
+    "Engine",
+    "Finding",
+    "Function",
+    "Law",
+    "ModelConfig",
+    "Problem",
+    "Topology",
+    "Trainer",
+    "Unsupported",
+    "Workload",
+]

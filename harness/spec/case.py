@@ -1,0 +1,27 @@
+"""A case, the atom of Plumbline: topic × variant × engine × topology × workload."""
+
+import re
+from dataclasses import dataclass
+
+from harness.spec.topology import Topology
+from harness.spec.workload import Workload
+
+
+@dataclass(frozen=True)
+class Case:
+    topic: str
+    variant: str
+    engine: str
+    topology: Topology
+    workload: Workload
+
+    @property
+    def id(self) -> str:
+        """``zero3-deepspeed-dp2-fp32``; a workload other than the topic's default is named at the end."""
+        parts = [self.variant, self.engine, str(self.topology), self.workload.dtype]
+        if self.workload.name != Workload.name:
+            parts.append(self.workload.name)
+        return "-".join(re.sub(r"[^a-z0-9_.]", "_", part.lower()) for part in parts)
+
+    def __str__(self) -> str:
+        return self.id

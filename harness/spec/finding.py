@@ -1,0 +1,39 @@
+"""One measured figure with its judgement: what the meters and judges say, and what the store keeps."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+# From worst to best: a case is as bad as its worst finding.
+VERDICTS = ("error", "fail", "invalid", "inconclusive", "skipped", "pass")
+DIRECTIONS = ("lower", "higher", "equal")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """``value`` in ``unit``; ``law`` what was promised, ``bound`` what would still pass; ``reason`` for people."""
+
+    measure: str
+    quantity: str
+    value: float | None
+    unit: str
+    verdict: str
+    reason: str
+    law: float | None = None
+    bound: float | None = None
+    direction: str = "lower"
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.verdict not in VERDICTS:
+            raise ValueError(f"verdict {self.verdict!r} is none of {', '.join(VERDICTS)}")
+        if self.direction not in DIRECTIONS:
+            raise ValueError(f"direction {self.direction!r} is none of {', '.join(DIRECTIONS)}")
+
+    def but(self, **changes: Any) -> "Finding":
+        return replace(self, **changes)
+
+
+def worst(findings: list[Finding]) -> Finding:
+    """The finding that decides: the first of the worst verdict."""
+    return min(findings, key=lambda finding: VERDICTS.index(finding.verdict))

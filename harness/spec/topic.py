@@ -1,0 +1,58 @@
+"""The card of a topic: what it is, who computes it, what it promises."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Who computes it. ``build`` is ``"module:function"``; ``requires`` holds distributions with versions
+    (``"deepspeed>=0.16"``) and hardware (``"cuda"``, ``"sm90"``); no ``variants`` means all of the card's."""
+
+    build: str
+    requires: tuple[str, ...] = ()
+    variants: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Law:
+    """What a paper promises. ``formula`` is ``"module:function"``; called with ``(workload, topology, **variant)`` it
+    gives the promised value, or None where the law does not apply. ``tolerance`` is relative; 0 means to the byte."""
+
+    measure: str
+    quantity: str
+    formula: str
+    tolerance: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A published figure put to the test. ``check`` is ``"module:function"``; called with this session's records of
+    the topic (a list of dicts), it returns a :class:`Finding` whose ``detail["status"]`` is *reproduced*,
+    *contradicted*, *formula only* or *out of reach here*."""
+
+    name: str
+    text: str
+    source: str
+    check: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """Everything the harness knows of a topic. A ninth need becomes a file in the topic's folder, not a field."""
+
+    name: str
+    title: str
+    sources: tuple[str, ...]
+    variants: Mapping[str, Mapping[str, Any]]
+    engines: Mapping[str, Engine]
+    topologies: tuple[str, ...]
+    laws: tuple[Law, ...] = ()
+    claims: tuple[Claim, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "variants", MappingProxyType(dict(self.variants)))
+        object.__setattr__(self, "engines", MappingProxyType(dict(self.engines)))

@@ -1,0 +1,59 @@
+"""The two contracts that an engine's adapter fulfils. Tensors are torch's; torch itself is not imported here."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.spec.workload import Workload
+
+
+class Unsupported(Exception):
+    """An engine cannot do what is asked; the message says why. The case is skipped with it, never failed."""
+
+
+class Batch(NamedTuple):
+    """The *global* batch of one step, on the CPU: ``inputs`` and ``labels`` are [batch_size, sequence_length]."""
+
+    inputs: "Tensor"
+    labels: "Tensor"
+
+
+@runtime_checkable
+class Trainer(Protocol):
+    """A model in training, one instance a rank. All ranks call each method together.
+
+    ``padding`` may be added: ``padding() -> int``, the elements of alignment that the engine adds to the parameters.
+    """
+
+    def backward(self, batch: Batch) -> "Tensor":
+        """Forward and backward over this rank's share of the global batch, micro-batches included.
+
+        Returns the mean loss over that share (a detached scalar): its mean over ranks is the global batch's.
+        """
+
+    def update(self) -> None:
+        """Clip, step the optimizer, release the gradients."""
+
+    def gradients(self) -> "Mapping[str, Tensor]":
+        """Between backward and update: the global batch's mean gradient, unsharded, canonical names, on the CPU."""
+
+    def parameters(self) -> "Mapping[str, Tensor]":
+        """The weights the optimizer holds (its fp32 masters, if any), unsharded, canonical names, on the CPU."""
+
+
+class Function(Protocol):
+    """A computation without a training loop: full inputs in, full outputs out, differentiable."""
+
+    def __call__(self, inputs: "Mapping[str, Tensor]") -> "Mapping[str, Tensor]": ...
+
+
+class Problem(Protocol):
+    """``problem.py`` of a topic whose engines are Functions: these module-level functions."""
+
+    def draw(self, workload: "Workload", **variant: object) -> "Mapping[str, Tensor]":
+        """Inputs in float64 on the CPU, from the workload's seed; those that require a gradient are differentiated."""
+
+    def plain(self, inputs: "Mapping[str, Tensor]", **variant: object) -> "Mapping[str, Tensor]":
+        """The textbook formula in plain PyTorch, in the inputs' own dtype; in float64 it is the oracle."""

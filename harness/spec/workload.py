@@ -1,0 +1,132 @@
+"""The work that every engine is given: model, data, optimizer, precision, steps and seed."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+
+from harness.spec.topology import Topology
+
+DTYPES = {"fp64": 8, "fp32": 4, "bf16": 2}  # bytes an element
+OPTIMIZERS = ("sgd", "adamw")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A Qwen3 decoder; the fields bear the names of Hugging Face's ``Qwen3Config``."""
+
+    vocab_size: int = 512
+    hidden_size: int = 128
+    intermediate_size: int = 384
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 8
+    num_key_value_heads: int = 4
+    head_dim: int = 16
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 1e6
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self) -> None:
+        for name, size in asdict(self).items():
+            if not isinstance(size, bool) and size <= 0:
+                raise ValueError(f"model.{name} must be positive, not {size}")
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"model.num_attention_heads {self.num_attention_heads} is not a multiple of "
+                f"model.num_key_value_heads {self.num_key_value_heads}"
+            )
+        if self.head_dim % 2:
+            raise ValueError(f"model.head_dim {self.head_dim} must be even: RoPE rotates pairs")
+
+    def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Canonical parameter names (those of ``Qwen3ForCausalLM``) and shapes, in the order of the forward pass."""
+        h, d, f = self.hidden_size, self.head_dim, self.intermediate_size
+        q, kv = self.num_attention_heads * d, self.num_key_value_heads * d
+        yield "model.embed_tokens.weight", (self.vocab_size, h)
+        for layer in range(self.num_hidden_layers):
+            prefix = f"model.layers.{layer}."
+            yield prefix + "input_layernorm.weight", (h,)
+            yield prefix + "self_attn.q_proj.weight", (q, h)
+            yield prefix + "self_attn.k_proj.weight", (kv, h)
+            yield prefix + "self_attn.v_proj.weight", (kv, h)
+            yield prefix + "self_attn.q_norm.weight", (d,)
+            yield prefix + "self_attn.k_norm.weight", (d,)
+            yield prefix + "self_attn.o_proj.weight", (h, q)
+            yield prefix + "post_attention_layernorm.weight", (h,)
+            yield prefix + "mlp.gate_proj.weight", (f, h)
+            yield prefix + "mlp.up_proj.weight", (f, h)
+            yield prefix + "mlp.down_proj.weight", (h, f)
+        yield "model.norm.weight", (h,)
+        if not self.tie_word_embeddings:
+            yield "lm_head.weight", (self.vocab_size, h)
+
+    @property
+    def parameters(self) -> int:
+        """Ψ: the number of distinct trainable parameters."""
+        total = 0
+        for _, shape in self.shapes():
+            size = 1
+            for n in shape:
+                size *= n
+            total += size
+        return total
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One piece of work. ``batch_size`` counts sequences over all ranks; each rank accumulates ``micro_batches``."""
+
+    name: str = "tiny"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    batch_size: int = 8
+    micro_batches: int = 1
+    sequence_length: int = 32
+    steps: int = 5
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    max_grad_norm: float = 0.0  # 0: no clipping
+    dtype: str = "fp32"
+    seed: int = 0
+    weights: str = ""  # a Hugging Face folder; empty: drawn from the seed
+    data: str = ""  # a .txt or .jsonl file; empty: a synthetic stream
+    tokenizer: str = ""  # tokenizer.json or a folder that holds it; empty: the one beside the weights
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype {self.dtype!r} is unknown; known: {', '.join(DTYPES)}")
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer {self.optimizer!r} is unknown; known: {', '.join(OPTIMIZERS)}")
+        for name in ("batch_size", "micro_batches", "sequence_length", "steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+    def with_(self, **changes: object) -> "Workload":
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+    def check(self, topology: Topology) -> str:
+        """Why this work cannot be spread over this topology, or an empty string."""
+        model, share = self.model, topology.dp * self.micro_batches
+        if self.batch_size % share:
+            return (
+                f"batch_size {self.batch_size} is not a multiple of dp × micro_batches = {share}; "
+                f"use a multiple of {share} or another topology"
+            )
+        for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size"):
+            if getattr(model, name) % topology.tp:
+                return f"tp {topology.tp} does not divide model.{name} {getattr(model, name)}"
+        if model.num_hidden_layers % topology.pp:
+            return f"pp {topology.pp} does not divide model.num_hidden_layers {model.num_hidden_layers}"
+        if self.sequence_length % topology.cp:
+            return f"cp {topology.cp} does not divide sequence_length {self.sequence_length}"
+        return ""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens a step, over all ranks."""
+        return self.batch_size * self.sequence_length
+
+    @property
+    def element_size(self) -> int:
+        """Bytes of one element of the compute dtype."""
+        return DTYPES[self.dtype]

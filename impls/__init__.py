@@ -1,0 +1,1 @@
+"""References for every technique, and adapters to the engines that implement it."""

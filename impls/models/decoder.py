@@ -1,0 +1,119 @@
+"""Qwen3's decoder (Yang et al. 2025, "Qwen3 Technical Report", §2): pre-RMSNorm, QK-norm, RoPE, GQA, SwiGLU, no biases.
+
+Equal to Transformers' ``Qwen3ForCausalLM`` on the same weights, under the same parameter names.
+
+    b batch   s sequence   h hidden_size   a query heads   k key/value heads   d head_dim   V vocab_size
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.spec import ModelConfig
+
+
+def rope_table(length: int, config: ModelConfig, device: torch.device, start: int = 0) -> tuple[Tensor, Tensor]:
+    """cos and sin, [length, d], in float32 whatever the model's precision: the angles define the model."""
+    d = config.head_dim
+    frequency = 1.0 / config.rope_theta ** (torch.arange(0, d, 2, device=device, dtype=torch.float32) / d)
+    angle = torch.outer(torch.arange(start, start + length, device=device, dtype=torch.float32), frequency)
+    angle = torch.cat((angle, angle), dim=-1)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """RoPE (Su et al. 2021, eq. 34) on [b, heads, s, d], with the halves of d as pairs."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(size)), eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class Attention(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        h, self.d = config.hidden_size, config.head_dim
+        q, kv = config.num_attention_heads * self.d, config.num_key_value_heads * self.d
+        self.q_proj, self.o_proj = nn.Linear(h, q, bias=False), nn.Linear(q, h, bias=False)
+        self.k_proj, self.v_proj = nn.Linear(h, kv, bias=False), nn.Linear(h, kv, bias=False)
+        self.q_norm, self.k_norm = RMSNorm(self.d, config.rms_norm_eps), RMSNorm(self.d, config.rms_norm_eps)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        b, s, _ = x.shape
+        # Heads are counted from the tensors, so that a tensor-parallel shard of the projections needs no other code.
+        query = self.q_norm(self.q_proj(x).view(b, s, -1, self.d)).transpose(1, 2)  # [b, a, s, d]
+        key = self.k_norm(self.k_proj(x).view(b, s, -1, self.d)).transpose(1, 2)  # [b, k, s, d]
+        value = self.v_proj(x).view(b, s, -1, self.d).transpose(1, 2)
+        query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+        grouped = query.shape[1] != key.shape[1]
+        out = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
+        return self.o_proj(out.transpose(1, 2).reshape(b, s, -1))
+
+
+class MLP(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        h, f = config.hidden_size, config.intermediate_size
+        self.gate_proj, self.up_proj = nn.Linear(h, f, bias=False), nn.Linear(h, f, bias=False)
+        self.down_proj = nn.Linear(f, h, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Layer(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Body(nn.Module):
+    """Everything below the head: [b, s] token ids → [b, s, h]."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed_tokens(tokens)
+        cos, sin = (t.to(x.dtype) for t in rope_table(tokens.shape[1], self.config, tokens.device))
+        for layer in self.layers:
+            x = layer(x, cos, sin)
+        return self.norm(x)
+
+
+class Decoder(nn.Module):
+    """Token ids [b, s] → logits [b, s, V]; with labels [b, s] (-100: ignored) → their mean cross-entropy, a scalar."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Body(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+
+    def forward(self, tokens: Tensor, labels: Tensor | None = None) -> Tensor:
+        logits = self.lm_head(self.model(tokens))
+        if labels is None:
+            return logits
+        # float32 where the logits are narrower, as every trainer does.
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return F.cross_entropy(logits.flatten(0, 1), labels.flatten())

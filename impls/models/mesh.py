@@ -1,0 +1,27 @@
+"""This rank's place in the topology, and its share of the batch."""
+
+from collections.abc import Iterator
+
+import torch
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from harness.spec import Batch, Topology, Workload
+
+
+def device() -> torch.device:
+    """The accelerator that the launcher gave this rank, or the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def mesh(topology: Topology) -> DeviceMesh:
+    """A mesh (pp, dp, cp, tp), tensor-parallel ranks adjacent: they talk most (Narayanan et al. 2021, §3.1)."""
+    sizes = {"pp": topology.pp, "dp": topology.dp, "cp": topology.cp, "tp": topology.tp}
+    return init_device_mesh(device().type, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
+
+
+def share(batch: Batch, workload: Workload, dp_rank: int, dp: int) -> Iterator[Batch]:
+    """This data-parallel rank's micro-batches of the global batch, on its device."""
+    rows = batch.inputs.shape[0] // dp
+    mine = slice(dp_rank * rows, (dp_rank + 1) * rows)
+    pieces = (t[mine].to(device()).chunk(workload.micro_batches) for t in batch)
+    return (Batch(*piece) for piece in zip(*pieces, strict=True))

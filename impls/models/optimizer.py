@@ -1,0 +1,60 @@
+"""The workload's optimizer, by PyTorch's own classes, with float32 master weights where the model is narrower."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from harness.spec import Workload
+
+
+def optimizer(parameters: Iterable[Tensor], workload: Workload) -> torch.optim.Optimizer:
+    """Plain SGD or AdamW over the given tensors. Fused where the dtype has a fused kernel: it needs no temporaries."""
+    if workload.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=workload.lr, weight_decay=workload.weight_decay, fused=True)
+    return torch.optim.AdamW(
+        parameters,
+        lr=workload.lr,
+        betas=workload.betas,
+        eps=workload.eps,
+        weight_decay=workload.weight_decay,
+        fused=True,
+    )
+
+
+class MasterWeights:
+    """Steps float32 copies of narrow parameters and rounds them back (Micikevicius et al. 2018, §3.1).
+
+    For parameters that are float32 or wider there is no copy and this is the optimizer itself.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        workload: Workload,
+        make: Callable[[Iterable[Tensor], Workload], torch.optim.Optimizer] = optimizer,
+    ) -> None:
+        self.parameters: Sequence[nn.Parameter] = list(parameters)
+        narrow = any(p.dtype.itemsize < 4 for p in self.parameters)
+        self.masters = [p.detach().float().requires_grad_() for p in self.parameters] if narrow else self.parameters
+        self.optimizer = make(self.masters, workload)
+
+    def step(self) -> None:
+        if self.masters is self.parameters:
+            self.optimizer.step()
+        else:
+            for master, parameter in zip(self.masters, self.parameters, strict=True):
+                assert parameter.grad is not None
+                master.grad, parameter.grad = parameter.grad.float(), None
+            self.optimizer.step()
+            with torch.no_grad():
+                for master, parameter in zip(self.masters, self.parameters, strict=True):
+                    parameter.copy_(master)
+        self.optimizer.zero_grad()
+
+
+def clip(gradients: Sequence[Tensor], max_norm: float, norm: Tensor | None = None) -> None:
+    """Scales gradients in place to a global norm of at most ``max_norm`` (0: never). ``norm`` if already known."""
+    if max_norm:
+        norm = torch.nn.utils.get_total_norm(gradients) if norm is None else norm
+        torch._foreach_mul_(list(gradients), (max_norm / (norm + 1e-6)).clamp(max=1.0))

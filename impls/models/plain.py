@@ -1,0 +1,48 @@
+"""The dense model on one process: in float64 it is the oracle, in the case's own precision it gives the noise floor."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from harness.spec import Batch, Topology, Workload
+from impls.models.mesh import share
+from impls.models.optimizer import MasterWeights, clip
+from impls.models.weights import build_model
+
+
+class Plain:
+    """``permute`` reorders the sequences of each batch; ``math`` takes SDPA's unfused kernel: both are honest."""
+
+    def __init__(self, workload: Workload, permute: bool = False, math: bool = False) -> None:
+        self.workload, self.permute = workload, permute
+        self.kernels = [SDPBackend.MATH] if math else [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
+        self.model = build_model(workload)
+        self.names = [name for name, _ in self.model.named_parameters()]
+        self.optimizer = MasterWeights(self.model.parameters(), workload)
+
+    def backward(self, batch: Batch) -> Tensor:
+        if self.permute:
+            batch = Batch(batch.inputs.flip(0), batch.labels.flip(0))
+        total = torch.zeros((), dtype=torch.float64)
+        for micro in share(batch, self.workload, 0, 1):
+            with sdpa_kernel(self.kernels):
+                loss = self.model(*micro) / self.workload.micro_batches
+                loss.backward()
+            total += loss.detach().cpu()
+        return total
+
+    def update(self) -> None:
+        clip([p.grad for p in self.model.parameters() if p.grad is not None], self.workload.max_grad_norm)
+        self.optimizer.step()
+
+    def gradients(self) -> Mapping[str, Tensor]:
+        return {n: p.grad.cpu() for n, p in self.model.named_parameters() if p.grad is not None}
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        return {n: m.detach().cpu() for n, m in zip(self.names, self.optimizer.masters, strict=True)}
+
+
+def build(workload: Workload, topology: Topology, permute: bool = False, math: bool = False) -> Plain:
+    return Plain(workload, permute, math)

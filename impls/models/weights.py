@@ -1,0 +1,55 @@
+"""Where every engine starts: the same weights, drawn once from the workload's seed or read from a folder."""
+
+import zlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from harness.spec import DTYPES, Workload
+from impls.models.decoder import Decoder
+from impls.models.mesh import device
+
+TORCH_DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}
+assert TORCH_DTYPES.keys() == DTYPES.keys()
+
+
+def weight(workload: Workload, name: str, shape: tuple[int, ...]) -> Tensor:
+    """One initial parameter, float32 on the CPU. It depends on the seed and the name only, never on other draws."""
+    generator = torch.Generator().manual_seed((workload.seed << 32) + zlib.crc32(name.encode()))
+    noise = torch.randn(shape, generator=generator)
+    if len(shape) == 1:
+        return 1 + 0.1 * noise  # a norm's gain; not exactly 1, so that a gain that is left out shows
+    return noise * shape[-1] ** -0.5
+
+
+def initial(workload: Workload) -> Iterator[tuple[str, Tensor]]:
+    """Canonical name and float32 CPU tensor of each parameter, one at a time: the model is never held twice."""
+    if workload.weights:
+        from impls.models.hf import read_weights
+
+        yield from read_weights(workload.weights, workload.model)
+        return
+    for name, shape in workload.model.shapes():
+        yield name, weight(workload, name, shape)
+
+
+def fill(model: nn.Module, workload: Workload) -> None:
+    """Copies the initial weights into a model with canonical names."""
+    targets = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in initial(workload):
+            targets.pop(name).copy_(tensor)
+    if targets:
+        raise ValueError(f"no initial weight for {', '.join(targets)}")
+
+
+def build_model(workload: Workload, dtype: torch.dtype | None = None) -> Decoder:
+    """The dense model on this rank's device, with the initial weights, in ``dtype`` (the workload's by default)."""
+    with torch.device("meta"):
+        model = Decoder(workload.model).to(dtype or TORCH_DTYPES[workload.dtype])
+    model = model.to_empty(device=device())
+    if workload.model.tie_word_embeddings:  # to_empty unties
+        model.lm_head.weight = model.model.embed_tokens.weight
+    fill(model, workload)
+    return model
