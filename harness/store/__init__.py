@@ -1,0 +1,8 @@
+"""Where records are kept: SQLite in a file by default, PostgreSQL by URL."""
+
+from harness.store.environment import environment, hardware_key
+from harness.store.query import COLUMNS, FORMATS, export
+from harness.store.schema import StoreError
+from harness.store.store import Store
+
+__all__ = ["COLUMNS", "FORMATS", "Store", "StoreError", "environment", "export", "hardware_key"]

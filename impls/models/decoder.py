@@ -41,9 +41,10 @@ class Attention(nn.Module):
         super().__init__()
         h, self.d = config.hidden_size, config.head_dim
         q, kv = config.num_attention_heads * self.d, config.num_key_value_heads * self.d
-        self.q_proj, self.o_proj = nn.Linear(h, q, bias=False), nn.Linear(q, h, bias=False)
+        self.q_proj = nn.Linear(h, q, bias=False)
         self.k_proj, self.v_proj = nn.Linear(h, kv, bias=False), nn.Linear(h, kv, bias=False)
         self.q_norm, self.k_norm = RMSNorm(self.d, config.rms_norm_eps), RMSNorm(self.d, config.rms_norm_eps)
+        self.o_proj = nn.Linear(q, h, bias=False)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         b, s, _ = x.shape

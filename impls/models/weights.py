@@ -15,12 +15,15 @@ assert TORCH_DTYPES.keys() == DTYPES.keys()
 
 
 def weight(workload: Workload, name: str, shape: tuple[int, ...]) -> Tensor:
-    """One initial parameter, float32 on the CPU. It depends on the seed and the name only, never on other draws."""
-    generator = torch.Generator().manual_seed((workload.seed << 32) + zlib.crc32(name.encode()))
+    """One initial parameter, float32 on the CPU. It depends on the seed and the name only, never on other draws.
+
+    All values are representable in bfloat16, so that every precision starts from the very same model.
+    """
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{workload.seed} {name}".encode()))
     noise = torch.randn(shape, generator=generator)
     if len(shape) == 1:
-        return 1 + 0.1 * noise  # a norm's gain; not exactly 1, so that a gain that is left out shows
-    return noise * shape[-1] ** -0.5
+        return (1 + 0.1 * noise).bfloat16().float()  # a gain of exactly 1 could be left out unseen
+    return (noise * shape[-1] ** -0.5).bfloat16().float()
 
 
 def initial(workload: Workload) -> Iterator[tuple[str, Tensor]]:

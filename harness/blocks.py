@@ -1,0 +1,107 @@
+"""Timed blocks: all engines of one topic, topology and workload, in interleaved rounds.
+
+Every engine's ranks stay up for the whole block and each round visits all of them in another order, so that drift of
+the machine hits everybody alike; after each switch there are steps that are not counted.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from harness.judge import speed
+from harness.launch.base import Launcher, World
+from harness.launch.outcome import Done, Job
+from harness.meter.flops import step_flops
+from harness.meter.host import FOREIGN, CpuWatch, gpu_trouble
+from harness.oracle import TASKS, no_run, trouble
+from harness.spec import Card, Case, Finding, Topology, Workload
+
+ROUNDS, WARM, STEPS = 8, 1, 3
+ATTEMPTS = 2 * ROUNDS  # a spoilt round is repeated; so often at the most
+
+BlockKey = tuple[str, Topology, Workload]
+
+
+@dataclass
+class Block:
+    """Seconds a step of each case, round by round, and why a case has none."""
+
+    rounds: dict[str, list[list[float]]] = field(default_factory=dict)
+    problems: dict[str, Finding] = field(default_factory=dict)
+    cases: tuple[Case, ...] = ()
+    spoilt: int = 0
+    trouble: str = ""
+    ceiling: float = 0.0  # FLOP/s of all ranks together
+
+
+def block_key(case: Case) -> BlockKey:
+    return case.topic, case.topology, case.workload
+
+
+def run_block(launcher: Launcher, cases: Sequence[Case], jobs: Mapping[str, Job], card: Card, timeout: float) -> Block:
+    """Prepares every case, then times them round by round; spoilt rounds are repeated, a bounded number of times."""
+    block = Block(cases=tuple(cases))
+    worlds: dict[str, World] = {}
+    try:
+        for case in cases:
+            module = card.engines[case.engine].build.partition(":")[0]
+            world = launcher.world(case.topology.world_size, case.engine, module)
+            worlds[case.id] = world
+            problem = trouble(world.run(jobs[case.id], timeout))
+            if problem:
+                block.problems[case.id] = problem
+                worlds.pop(case.id).close()
+            else:
+                block.rounds[case.id] = []
+        if worlds:
+            _time(block, worlds, timeout, launcher.device == "cuda")
+    finally:
+        for world in worlds.values():
+            world.close()
+    return block
+
+
+def _time(block: Block, worlds: dict[str, World], timeout: float, cuda: bool) -> None:
+    case = block.cases[0]
+    some = next(iter(worlds.values()))
+    found = some.run(Job(f"{TASKS}:ceiling", {"workload": case.workload}), timeout)
+    block.ceiling = sum(outcome.value for outcome in found if isinstance(outcome, Done))
+    order, watch = list(worlds), CpuWatch()
+    shuffle = random.Random(0)
+    for _ in range(ATTEMPTS):
+        if not worlds or min(len(block.rounds[name]) for name in worlds) == ROUNDS:
+            break
+        shuffle.shuffle(order)
+        watch.foreign()
+        times = {}
+        for name in [name for name in order if name in worlds]:
+            outcomes = worlds[name].run(Job(f"{TASKS}:timed", {"warm": WARM, "steps": STEPS}), timeout)
+            problem = trouble(outcomes)
+            if problem:
+                block.problems[name] = problem
+                block.rounds.pop(name)
+                worlds.pop(name).close()
+                continue
+            ranks = [outcome.value for outcome in outcomes if isinstance(outcome, Done)]
+            times[name] = [max(step) for step in zip(*ranks, strict=True)]  # the slowest rank's
+        foreign = watch.foreign()
+        spoilt = gpu_trouble() if cuda else ""
+        if foreign > FOREIGN and not cuda:
+            spoilt = f"other processes used {foreign:.2f} cores"
+        if spoilt:
+            block.spoilt, block.trouble = block.spoilt + 1, spoilt
+            continue
+        for name, seconds in times.items():
+            block.rounds[name].append(seconds)
+
+
+def judge_block(block: Block, case: Case) -> list[Finding]:
+    """The case's findings, beside those that compute the same variant."""
+    if case.id in block.problems:
+        return [block.problems[case.id].but(measure="throughput")]
+    good = min((len(rounds) for rounds in block.rounds.values()), default=0)
+    if good < ROUNDS // 2:
+        reason = f"{block.spoilt} of {ATTEMPTS} rounds were spoilt ({block.trouble}); run again on a quiet machine"
+        return [no_run("invalid", reason).but(measure="throughput")]
+    peers = {c.engine: block.rounds[c.id] for c in block.cases if c.variant == case.variant and c.id in block.rounds}
+    return speed.judge(case.engine, peers, case.workload.tokens, step_flops(case.workload), block.ceiling, block.spoilt)

@@ -1,0 +1,103 @@
+"""Names → topics and engines: the built-in ones, those of installed packages, and those added for a session.
+
+Cards are data, so nothing here imports torch or an engine; adapters are named by ``"module:function"`` and imported in
+the ranks. A package adds topics through the entry-point group ``plumbline.topics`` (value: a card) and engines through
+``plumbline.engines`` (name ``topic.engine``, value: its ``build``).
+"""
+
+import difflib
+import importlib
+import importlib.util
+import pkgutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import entry_points
+from typing import Any
+
+from harness.spec import Card, Engine
+
+MODELS = "impls.models"
+PLAIN = f"{MODELS}.plain:build"
+DATA = f"{MODELS}.data:batch"
+INITIAL = f"{MODELS}.weights:initial"
+
+
+def known(name: str, names: Iterable[str], what: str) -> str:
+    """``name`` if it is one of ``names``; else a ValueError with the nearest ones."""
+    names = sorted(names)
+    if name in names:
+        return name
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
+    raise ValueError(f"unknown {what} {name!r}; {hint}")
+
+
+def topics(added: Sequence[str] = ()) -> dict[str, Card]:
+    """All cards by name, with the engines that packages and ``added`` (``"TOPIC:NAME=module:function"``) bring."""
+    import impls
+
+    cards: dict[str, Card] = {}
+    for chapter in pkgutil.iter_modules(impls.__path__, "impls."):
+        if not chapter.ispkg:
+            continue
+        package = importlib.import_module(chapter.name)
+        for topic in pkgutil.iter_modules(package.__path__, f"{chapter.name}."):
+            card = getattr(importlib.import_module(topic.name), "CARD", None) if topic.ispkg else None
+            if card is not None:
+                cards[card.name] = card
+    for point in entry_points(group="plumbline.topics"):
+        card = point.load()
+        if card.name in cards:
+            raise ValueError(f"two topics are called {card.name!r}: one is from the package {point.value}")
+        cards[card.name] = card
+    for point in entry_points(group="plumbline.engines"):
+        topic_name, _, engine = point.name.partition(".")
+        _add(cards, topic_name, engine, point.value)
+    for text in added:
+        topic_name, engine, build = _parse_engine(text)
+        _add(cards, topic_name, engine, build)
+    return cards
+
+
+def _parse_engine(text: str) -> tuple[str, str, str]:
+    place, _, build = text.partition("=")
+    topic, _, engine = place.partition(":")
+    module, _, function = build.partition(":")
+    if not (topic and engine and module and function):
+        raise ValueError(f"--add-engine takes TOPIC:NAME=module:function, not {text!r}")
+    try:
+        found = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        raise ValueError(f"--add-engine {text}: no module {module!r} in the current folder or the environment")
+    return topic, engine, build
+
+
+def _add(cards: dict[str, Card], topic: str, engine: str, build: str) -> None:
+    card = cards[known(topic, cards, "topic")]
+    if engine in card.engines:
+        raise ValueError(f"topic {topic} has an engine {engine!r} already; choose another name")
+    cards[topic] = replace(card, engines={**card.engines, engine: Engine(build)})
+
+
+def load(target: str) -> Any:
+    """``"module:attribute"`` → the object."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def folder(card: Card) -> str:
+    """The package of a topic's reference, where its other files are."""
+    return card.engines["reference"].build.partition(":")[0].rpartition(".")[0]
+
+
+def problem(card: Card) -> str:
+    """The module that poses a Function topic's problem; empty for a topic whose engines are Trainers."""
+    name = f"{folder(card)}.problem"
+    return name if importlib.util.find_spec(name) else ""
+
+
+def case_mark(card: Card, variant: str) -> Mapping[str, object]:
+    """What ``-m "case(...)"`` can select by, beside topic, engine and the rest: the variant's own arguments."""
+    return {key: value for key, value in card.variants[variant].items() if isinstance(value, bool | int | str)}

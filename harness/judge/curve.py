@@ -1,0 +1,26 @@
+"""A learning curve against the float64 model's."""
+
+from collections.abc import Sequence
+
+from harness.judge.parity import MARGIN
+from harness.spec import Finding
+
+
+def judge(losses: Sequence[float], oracle: Sequence[float], floor: Sequence[float]) -> Finding:
+    """Pass if every loss is within the margin of the largest deviation that honest runs showed up to that step, and
+    the curve falls. Deviations grow with the steps, for honest runs and engines alike."""
+    worst, at, limit = 0.0, 0, 0.0
+    for step, (got, true) in enumerate(zip(losses, oracle, strict=True)):
+        limit = max(limit, floor[step])
+        error = abs(got / true - 1.0)
+        ratio = error / max(limit, 1e-15) if error == error else float("inf")
+        if ratio > worst:
+            worst, at = ratio, step
+    tail = max(1, len(losses) // 10)
+    first, last = sum(losses[:tail]) / tail, sum(losses[-tail:]) / tail
+    text = f"loss {first:.4f} → {last:.4f} in {len(losses)} steps; at most {worst:.2g} × the floor, at step {at + 1}"
+    good = worst <= MARGIN and last < first
+    if not last < first:
+        text += "; it does not fall"
+    detail = {"losses": list(losses), "oracle_losses": list(oracle)}
+    return Finding("quality", "loss", last, "nats", "pass" if good else "fail", text, law=oracle[-1], detail=detail)

@@ -1,0 +1,169 @@
+"""Parity against a float64 oracle, in units of the noise floor; no tolerance is typed by hand.
+
+The floor is the error of the plain model in the case's own precision, the worst over an ensemble of honest variants.
+An engine passes within ``MARGIN`` floors. The *slope* ⟨x,x*⟩/⟨x*,x*⟩ − 1 averages rounding away and so sees errors of
+scale that a norm is blind to in low precision.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from harness.spec import Finding
+
+MARGIN = 3.0
+ZERO = 1e-6  # a true tensor below this share of the model's typical element is zero up to round-off
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Of one run against the oracle, or the worst of an ensemble: relative L2 error by tensor and over all of them
+    together, and the slope over all of them."""
+
+    tensors: Mapping[str, float]
+    slope: float
+    total: float
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """What the float64 model computed. ``kinds``: ``gradient``, ``update`` or ``output`` → name → tensor."""
+
+    kinds: Mapping[str, Mapping[str, Tensor]]
+    losses: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An oracle with the floors of one precision."""
+
+    oracle: Oracle
+    floors: Mapping[str, Errors]
+    loss_floor: Sequence[float] = field(default=())
+
+
+def errors(found: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> Errors:
+    """Compares every tensor of the oracle. Raises ValueError where a name or a shape differs."""
+    if missing := truth.keys() - found.keys():
+        raise ValueError(f"the engine returned no {', '.join(sorted(missing))}")
+    if extra := found.keys() - truth.keys():
+        raise ValueError(f"the engine returned {', '.join(sorted(extra))}, which the model does not have")
+    squares = {name: float(tensor.double().square().sum()) for name, tensor in truth.items()}
+    typical = sum(squares.values()) / sum(tensor.numel() for tensor in truth.values())
+    by_name, off, dot = {}, 0.0, 0.0
+    for name, tensor in truth.items():
+        if found[name].shape != tensor.shape:
+            raise ValueError(f"{name} has shape {tuple(found[name].shape)}, the model's is {tuple(tensor.shape)}")
+        exact, got = tensor.double(), found[name].double()
+        square = float((got - exact).square().sum())
+        scale = max(squares[name], 0.0)
+        if scale <= ZERO**2 * typical * tensor.numel():
+            scale = typical * tensor.numel()
+        by_name[name] = (square / scale) ** 0.5 if scale else square**0.5
+        off, dot = off + square, dot + float((got * exact).sum())
+    whole = sum(squares.values())
+    if not whole:
+        return Errors(by_name, 0.0, off**0.5)
+    return Errors(by_name, dot / whole - 1.0, (off / whole) ** 0.5)
+
+
+def floor(runs: Sequence[Errors]) -> Errors:
+    """The worst of an ensemble of honest runs, figure by figure."""
+    return Errors(
+        {name: max(run.tensors[name] for run in runs) for name in runs[0].tensors},
+        max(abs(run.slope) for run in runs),
+        max(run.total for run in runs),
+    )
+
+
+def judge(
+    found: Mapping[str, Mapping[str, Tensor]],
+    losses: Sequence[float],
+    reference: Reference,
+    ranks: int,
+    per_tensor: Mapping[str, bool],
+) -> list[Finding]:
+    """One finding for each kind's norm and slope, and one for the losses.
+
+    ``per_tensor[kind]`` False: the kind's norm is judged over all tensors together (an adaptive optimizer turns
+    round-off in small gradients into whole steps, so single tensors say little).
+    """
+    findings = []
+    for kind, truth in reference.oracle.kinds.items():
+        try:
+            error, limit = errors(found[kind], truth), reference.floors[kind]
+        except (KeyError, ValueError) as problem:
+            findings.append(Finding("parity", kind, None, "× floor", "fail", f"{kind}: {problem}"))
+            continue
+        if per_tensor[kind]:
+            ratios = {name: _ratio(value, limit.tensors[name]) for name, value in error.tensors.items()}
+            name = max(ratios, key=lambda key: ratios[key])
+            norm, size, bound = ratios[name], error.tensors[name], limit.tensors[name]
+        else:
+            name = max(error.tensors, key=lambda key: error.tensors[key])
+            norm, size, bound = _ratio(error.total, limit.total), error.total, limit.total
+        where = _where(kind, name, found[kind][name], truth[name], losses, reference, ranks)
+        findings.append(_finding(kind, norm, size, bound, limit.slope, name, where))
+        slope = _ratio(abs(error.slope), limit.slope)
+        findings.append(_finding(f"{kind} slope", slope, abs(error.slope), limit.slope, limit.slope, "", where))
+    if reference.oracle.losses:
+        off = [abs(got / true - 1.0) for got, true in zip(losses, reference.oracle.losses, strict=True)]
+        bound = max(reference.loss_floor)
+        ratios_by_step = [_ratio(value, bound) for value in off]
+        step = max(range(len(off)), key=lambda index: ratios_by_step[index])
+        finding = _finding("loss", ratios_by_step[step], off[step], bound, bound, "", _first_loss(losses, reference))
+        curves = {"losses": list(losses), "oracle_losses": list(reference.oracle.losses)}
+        findings.append(finding.but(detail={**finding.detail, **curves}))
+    return findings
+
+
+def _ratio(value: float, bound: float) -> float:
+    """Error ÷ floor; an error below float64's own resolution is no error, whatever the floor."""
+    if not value <= float("inf"):  # NaN
+        return float("inf")
+    return value / max(bound, 1e-15)
+
+
+def _finding(quantity: str, ratio: float, error: float, limit: float, slope: float, name: str, where: str) -> Finding:
+    resolution = MARGIN * slope
+    good = ratio <= MARGIN
+    text = f"{quantity} error {error:.2g} = {ratio:.2g} × floor {limit:.2g} (bound {MARGIN:g} ×)"
+    if name:
+        text += f", worst in {name}"
+    text += f"; would have seen a scale error of {resolution:.1g}"
+    if not good:
+        text += f"; first divergence: {where}"
+    detail = {"error": error, "floor": limit, "resolution": resolution, "tensor": name}
+    if not good:
+        detail["first_divergence"] = where
+    verdict = "pass" if good else "fail"
+    return Finding("parity", quantity, ratio, "× floor", verdict, text, bound=MARGIN, detail=detail)
+
+
+def _first_loss(losses: Sequence[float], reference: Reference) -> str:
+    bound = MARGIN * max(reference.loss_floor)
+    for step, (got, true) in enumerate(zip(losses, reference.oracle.losses, strict=True), start=1):
+        if not abs(got / true - 1.0) <= bound:
+            return f"step {step}, loss {got:.6g} for {true:.6g}"
+    return "no loss is off"
+
+
+def _where(
+    kind: str, name: str, got: Tensor, true: Tensor, losses: Sequence[float], reference: Reference, ranks: int
+) -> str:
+    """Step, tensor and part. The error's place among equal parts of the tensor shows a shard that is wrong alone."""
+    step = "step 1" if kind != "update" else "after the last step"
+    if kind == "update" and reference.oracle.losses:
+        first = _first_loss(losses, reference)
+        if first.startswith("step"):
+            step = f"{first}; update"
+    text = f"{step}, {kind} of {name}"
+    if ranks > 1 and true.numel() >= ranks:
+        parts = [float(part.square().sum()) for part in (got.double() - true.double()).flatten().tensor_split(ranks)]
+        share = max(parts) / sum(parts) if sum(parts) else 0.0
+        if share > 0.9:
+            return f"{text}, the part of rank {parts.index(max(parts))} of {ranks} alone"
+        return f"{text}, all {ranks} ranks' parts"
+    return text

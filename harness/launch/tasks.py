@@ -1,0 +1,266 @@
+"""The jobs that ranks run for a case: the checked run, the floor of its precision, and the timed steps."""
+
+import gc
+import importlib
+import io
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.catalog import load
+from harness.launch.rank import Context
+from harness.meter import memory
+from harness.meter.traffic import Traffic
+from harness.spec import Topology, Trainer, Workload
+
+TORCH_DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}
+CHECKED_STEPS = 5
+MEMORY_STEP, TRAFFIC_STEP = 2, 3  # nothing is collected in them, and the first steps' lazy states exist by then
+
+
+def checked_trainer(
+    context: Context, build: str, variant: Mapping[str, Any], workload: Workload, topology: Topology, data: str
+) -> dict[str, Any]:
+    """A few steps from the same weights on the same batches: losses, memory, traffic; rank 0 keeps the tensors."""
+    batch = load(data)
+    batches = [batch(workload, step) for step in range(CHECKED_STEPS)]
+    gc.collect()
+    with memory.gauge() as gauge:
+        trainer: Trainer = load(build)(workload, topology, **variant)
+        figures: dict[str, Any] = {"losses": [], "meter": memory.meter()}
+        collected: dict[str, bytes] = {}
+        for step, tokens in enumerate(batches):
+            traffic = Traffic()
+            if step == MEMORY_STEP:
+                gc.collect()
+                gauge.reset()
+            if step == TRAFFIC_STEP:
+                with traffic:
+                    loss = trainer.backward(tokens)
+                    trainer.update()
+                figures["traffic"] = traffic.by_op
+            else:
+                loss = trainer.backward(tokens)
+                if step == 0:
+                    collected["gradient"] = _keep(context, trainer.gradients())
+                if step == MEMORY_STEP:
+                    figures["states"] = gauge.current()
+                trainer.update()
+            if step == MEMORY_STEP:
+                _synchronize()
+                figures["peak"] = gauge.peak()
+            figures["losses"].append(float(loss))
+        collected["parameters"] = _keep(context, trainer.parameters())
+    padding = getattr(trainer, "padding", None)
+    figures["padding"] = int(padding()) if padding else 0
+    figures["fallback"] = getattr(trainer, "fallback", "")
+    figures["tensors"] = collected
+    return figures
+
+
+def _keep(context: Context, tensors: Mapping[str, Tensor]) -> bytes:
+    """Rank 0's tensors as bytes at once: kept as tensors they would count as the engine's memory."""
+    if context.rank:
+        return b""
+    buffer = io.BytesIO()
+    torch.save({name: tensor.detach().cpu() for name, tensor in tensors.items()}, buffer)
+    return buffer.getvalue()
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def curve(
+    context: Context, build: str, variant: Mapping[str, Any], workload: Workload, topology: Topology, data: str
+) -> list[float]:
+    """The loss of every step of the workload: a learning curve."""
+    batch = load(data)
+    trainer: Trainer = load(build)(workload, topology, **variant)
+    losses = []
+    for step in range(workload.steps):
+        losses.append(float(trainer.backward(batch(workload, step))))
+        trainer.update()
+    return losses
+
+
+def members(
+    context: Context, plain: str, ensemble: list[dict[str, Any]], workload: Workload, topology: Topology, data: str
+) -> list[dict[str, Any]]:
+    """The plain model once for each honest way to compute the same: what they differ by is the noise floor."""
+    found = []
+    for member in ensemble:
+        options = dict(member)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(options.pop("threads", threads))
+        work = workload.with_(**options.pop("workload", {}))
+        found.append(checked_trainer(context, plain, options, work, topology, data))
+        torch.set_num_threads(threads)
+    return found
+
+
+def curves(
+    context: Context, plain: str, ensemble: list[dict[str, Any]], workload: Workload, topology: Topology, data: str
+) -> list[list[float]]:
+    """The plain model's learning curve once for each honest way to compute it."""
+    found = []
+    for member in ensemble:
+        options = dict(member)
+        work = workload.with_(**options.pop("workload", {}))
+        found.append(curve(context, plain, options, work, topology, data))
+    return found
+
+
+def function_members(
+    context: Context, ensemble: list[dict[str, Any]], variant: Mapping[str, Any], workload: Workload, problem: str
+) -> list[dict[str, bytes]]:
+    """The problem's plain formula in float64, then in the workload's dtype once for each honest way to compute it."""
+    plain = importlib.import_module(problem).plain
+    found = []
+    for member in [{"dtype": "fp64"}, *ensemble]:
+        work = workload.with_(dtype=member.get("dtype", workload.dtype))
+        inputs, cotangents = function_inputs(problem, work, variant, rounding=workload.dtype)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(member.get("threads", threads))
+        if member.get("copies"):  # the same numbers at other addresses and strides
+            inputs = {n: _restrided(t) for n, t in inputs.items()}
+        outputs = plain(inputs, **variant)
+        gradients = _backward(outputs, inputs, cotangents)
+        torch.set_num_threads(threads)
+        found.append({"output": _keep(context, outputs), "gradient": _keep(context, gradients)})
+    return found
+
+
+def _restrided(tensor: Tensor) -> Tensor:
+    """The same values, last two dims laid out the other way round, so that other kernels are chosen."""
+    if tensor.dim() < 2:
+        return tensor
+    other = tensor.detach().transpose(-1, -2).contiguous().transpose(-1, -2)
+    return other.requires_grad_(tensor.requires_grad)
+
+
+def checked_function(
+    context: Context,
+    build: str,
+    variant: Mapping[str, Any],
+    workload: Workload,
+    topology: Topology,
+    problem: str,
+    rounding: str = "",
+) -> dict[str, Any]:
+    """One forward and backward on the problem's inputs: outputs, input gradients, bytes saved between the two."""
+    inputs, cotangents = function_inputs(problem, workload, variant, rounding)
+    function = load(build)(workload, topology, **variant)
+    for _ in range(2):  # the first call may compile or allocate for good
+        _forward_backward(function, inputs, cotangents)
+    gc.collect()
+    with memory.gauge() as gauge:
+        gauge.reset()
+        outputs = function(inputs)
+        figures: dict[str, Any] = {"saved": gauge.current(), "meter": memory.meter()}
+        gradients = _backward(outputs, inputs, cotangents)
+        _synchronize()
+        figures["peak"] = gauge.peak()
+    with Traffic() as traffic:
+        _forward_backward(function, inputs, cotangents)
+    figures |= {"traffic": traffic.by_op, "padding": 0, "losses": [], "fallback": getattr(function, "fallback", "")}
+    figures["tensors"] = {"output": _keep(context, outputs), "gradient": _keep(context, gradients)}
+    return figures
+
+
+def function_inputs(
+    problem: str, workload: Workload, variant: Mapping[str, Any], rounding: str = ""
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The problem's inputs on this device in the workload's dtype, and a fixed random cotangent for each output.
+
+    ``rounding``: the dtype they are rounded to first (by default the workload's own), so that a float64 oracle is
+    given the very numbers that a case in lower precision is given.
+    """
+    module = importlib.import_module(problem)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype, narrow = TORCH_DTYPES[workload.dtype], TORCH_DTYPES[rounding or workload.dtype]
+
+    def place(tensor: Tensor) -> Tensor:
+        return tensor.to(narrow).to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
+
+    drawn = module.draw(workload, **variant)
+    inputs = {n: place(t.detach()).requires_grad_(t.requires_grad) for n, t in drawn.items()}
+    with torch.no_grad():
+        outputs = module.plain(inputs, **variant)
+    generator = torch.Generator().manual_seed(workload.seed)
+    noise = {n: torch.randn(t.shape, generator=generator, dtype=torch.float64) for n, t in outputs.items()}
+    return inputs, {name: place(tensor) for name, tensor in noise.items()}
+
+
+def _forward_backward(function: Any, inputs: dict[str, Tensor], cotangents: dict[str, Tensor]) -> None:
+    _backward(function(inputs), inputs, cotangents)
+
+
+def _backward(
+    outputs: Mapping[str, Tensor], inputs: dict[str, Tensor], cotangents: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    names = [name for name, tensor in inputs.items() if tensor.requires_grad]
+    live = [name for name, out in outputs.items() if out.requires_grad]
+    gradients = torch.autograd.grad(
+        [outputs[name] for name in live],
+        [inputs[name] for name in names],
+        [cotangents[name].to(outputs[name].dtype) for name in live],
+    )
+    return dict(zip(names, gradients, strict=True))
+
+
+def prepare_trainer(
+    context: Context, build: str, variant: Mapping[str, Any], workload: Workload, topology: Topology, data: str
+) -> None:
+    """Builds what :func:`timed` steps, and takes the steps in which engines still allocate and compile."""
+    batch = load(data)
+    trainer: Trainer = load(build)(workload, topology, **variant)
+    batches = [batch(workload, step) for step in range(4)]
+
+    def step(index: int) -> None:
+        trainer.backward(batches[index % len(batches)])
+        trainer.update()
+
+    context.state["step"] = step
+    timed(context, 0, 3)
+
+
+def prepare_function(
+    context: Context, build: str, variant: Mapping[str, Any], workload: Workload, topology: Topology, problem: str
+) -> None:
+    """The same for a Function: a step is one forward and backward."""
+    inputs, cotangents = function_inputs(problem, workload, variant)
+    function = load(build)(workload, topology, **variant)
+    context.state["step"] = lambda index: _forward_backward(function, inputs, cotangents)
+    timed(context, 0, 3)
+
+
+def timed(context: Context, warm: int, steps: int) -> list[float]:
+    """Seconds of each step on this rank, device-synchronised, after ``warm`` steps that are not counted."""
+    step = context.state["step"]
+    for index in range(warm):
+        step(index)
+    _synchronize()
+    seconds = []
+    gc.collect()
+    gc.disable()  # a collection inside one engine's step would be charged to that engine
+    try:
+        for index in range(steps):
+            start = time.perf_counter()
+            step(index)
+            _synchronize()
+            seconds.append(time.perf_counter() - start)
+    finally:
+        gc.enable()
+    return seconds
+
+
+def ceiling(context: Context, workload: Workload) -> float:
+    """FLOP/s of a large matrix product in the workload's dtype with this world's threads: the most that is to be had."""
+    from harness.meter.flops import matmul_ceiling
+
+    return matmul_ceiling(workload.dtype)

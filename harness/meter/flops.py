@@ -1,0 +1,34 @@
+"""Model FLOPs of a step, and the ceiling to measure them against."""
+
+import time
+
+from harness.spec import Workload
+
+
+def step_flops(workload: Workload) -> float:
+    """Model FLOPs of forward and backward over the global batch: 6 a parameter and token that a matrix product uses,
+    and attention's two products, halved by causality (Narayanan et al. 2021, appendix; PaLM, appendix B)."""
+    model = workload.model
+    embedding = 0 if model.tie_word_embeddings else model.vocab_size * model.hidden_size
+    norms = sum(shape[0] for _, shape in model.shapes() if len(shape) == 1)
+    dense = 6 * (model.parameters - embedding - norms) * workload.tokens
+    width = model.num_attention_heads * model.head_dim
+    return float(dense + 6 * model.num_hidden_layers * width * workload.sequence_length * workload.tokens)
+
+
+def matmul_ceiling(dtype: str) -> float:
+    """FLOP/s of the best of a few large square products on this rank's device."""
+    import torch  # the parent counts FLOPs without it
+
+    cuda = torch.cuda.is_available()
+    size = 8192 if cuda else 1024
+    kind = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
+    a, b = (torch.randn(size, size, device="cuda" if cuda else "cpu").to(kind) for _ in range(2))
+    best = float("inf")
+    for _ in range(8):
+        start = time.perf_counter()
+        torch.mm(a, b)
+        if cuda:
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return 2.0 * size**3 / best

@@ -1,0 +1,65 @@
+"""Whether the machine was ours while something was timed."""
+
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+
+import psutil
+
+FOREIGN = 0.15  # cores' worth of other processes' work that spoils a round
+# The bits of NVML's clock event reasons that mean trouble: power brake, thermal and hardware slowdown.
+_SLOWDOWN = 0x8 | 0x20 | 0x40 | 0x80
+
+
+class CpuWatch:
+    """Processor seconds that others used, or that the hypervisor kept, since the last look."""
+
+    def __init__(self) -> None:
+        self._busy, self._ours, self._time = _busy(), _ours(), time.monotonic()
+
+    def foreign(self) -> float:
+        """Cores' worth of foreign work since the last call."""
+        busy, ours, now = _busy(), _ours(), time.monotonic()
+        elapsed = max(now - self._time, 1e-3)
+        share = ((busy - self._busy) - (ours - self._ours)) / elapsed
+        self._busy, self._ours, self._time = busy, ours, now
+        return max(0.0, share)
+
+
+def _busy() -> float:
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0))
+
+
+def _ours() -> float:
+    """Processor seconds of this process and all below it."""
+    me = psutil.Process()
+    total = 0.0
+    for process in [me, *me.children(recursive=True)]:
+        try:
+            times = process.cpu_times()
+        except psutil.Error:  # it has just ended
+            continue
+        total += times.user + times.system
+    return total
+
+
+def gpu_trouble() -> str:
+    """What would spoil a timing on the GPUs just now: throttling, or processes that are not ours."""
+    tool = shutil.which("nvidia-smi")
+    if not tool:
+        return ""
+    reasons = _query(tool, "--query-gpu=clocks_event_reasons.active")
+    if any(int(reason, 16) & _SLOWDOWN for reason in reasons if reason.startswith("0x")):
+        return "a GPU is throttled"
+    ours = {psutil.Process().pid, *(p.pid for p in psutil.Process().children(recursive=True))}
+    found = {int(pid) for pid in _query(tool, "--query-compute-apps=pid") if pid.isdigit()}
+    # Inside a container the tool may show other namespaces' numbers; only what exists here can be foreign.
+    foreign = {pid for pid in found - ours if psutil.pid_exists(pid)}
+    return f"another process is on the GPU (pid {min(foreign)})" if foreign else ""
+
+
+def _query(tool: str, what: str) -> Sequence[str]:
+    found = subprocess.run([tool, what, "--format=csv,noheader"], capture_output=True, text=True, timeout=30)
+    return found.stdout.split() if found.returncode == 0 else ()

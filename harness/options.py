@@ -1,0 +1,26 @@
+"""The command line's options, one truth for pytest and for ``plumbline run``."""
+
+from typing import Any
+
+# option → (argparse keywords); names with commas take several.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "--gpus": {"type": int, "metavar": "N", "help": "GPUs to use; 0: gloo ranks on the CPU (default: all there are)"},
+    "--ranks": {"type": int, "metavar": "N", "help": "at most N ranks a case (default: as many as GPUs, 4 on a CPU)"},
+    "--topics": {"metavar": "A,B", "help": "only these topics (plumbline list names them)"},
+    "--engines": {"metavar": "A,B", "help": "only these engines"},
+    "--workload": {"metavar": "NAME|FILE", "help": "the work: named ones or TOML files, separated by commas"},
+    "--topologies": {"metavar": "A,B", "help": "mesh sizes such as dp2,tp2 or dp2tp2 (default: each topic's own)"},
+    "--dtypes": {"metavar": "A,B", "help": "precisions: fp64, fp32, bf16"},
+    "--measures": {"metavar": "A,B", "help": "only these: parity, memory, traffic, throughput, quality"},
+    "--store": {
+        "metavar": "URL",
+        "help": "where records go: a file, sqlite:///… or postgresql://… (default: plumbline.db)",
+    },
+    "--report": {"metavar": "DIR", "help": "write the HTML report there (default: report)"},
+    "--add-engine": {
+        "action": "append",
+        "metavar": "TOPIC:NAME=module:function",
+        "help": "add an engine for this session; may be given several times",
+    },
+    "--timeout": {"type": float, "metavar": "S", "help": "seconds a case may take (default: 120)"},
+}

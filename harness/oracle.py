@@ -1,0 +1,155 @@
+"""What is right, and how precisely it can be told: the float64 oracle and the noise floor of each precision."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from harness import catalog
+from harness.launch.base import Launcher
+from harness.launch.outcome import Done, Job, Outcome, Unsupported, describe, failures
+from harness.spec import Card, Case, Finding, Topology, Workload
+
+TASKS = "harness.launch.tasks"
+
+# Honest ways to compute the same: what they differ by is the noise floor.
+ENSEMBLE: tuple[dict[str, Any], ...] = (
+    {},
+    {"math": True},
+    {"permute": True},
+    {"threads": 2},
+    {"workload": {"micro_batches": 2}},
+    {"workload": {"micro_batches": 4}},
+    {"permute": True, "math": True, "workload": {"micro_batches": 2}},
+)
+FUNCTION_ENSEMBLE: tuple[dict[str, Any], ...] = ({"threads": 1}, {"threads": 2}, {"copies": True})
+CURVE_ENSEMBLE: tuple[dict[str, Any], ...] = ({}, {"permute": True}, {"workload": {"micro_batches": 2}})
+
+
+class Oracles:
+    """Runs the plain model once for each piece of work, in a world of one rank, and remembers what it gave.
+
+    A method returns a :class:`Finding` instead where the plain model did not run.
+    """
+
+    def __init__(self, launcher: Launcher, timeout: float) -> None:
+        self.launcher, self.timeout = launcher, timeout
+        self._known: dict[tuple[Any, ...], Any] = {}
+
+    def _plain(self, task: str, arguments: dict[str, Any]) -> Any:
+        world = self.launcher.world(1, "reference", catalog.PLAIN.partition(":")[0])
+        try:
+            outcomes = world.run(Job(f"{TASKS}:{task}", arguments), self.timeout)
+        finally:
+            world.close()
+        problem = trouble(outcomes)
+        if problem:
+            return problem.but(reason=f"the oracle did not run: {problem.reason}")
+        return outcomes[0].value if isinstance(outcomes[0], Done) else None
+
+    def reference(self, case: Case, card: Card) -> Any:
+        """The :class:`harness.judge.parity.Reference` for the case's work and precision."""
+        variant = dict(card.variants[case.variant])
+        problem = catalog.problem(card)
+        # A Trainer's variants compute the same function; a Function's are functions of their own.
+        key = (problem, *variant.items(), case.workload) if problem else ("trainer", case.workload)
+        if key not in self._known:
+            found = self._function(problem, variant, case.workload) if problem else self._trainer(case.workload)
+            self._known[key] = found
+        return self._known[key]
+
+    def _trainer(self, work: Workload) -> Any:
+        from harness.judge import parity  # torch, which collection does without
+
+        ensemble = [{"workload": {"dtype": "fp64", "micro_batches": 1}}]
+        ensemble += [member for member in ENSEMBLE if _divides(member, work)]
+        arguments = {"plain": catalog.PLAIN, "ensemble": ensemble, "workload": work, "data": catalog.DATA}
+        runs = self._plain("members", arguments | {"topology": Topology()})
+        if isinstance(runs, Finding):
+            return runs
+        kinds = []
+        for run in runs:
+            found = tensors(run["tensors"])
+            change = update(found["parameters"], self.initial(work))
+            kinds.append({"gradient": found["gradient"], "update": change})
+        truth = parity.Oracle(kinds[0], runs[0]["losses"])
+        curves = [run["losses"] for run in runs]
+        return parity.Reference(truth, _floors(truth, kinds[1:]), loss_floor(curves[0], curves[1:]))
+
+    def _function(self, problem: str, variant: dict[str, Any], work: Workload) -> Any:
+        from harness.judge import parity
+
+        arguments = {"problem": problem, "variant": variant, "workload": work, "ensemble": list(FUNCTION_ENSEMBLE)}
+        runs = self._plain("function_members", arguments)
+        if isinstance(runs, Finding):
+            return runs
+        kinds = [tensors(run) for run in runs]
+        truth = parity.Oracle(kinds[0])
+        return parity.Reference(truth, _floors(truth, kinds[1:]))
+
+    def curves(self, case: Case) -> Any:
+        """The float64 model's learning curve, and its noise floor at every step in the case's precision."""
+        key = ("curve", case.workload)
+        if key not in self._known:
+            ensemble = [{"workload": {"dtype": "fp64"}}]
+            ensemble += [member for member in CURVE_ENSEMBLE if _divides(member, case.workload)]
+            arguments = {"plain": catalog.PLAIN, "ensemble": ensemble, "workload": case.workload}
+            found = self._plain("curves", arguments | {"topology": Topology(), "data": catalog.DATA})
+            known = found if isinstance(found, Finding) else (found[0], loss_floor(found[0], found[1:]))
+            self._known[key] = known
+        return self._known[key]
+
+    def initial(self, work: Workload) -> Mapping[str, Any]:
+        """The weights that every engine starts from."""
+        key = ("initial", work.model, work.seed, work.weights)
+        if key not in self._known:
+            self._known[key] = dict(catalog.load(catalog.INITIAL)(work))
+        weights: Mapping[str, Any] = self._known[key]
+        return weights
+
+
+def trouble(outcomes: Sequence[Outcome]) -> Finding | None:
+    """The finding that stands for a run without figures, or None if every rank is done."""
+    if failures(outcomes):
+        return no_run("error", describe(outcomes))
+    for outcome in outcomes:
+        if isinstance(outcome, Unsupported):
+            return no_run("skipped", outcome.reason)
+    return None
+
+
+def no_run(verdict: str, reason: str) -> Finding:
+    """A finding without a figure; whoever measures puts the measure's name on it."""
+    return Finding("parity", "run", None, "", verdict, reason)
+
+
+def tensors(kept: Mapping[str, bytes]) -> dict[str, Mapping[str, Any]]:
+    """What a rank sent as bytes, as tensors again."""
+    import torch
+
+    return {kind: torch.load(io.BytesIO(data)) for kind, data in kept.items()}
+
+
+def update(parameters: Mapping[str, Any], initial: Mapping[str, Any]) -> dict[str, Any]:
+    """p₅ − p₀; a tensor that the model does not have like this stays as it is, for the judge to name."""
+    found = {}
+    for name, tensor in parameters.items():
+        fits = name in initial and initial[name].shape == tensor.shape
+        found[name] = tensor.double() - initial[name].double() if fits else tensor
+    return found
+
+
+def loss_floor(truth: Sequence[float], honest: Sequence[Sequence[float]]) -> list[float]:
+    """The largest relative deviation from the oracle's loss at each step."""
+    return [max(abs(run[step] / truth[step] - 1.0) for run in honest) for step in range(len(truth))]
+
+
+def _floors(truth: Any, honest: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    from harness.judge import parity
+
+    return {
+        kind: parity.floor([parity.errors(run[kind], exact) for run in honest]) for kind, exact in truth.kinds.items()
+    }
+
+
+def _divides(member: Mapping[str, Any], work: Workload) -> bool:
+    return work.batch_size % int(member.get("workload", {}).get("micro_batches", 1)) == 0

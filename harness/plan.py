@@ -1,0 +1,100 @@
+"""Which cases a session runs: cards × what was asked for, in the order in which they run best."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from harness import catalog
+from harness.spec import DTYPES, Card, Case, Topology, Workload
+from harness.spec.named import load
+
+MEASURES = ("parity", "memory", "traffic", "throughput", "quality")
+# Trainers: plain SGD shows wiring, AdamW the optimizer's states, uneven sizes the padding.
+TRAINER_WORKLOADS = ("tiny", "tiny_adamw", "uneven")
+FUNCTION_WORKLOADS = ("tiny",)
+TOPIC_DTYPES = ("fp32", "bf16")
+CURVE_STEPS = 20  # a workload of at least so many steps is trained for its learning curve too
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asked for; empty means everything that is sensible here."""
+
+    topics: Sequence[str] = ()
+    engines: Sequence[str] = ()
+    workloads: Sequence[str] = ()
+    topologies: Sequence[str] = ()
+    measures: Sequence[str] = ()
+    dtypes: Sequence[str] = ()
+    add_engines: Sequence[str] = ()
+    gpus: int = 0
+    ranks: int = 0  # CPU ranks at most
+
+
+def cards(request: Request) -> dict[str, Card]:
+    """The cards asked for, by name. ValueError names what is unknown."""
+    every = catalog.topics(request.add_engines)
+    names = {engine for card in every.values() for engine in card.engines}
+    for name in request.engines:
+        catalog.known(name, names, "engine")
+    for name in request.measures:
+        catalog.known(name, MEASURES, "measure")
+    for name in request.dtypes:
+        catalog.known(name, DTYPES, "dtype")
+    wanted = [catalog.known(name, every, "topic") for name in request.topics] or list(every)
+    return {name: every[name] for name in wanted}
+
+
+def cases(request: Request, chosen: dict[str, Card]) -> list[Case]:
+    """Every case of the chosen cards, in a stable order. ValueError if the work does not fit what was asked for."""
+    topologies = [Topology.parse(text) for text in request.topologies]
+    found = []
+    for card in chosen.values():
+        workloads = _workloads(request, card)
+        for topology in topologies or [Topology.parse(text) for text in card.topologies]:
+            for workload in workloads:
+                # What the user asked for must fit; of the cards' own grid, what does not is skipped with the reason.
+                if topologies and (reason := workload.check(topology)):
+                    raise ValueError(f"workload {workload.name} on {topology}: {reason}")
+                found += _variants(card, topology, workload, request.engines)
+    return found
+
+
+def _workloads(request: Request, card: Card) -> list[Workload]:
+    own = FUNCTION_WORKLOADS if catalog.problem(card) else TRAINER_WORKLOADS
+    named = [load(name) for name in request.workloads or own]
+    found = []
+    for workload in named:
+        # A workload of one's own is run in its own precision, a built-in one in each that the topic is judged in.
+        dtypes = request.dtypes or ((workload.dtype,) if request.workloads else TOPIC_DTYPES)
+        found += [workload.with_(dtype=dtype) for dtype in dtypes]
+    return found
+
+
+def _variants(card: Card, topology: Topology, workload: Workload, engines: Sequence[str]) -> Iterable[Case]:
+    for engine, entry in card.engines.items():
+        if engines and engine not in engines:
+            continue
+        for variant in entry.variants or card.variants:
+            yield Case(card.name, variant, engine, topology, workload)
+
+
+def measures(case: Case, request: Request, card: Card, cores: int) -> list[str]:
+    """What is measured of a case."""
+    trainer = not catalog.problem(card)
+    found = ["parity", "memory"]
+    if case.topology.world_size > 1:
+        found.append("traffic")
+    if _worth_timing(case, request, cores):
+        found.append("throughput")
+    if trainer and case.workload.steps >= CURVE_STEPS:
+        found.append("quality")
+    return [name for name in found if not request.measures or name in request.measures]
+
+
+def _worth_timing(case: Case, request: Request, cores: int) -> bool:
+    """Ranks that share a core time the scheduler. Of the built-in workloads one is timed: on a CPU in fp32 only."""
+    if case.topology.world_size > (request.gpus or cores):
+        return False
+    if request.workloads:
+        return True
+    return case.workload.name == Workload.name and (bool(request.gpus) or case.workload.dtype == "fp32")

@@ -1,0 +1,151 @@
+"""Workloads by name, and from TOML files."""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from difflib import get_close_matches
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from harness.spec.qwen3 import KINDS, read_config, typed
+from harness.spec.workload import ModelConfig, Workload
+
+# Odd sizes wherever tp 4 allows: no rank count but 1 divides the vocabulary, the hidden size or the parameters.
+_UNEVEN = ModelConfig(
+    vocab_size=503,
+    hidden_size=117,
+    intermediate_size=292,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=4,
+    head_dim=26,
+)
+# Qwen3 Technical Report (Yang et al. 2025), table 1; the widths are those of the published config.json.
+_QWEN3_06B = ModelConfig(
+    vocab_size=151936,
+    hidden_size=1024,
+    intermediate_size=3072,
+    num_hidden_layers=28,
+    num_attention_heads=16,
+    num_key_value_heads=8,
+    head_dim=128,
+    tie_word_embeddings=True,
+)
+_QWEN3_4B = ModelConfig(
+    vocab_size=151936,
+    hidden_size=2560,
+    intermediate_size=9728,
+    num_hidden_layers=36,
+    num_attention_heads=32,
+    num_key_value_heads=8,
+    head_dim=128,
+    tie_word_embeddings=True,
+)
+_SMALL = ModelConfig(
+    vocab_size=12288,
+    hidden_size=512,
+    intermediate_size=1536,
+    num_hidden_layers=12,
+    num_attention_heads=8,
+    num_key_value_heads=4,
+    head_dim=64,
+)
+_UNEVEN_TIED = ModelConfig(**{**vars(_UNEVEN), "tie_word_embeddings": True})
+
+NAMED: Mapping[str, Workload] = MappingProxyType(
+    {
+        workload.name: workload
+        for workload in (
+            Workload(),
+            Workload("tiny_adamw", optimizer="adamw", lr=1e-3, weight_decay=0.1),
+            Workload("uneven", _UNEVEN, sequence_length=29),
+            Workload("uneven_tied", _UNEVEN_TIED, sequence_length=29),
+            Workload("small", _SMALL, sequence_length=128, optimizer="adamw", lr=3e-4, weight_decay=0.1),
+            Workload(
+                "qwen3-0.6b",
+                _QWEN3_06B,
+                sequence_length=1024,
+                optimizer="adamw",
+                lr=1e-4,
+                weight_decay=0.1,
+                max_grad_norm=1.0,
+                dtype="bf16",
+            ),
+            # 16 bytes a parameter take 64 GB, and 1,024 tokens a micro-batch 11 GB more: it fits one GPU of 80 GB.
+            Workload(
+                "qwen3-4b",
+                _QWEN3_4B,
+                micro_batches=4,
+                sequence_length=512,
+                optimizer="adamw",
+                lr=1e-4,
+                weight_decay=0.1,
+                max_grad_norm=1.0,
+                dtype="bf16",
+            ),
+        )
+    }
+)
+
+
+def load(text: str) -> Workload:
+    """The workload of this name, or of this TOML file. ValueError, one line, for whatever is wrong with it.
+
+    A file's fields are Workload's (``name`` is the file's stem) with those of ModelConfig in the table ``[model]``;
+    or ``weights = "folder"``, whose config.json then is the model. What is left out has Workload's default. Paths are
+    relative to the file.
+    """
+    if text in NAMED:
+        return NAMED[text]
+    path = Path(text)
+    if path.suffix != ".toml":
+        raise ValueError(f"unknown workload {text!r}{_nearest(text, NAMED)}; or give a .toml file")
+    if not path.is_file():
+        raise ValueError(f"there is no workload file {path}")
+    try:
+        return _workload(path, tomllib.loads(path.read_text("utf-8")))
+    except ValueError as error:  # TOML's own errors bear line and column
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _workload(path: Path, table: Mapping[str, Any]) -> Workload:
+    if path.stem in NAMED:
+        raise ValueError(f"{path.stem!r} is the name of a built-in workload; give the file another name")
+    values = _fields(Workload, table, "", skip=("name",))
+    for name in ("weights", "data", "tokenizer"):
+        if values.get(name):
+            values[name] = str((path.parent / values[name]).resolve())
+            if not Path(values[name]).exists():
+                raise ValueError(f"{name}: there is no {values[name]}")
+    if values.get("weights"):
+        if "model" in table:
+            raise ValueError("[model] beside weights: the model is in the weights' config.json; leave [model] out")
+        values["model"] = read_config(values["weights"])
+    return Workload(name=path.stem, **values)
+
+
+def _fields(kind: type, table: Mapping[str, Any], prefix: str, skip: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A TOML table's values, in the types of the dataclass's fields."""
+    types = {field.name: field.type for field in fields(kind) if field.name not in skip}
+    values: dict[str, Any] = {}
+    for name, value in table.items():
+        full = prefix + name
+        if name not in types:
+            raise ValueError(f"unknown field {full!r}{_nearest(name, types)}")
+        if types[name] is ModelConfig:
+            if not isinstance(value, dict):
+                raise ValueError(f"model must be a table [model], not {value!r}")
+            values[name] = ModelConfig(**_fields(ModelConfig, value, "model."))
+        elif types[name] in KINDS:
+            values[name] = typed(full, value, types[name])
+        elif isinstance(value, list) and len(value) == 2:
+            values[name] = tuple(typed(full, each, float) for each in value)
+        else:
+            raise ValueError(f"{full} must be a list of two numbers, not {value!r}")
+    return values
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = get_close_matches(name, list(known), n=3)
+    return f"; did you mean {' or '.join(close)}?" if close else f"; known: {', '.join(known)}"

@@ -1,0 +1,48 @@
+"""Whether this machine has what an engine needs, without importing the engine."""
+
+import functools
+import shutil
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from packaging.requirements import Requirement
+
+
+@functools.cache
+def gpus() -> tuple[str, ...]:
+    """The compute capability of each NVIDIA GPU, such as ``"9.0"``; empty where there is none."""
+    tool = shutil.which("nvidia-smi")
+    if not tool:
+        return ()
+    query = [tool, "--query-gpu=compute_cap", "--format=csv,noheader"]
+    found = subprocess.run(query, capture_output=True, text=True, timeout=30)
+    return tuple(found.stdout.split()) if found.returncode == 0 else ()
+
+
+def missing(requirements: Sequence[str], cuda: bool) -> str:
+    """Why these requirements are not met, or an empty string. ``cuda``: the ranks of this session have GPUs."""
+    for requirement in requirements:
+        if requirement == "cuda":
+            if not cuda:
+                return "needs a CUDA GPU; this run has CPU ranks"
+        elif requirement.startswith("sm"):
+            need = (int(requirement[2:-1]), int(requirement[-1]))
+            have = [tuple(int(part) for part in capability.split(".")) for capability in gpus()] if cuda else []
+            if not have or min(have) < need:
+                return (
+                    f"needs a GPU of compute capability {need[0]}.{need[1]}; this run has {gpus() if cuda else 'none'}"
+                )
+        elif reason := _distribution(Requirement(requirement)):
+            return reason
+    return ""
+
+
+def _distribution(requirement: Requirement) -> str:
+    try:
+        found = version(requirement.name)
+    except PackageNotFoundError:
+        return f"{requirement.name} is not installed; pip install '{requirement}'"
+    if not requirement.specifier.contains(found, prereleases=True):
+        return f"needs {requirement}; {found} is installed"
+    return ""

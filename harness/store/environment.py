@@ -1,0 +1,107 @@
+"""Provenance: what a run was measured on. No host name, user name or path, so that a report can be published."""
+
+import os
+import platform
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+PACKAGES = (
+    "plumbline",
+    "torch",
+    "deepspeed",
+    "megatron-core",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "triton",
+    "numpy",
+)
+HARDWARE = ("cpu", "cores", "memory", "gpus")
+
+
+def environment(gpus: Sequence[str] = ()) -> dict[str, Any]:
+    """This machine and its software. ``gpus`` names the GPUs in use; without it, all that ``nvidia-smi`` lists.
+
+    ``memory`` is in bytes; ``cores`` are the logical ones that this process may use; ``driver`` and ``commit`` are None
+    where there is no NVIDIA driver, or the source is not a git checkout; so is a package that is not installed.
+    """
+    listed, driver = _nvidia_smi()
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory": psutil.virtual_memory().total,
+        "gpus": list(gpus or listed),
+        "driver": driver,
+        **_checkout(Path(__file__).resolve()),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def hardware_key(environment: Mapping[str, Any]) -> str:
+    """The exact hardware in one line; figures are only ever compared over time under the same key.
+
+    Memory is rounded to GiB, since its last digits change with the kernel.
+    """
+    if missing := [name for name in HARDWARE if name not in environment]:
+        raise ValueError(f"environment has no {', '.join(missing)}: the hardware is not known; environment() gives all")
+    cpu = f"{environment['cores']} x {environment['cpu']}, {round(environment['memory'] / 2**30)} GiB"
+    gpus = [f"{count} x {name}" for name, count in sorted(Counter(environment["gpus"]).items())]
+    return "; ".join([cpu, *gpus])
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def _nvidia_smi() -> tuple[list[str], str | None]:
+    """The names of all GPUs, and the driver's version."""
+    listing = _output("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+    rows = [line.rsplit(", ", 1) for line in (listing or "").splitlines() if ", " in line]
+    return [name for name, _ in rows], rows[0][1] if rows else None
+
+
+def _checkout(source: Path) -> dict[str, Any]:
+    """The commit that ``source`` stands in, and whether tracked files differ from it.
+
+    Only a tracked file counts: an installation may lie inside the checkout of something else.
+    """
+    git = ("git", "-C", str(source.parent))
+    if _output(*git, "ls-files", "--error-unmatch", source.name) is None:
+        return {"commit": None, "dirty": None}
+    commit = _output(*git, "rev-parse", "--verify", "HEAD")
+    changes = _output(*git, "status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+
+
+def _output(*command: str) -> str | None:
+    """What ``command`` prints; None where it is not installed, fails, or takes longer than 20 s."""
+    if shutil.which(command[0]) is None:
+        return None
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except subprocess.TimeoutExpired:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

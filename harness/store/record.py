@@ -1,0 +1,74 @@
+"""From a finding to a row of the store, in types that both databases and JSON keep."""
+
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any
+
+from harness.spec import Case, Finding
+
+# Old case id → today's id. An id is never renamed without an entry here; the history of a case depends on it.
+ALIASES: Mapping[str, str] = MappingProxyType({})
+
+
+def now() -> str:
+    """UTC in ISO 8601, always with microseconds, so that it sorts as text."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def row(run: str, case: Case, device: str, finding: Finding, recorded: str) -> dict[str, Any]:
+    """The row of ``finding``, keyed by the columns of the table of records."""
+    names = {
+        "run": run,
+        "case": case.id,
+        "topic": case.topic,
+        "variant": case.variant,
+        "engine": case.engine,
+        "topology": str(case.topology),
+        "workload": case.workload.name,
+        "dtype": case.workload.dtype,
+        "device": device,
+        "measure": finding.measure,
+        "quantity": finding.quantity,
+        "unit": finding.unit,
+        "verdict": finding.verdict,
+        "reason": finding.reason,
+        "direction": finding.direction,
+    }
+    figures = {"value": finding.value, "law": finding.law, "bound": finding.bound}
+    return {
+        **{name: storable(text) for name, text in names.items()},
+        **{name: None if figure is None else plain(float(figure)) for name, figure in figures.items()},
+        "detail": plain(finding.detail),
+        "recorded": recorded,
+    }
+
+
+def plain(value: Any) -> Any:
+    """``value`` in JSON's own types.
+
+    NaN and ±inf become null: JSON has no word for them, and PostgreSQL refuses them in it. Whatever has ``tolist``
+    (numpy's scalars and arrays, tensors) becomes numbers and lists; tuples become lists, and keys text.
+    """
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, str):
+        return storable(value)
+    if isinstance(value, Mapping):
+        return {storable(str(key)): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    raise TypeError(
+        f"a {type(value).__name__} cannot be stored: {value!r}; allowed: None, bool, int, float, str, "
+        "mappings, lists, tuples, numpy scalars and arrays"
+    )
+
+
+def storable(text: str) -> str:
+    """``text`` as UTF-8 without NUL, which PostgreSQL has no place for: a crashed rank's output may hold anything."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "backslashreplace").decode()

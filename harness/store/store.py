@@ -1,0 +1,74 @@
+"""The store: runs and their records."""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Engine, select
+
+from harness.spec import Case, Finding
+from harness.store import query
+from harness.store.record import now, plain, row, storable
+from harness.store.schema import RECORDS, RUNS, StoreError, connect, shown, writing
+
+if TYPE_CHECKING:
+    import pandas
+
+ENDS = ("finished", "interrupted", "failed")
+
+
+class Store:
+    """Every method may raise :class:`StoreError`. Several processes may write to one store at the same time."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    @classmethod
+    def open(cls, url: str, create: bool = True) -> "Store":
+        """``url``: a path, ``sqlite:///FILE`` or ``postgresql://USER:PASSWORD@HOST/DATABASE``. An older store is
+        migrated in place; a missing one is made, or with ``create=False`` a :class:`StoreError`."""
+        return cls(connect(url, create))
+
+    def begin(self, environment: Mapping[str, Any], command: str) -> str:
+        """Begin a run; its id sorts by the time, to the second: ``20261123-063155-a1b2c3``."""
+        run = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+        started = {"run": run, "command": storable(command), "status": "running", "started": now()}
+        with writing(self.engine) as connection:
+            connection.execute(RUNS.insert().values(**started, environment=plain(environment)))
+        return run
+
+    def finish(self, run: str, status: str) -> None:
+        """End a run; ``status`` is finished, interrupted or failed."""
+        if status not in ENDS:
+            raise ValueError(f"status {status!r} is none of {', '.join(ENDS)}")
+        with writing(self.engine) as connection:
+            done = connection.execute(RUNS.update().where(RUNS.c.run == run).values(status=status, finished=now()))
+            if done.rowcount == 0:
+                raise self._unknown(run)
+
+    def add(self, run: str, case: Case, device: str, findings: Sequence[Finding]) -> None:
+        """Commit the findings of one case together, now. A later one of the same measure and quantity supersedes."""
+        recorded = now()
+        rows = [row(run, case, device, finding, recorded) for finding in findings]
+        with writing(self.engine) as connection:
+            if connection.execute(select(RUNS.c.run).where(RUNS.c.run == run)).first() is None:
+                raise self._unknown(run)
+            if rows:
+                connection.execute(RECORDS.insert(), rows)
+
+    def records(self, run: str | None = None, **equals: object) -> list[dict[str, Any]]:
+        """Records as dicts of :data:`query.COLUMNS`, the oldest first, only the latest of each quantity; of the latest
+        run, of the ``run`` named, or of all (``"*"``). ``equals`` keeps those whose columns have these values."""
+        return query.records(self.engine, run, equals)
+
+    def runs(self) -> list[dict[str, Any]]:
+        """The newest first: run, command, status, started, finished, environment, and the number of its records."""
+        return query.runs(self.engine)
+
+    def frame(self, run: str | None = None) -> "pandas.DataFrame":
+        """The records of ``run`` (as for :meth:`records`), one a row; absent figures are NaN."""
+        return query.frame(self.records(run))
+
+    def _unknown(self, run: str) -> StoreError:
+        return StoreError(f"{shown(self.engine.url)}: holds no run {run!r}; Store.begin gives the id of a new one")

@@ -1,0 +1,46 @@
+"""Known failures of engines, as data: shown in the report, and held to account when they no longer happen."""
+
+import datetime
+import fnmatch
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.spec import Finding
+
+
+@dataclass(frozen=True)
+class Waiver:
+    """``case`` is a pattern of case ids (``*`` and ``?``), ``measure`` and ``quantity`` name what fails."""
+
+    case: str
+    measure: str
+    quantity: str
+    reason: str
+    versions: str
+    expires: datetime.date
+
+    def matches(self, case: str) -> bool:
+        return fnmatch.fnmatchcase(case, self.case)
+
+    def about(self, case: str, finding: Finding) -> bool:
+        """Whether this is the figure that the waiver speaks of."""
+        same = self.measure == finding.measure and fnmatch.fnmatchcase(finding.quantity, self.quantity)
+        return same and self.matches(case)
+
+    @property
+    def expired(self) -> bool:
+        return datetime.date.today() > self.expires
+
+
+def read(path: Path) -> tuple[Waiver, ...]:
+    """The ``[[waiver]]`` tables of a TOML file; ValueError names the table and field that is wrong."""
+    if not path.exists():
+        return ()
+    fields = {name: kind for name, kind in Waiver.__annotations__.items()}
+    found = []
+    for number, table in enumerate(tomllib.loads(path.read_text()).get("waiver", []), start=1):
+        if wrong := fields.keys() ^ table.keys():
+            raise ValueError(f"{path.name}: waiver {number} has a missing or unknown field {sorted(wrong)[0]!r}")
+        found.append(Waiver(**table))
+    return tuple(found)

@@ -1,0 +1,54 @@
+"""FlashAttention: exact attention in tiles, in memory linear in the sequence length."""
+
+from harness.spec import Card, Claim, Engine, Law
+
+_HERE = "impls.acceleration.flash_attention"
+_COURSE = "AIInfra course, practice on FlashAttention"
+_FA1 = "Dao et al. 2022, FlashAttention, arXiv:2205.14135"
+_FA2 = "Dao 2023, FlashAttention-2, arXiv:2307.08691"
+_FA3 = "Shah et al. 2024, FlashAttention-3, arXiv:2407.08608"
+
+CARD = Card(
+    name="flash_attention",
+    title="FlashAttention-2",
+    sources=(f"{_FA1}, theorem 1", f"{_FA2}, algorithms 1 and 2, section 3.1", "Ainslie et al. 2023, GQA, section 2.2"),
+    variants={"fa2": {"causal": False}, "fa2_causal": {"causal": True}},
+    engines={
+        "reference": Engine(f"{_HERE}.reference:build"),
+        "sdpa_math": Engine(f"{_HERE}.on_torch:build_math"),
+        "sdpa_flash": Engine(f"{_HERE}.on_torch:build_flash"),
+        "sdpa_efficient": Engine(f"{_HERE}.on_torch:build_efficient", requires=("cuda",)),
+        "sdpa_cudnn": Engine(f"{_HERE}.on_torch:build_cudnn", requires=("cuda",)),
+        "flex": Engine(f"{_HERE}.on_flex:build", requires=("cuda",)),
+    },
+    topologies=("dp1",),
+    laws=(
+        # 1 %: allocators round each tensor up, and SDPA keeps a few bytes for dropout's random state on CUDA.
+        Law("memory", "saved", f"{_HERE}.laws:saved", 0.01, f"{_FA1}, theorem 1; {_FA2}, algorithm 1"),
+    ),
+    claims=(
+        Claim(
+            "memory_growth",
+            "MB of standard/flash at N 256, 512, 1024, 2048: 6.26/3.22, 25.02/6.43, 80.02/12.81, 320.02/25.61",
+            _COURSE,
+            f"{_HERE}.claims:memory_growth",
+        ),
+        Claim("time_linear", "time linear in N", _COURSE, f"{_HERE}.claims:time_linear"),
+        Claim(
+            "causal_skip",
+            "skipping masked blocks makes causal attention 1.7–1.8 × faster",
+            f"{_FA2}, section 3.1",
+            f"{_HERE}.claims:causal_skip",
+        ),
+        Claim(
+            "fa1_training",
+            "trains GPT-2 3 × as fast as Hugging Face's code, 1.7 × as fast as Megatron's",
+            _FA1,
+            f"{_HERE}.claims:fa1_training",
+        ),
+        Claim("fa2_over_fa1", "about 2 × as fast as FlashAttention", _FA2, f"{_HERE}.claims:fa2_over_fa1"),
+        Claim("fa2_a100", "up to 230 TFLOP/s on an A100, 73 % of its peak", _FA2, f"{_HERE}.claims:fa2_a100"),
+        Claim("fa3_h100", "740 TFLOP/s in fp16 forward on an H100, 75 %", _FA3, f"{_HERE}.claims:fa3_h100"),
+        Claim("fa3_fp8_error", "FP8 error 2.6 × below baseline FP8", _FA3, f"{_HERE}.claims:fa3_fp8_error"),
+    ),
+)

@@ -1,0 +1,16 @@
+"""What FlashAttention promises (Dao et al. 2022, theorem 1; Dao 2023, algorithm 1)."""
+
+from harness.spec import Topology, Workload
+
+
+def saved(workload: Workload, topology: Topology, causal: bool) -> float:
+    """Bytes kept from the forward to the backward pass besides the inputs: the output and one log-sum-exp a row,
+
+        b · h · s · (d · element_size + 4)
+
+    linear in s. Standard attention keeps the s × s probabilities as well and breaks this law.
+    """
+    model = workload.model
+    rows = workload.batch_size * model.num_attention_heads * workload.sequence_length
+    statistic = max(4, workload.element_size)  # float32, or float64 where everything is
+    return float(rows * (model.head_dim * workload.element_size + statistic))

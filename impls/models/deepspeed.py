@@ -1,0 +1,74 @@
+"""DeepSpeed's engine around our decoder: what its adapters share."""
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from harness.spec import Batch, Topology, Unsupported, Workload
+from impls.models.mesh import device, share
+from impls.models.optimizer import optimizer
+from impls.models.weights import build_model
+
+if not torch.cuda.is_available():
+    # Read at the import: DeepSpeed must not choose a device of its own.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+import deepspeed
+import deepspeed.ops
+import deepspeed.runtime.zero.muon.muon_optimizer  # initialize() imports it, for seconds: rather before the fork
+from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
+
+logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+if not torch.cuda.is_available():
+    # A faster all-reduce in shared memory, which it would compile for 40 s at the first start; gloo serves as well.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+class Engine:
+    """A training engine; ``zero`` is the configuration's section ``zero_optimization``."""
+
+    def __init__(self, workload: Workload, topology: Topology, zero: Mapping[str, Any]) -> None:
+        if workload.dtype == "fp64":
+            raise Unsupported("DeepSpeed's engine trains in float32, float16 and bfloat16 only")
+        self.workload, self.topology = workload, topology
+        self.rank = dist.get_rank()
+        model = build_model(workload)
+        config = {
+            "train_micro_batch_size_per_gpu": workload.batch_size // (topology.dp * workload.micro_batches),
+            "gradient_accumulation_steps": workload.micro_batches,
+            "gradient_clipping": workload.max_grad_norm,  # its default is 1.0
+            "bf16": {"enabled": workload.dtype == "bf16"},
+            # Gradients are kept and sent in the weights' own precision, as the laws have it.
+            "data_types": {"grad_accum_dtype": workload.dtype},
+            "communication_data_type": workload.dtype,
+            "zero_allow_untested_optimizer": True,  # PyTorch's SGD is
+            "zero_optimization": dict(zero),
+        }
+        self.engine, *_ = deepspeed.initialize(
+            model=model, optimizer=optimizer(model.parameters(), workload), config=config, dist_init_required=False
+        )
+        self.names = dict(model.named_parameters())
+
+    def backward(self, batch: Batch) -> Tensor:
+        total = torch.zeros((), device=device())
+        for index, micro in enumerate(share(batch, self.workload, self.rank, self.topology.dp)):
+            if index:
+                self.engine.step()  # between micro-batches it only counts
+            loss = self.engine(*micro)
+            self.engine.backward(loss)  # divides by the number of micro-batches
+            total += loss.detach() / self.workload.micro_batches
+        return total
+
+    def update(self) -> None:
+        self.engine.step()
+
+    def gradients(self) -> Mapping[str, Tensor]:
+        return {name: safe_get_full_grad(parameter).cpu() for name, parameter in self.names.items()}
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        return {name: safe_get_full_fp32_param(parameter).detach().cpu() for name, parameter in self.names.items()}

@@ -1,0 +1,80 @@
+"""Megatron-Core in a rank: its process groups for a topology and, where there is no GPU, its device names redirected.
+
+Megatron-Core (0.16) names the device "cuda" and asks CUDA's generator for random states, but nothing that it computes
+here needs a GPU. The redirect changes no arithmetic, no collective and no shape.
+"""
+
+import functools
+import logging
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.spec import Topology
+
+logging.getLogger("megatron.core").setLevel(logging.WARNING)
+with warnings.catch_warnings():
+    # That Transformer Engine, Apex and CUDA are absent is a matter for the environment's record.
+    warnings.simplefilter("ignore")
+    from megatron.core import parallel_state
+    from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
+    from megatron.core.tensor_parallel import random as megatron_random
+
+
+def start(topology: Topology, seed: int = 0) -> None:
+    """Opens the process groups of a topology, tensor-parallel ranks adjacent, and seeds the ranks' random states.
+
+    To be called in every rank, before any other part of Megatron. Called again it replaces the groups.
+    """
+    if not torch.cuda.is_available():
+        _redirect_to_cpu()
+    if parallel_state.model_parallel_is_initialized():
+        parallel_state.destroy_model_parallel()
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=topology.tp,
+        pipeline_model_parallel_size=topology.pp,
+        context_parallel_size=topology.cp,
+        expert_model_parallel_size=topology.ep,
+        order="tp-cp-ep-dp-pp",
+        create_gloo_process_groups=False,  # only its checkpoints use them
+    )
+    model_parallel_cuda_manual_seed(seed)
+
+
+@functools.cache
+def _redirect_to_cpu() -> None:
+    """For the rest of this process: ranks are fresh processes, and no other engine runs in them."""
+    # parallel_state, param_and_grad_buffer, layers, mappings, attention: device=torch.cuda.current_device().
+    torch.cuda.current_device = lambda: torch.device("cpu")
+    # optimizer, clip_grads, grad_scaler, transformer.utils: a literal device="cuda".
+    for name in ("tensor", "zeros", "ones"):
+        setattr(torch, name, _on_cpu(getattr(torch, name)))
+    Tensor.cuda = lambda self, *_args, **_kwargs: self
+    # optimizer, distrib_optimizer, clip_grads compare param.type() with "torch.cuda.FloatTensor".
+    Tensor.type = _cuda_type(Tensor.type)
+    # tensor_parallel.random: the states of dropout and of parallel initialisation.
+    torch.cuda.manual_seed = torch.manual_seed
+    torch.cuda.get_rng_state = lambda *_args, **_kwargs: torch.get_rng_state()
+    megatron_random._get_cuda_rng_state = torch.cuda.get_rng_state
+    megatron_random._set_cuda_rng_state = lambda state, *_args, **_kwargs: torch.set_rng_state(state)
+    # It warns when the CPU's generator moved inside a fork; here that is the generator it forks.
+    logging.getLogger(megatron_random.__name__).setLevel(logging.ERROR)
+
+
+def _on_cpu(factory: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    @functools.wraps(factory)
+    def make(*args: Any, device: Any = None, **kwargs: Any) -> Tensor:
+        return factory(*args, device="cpu" if str(device).startswith("cuda") else device, **kwargs)
+
+    return make
+
+
+def _cuda_type(original: Callable[..., Any]) -> Callable[..., Any]:
+    def named(self: Tensor, *args: Any, **kwargs: Any) -> Any:
+        found = original(self, *args, **kwargs)
+        return found.replace("torch.", "torch.cuda.", 1) if isinstance(found, str) else found
+
+    return named

@@ -1,0 +1,48 @@
+"""What tensor parallelism promises: states ÷ t, and the all-reduces of f and g."""
+
+from math import prod
+
+from harness.spec import Topology, Workload
+
+MOMENTS = {"sgd": 0, "adamw": 8}  # bytes a parameter: AdamW's two, in float32
+REPLICATED = "norm.weight"  # how the names of the only parameters end that are not cut
+CONTROL = 256  # bytes: a buffer that is no larger is counted as control, not as data
+
+
+def held(workload: Workload, t: int) -> float:
+    """Parameters a rank holds: its t-th of the matrices and all the norms (Shoeybi et al. 2019, §3)."""
+    sizes = [(name, prod(shape)) for name, shape in workload.model.shapes()]
+    return sum(size if name.endswith(REPLICATED) else size / t for name, size in sizes)
+
+
+def states(workload: Workload, topology: Topology) -> float:
+    """Bytes of weights, gradients, masters where the weights are narrower than float32, and moments. An engine that
+    pads the vocabulary holds more and names it."""
+    element = workload.element_size
+    moments = MOMENTS[workload.optimizer] * (2 if element == 8 else 1)
+    return held(workload, topology.tp) * (2 * element + (4 if element < 4 else 0) + moments)
+
+
+def traffic(workload: Workload, topology: Topology) -> float | None:
+    """Bytes that a rank sends in a step, each all-reduce in a ring, 2(t−1)/t of its buffer (ibid. §3 and §5.1):
+
+        every layer     2 forward (g) and 2 backward (f)            b·s·h elements each
+        embedding       1 forward, and the head 1 backward          b·s·h elements each
+        cross-entropy   largest logit, Σ exp, the label's logit     b·s elements each, in float32 or wider
+        QK-norm         the gradients of both gains of every layer  in one buffer, once a step
+
+    all but the last once for each micro-batch of b sequences; and with dp > 1 the gradients of what a rank holds.
+    None where there is one rank.
+    """
+    model, dp, t, element = workload.model, topology.dp, topology.tp, workload.element_size
+    if topology.world_size == 1:
+        return None
+    tokens = workload.tokens // dp // workload.micro_batches
+    activation, statistic = tokens * model.hidden_size * element, tokens * max(4, element)
+    gains = 2 * model.num_hidden_layers * model.head_dim * element
+    step = (4 * model.num_hidden_layers + 2) * _ring(activation, t) + _ring(statistic, t) + _ring(2 * statistic, t)
+    return workload.micro_batches * step + _ring(gains, t) + _ring(held(workload, t) * element, dp)
+
+
+def _ring(buffer: float, ranks: int) -> float:
+    return 2 * (ranks - 1) / ranks * buffer if buffer > CONTROL else 0.0

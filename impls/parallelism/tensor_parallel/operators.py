@@ -1,0 +1,82 @@
+"""The conjugate operators of tensor parallelism (Shoeybi et al. 2019, §3, figure 3).
+
+                forward        backward
+    copy     f  x              Σ over ranks       before a column-parallel product
+    reduce   g  Σ over ranks   dy                 after a row-parallel product
+    scatter     own part       parts joined       before a row-parallel product whose input is whole
+    gather      parts joined   own part           after a column-parallel product whose output is wanted whole
+
+As linear maps, f and g are each other's transpose, and so are scatter and gather.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd import Function
+
+from impls.models.flat import views
+
+Group = dist.ProcessGroup
+
+
+def _same(x: Tensor, group: Group) -> Tensor:
+    return x
+
+
+def _sum(x: Tensor, group: Group) -> Tensor:
+    x = x.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(x, group=group)
+    return x
+
+
+def _part(x: Tensor, group: Group) -> Tensor:
+    return x.chunk(group.size(), -1)[group.rank()].contiguous()
+
+
+def _joined(x: Tensor, group: Group) -> Tensor:
+    parts = [torch.empty_like(x) for _ in range(group.size())]
+    dist.all_gather(parts, x.contiguous(), group=group)
+    return torch.cat(parts, -1)
+
+
+class Conjugate(Function):
+    """``forth`` forward and ``back`` backward: two linear maps, each the other's transpose."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: Group, forth: Callable, back: Callable) -> Tensor:
+        ctx.group, ctx.back = group, back
+        return forth(x, group)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        return ctx.back(gradient, ctx.group), None, None, None
+
+
+def copy(x: Tensor, group: Group) -> Tensor:
+    """f: before a column-parallel product."""
+    return Conjugate.apply(x, group, _same, _sum)
+
+
+def reduce(x: Tensor, group: Group) -> Tensor:
+    """g: after a row-parallel product."""
+    return Conjugate.apply(x, group, _sum, _same)
+
+
+def scatter(x: Tensor, group: Group) -> Tensor:
+    """[…, n] → […, n/t]: before a row-parallel product whose input is whole."""
+    return Conjugate.apply(x, group, _part, _joined)
+
+
+def gather(x: Tensor, group: Group) -> Tensor:
+    """[…, n/t] → […, n]: after a column-parallel product whose output is wanted whole."""
+    return Conjugate.apply(x, group, _joined, _part)
+
+
+def sum_flat(tensors: Sequence[Tensor], group: Group) -> None:
+    """Sums tensors over the group in place, in one all-reduce."""
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(flat, group=group)
+    torch._foreach_copy_(list(tensors), views(flat, tensors))

@@ -1,0 +1,144 @@
+"""Tensor parallelism: the matrices of every layer are cut across t ranks (Shoeybi et al. 2019, "Megatron-LM", §3).
+
+A block is a column-parallel product followed by a row-parallel one, so that one sum is all it takes (figure 3):
+
+    Y_i = σ(X A_i)            A = [A_1 … A_t] cut by columns: a σ of single elements, or of whole heads, stays local
+    Z   = Σ_i Y_i B_i         B = [B_1; …; B_t] cut by rows: the sum is g
+
+          ┌─ A_1 ─ σ ─ B_1 ─┐
+    X ─ f ┤                 ├ g ─ Z        f: x forward, Σ over ranks backward; g: the other way round
+          └─ A_2 ─ σ ─ B_2 ─┘
+
+Attention: A is q, k, v by heads, B the output projection. MLP: A is gate and up, B is down. Each layer asks for two
+all-reduces of [b, s, h] forward (g) and two backward (f). The vocabulary is cut too: the embedding ends in g, the head
+begins with f, and of the cross-entropy only three numbers a token are shared, never the logits.
+
+    b batch   s sequence   h hidden_size   V vocab_size   v this rank's part of V   t tensor-parallel ranks
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd import Function
+
+from harness.spec import Batch, ModelConfig, Topology, Workload
+from impls.models.decoder import Decoder, rope_table
+from impls.models.mesh import device, mesh, share
+from impls.models.optimizer import MasterWeights, clip
+from impls.models.weights import TORCH_DTYPES, initial
+from impls.parallelism.tensor_parallel.operators import Group, copy, reduce, sum_flat
+from impls.parallelism.tensor_parallel.shards import bounds, collect, dim, shard
+
+
+class VocabularyCrossEntropy(Function):
+    """−log softmax of the label, [b, s], from logits [b, s, v] of which each rank holds its own columns."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, start: int, group: Group) -> Tensor:
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        largest = wide.amax(-1)
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group=group)
+        exponentials = (wide - largest.unsqueeze(-1)).exp_()
+        index, mine = local(labels, start, logits.shape[-1])
+        label = (wide.gather(-1, index.unsqueeze(-1)).squeeze(-1) - largest) * mine  # 0 but on the rank that holds it
+        total, label = sums = torch.stack((exponentials.sum(-1), label))
+        dist.all_reduce(sums, group=group)
+        ctx.save_for_backward(exponentials.div_(total.unsqueeze(-1)), index, mine)
+        ctx.dtype = logits.dtype
+        return total.log() - label
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        softmax, index, mine = ctx.saved_tensors
+        d = softmax.scatter_add(-1, index.unsqueeze(-1), -mine.unsqueeze(-1).to(softmax.dtype))
+        return d.mul_(gradient.unsqueeze(-1)).to(ctx.dtype), None, None, None
+
+
+def local(tokens: Tensor, start: int, size: int) -> tuple[Tensor, Tensor]:
+    """Row numbers in this rank's part of the vocabulary, 0 for tokens outside it; and which are inside."""
+    index = tokens - start
+    mine = (index >= 0) & (index < size)
+    return index * mine, mine
+
+
+class ParallelDecoder(Decoder):
+    """This rank's part of the decoder: the dense one with fewer heads, a narrower MLP and a shorter vocabulary."""
+
+    def __init__(self, config: ModelConfig, group: Group) -> None:
+        t = group.size()
+        self.start, end = bounds(config.vocab_size, group.rank(), t)
+        part = {n: getattr(config, n) // t for n in ("num_attention_heads", "num_key_value_heads", "intermediate_size")}
+        super().__init__(replace(config, vocab_size=end - self.start, **part))
+        self.group = group
+
+    def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
+        """Token ids [b, s] and labels [b, s] → mean cross-entropy, the same scalar on every rank."""
+        group, body = self.group, self.model
+        index, mine = local(tokens, self.start, body.embed_tokens.num_embeddings)
+        x = reduce(body.embed_tokens(index) * mine.unsqueeze(-1), group)
+        cos, sin = (table.to(x.dtype) for table in rope_table(tokens.shape[1], self.config, x.device))
+        for layer in body.layers:
+            x = x + reduce(layer.self_attn(copy(layer.input_layernorm(x), group), cos, sin), group)
+            x = x + reduce(layer.mlp(copy(layer.post_attention_layernorm(x), group)), group)
+        logits = self.lm_head(copy(body.norm(x), group))  # [b, s, v]
+        return VocabularyCrossEntropy.apply(logits, labels, self.start, group).mean()
+
+
+class TensorParallel:
+    def __init__(self, workload: Workload, topology: Topology) -> None:
+        places = mesh(topology)
+        self.workload, self.topology = workload, topology
+        self.tp, self.dp, self.dp_rank = places.get_group("tp"), places.get_group("dp"), places.get_local_rank("dp")
+        with torch.device("meta"):
+            self.model = ParallelDecoder(workload.model, self.tp).to(TORCH_DTYPES[workload.dtype])
+        self.model.to_empty(device=device())
+        if workload.model.tie_word_embeddings:  # to_empty unties
+            self.model.lm_head.weight = self.model.model.embed_tokens.weight
+        self.weights = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for name, full in initial(workload):
+                self.weights[name].copy_(shard(name, full, self.tp.rank(), topology.tp))
+        self.optimizer = MasterWeights(self.weights.values(), workload)
+
+    def backward(self, batch: Batch) -> Tensor:
+        total = torch.zeros((), device=device(), dtype=torch.float64)
+        for micro in share(batch, self.workload, self.dp_rank, self.topology.dp):
+            loss = self.model(*micro) / self.workload.micro_batches
+            loss.backward()
+            total += loss.detach()
+        # A QK-norm's gain is replicated but acts on this rank's heads only: its gradient is a sum over tp. Outside the
+        # blocks every rank has seen the same activations and gradients, and nothing is to be done.
+        sum_flat([p.grad for n, p in self.weights.items() if n.endswith(("q_norm.weight", "k_norm.weight"))], self.tp)
+        if self.topology.dp > 1:
+            gradients = [p.grad for p in self.weights.values()]
+            sum_flat(gradients, self.dp)
+            torch._foreach_div_(gradients, self.topology.dp)
+        return total
+
+    def update(self) -> None:
+        if self.workload.max_grad_norm:
+            clip([p.grad for p in self.weights.values()], self.workload.max_grad_norm, self.norm())
+        self.optimizer.step()
+
+    def norm(self) -> Tensor:
+        """The global gradient norm: shards add up over tp, what every rank holds counts once."""
+        wide = torch.promote_types(TORCH_DTYPES[self.workload.dtype], torch.float32)
+        sharded = [p.grad for n, p in self.weights.items() if dim(n) is not None]
+        whole = [p.grad for n, p in self.weights.items() if dim(n) is None]
+        squares = [torch.stack(torch._foreach_norm(each, dtype=wide)).square().sum() for each in (sharded, whole)]
+        dist.all_reduce(squares[0], group=self.tp)
+        return sum(squares).sqrt()
+
+    def gradients(self) -> Mapping[str, Tensor]:
+        return collect({name: p.grad for name, p in self.weights.items()}, self.tp)
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        return collect(dict(zip(self.weights, self.optimizer.masters, strict=True)), self.tp)
+
+
+def build(workload: Workload, topology: Topology) -> TensorParallel:
+    return TensorParallel(workload, topology)

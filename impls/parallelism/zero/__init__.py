@@ -1,0 +1,52 @@
+"""ZeRO: optimizer states, gradients and weights are partitioned over data-parallel ranks."""
+
+from harness.spec import Card, Claim, Engine, Law
+
+HERE = "impls.parallelism.zero"
+
+CARD = Card(
+    name="zero",
+    title="ZeRO: sharded data parallelism",
+    sources=(
+        "Rajbhandari et al. 2020, ZeRO: Memory Optimizations Toward Training Trillion Parameter Models, §5, §7",
+        "Zhao et al. 2023, PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel, §3",
+    ),
+    variants={"zero1": {"stage": 1}, "zero2": {"stage": 2}, "zero3": {"stage": 3}},
+    engines={
+        "reference": Engine(f"{HERE}.reference:build"),
+        "torch": Engine(f"{HERE}.on_torch:build"),
+        "deepspeed": Engine(f"{HERE}.on_deepspeed:build", requires=("deepspeed>=0.16",)),
+        "megatron": Engine(f"{HERE}.on_megatron:build", requires=("megatron-core>=0.16",), variants=("zero1",)),
+    },
+    topologies=("dp1", "dp2", "dp4"),
+    laws=(
+        Law("memory", "states", f"{HERE}.laws:states", 0.05, "Rajbhandari et al. 2020, §5: 4Ψ+12Ψ/N, 2Ψ+14Ψ/N, 16Ψ/N"),
+        Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.0, "Rajbhandari et al. 2020, §7: 2Ψ, 2Ψ, 3Ψ"),
+    ),
+    claims=(
+        Claim(
+            "practice_memory",
+            "GB at step end, 8 × Linear(2048)+ReLU, Adam: base .39, Z1 .39, Z2 .31, Z3 .11; Z1 saves 4×, Z2 8×, Z3 N×",
+            "AIInfra course, ZeRO practice",
+            f"{HERE}.claims:practice_memory",
+        ),
+        Claim(
+            "adam_bytes",
+            "the optimizer takes 16 bytes a parameter",
+            "AIInfra course, ZeRO practice",
+            f"{HERE}.claims:adam_bytes",
+        ),
+        Claim(
+            "paper_7_5b",
+            "7.5 B parameters, 64 GPUs, mixed-precision Adam: 120 GB → 31.4 (stage 1), 16.6 (2), 1.9 GB (3)",
+            "Rajbhandari et al. 2020, figure 1",
+            f"{HERE}.claims:paper_7_5b",
+        ),
+        Claim(
+            "paper_traffic",
+            "traffic of 2Ψ, 2Ψ and 3Ψ elements at stages 1, 2 and 3",
+            "Rajbhandari et al. 2020, §7",
+            f"{HERE}.claims:paper_traffic",
+        ),
+    ),
+)

@@ -1,0 +1,57 @@
+"""Pairs of completions of uneven lengths to shared prompts, with the logits of a policy and of a reference model."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from harness.spec import Workload
+from impls.posttraining.preference.reference import naive_log_probs
+
+
+def draw(workload: Workload, beta: float) -> dict[str, Tensor]:
+    """``batch_size // 2`` pairs, the chosen rows first. The reference model is the policy plus noise.
+
+    policy_logits and reference_logits [2p, s, V] float64, the former differentiated; input_ids, attention_mask and
+    completion_mask [2p, s] int64. A row is prompt, completion, padding (token 0): at least one token each of the first
+    two. Raises ValueError where a pair, or a prompt and a completion, do not fit.
+    """
+    pairs, length, vocab = workload.batch_size // 2, workload.sequence_length, workload.model.vocab_size
+    if pairs < 1 or length < 2:
+        raise ValueError(
+            f"a pair needs batch_size 2 and sequence_length 2 at least, not {workload.batch_size} and {length}"
+        )
+    generator = torch.Generator().manual_seed(workload.seed)
+    prompt = torch.randint(1, length // 2 + 1, (pairs,), generator=generator).repeat(2)
+    share = torch.rand(2 * pairs, generator=generator)
+    end = prompt + 1 + (share * (length - prompt)).long()  # 1 … length − prompt tokens of completion
+    position = torch.arange(length)
+    attention_mask = (position < end[:, None]).long()
+    completion_mask = attention_mask * (position >= prompt[:, None])
+    ids = torch.randint(vocab, (2 * pairs, length), generator=generator)
+    ids[pairs:] = torch.where(position < prompt[pairs:, None], ids[:pairs], ids[pairs:])
+    logits = torch.randn(2 * pairs, length, vocab, generator=generator, dtype=torch.float64)
+    noise = torch.randn(logits.shape, generator=generator, dtype=torch.float64)
+    return {
+        "policy_logits": logits.requires_grad_(),
+        "reference_logits": logits.detach() + noise,
+        "input_ids": ids * attention_mask,
+        "attention_mask": attention_mask,
+        "completion_mask": completion_mask,
+    }
+
+
+def plain(inputs: Mapping[str, Tensor], beta: float) -> dict[str, Tensor]:
+    """Equation 7 as it is printed; the mean rewards are reported, not differentiated."""
+    ids, mask = inputs["input_ids"], inputs["completion_mask"]
+    log_ratio = naive_log_probs(inputs["policy_logits"], ids, mask) - naive_log_probs(
+        inputs["reference_logits"], ids, mask
+    )
+    pairs = len(ids) // 2
+    chosen, rejected = log_ratio[:pairs], log_ratio[pairs:]
+    return {
+        "loss": -logsigmoid(beta * chosen - beta * rejected).mean(),
+        "chosen_rewards": beta * chosen.detach().mean(),
+        "rejected_rewards": beta * rejected.detach().mean(),
+    }

@@ -1,0 +1,231 @@
+"""What each section of the report shows, as plain data: the templates only place it."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from reports import units
+from reports.figures import Figure, figures
+from reports.overview import MatrixRow, case_tally
+from reports.pivot import Pivot, figure_tables, parity_table
+from reports.tidy import MEASURES, CaseView, Record, RunView, TopicView, fast, parity, worst
+
+BAD = ("error", "fail", "invalid")
+STATUSES = ("contradicted", "reproduced", "formula only", "out of reach here")
+
+
+@dataclass(frozen=True)
+class BadCase:
+    """A case that went wrong: the command that reproduces it, and a line for each of its figures."""
+
+    id: str
+    command: str
+    lines: tuple[str, ...]
+
+
+@dataclass
+class Issue:
+    """Cases that went wrong alike: one engine's, with one message (errors) or in one variant and measure (figures)."""
+
+    verdict: str
+    engine: str
+    headline: str
+    waiver: str = ""
+    trace: str = ""
+    cases: list[BadCase] = field(default_factory=list)
+
+
+@dataclass
+class Note:
+    """A fallback, said once for all the cases it concerns."""
+
+    text: str
+    engine: str
+    cases: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class CaseRow:
+    """``marks`` holds (verdict, figure) for each of :data:`MEASURES`; an empty verdict was not asked for."""
+
+    id: str
+    engine: str
+    marks: tuple[tuple[str, str], ...]
+    remark: str
+
+
+@dataclass(frozen=True)
+class Section:
+    topic: TopicView
+    row: MatrixRow
+    tally: Mapping[str, int]
+    promised: tuple[Pivot, ...]
+    parity: Pivot | None
+    measured: tuple[Pivot, ...]
+    figures: tuple[Figure, ...]
+    issues: tuple[Issue, ...]
+    known: tuple[Issue, ...]
+    fallbacks: tuple[Note, ...]
+    cases: tuple[CaseRow, ...]
+
+
+@dataclass(frozen=True)
+class ClaimRow:
+    topic: str
+    name: str
+    text: str
+    source: str
+    published: str
+    measured: str
+    status: str
+    arithmetic: str
+    remark: str
+
+
+def section(topic: TopicView, row: MatrixRow, slots: Mapping[str, int]) -> Section:
+    tables = figure_tables(topic)
+    found = issues(topic)
+    return Section(
+        topic=topic,
+        row=row,
+        tally=case_tally(topic),
+        promised=tuple(table for table in tables if table.has_law),
+        parity=parity_table(topic),
+        measured=tuple(table for table in tables if not table.has_law),
+        figures=tuple(figures(topic, slots)),
+        issues=tuple(issue for issue in found if not issue.waiver),
+        known=tuple(issue for issue in found if issue.waiver),
+        fallbacks=tuple(fallbacks(topic)),
+        cases=tuple(case_row(case) for case in topic.cases),
+    )
+
+
+def command(case: CaseView) -> str:
+    return f'pytest suites/ -k "{case.id}"'
+
+
+def issues(topic: TopicView) -> list[Issue]:
+    """Everything that failed, broke or was thrown out, the worst first; what a waiver covers carries its text."""
+    grouped: dict[tuple[str, ...], Issue] = {}
+    for case in topic.cases:
+        waiver = next((r["detail"]["waiver"] for r in case.records if r["detail"].get("waiver")), "")
+        mine: dict[tuple[str, ...], list[Record]] = defaultdict(list)
+        for record in case.records:
+            if record["verdict"] in BAD or record["detail"].get("waiver"):
+                mine[_likeness(case, record, waiver)].append(record)
+        for key, records in mine.items():
+            issue = grouped.setdefault(key, Issue(key[0], case.engine, key[-1], waiver))
+            lines = tuple(dict.fromkeys(line for record in records for line in _lines(record)))
+            issue.cases.append(BadCase(case.id, command(case), lines))
+            if not issue.trace:
+                issue.trace = next((r["reason"] for r in records if "\n" in r["reason"].strip()), "")
+    order = (*BAD, "inconclusive", "skipped", "pass")
+    return sorted(grouped.values(), key=lambda issue: order.index(issue.verdict))
+
+
+def _likeness(case: CaseView, record: Record, waiver: str) -> tuple[str, ...]:
+    if record["verdict"] == "error":
+        return "error", case.engine, waiver, units.first_line(record["reason"]) or "no message was recorded"
+    return record["verdict"], case.engine, waiver, f"{record['measure']} of {case.setting.variant}"
+
+
+def _lines(record: Record) -> list[str]:
+    """The figure, the reason, and where it first diverged; an error's message is its headline already."""
+    lines = []
+    if record["verdict"] != "error":
+        figure = units.figure(record["value"], record["unit"])
+        if record["unit"] == "× floor" and record["value"] is not None:
+            figure += " floor"
+        if record["law"] is not None:
+            figure += f", promised {units.figure(record['law'], record['unit'])}"
+        if record["bound"] is not None:
+            figure += f", allowed {units.figure(record['bound'], record['unit'])}"
+        reason = units.first_line(record["reason"])
+        lines.append(f"{record['quantity']}: {figure}" + (f". {reason}" if reason else ""))
+    if divergence := record["detail"].get("first_divergence"):
+        lines.append(f"first divergence: {divergence}")
+    return lines
+
+
+def fallbacks(topic: TopicView) -> list[Note]:
+    notes: dict[tuple[str, str], Note] = {}
+    for case in topic.cases:
+        for text in dict.fromkeys(r["detail"]["fallback"] for r in case.records if r["detail"].get("fallback")):
+            notes.setdefault((case.engine, text), Note(text, case.engine)).cases.append(case.id)
+    return list(notes.values())
+
+
+def case_row(case: CaseView) -> CaseRow:
+    deciding = {
+        "parity": parity(case),
+        "memory": _first(case, "memory", "states", "saved", "peak"),
+        "traffic": _first(case, "traffic", "bytes"),
+        "throughput": fast(case) or _first(case, "throughput"),
+        "quality": _first(case, "quality"),
+    }
+    marks = []
+    for measure in MEASURES:
+        record = deciding[measure]
+        figure = units.figure(record["value"], record["unit"]) if record and record["value"] is not None else ""
+        marks.append((case.verdict(measure), figure))
+    others = [r for r in case.records if r["measure"] not in MEASURES]
+    reasons = dict.fromkeys(units.first_line(r["reason"]) for r in case.records if r["verdict"] != "pass")
+    reasons |= dict.fromkeys(f"{r['measure']} {r['quantity']}: {r['verdict']}" for r in others)
+    return CaseRow(case.id, case.engine, tuple(marks), "; ".join(reason for reason in reasons if reason))
+
+
+def _first(case: CaseView, measure: str, *quantities: str) -> Record | None:
+    found = case.of(measure, *quantities) or case.of(measure)
+    return next((record for record in found if record["value"] is not None), found[0] if found else None)
+
+
+def claims(view: RunView) -> list[ClaimRow]:
+    """The ledger: what was published and did not hold comes first."""
+    rows = []
+    for record in view.claims:
+        detail = record["detail"]
+        status = detail.get("status") or record["verdict"]
+        rows.append(
+            ClaimRow(
+                topic=record["topic"],
+                name=record["quantity"],
+                text=detail.get("text", ""),
+                source=detail.get("source", ""),
+                published=units.figure(record["law"], record["unit"]),
+                measured=units.figure(record["value"], record["unit"]),
+                status=status,
+                arithmetic=detail.get("arithmetic", ""),
+                remark=units.first_line(record["reason"]),
+            )
+        )
+    return sorted(rows, key=lambda row: STATUSES.index(row.status) if row.status in STATUSES else -1)
+
+
+def summary(view: RunView, rows: list[MatrixRow]) -> dict[str, str]:
+    """The facts of the header, each a few words."""
+    environment, run = view.environment, view.run
+    cases = [case for topic in view.topics for case in topic.cases]
+    verdicts = [worst(r["verdict"] for r in case.records if r["verdict"] != "skipped") for case in cases]
+    largest = sorted({case.setting.topology for case in cases if case.setting.topology})
+    memory = environment.get("memory")
+    machine = [f"{environment['cores']} × {environment['cpu']}"] if environment.get("cpu") else []
+    machine += [units.figure(memory, "bytes")] if memory else []
+    machine += list(dict.fromkeys(environment.get("gpus") or ())) or ["no GPU"]
+    took = units.duration(run.get("started"), run.get("finished"))
+    return {
+        "Run": f"{run.get('run', units.NONE)}, {run.get('status', 'status not recorded')}",
+        "Started": f"{units.moment(run.get('started'))}, took {took}",
+        "Hardware": ", ".join(machine),
+        "Software": ", ".join(f"{name} {version}" for name, version in versions(view).items()),
+        "Topologies": ", ".join(largest) or units.NONE,
+        "Cases": f"{len(cases)} over {len(rows)} topics and {len(view.engines)} engines, "
+        f"{sum(verdict in ('error', 'fail') for verdict in verdicts)} of them with a failure or an error",
+        "Findings": f"{len(view.findings)}, by verdict below",
+    }
+
+
+def versions(view: RunView) -> dict[str, str]:
+    """Python and the packages that were there."""
+    environment = view.environment
+    found = {"Python": environment["python"]} if environment.get("python") else {}
+    return found | {name: version for name, version in (environment.get("packages") or {}).items() if version}

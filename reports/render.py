@@ -1,0 +1,86 @@
+"""The report: one HTML file that needs nothing else, from a run's records."""
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from harness.store import Store
+from reports import overview, pages, palette, tidy, units
+
+GLYPHS = {"pass": "✓", "fail": "✗", "error": "!", "invalid": "⊘", "inconclusive": "≈", "skipped": "–"}
+MEANINGS = {
+    "pass": "within its bound",
+    "fail": "outside its bound",
+    "error": "broke before it could be judged",
+    "invalid": "measured under disturbance, thrown out",
+    "inconclusive": "the difference is too small to be told from noise",
+    "skipped": "not run",
+}
+
+
+class ReportError(Exception):
+    """A report that cannot be made; the message is one line that says what to do."""
+
+
+def render(
+    records: Sequence[Mapping[str, Any]], run: Mapping[str, Any], titles: Mapping[str, Mapping[str, Any]] | None = None
+) -> str:
+    """The report of ``run`` as HTML.
+
+    ``records`` and ``run`` are rows as :class:`harness.store.Store` gives them. ``titles`` maps a topic to what
+    overrides its card's facts: ``title`` (text), ``sources`` and ``engines`` (lists of text), ``variants`` (by name).
+    """
+    view = tidy.view(records, run, titles or {})
+    if not view.topics:
+        raise ReportError(f"run {run.get('run')!r} holds no records; run pytest suites/ again, or name another run")
+    slots = palette.slots(view.engines)
+    rows = overview.matrix(view)
+    environment = Environment(
+        loader=PackageLoader("reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"glyph": GLYPHS.__getitem__, "svg": Markup, "figure": units.figure}
+    return environment.get_template("page.html").render(
+        view=view,
+        summary=pages.summary(view, rows),
+        tally=view.tally(),
+        meanings=MEANINGS,
+        slots=slots,
+        rows=rows,
+        sections=[pages.section(row.topic, row, slots) for row in rows],
+        coverage=overview.coverage(view),
+        places=tidy.PLACES,
+        measures=tidy.MEASURES,
+        not_tested=overview.not_tested(view),
+        parity_bound=overview.parity_bound(view),
+        cpu_only=overview.timed_on_cpu_only(view),
+        claims=pages.claims(view),
+        versions=pages.versions(view),
+        style=Markup(_asset("style.css")),
+        script=Markup(_asset("page.js")),
+    )
+
+
+def write(store: Store, run: str | None, folder: Path) -> Path:
+    """Write ``folder/index.html`` for ``run`` (None: the latest) and return its path. Raises :class:`ReportError`
+    where there is nothing to report on, and the store's own error for a run it does not hold."""
+    records = store.records(run)
+    if not records:
+        which = f"run {run!r} holds no records" if run else "the store's latest run holds no records"
+        raise ReportError(f"{which}: fill it with pytest suites/ --store URL, or name a run that has some")
+    described = next(entry for entry in store.runs() if entry["run"] == records[0]["run"])
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "index.html"
+    path.write_text(render(records, described), encoding="utf-8")
+    return path
+
+
+def _asset(name: str) -> str:
+    return files("reports").joinpath("assets", name).read_text(encoding="utf-8")

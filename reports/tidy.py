@@ -1,0 +1,214 @@
+"""Records in order: which topics, engines, cases and settings a run holds. Everything else in the report reads this."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from harness.spec import DTYPES, VERDICTS
+
+Record = Mapping[str, Any]
+MEASURES = ("parity", "memory", "traffic", "throughput", "quality")
+NOT_JUDGED = ("skipped", "error")
+REFERENCE = "reference"
+FIRST_ENGINES = (REFERENCE, "torch")  # the yardsticks stand on the left
+
+
+class Setting(NamedTuple):
+    """What must be equal before two engines' figures may be compared."""
+
+    variant: str
+    topology: str
+    workload: str
+    dtype: str
+    device: str
+
+
+@dataclass(frozen=True)
+class CaseView:
+    topic: str
+    id: str
+    engine: str
+    setting: Setting
+    records: tuple[Record, ...]
+
+    def of(self, measure: str, *quantities: str) -> list[Record]:
+        """This case's records of a measure, in the order of ``quantities`` (all where none is named)."""
+        mine = [record for record in self.records if record["measure"] == measure]
+        if not quantities:
+            return mine
+        return [record for name in quantities for record in mine if record["quantity"] == name]
+
+    def verdict(self, measure: str) -> str:
+        """The worst verdict of a measure; empty where nothing was recorded."""
+        return worst(record["verdict"] for record in self.of(measure))
+
+    @cached_property
+    def ran(self) -> str:
+        """Where it ran: one of :data:`PLACES`, the last of them if nothing was judged."""
+        if all(record["verdict"] in NOT_JUDGED for record in self.records):
+            return "broke" if any(record["verdict"] == "error" for record in self.records) else "not run"
+        if any(record["detail"].get("device_note") for record in self.records):
+            return "shared GPU"
+        device = self.setting.device.lower()
+        if device.startswith("cpu"):
+            return "CPU ranks"
+        return "simulated" if device.startswith(("simulated", "meta")) else "GPU"
+
+
+PLACES = ("GPU", "shared GPU", "CPU ranks", "simulated", "broke", "not run")
+
+
+@dataclass(frozen=True)
+class TopicView:
+    name: str
+    title: str
+    sources: tuple[str, ...]
+    variants: tuple[str, ...]
+    adapters: tuple[str, ...]
+    engines: tuple[str, ...]
+    cases: tuple[CaseView, ...]
+
+    def settings(self) -> dict[Setting, dict[str, CaseView]]:
+        """Engines' cases by setting, in the card's order of variants, then by world size and dtype."""
+        table: dict[Setting, dict[str, CaseView]] = defaultdict(dict)
+        for case in self.cases:
+            table[case.setting][case.engine] = case
+        return dict(sorted(table.items(), key=lambda item: self._order(item[0])))
+
+    def _order(self, setting: Setting) -> tuple[Any, ...]:
+        place = self.variants.index(setting.variant) if setting.variant in self.variants else len(self.variants)
+        precision = list(DTYPES).index(setting.dtype) if setting.dtype in DTYPES else len(DTYPES)
+        return place, setting.variant, setting.workload, world_size(setting.topology), setting.topology, precision
+
+
+@dataclass(frozen=True)
+class RunView:
+    run: Mapping[str, Any]
+    topics: tuple[TopicView, ...]
+    engines: tuple[str, ...]
+    claims: tuple[Record, ...]
+    findings: tuple[Record, ...]
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+    def tally(self) -> dict[str, int]:
+        return tally(record["verdict"] for record in self.findings)
+
+
+def view(records: Sequence[Record], run: Mapping[str, Any], titles: Mapping[str, Mapping[str, Any]]) -> RunView:
+    """Sort a run's records; of a figure recorded twice (a retried block) the last one counts."""
+    latest = {(r["topic"], r["case"], r["measure"], r["quantity"]): {**r, "detail": r["detail"] or {}} for r in records}
+    cards = {r["topic"]: r["detail"] for r in latest.values() if r["measure"] == "card"}
+    claims = tuple(r for r in latest.values() if r["measure"] == "claim")
+    findings = tuple(r for r in latest.values() if r["measure"] not in ("card", "claim"))
+    grouped: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for record in findings:
+        grouped[record["topic"], record["case"]].append(record)
+    cases: dict[str, list[CaseView]] = {record["topic"]: [] for record in latest.values()}
+    for (topic, case), group in grouped.items():
+        first = group[0]
+        setting = Setting(*(first[name] for name in Setting._fields))
+        cases[topic].append(CaseView(topic, case, first["engine"], setting, tuple(group)))
+    topics = tuple(_topic(name, mine, {**cards.get(name, {}), **titles.get(name, {})}) for name, mine in cases.items())
+    breadth: dict[str, int] = defaultdict(int)
+    for entry in topics:
+        for engine in entry.engines:
+            breadth[engine] += 1
+    engines = tuple(sorted(breadth, key=lambda name: (_yardstick(name), -breadth[name], name)))
+    return RunView(run, topics, engines, claims, findings, run.get("environment") or {})
+
+
+def _topic(name: str, cases: list[CaseView], card: Mapping[str, Any]) -> TopicView:
+    adapters = tuple(card.get("engines", ()))
+    seen = {case.engine for case in cases} | set(adapters)
+    return TopicView(
+        name=name,
+        title=card.get("title") or name.replace("_", " ").capitalize(),
+        sources=tuple(card.get("sources", ())),
+        variants=tuple(card.get("variants", ())) or tuple(dict.fromkeys(case.setting.variant for case in cases)),
+        adapters=adapters,
+        engines=tuple(sorted(seen, key=lambda engine: (_yardstick(engine), engine))),
+        cases=tuple(cases),
+    )
+
+
+def _yardstick(engine: str) -> int:
+    return FIRST_ENGINES.index(engine) if engine in FIRST_ENGINES else len(FIRST_ENGINES)
+
+
+def world_size(topology: str) -> int:
+    """Ranks of ``dp2tp2``; experts (``ep``) add none."""
+    size = 1
+    for axis, number in re.findall(r"([a-z]+)(\d+)", topology):
+        size *= int(number) if axis != "ep" else 1
+    return size
+
+
+def worst(verdicts: Iterable[str]) -> str:
+    return min(verdicts, key=VERDICTS.index, default="")
+
+
+def tally(verdicts: Iterable[str]) -> dict[str, int]:
+    """Counts by verdict, best first, all six of them."""
+    counts = dict.fromkeys(reversed(VERDICTS), 0)
+    for verdict in verdicts:
+        counts[verdict] += 1
+    return counts
+
+
+def measured(record: Record) -> bool:
+    """Whether there is a figure to show: judged, and not thrown out as invalid."""
+    return record["value"] is not None and record["verdict"] not in (*NOT_JUDGED, "invalid")
+
+
+def parity(case: CaseView) -> Record | None:
+    """The record that decides a case's parity: of the worst verdict, the largest error over its bound."""
+    found = case.of("parity")
+    if not found:
+        return None
+    return min(found, key=lambda r: (VERDICTS.index(r["verdict"]), -((r["value"] or 0.0) / (r["bound"] or 1.0))))
+
+
+def lean(case: CaseView) -> Record | None:
+    """The figure by which memory is compared: the peak, else the states, else what is saved for the backward."""
+    return next((r for r in case.of("memory", "peak", "states", "saved") if measured(r)), None)
+
+
+def fast(case: CaseView) -> Record | None:
+    return next((r for r in case.of("throughput", "step_time") if measured(r)), None)
+
+
+Ratios = Mapping[tuple[Any, ...], Mapping[str, float]]
+
+
+def memory_ratios(topic: TopicView) -> Ratios:
+    """Engines' memory over the leanest engine's, for each setting that two engines or more were measured in.
+
+    Only figures of one quantity taken by one meter are compared.
+    """
+    groups: dict[tuple[Any, ...], dict[str, float]] = defaultdict(dict)
+    for setting, row in topic.settings().items():
+        for engine, case in row.items():
+            if (record := lean(case)) and record["value"] > 0:
+                groups[setting, record["quantity"], record["detail"].get("meter")][engine] = record["value"]
+    return {key: _over_least(group) for key, group in groups.items() if len(group) > 1}
+
+
+def time_ratios(topic: TopicView) -> Ratios:
+    """Engines' step times over the fastest engine's: as the judge paired them, else from the medians."""
+    groups: dict[tuple[Any, ...], dict[str, float]] = {}
+    for setting, row in topic.settings().items():
+        timed = {engine: record for engine, case in row.items() if (record := fast(case)) and record["value"] > 0}
+        if len(timed) < 2:
+            continue
+        paired = {engine: record["detail"].get("ratio_to_fastest") for engine, record in timed.items()}
+        plain = _over_least({engine: record["value"] for engine, record in timed.items()})
+        groups[(setting,)] = {engine: ratio or plain[engine] for engine, ratio in paired.items()}
+    return groups
+
+
+def _over_least(group: Mapping[str, float]) -> dict[str, float]:
+    least = min(group.values())
+    return {engine: value / least for engine, value in group.items()}

@@ -1,0 +1,210 @@
+"""FlashAttention's reference and the SDPA back ends against naive attention in float64."""
+
+import importlib
+from collections.abc import Iterator
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from harness.spec import Function, ModelConfig, Topology, Unsupported, Workload
+from impls.acceleration.flash_attention import CARD, claims, laws, on_flex, on_torch, problem, reference
+from tests.impls.oracle import computed, drawn, error_over_plain, same_in_float64, with_fault
+
+LAW = 2.0  # times the error of naive attention
+HERE = Topology()
+
+
+@pytest.fixture
+def small_tiles() -> Iterator[None]:
+    """Blocks of 32, so that short sequences already take several."""
+    with patch.object(reference, "TILE_ELEMENTS", 1):
+        yield
+
+
+def work(dtype: str = "fp32", length: int = 70, heads: int = 4, kv_heads: int = 2, dim: int = 8) -> Workload:
+    model = ModelConfig(num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=dim)
+    return Workload(model=model, batch_size=2, sequence_length=length, dtype=dtype)
+
+
+def over_naive(build: Any, workload: Workload, causal: bool) -> float:
+    return error_over_plain(build(workload, HERE, causal=causal), problem, workload, causal=causal)
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(
+    length=st.integers(1, 100),
+    kv_heads=st.integers(1, 2),
+    group=st.integers(1, 3),
+    half_dim=st.integers(1, 8),
+    causal=st.booleans(),
+)
+def test_reference_is_attention_for_any_shape(
+    length: int, kv_heads: int, group: int, half_dim: int, causal: bool
+) -> None:
+    workload = work("fp64", length, kv_heads * group, kv_heads, 2 * half_dim)
+    with patch.object(reference, "TILE_ELEMENTS", 1):
+        assert same_in_float64(reference.build(workload, HERE, causal=causal), problem, workload, causal=causal)
+
+
+@pytest.mark.parametrize("variant", CARD.variants)
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("length", [32, 513])
+@pytest.mark.parametrize("engine", ["reference", "sdpa_math", "sdpa_flash"])
+def test_engine_errs_at_most_twice_as_much_as_naive_attention(
+    engine: str, length: int, dtype: str, variant: str
+) -> None:
+    module, _, name = CARD.engines[engine].build.partition(":")
+    build = getattr(importlib.import_module(module), name)
+    assert over_naive(build, work(dtype, length), CARD.variants[variant]["causal"]) <= LAW
+
+
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_more_tiles_do_not_cost_precision(dtype: str) -> None:
+    assert over_naive(reference.build, work(dtype, length=333), causal=True) <= LAW
+
+
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("causal", [False, True])
+def test_gradient_equals_finite_differences(causal: bool) -> None:
+    inputs = drawn(problem, work("fp64", length=35, heads=2, kv_heads=1, dim=2).with_(batch_size=1), causal=causal)
+    assert torch.autograd.gradcheck(
+        lambda *x: reference.FlashAttention.apply(*x, causal), tuple(inputs.values()), fast_mode=True
+    )
+
+
+FAULTS = {
+    "softmax scale missing": ("q[:, rows].to(compute) * q.shape[-1] ** -0.5", "q[:, rows].to(compute) * 1"),
+    "sum not rescaled": ("row_sum.mul_(rescale).add_", "row_sum.add_"),
+    "output not rescaled": ("o_i.mul_(rescale).baddbmm_", "o_i.baddbmm_"),
+    "mask off by one": (".triu(1).repeat", ".triu(2).repeat"),
+    "mask of another order of rows": (".repeat_interleave(group, 0)", ".repeat(group, 1)"),
+    "backward: tile on the diagonal not masked": ("p.masked_fill_(future(columns, group, p.device), 0)", "pass"),
+    "backward: one block of rows too few": ("all_blocks[j:] if ctx.causal", "all_blocks[j + 1 :] if ctx.causal"),
+    "backward: D missing": ("kv_heads).neg_()", "kv_heads).zero_()"),
+    "backward: scale missing in dQ": ("baddbmm_(d_s, k_j, alpha=scale)", "baddbmm_(d_s, k_j)"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_planted_fault_exceeds_the_law(fault: str) -> None:
+    faulty = with_fault(reference, *FAULTS[fault])
+    faulty.TILE_ELEMENTS = 1
+    assert not same_in_float64(faulty.build(work(), HERE, causal=True), problem, work(), causal=True)
+    assert over_naive(faulty.build, work(), causal=True) > LAW
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_inputs_are_left_as_they_are(causal: bool) -> None:
+    inputs = drawn(problem, work(), causal=causal)
+    before = {name: x.detach().clone() for name, x in inputs.items()}
+    computed(reference.build(work(), HERE, causal=causal), inputs)
+    assert all(torch.equal(x, before[name]) for name, x in inputs.items())
+
+
+def saved_bytes(function: Function, inputs: dict[str, torch.Tensor]) -> int:
+    kept: dict[int, int] = {}
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    alive = []
+    with saved_tensors_hooks(lambda x: (alive.append(x), keep(x))[1], lambda x: x):
+        keep(function(inputs)["output"])
+    return sum(kept[address] for address in kept.keys() - {x.data_ptr() for x in inputs.values()})
+
+
+@pytest.mark.parametrize("dtype", ["fp64", "fp32", "bf16"])
+@pytest.mark.parametrize("length", [33, 200])
+def test_reference_and_flash_keep_what_the_law_says_and_math_keeps_more(length: int, dtype: str) -> None:
+    workload = work(dtype, length)
+    inputs, law = drawn(problem, workload, causal=True), laws.saved(workload, HERE, causal=True)
+    assert saved_bytes(reference.build(workload, HERE, causal=True), inputs) == law
+    assert saved_bytes(on_torch.build_flash(workload, HERE, causal=True), inputs) == law
+    assert saved_bytes(on_torch.build_math(workload, HERE, causal=True), inputs) > law + length**2
+
+
+class Operators(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_each_back_end_runs_its_own_kernel() -> None:
+    inputs, flash, math = drawn(problem, work(), causal=True), Operators(), Operators()
+    with flash:
+        on_torch.build_flash(work(), HERE, causal=True)(inputs)
+    with math:
+        on_torch.build_math(work(), HERE, causal=True)(inputs)
+    assert "aten._scaled_dot_product_flash_attention_for_cpu.default" in flash.seen
+    assert "aten._safe_softmax.default" in math.seen
+    assert not any("flash" in operator for operator in math.seen)
+
+
+@pytest.mark.parametrize("build", [on_torch.build_efficient, on_torch.build_cudnn])
+def test_back_end_without_a_kernel_here_raises_instead_of_falling_back(build: Any) -> None:
+    with pytest.raises(RuntimeError, match="No viable backend"):
+        build(work(), HERE, causal=True)(drawn(problem, work(), causal=True))
+
+
+@pytest.mark.parametrize("build", [on_torch.build_flash, on_torch.build_cudnn])
+def test_dtype_that_a_cuda_kernel_lacks_is_unsupported(build: Any) -> None:
+    with FakeTensorMode():
+        inputs = {name: torch.empty(1, 2, 8, 8, device="cuda") for name in ("query", "key", "value")}
+        with pytest.raises(Unsupported, match=r"takes torch.bfloat16, not torch.float32"):
+            build(work(), HERE, causal=True)(inputs)
+
+
+@pytest.mark.filterwarnings("ignore:.*flex_attention called without torch.compile.*:UserWarning")
+@pytest.mark.parametrize("causal", [False, True])
+def test_flex_computes_the_same_forward(causal: bool) -> None:
+    inputs = {name: x.detach() for name, x in drawn(problem, work(), causal=causal).items()}
+    with patch.object(torch, "compile", lambda function, **options: function):
+        output = on_flex.build(work(), HERE, causal=causal)(inputs)["output"]
+    exact = problem.plain({name: x.double() for name, x in inputs.items()}, causal=causal)["output"]
+    naive = problem.plain(inputs, causal=causal)["output"]
+    assert (output - exact).norm() <= LAW * (naive - exact).norm()
+
+
+def test_draw_depends_on_the_seed_alone() -> None:
+    one, two, other = (problem.draw(work().with_(seed=seed), causal=False) for seed in (3, 3, 4))
+    assert all(torch.equal(one[name], two[name]) and not torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("name", [claim.name for claim in CARD.claims])
+def test_claim_gives_a_finding_of_its_own_name(name: str) -> None:
+    (claim,) = (claim for claim in CARD.claims if claim.name == name)
+    finding = getattr(claims, claim.check.partition(":")[2])([])
+    assert (finding.measure, finding.quantity) == ("claim", name)
+    assert finding.detail["status"] in ("reproduced", "contradicted", "out of reach here")
+    assert finding.detail["arithmetic"]
+
+
+def test_memory_claim_follows_the_measurement() -> None:
+    assert claims.memory_growth([]).detail["status"] == "reproduced"
+    with patch.object(claims.FlashAttention, "apply", claims.naive):
+        assert claims.memory_growth([]).detail["status"] == "contradicted"
+
+
+@pytest.mark.parametrize(("power", "status"), [(1, "reproduced"), (2, "contradicted")])
+def test_time_claim_follows_the_measurement(power: int, status: str) -> None:
+    with patch.object(claims, "_seconds", lambda length, **options: length**power):
+        assert claims.time_linear([]).detail["status"] == status
+
+
+@pytest.mark.parametrize(("speedup", "status"), [(1.8, "reproduced"), (1.6, "contradicted")])
+def test_causal_claim_follows_the_measurement(speedup: float, status: str) -> None:
+    with patch.object(claims, "_seconds", lambda length, heads, causal: 1.0 if causal else speedup):
+        assert claims.causal_skip([]).detail["status"] == status

@@ -1,0 +1,88 @@
+"""Transformers' Qwen3, built beside ours from the same weights."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from harness.spec import Batch, ModelConfig, Workload
+from impls.models.decoder import Decoder
+from impls.models.weights import initial
+
+TIED_GQA = ModelConfig(
+    vocab_size=96,
+    hidden_size=48,
+    intermediate_size=80,
+    num_hidden_layers=2,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+    head_dim=8,
+    rope_theta=1e4,
+    rms_norm_eps=1e-5,
+    tie_word_embeddings=True,
+)
+
+
+def weights(config: ModelConfig) -> dict[str, Tensor]:
+    return dict(initial(Workload(model=config)))
+
+
+def ours(config: ModelConfig, dtype: torch.dtype = torch.float32) -> Decoder:
+    model = Decoder(config)
+    missing, unexpected = model.load_state_dict(weights(config), strict=False)
+    assert (missing, unexpected) == (["lm_head.weight"] if config.tie_word_embeddings else [], [])
+    return model.to(dtype)
+
+
+def theirs(config: ModelConfig, dtype: torch.dtype = torch.float32, attention: str = "eager") -> Any:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    fields = asdict(config)
+    rope = {"rope_type": "default", "rope_theta": fields.pop("rope_theta")}
+    model = Qwen3ForCausalLM(Qwen3Config(**fields, rope_parameters=rope, attn_implementation=attention))
+    missing, unexpected = model.load_state_dict(weights(config), strict=False)
+    assert (missing, unexpected) == (["lm_head.weight"] if config.tie_word_embeddings else [], [])
+    return model.to(dtype).eval()
+
+
+def oracle(config: ModelConfig) -> Any:
+    """Transformers' model in float64 throughout: its own norm, softmax (eager) and loss pass through float32."""
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
+
+    model = theirs(config, torch.float64, attention="sdpa")
+    model.loss_function = lambda logits, labels, **_: F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+    for module in model.modules():
+        if isinstance(module, Qwen3RMSNorm):
+            module.forward = lambda x, norm=module: (
+                norm.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)
+            )
+    return model
+
+
+def figures(model: Any, batch: Batch) -> dict[str, Tensor]:
+    """Logits, loss and each parameter's gradient in float64, of either model."""
+    model.zero_grad()
+    if isinstance(model, Decoder):
+        logits, loss = model(batch.inputs), model(batch.inputs, batch.labels)
+    else:
+        out = model(batch.inputs, labels=batch.labels, shift_labels=batch.labels)
+        logits, loss = out.logits, out.loss
+    loss.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters()}
+    return {name: t.detach().double() for name, t in {"logits": logits, "loss": loss, **gradients}.items()}
+
+
+def errors(got: Mapping[str, Tensor], true: Mapping[str, Tensor]) -> dict[str, float]:
+    """Relative L2 error of the logits, of the loss, and of the gradient that is worst."""
+    assert got.keys() == true.keys()
+    relative = {name: float((got[name] - true[name]).norm() / true[name].norm()) for name in true}
+    return {"logits": relative.pop("logits"), "loss": relative.pop("loss"), "gradients": max(relative.values())}
+
+
+def floor(got: Mapping[str, Tensor], true: Mapping[str, Tensor]) -> dict[str, float]:
+    """``errors``, but the loss's is the most that the worst logit's error can do to it: chance can make it 0."""
+    most = 2 * float((got["logits"] - true["logits"]).abs().max() / true["loss"])
+    return {**errors(got, true), "loss": most}

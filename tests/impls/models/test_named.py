@@ -1,0 +1,129 @@
+"""Workloads by name and from TOML files."""
+
+from pathlib import Path
+
+import pytest
+
+from harness.spec import ModelConfig, Topology, Workload
+from harness.spec.named import NAMED, load
+from harness.spec.qwen3 import config_json
+from tests.impls.models.peer import TIED_GQA
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_each_name_loads_its_workload_and_is_legal_where_it_is_meant_to_run(name: str) -> None:
+    workload = load(name)
+    assert workload is NAMED[name]
+    assert workload.name == name
+    for topology in (Topology(), Topology(dp=2), Topology(tp=2), Topology(tp=4), Topology(dp=2, tp=2)):
+        assert workload.check(topology) == ""
+
+
+def test_the_default_is_tiny() -> None:
+    assert NAMED["tiny"] == Workload()
+
+
+def test_nothing_divides_uneven() -> None:
+    model, tied = NAMED["uneven"].model, NAMED["uneven_tied"].model
+    assert all(size % 2 for size in (model.parameters, model.vocab_size, model.hidden_size))
+    assert NAMED["uneven"].sequence_length % 2
+    assert model.intermediate_size % 8
+    assert tied.tie_word_embeddings
+    assert tied.vocab_size % 2
+    assert tied.parameters % 4  # V·h + h is even where V is odd, so 2 divides every tied model
+
+
+def test_the_real_models_have_their_published_sizes() -> None:
+    sizes = {name: NAMED[name].model.parameters for name in ("small", "qwen3-0.6b", "qwen3-4b")}
+    assert {name: f"{size:.1e}" for name, size in sizes.items()} == {
+        "small": "5.0e+07",
+        "qwen3-0.6b": "6.0e+08",
+        "qwen3-4b": "4.0e+09",
+    }
+
+
+def test_a_toml_file_gives_each_field(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").touch()
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        """
+        steps = 3
+        lr = 1
+        betas = [0, 0.9]
+        dtype = "bf16"
+        data = "text.txt"
+        [model]
+        hidden_size = 64
+        rope_theta = 10000
+        tie_word_embeddings = true
+        """
+    )
+    expected = Workload(
+        "mine",
+        ModelConfig(hidden_size=64, rope_theta=1e4, tie_word_embeddings=True),
+        steps=3,
+        lr=1.0,
+        betas=(0.0, 0.9),
+        dtype="bf16",
+        data=str(tmp_path / "text.txt"),
+    )
+    assert load(str(file)) == expected
+    assert type(load(str(file)).lr) is float
+
+
+def test_weights_bring_their_model(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "config.json").write_text(config_json(TIED_GQA, "float32"))
+    (tmp_path / "mine.toml").write_text('weights = "folder"\n')
+    assert load(str(tmp_path / "mine.toml")) == Workload("mine", TIED_GQA, weights=str(tmp_path / "folder"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tinny", "unknown workload 'tinny'; did you mean tiny"),
+        ("xyz", "unknown workload 'xyz'; known: tiny, tiny_adamw, uneven, uneven_tied, small, qwen3-0.6b, qwen3-4b"),
+        ("absent.toml", "there is no workload file absent.toml"),
+    ],
+)
+def test_an_unknown_workload_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError) as refusal:
+        load(text)
+    assert str(refusal.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("stepz = 3", "unknown field 'stepz'; did you mean steps?"),
+        ('name = "x"', "unknown field 'name'"),
+        ("[model]\nhiden_size = 3", "unknown field 'model.hiden_size'; did you mean hidden_size?"),
+        ('lr = "fast"', "lr must be a number, not 'fast'"),
+        ("steps = 5.0", "steps must be an integer, not 5.0"),
+        ("steps = true", "steps must be an integer, not True"),
+        ("dtype = 32", "dtype must be text, not 32"),
+        ("betas = [0.9]", "betas must be a list of two numbers, not [0.9]"),
+        ('betas = [0.9, "x"]', "betas must be a number, not 'x'"),
+        ("model = 3", "model must be a table [model], not 3"),
+        ("[model]\ntie_word_embeddings = 1", "model.tie_word_embeddings must be true or false, not 1"),
+        ("[model]\nhead_dim = 15", "model.head_dim 15 must be even"),
+        ('optimizer = "lion"', "optimizer 'lion' is unknown; known: sgd, adamw"),
+        ("steps = 5\nlr = = 1", "Invalid value (at line 2, column 6)"),
+        ('data = "absent.txt"', "data: there is no "),
+        ('weights = "."', "there is no "),
+        ('weights = "."\n[model]\nhidden_size = 64', "[model] beside weights"),
+    ],
+)
+def test_each_fault_of_a_file_is_one_clear_line(content: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(content)
+    with pytest.raises(ValueError) as refusal:
+        load(str(file))
+    assert str(refusal.value).startswith(f"{file}: {message}")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_file_may_not_take_the_name_of_a_built_in_workload(tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text("steps = 3")
+    with pytest.raises(ValueError, match="'tiny' is the name of a built-in workload"):
+        load(str(tmp_path / "tiny.toml"))

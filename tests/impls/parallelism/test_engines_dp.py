@@ -1,0 +1,114 @@
+"""DeepSpeed's and Megatron-Core's data parallelism on two CPU ranks, against the float64 oracle and the laws."""
+
+import importlib
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from harness.lab import Lab
+from harness.launch.local import LocalLauncher
+from harness.spec import Case, Engine, Topology, Trainer, Workload
+from harness.spec.named import NAMED
+from impls.parallelism import data_parallel, zero
+
+DP2 = Topology(dp=2)
+UNEVEN_TIED = NAMED["uneven_tied"]
+# With so large an epsilon AdamW's step is nearly linear in the gradient: a wrong norm cannot hide in it.
+CLIPPED = UNEVEN_TIED.with_(
+    name="uneven_tied_clipped", optimizer="adamw", lr=1.0, eps=1.0, weight_decay=0.1, max_grad_norm=0.5
+)
+MIXED = NAMED["tiny_adamw"].with_(dtype="bf16")
+CARDS = {"data_parallel": data_parallel.CARD, "zero": zero.CARD}
+
+
+def with_a_larger_rate(workload: Workload, topology: Topology, adapter: str) -> Trainer:
+    faster = workload.with_(lr=workload.lr * 1.01)
+    trainer: Trainer = importlib.import_module(adapter).build(faster, topology)
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    lab = Lab(CARDS, [], LocalLauncher(), lambda *_: None, capacity=2)
+    yield lab
+    lab.close()
+
+
+def case(variant: str, engine: str, workload: Workload) -> Case:
+    return Case("zero" if variant.startswith("zero") else "data_parallel", variant, engine, DP2, workload)
+
+
+@pytest.mark.parametrize(
+    ("variant", "engine", "workload"),
+    [
+        ("ddp_no_sync", "deepspeed", UNEVEN_TIED),
+        ("ddp_no_sync", "megatron", UNEVEN_TIED),
+        ("zero1", "deepspeed", UNEVEN_TIED),
+        ("zero2", "deepspeed", UNEVEN_TIED),
+        ("zero3", "deepspeed", UNEVEN_TIED),
+        ("ddp", "deepspeed", CLIPPED),
+        ("zero3", "deepspeed", CLIPPED),
+        ("zero1", "megatron", CLIPPED),
+    ],
+)
+def test_engine_computes_what_the_dense_model_does(lab: Lab, variant: str, engine: str, workload: Workload) -> None:
+    findings = lab.parity(case(variant, engine, workload))
+    assert {finding.quantity for finding in findings} >= {"gradient", "update", "loss"}
+    assert [finding.reason for finding in findings if finding.verdict != "pass"] == []
+
+
+@pytest.mark.parametrize("engine", ["deepspeed", "megatron"])
+def test_a_learning_rate_one_percent_too_large_is_seen(lab: Lab, engine: str) -> None:
+    adapter = data_parallel.CARD.engines[engine].build.partition(":")[0]
+    planted = replace(
+        data_parallel.CARD,
+        variants={"faulty": {"adapter": adapter}},
+        engines={**data_parallel.CARD.engines, engine: Engine(f"{__name__}:with_a_larger_rate")},
+    )
+    lab.cards = {**CARDS, "data_parallel": planted}
+    try:
+        verdicts = {f.quantity: f.verdict for f in lab.parity(case("faulty", engine, UNEVEN_TIED))}
+    finally:
+        lab.cards = CARDS
+    assert (verdicts["gradient"], verdicts["update"], verdicts["update slope"]) == ("pass", "fail", "fail")
+
+
+@pytest.mark.parametrize(
+    ("variant", "engine"),
+    [("ddp", "megatron"), ("zero1", "megatron"), ("zero2", "deepspeed"), ("zero3", "deepspeed")],
+)
+def test_states_in_mixed_precision_take_what_the_paper_promises(lab: Lab, variant: str, engine: str) -> None:
+    states = lab.memory(case(variant, engine, MIXED))[0]
+    assert (states.quantity, states.verdict) == ("states", "pass"), states.reason
+
+
+@pytest.mark.parametrize("engine", ["deepspeed", "megatron"])
+def test_several_micro_batches_are_reduced_once(lab: Lab, engine: str) -> None:
+    by_op = lab.traffic(case("ddp_no_sync", engine, UNEVEN_TIED))[0].detail["by_op"]
+    ring = 2 * (DP2.dp - 1) / DP2.dp
+    assert by_op["all_reduce"]["bytes"] == ring * UNEVEN_TIED.model.parameters * UNEVEN_TIED.element_size
+
+
+def test_deepspeed_gathers_weights_twice_and_reduces_gradients_once_in_stage_3(lab: Lab) -> None:
+    by_op = lab.traffic(case("zero3", "deepspeed", MIXED))[0].detail["by_op"]
+    share = (DP2.dp - 1) / DP2.dp * MIXED.model.parameters * MIXED.element_size
+    gathered, scattered = (by_op[name]["bytes"] + by_op[name]["control"] for name in ("all_gather", "reduce_scatter"))
+    assert (gathered / share, scattered / share) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("variant", "engine", "workload", "reason"),
+    [
+        ("zero1", "megatron", Workload(), "takes Adam only, not sgd"),
+        ("zero2", "megatron", NAMED["tiny_adamw"], "is ZeRO stage 1, not 2"),
+        ("ddp", "megatron", Workload(dtype="fp64"), "float32, float16 and bfloat16"),
+        ("ddp", "deepspeed", Workload(dtype="fp64"), "float32, float16 and bfloat16"),
+    ],
+)
+def test_what_an_engine_does_not_take_is_skipped_with_the_reason(
+    lab: Lab, variant: str, engine: str, workload: Workload, reason: str
+) -> None:
+    (finding,) = lab.parity(case(variant, engine, workload))
+    assert finding.verdict == "skipped"
+    assert reason in finding.reason

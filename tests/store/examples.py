@@ -1,0 +1,47 @@
+"""A case and its findings, and what another process does to a store."""
+
+import os
+import signal
+from multiprocessing.synchronize import Barrier
+from typing import Any
+
+from harness.spec import Case, Finding, Topology, Workload
+from harness.store import Store
+
+CASE = Case("zero", "zero3", "deepspeed", Topology(dp=2), Workload())
+FINDING = Finding(
+    measure="memory",
+    quantity="peak",
+    value=0.1 + 0.2,  # needs all 17 digits
+    unit="B",
+    verdict="pass",
+    reason="30% below the law",
+    law=1e300,
+    bound=5e-324,
+    direction="lower",
+    detail={"series": [1, 2.5, None], "kind": {"real": True}, "big": 2**62},
+)
+
+
+def write(url: str, started: Barrier, quantities: int) -> None:
+    """One session: opens (and perhaps creates) the store at the same moment as others, then writes one by one."""
+    started.wait()
+    store = Store.open(url)
+    run = store.begin({}, "pytest")
+    for number in range(quantities):
+        store.add(run, CASE, "cpu", [FINDING.but(quantity=str(number))])
+    store.finish(run, "finished")
+
+
+def write_and_die(url: str) -> None:
+    store = Store.open(url)
+    run = store.begin({}, "pytest")
+    store.add(run, CASE, "cpu", [FINDING])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def written(store: Store, *findings: Finding, case: Case = CASE, **filters: Any) -> list[dict[str, Any]]:
+    """What comes back when ``findings`` are stored in a new run."""
+    run = store.begin({}, "pytest")
+    store.add(run, case, "cpu", findings)
+    return store.records(run, **filters)

@@ -1,0 +1,119 @@
+"""Provenance, and the key that keeps unlike hardware apart."""
+
+import getpass
+import json
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+import pytest
+
+from harness.store import environment, hardware_key
+
+GIT = ("git", "-c", "user.name=x", "-c", "user.email=x@example.org")
+SOURCE = sys.modules["harness.store.environment"].__file__ or ""
+
+
+def put_program(folder: Path, name: str, body: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for ``name``, first on the search path."""
+    folder.mkdir(exist_ok=True)
+    program = folder / name
+    program.write_text(f"#!/bin/sh\n{body}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+
+
+def checkout_of(source: Path) -> tuple[object, object]:
+    """Commit and dirty flag as the copy ``source`` of the module sees them."""
+    code = f"import runpy, json; e = runpy.run_path({str(source)!r})['environment'](); print(json.dumps(e))"
+    found = json.loads(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout)
+    return found["commit"], found["dirty"]
+
+
+def test_the_environment_tells_hardware_and_versions() -> None:
+    found = environment()
+    assert found["python"] == platform.python_version()
+    assert found["memory"] == psutil.virtual_memory().total
+    assert 1 <= found["cores"] <= (psutil.cpu_count() or 0)
+    assert found["cpu"]
+    assert found["packages"]["numpy"] == version("numpy")
+    names = "plumbline torch deepspeed megatron-core transformers trl peft accelerate triton numpy"
+    assert list(found["packages"]) == names.split()
+
+
+def test_a_package_that_is_not_installed_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["harness.store.environment"], "PACKAGES", ("no-such-package",))
+    assert environment()["packages"] == {"no-such-package": None}
+
+
+def test_the_environment_names_no_host_user_or_path() -> None:
+    text = json.dumps(environment())
+    words = text.replace('"', " ").replace(",", " ").split()
+    assert socket.gethostname() not in words
+    assert getpass.getuser() not in words
+    assert str(Path.home()) not in text
+    assert str(Path(SOURCE).parent) not in text
+
+
+def test_neither_the_environment_nor_a_store_needs_torch_or_loads_pandas(tmp_path: Path) -> None:
+    code = (
+        "import sys; from harness.store import Store, environment; "
+        f"store = Store.open({str(tmp_path / 'store.db')!r}); store.begin(environment(), 'x'); store.records(); "
+        "print(sorted({'torch', 'pandas'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_gpus_and_driver_come_from_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = "printf 'NVIDIA H100 80GB HBM3, 570.86.15\\nNVIDIA H100 80GB HBM3, 570.86.15\\n'"
+    put_program(tmp_path / "bin", "nvidia-smi", lines, monkeypatch)
+    found = environment()
+    assert (found["gpus"], found["driver"]) == (["NVIDIA H100 80GB HBM3"] * 2, "570.86.15")
+    found = environment(["NVIDIA A100"])
+    assert (found["gpus"], found["driver"]) == (["NVIDIA A100"], "570.86.15")
+
+
+@pytest.mark.parametrize("body", ["echo 'Failed to initialize NVML'; exit 9", "echo 'No devices were found'"])
+def test_without_a_working_driver_there_are_no_gpus(body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_program(tmp_path / "bin", "nvidia-smi", body, monkeypatch)
+    found = environment()
+    assert (found["gpus"], found["driver"]) == ([], None)
+
+
+def test_the_commit_is_that_of_the_source_and_says_if_files_differ(tmp_path: Path) -> None:
+    source = tmp_path / "environment.py"
+    shutil.copy(SOURCE, source)
+    assert checkout_of(source) == (None, None)
+    git = (*GIT, "-C", str(tmp_path))
+    subprocess.run([*git, "init", "-q"], check=True)
+    # the checkout of something else, with the source lying in it
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    assert checkout_of(source) == (None, None)
+    subprocess.run([*git, "add", source.name], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "x"], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    assert checkout_of(source) == (head, False)
+    with source.open("a") as file:
+        file.write("# changed\n")
+    assert checkout_of(source) == (head, True)
+
+
+def test_the_hardware_key_tells_hardware_apart_and_nothing_else() -> None:
+    machine = {"cpu": "EPYC", "cores": 8, "memory": 64 * 2**30, "gpus": ["H100", "H100"], "driver": "1", "python": "3"}
+    key = hardware_key(machine)
+    assert key == "8 x EPYC, 64 GiB; 2 x H100"
+    assert hardware_key({**machine, "driver": "2", "python": "4", "memory": 64 * 2**30 - 5000}) == key
+    for change in ({"cpu": "Xeon"}, {"cores": 16}, {"memory": 2**35}, {"gpus": ["H100"]}, {"gpus": ["H100", "H200"]}):
+        assert hardware_key({**machine, **change}) != key
+    assert hardware_key({**machine, "gpus": []}) == "8 x EPYC, 64 GiB"
+
+
+def test_an_environment_without_hardware_has_no_key() -> None:
+    with pytest.raises(ValueError, match="environment has no memory, gpus"):
+        hardware_key({"cpu": "EPYC", "cores": 8})
