@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness import catalog
+from harness.blocks import Block, BlockKey, block_key, judge_block, run_block
 from harness.judge import law as law_judge
 from harness.launch.base import Launcher
-from harness.blocks import Block, BlockKey, block_key, judge_block, run_block
 from harness.launch.outcome import Done, Job, Outcome
 from harness.oracle import TASKS, Oracles, no_run, tensors, trouble, update
 from harness.spec import Card, Case, Claim, Finding, Topology, Workload

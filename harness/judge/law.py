@@ -1,32 +1,29 @@
 """Measured against what a paper promises."""
 
-from typing import Any
-
 from harness.spec import Finding, Law
 
 
 def judge(law: Law, promised: float, value: float, unit: str, padding: float = 0.0) -> Finding:
-    """Pass within the law's tolerance on either side; a tolerance of 0 is to the unit, named padding apart.
-
-    ``padding``: what the engine is known to add for alignment, in the same unit.
+    """Pass within the law's tolerance; a tolerance of 0 is to the unit. What the engine is known to add for alignment
+    (``padding``, in the same unit) is named and taken off first. Less memory than promised is no failure.
     """
-    allowed = law.tolerance * promised
+    allowed = max(law.tolerance * promised, 0.5)  # half a unit: shares of buffers that N does not divide
     off = value - padding - promised
-    good = abs(off) <= max(allowed, 0.5)  # half a unit: shares of buffers that N does not divide
+    lean = law.measure == "memory" and off < -allowed
     text = f"measured {value:,.0f} {unit}, promised {promised:,.0f} ({value / promised - 1:+.2%})"
     if padding:
         text += f", of which {padding:,.0f} are padding"
-    text += f"; {law.source}"
-    detail: dict[str, Any] = {"padding": padding}
+    if lean:
+        text += ", leaner than promised"
     return Finding(
         law.measure,
         law.quantity,
         value,
         unit,
-        "pass" if good else "fail",
-        text,
+        "pass" if abs(off) <= allowed or lean else "fail",
+        f"{text}; {law.source}",
         law=promised,
-        bound=promised + padding + allowed,
-        direction="equal",
-        detail=detail,
+        bound=promised + padding + law.tolerance * promised,
+        direction="lower" if law.measure == "memory" else "equal",
+        detail={"padding": padding},
     )

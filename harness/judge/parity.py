@@ -8,7 +8,6 @@ scale that a norm is blind to in low precision.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from harness.spec import Finding

@@ -21,11 +21,6 @@ STACKS = 0.3  # seconds for a stuck rank to write its stacks
 START = 120.0  # seconds for a server to import its engine
 
 
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def _listen(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
@@ -234,7 +229,7 @@ def _collective(stack: str) -> str:
 
 
 class LocalLauncher:
-    """``gpus`` 0: gloo ranks on the CPU, with the cores shared out among them."""
+    """``gpus`` 0: gloo ranks on the CPU, one thread each, so that figures of different world sizes compare."""
 
     def __init__(self, gpus: int = 0) -> None:
         self.gpus = gpus
@@ -244,7 +239,7 @@ class LocalLauncher:
 
     def world(self, size: int, engine: str, module: str) -> LocalWorld:
         # gloo asks for the host name's address otherwise, which need not resolve.
-        environment = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": str(max(1, cores() // size))}
+        environment = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
         if not self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ""
         server = self._servers.get(engine)

@@ -21,6 +21,7 @@ from sqlalchemy import (
     Table,
     Text,
     create_engine,
+    event,
     inspect,
     make_url,
     select,
@@ -109,6 +110,9 @@ def connect(url: str, create: bool = True, steps: Sequence[Sequence[str]] = STEP
     except ImportError as error:
         message = f"{shown(address)}: driver not installed ({_line(error)}); pip install 'plumbline[postgresql]'"
         raise StoreError(message) from None
+    if address.drivername == "sqlite":
+        # A commit reaches the write-ahead log, not yet the disk: it outlives this process, which is what is asked.
+        event.listen(engine, "connect", lambda raw, _: raw.execute("PRAGMA synchronous = NORMAL"))
     _prepare(engine, create, steps)
     return engine
 

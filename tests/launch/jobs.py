@@ -2,15 +2,19 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import torch
 import torch.distributed as dist
 
 from harness.launch.rank import Context
+from harness.spec import Unsupported
 
 
 def total(context: Context) -> float:
+    """1 + 2 + … + the number of ranks, by a collective."""
     x = torch.tensor([float(context.rank + 1)])
     dist.all_reduce(x)
     return x.item()
@@ -28,9 +32,23 @@ def one_is_killed(context: Context) -> None:
     total(context)
 
 
+def one_exits(context: Context) -> None:
+    if context.rank == 1:
+        print("rank 1 has had enough", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(3)
+    total(context)
+
+
 def one_never_enters(context: Context) -> None:
     if context.rank == 1:
         time.sleep(600)
+    total(context)
+
+
+def one_is_stopped(context: Context) -> None:
+    if context.rank == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
     total(context)
 
 
@@ -40,8 +58,35 @@ def one_runs_out_of_memory(context: Context) -> None:
     total(context)
 
 
+def is_unsupported(context: Context) -> None:
+    raise Unsupported("this engine has no such stage")
+
+
+def returns_what_cannot_be_sent(context: Context) -> object:
+    return lambda: None
+
+
 def leaves_a_child(context: Context) -> int:
-    pid = os.fork()
-    if pid == 0:
-        time.sleep(600)
-    return pid
+    """The process id of a child that would sleep on for ten minutes."""
+    return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]).pid
+
+
+def leaves_a_child_and_dies(context: Context) -> None:
+    pid = leaves_a_child(context)
+    print(f"child {pid}", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def remembers(context: Context) -> int:
+    """How often this world has been asked."""
+    context.state["asked"] = context.state.get("asked", 0) + 1
+    return int(context.state["asked"])
+
+
+def pid(context: Context) -> int:
+    return os.getpid()
+
+
+def imports(context: Context, module: str) -> None:
+    """What a case's job does first."""
+    __import__(module)

@@ -1,0 +1,200 @@
+"""Megatron-Core's own GPTModel (local layer specification: no Transformer Engine), with its DDP and its optimizer."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+
+import torch
+import torch.nn.functional as F
+from megatron.core import parallel_state
+from megatron.core.distributed import (
+    DistributedDataParallel,
+    DistributedDataParallelConfig,
+    finalize_model_grads,
+)
+from megatron.core.models.gpt import GPTModel
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.transformer import TransformerConfig
+from torch import Tensor
+
+from harness.spec import Batch, ModelConfig, Topology, Unsupported, Workload
+from impls.models import megatron
+from impls.models.mesh import device, share
+from impls.models.weights import TORCH_DTYPES, initial
+from impls.parallelism.tensor_parallel.shards import collect, shard
+
+# Megatron's name of each part of a layer → the canonical parameters that it holds.
+LAYER = {
+    "input_layernorm": ("input_layernorm",),
+    "self_attention.linear_qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "self_attention.q_layernorm": ("self_attn.q_norm",),
+    "self_attention.k_layernorm": ("self_attn.k_norm",),
+    "self_attention.linear_proj": ("self_attn.o_proj",),
+    "pre_mlp_layernorm": ("post_attention_layernorm",),
+    "mlp.linear_fc1": ("mlp.gate_proj", "mlp.up_proj"),
+    "mlp.linear_fc2": ("mlp.down_proj",),
+}
+OUTSIDE = {
+    "embedding.word_embeddings": ("model.embed_tokens",),
+    "decoder.final_layernorm": ("model.norm",),
+    "output_layer": ("lm_head",),
+}
+
+
+def canonical(name: str) -> tuple[str, ...]:
+    """The canonical parameters that Megatron's parameter of this name holds."""
+    module = name.removesuffix(".weight")
+    if module in OUTSIDE:
+        return tuple(f"{part}.weight" for part in OUTSIDE[module])
+    layer, _, part = module.removeprefix("decoder.layers.").partition(".")
+    return tuple(f"model.layers.{layer}.{part}.weight" for part in LAYER[part])
+
+
+def pack(parts: list[Tensor], config: ModelConfig) -> Tensor:
+    """This rank's q, k, v as Megatron lays them, [groups · (a/k + 2) · d, h]: each key/value head behind its query
+    heads. Everything else (gate and up, or a tensor by itself) is stacked."""
+    if len(parts) < 3:
+        return torch.cat(parts)
+    groups = parts[1].shape[0] // config.head_dim
+    return torch.cat([part.view(groups, -1, part.shape[-1]) for part in parts], 1).flatten(0, 1)
+
+
+def unpack(fused: Tensor, count: int, config: ModelConfig) -> list[Tensor]:
+    """The inverse of :func:`pack` for ``count`` parts."""
+    if count < 3:
+        return list(fused.chunk(count))
+    d, heads = config.head_dim, config.num_attention_heads // config.num_key_value_heads
+    parts = fused.view(-1, (heads + 2) * d, fused.shape[-1]).split((heads * d, d, d), 1)
+    return [part.flatten(0, 1) for part in parts]
+
+
+def transformer_config(workload: Workload, topology: Topology) -> TransformerConfig:
+    """Qwen3's layer. What is off here needs Apex or a GPU, or computes something else (see each)."""
+    model = workload.model
+    return TransformerConfig(
+        num_layers=model.num_hidden_layers,
+        hidden_size=model.hidden_size,
+        ffn_hidden_size=model.intermediate_size,
+        num_attention_heads=model.num_attention_heads,
+        num_query_groups=model.num_key_value_heads,
+        kv_channels=model.head_dim,
+        normalization="RMSNorm",
+        layernorm_epsilon=model.rms_norm_eps,
+        qk_layernorm=True,
+        gated_linear_unit=True,
+        activation_func=F.silu,
+        add_bias_linear=False,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        params_dtype=TORCH_DTYPES[workload.dtype],
+        bf16=workload.dtype == "bf16",
+        tensor_model_parallel_size=topology.tp,
+        use_cpu_initialization=True,
+        perform_initialization=False,
+        gradient_accumulation_fusion=False,  # an Apex kernel
+        masked_softmax_fusion=False,  # a CUDA kernel
+        persist_layer_norm=False,  # an Apex kernel
+        apply_rope_fusion=False,  # a Transformer Engine kernel
+        bias_activation_fusion=False,  # rounds differently
+        cross_entropy_loss_fusion=False,  # casts the gradient to bfloat16
+    )
+
+
+class TensorParallel:
+    def __init__(self, workload: Workload, topology: Topology) -> None:
+        if workload.dtype == "fp64":
+            raise Unsupported("Megatron-Core's optimizers take float32, float16 and bfloat16 weights only")
+        if workload.model.vocab_size % topology.tp:
+            raise Unsupported(
+                f"Megatron-Core cuts the vocabulary into equal parts only, and tp {topology.tp} does not divide "
+                f"{workload.model.vocab_size}; rows of padding would take part in its softmax"
+            )
+        megatron.start(topology)
+        self.workload, self.topology = workload, topology
+        self.tp = parallel_state.get_tensor_model_parallel_group()
+        model, config = workload.model, transformer_config(workload, topology)
+        gpt = GPTModel(
+            config=config,
+            transformer_layer_spec=get_gpt_layer_local_spec(qk_layernorm=True, normalization="RMSNorm"),
+            vocab_size=model.vocab_size,
+            max_sequence_length=workload.sequence_length,
+            parallel_output=True,
+            share_embeddings_and_output_weights=model.tie_word_embeddings,
+            position_embedding_type="rope",
+            rotary_base=model.rope_theta,
+        )
+        gpt.to(device(), config.params_dtype)  # the norms are born in float32
+        self.weights = dict(gpt.named_parameters())
+        self._fill()
+        communication = DistributedDataParallelConfig(grad_reduce_in_fp32=False)
+        self.model = DistributedDataParallel(config, communication, gpt)
+        settings = OptimizerConfig(
+            optimizer="adam" if workload.optimizer == "adamw" else "sgd",
+            lr=workload.lr,
+            weight_decay=workload.weight_decay,
+            adam_beta1=workload.betas[0],
+            adam_beta2=workload.betas[1],
+            adam_eps=workload.eps,
+            sgd_momentum=0.0,  # its default is 0.9
+            clip_grad=workload.max_grad_norm,  # its default is 1.0
+            bf16=config.bf16,
+            params_dtype=config.params_dtype,
+        )
+        # Without overrides it would put norms into a group that a scheduler does not decay; the workload decays all.
+        self.optimizer = get_megatron_optimizer(
+            settings, [self.model], config_overrides={}, use_gloo_process_groups=False
+        )
+
+    def _fill(self) -> None:
+        """Copies this rank's part of the initial weights into the model, a parameter at a time."""
+        waiting = {part: name for name in self.weights for part in canonical(name)}
+        parts: dict[str, Tensor] = {}
+        with torch.no_grad():
+            for part, full in initial(self.workload):
+                name = waiting.pop(part)
+                parts[part] = shard(part, full, self.tp.rank(), self.topology.tp)
+                if all(each in parts for each in canonical(name)):
+                    held = [parts.pop(each) for each in canonical(name)]
+                    self.weights[name].copy_(pack(held, self.workload.model))
+        if waiting:
+            raise ValueError(f"no initial weight for {', '.join(waiting)}")
+
+    def backward(self, batch: Batch) -> Tensor:
+        rank, total = parallel_state.get_data_parallel_rank(), torch.zeros((), device=device())
+        micro_batches = list(share(batch, self.workload, rank, self.topology.dp))
+        for index, (tokens, labels) in enumerate(micro_batches):
+            last = index == len(micro_batches) - 1
+            positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+            with contextlib.nullcontext() if last else self.model.no_sync():
+                loss = self.model(tokens, positions, None, labels=labels).mean() / len(micro_batches)
+                loss.backward()
+            total += loss.detach()
+        finalize_model_grads([self.model])  # the sums over dp, and over tp those of the QK-norms
+        return total
+
+    def update(self) -> None:
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.model.zero_grad_buffer()
+
+    def gradients(self) -> Mapping[str, Tensor]:
+        return self._collect({name: parameter.main_grad for name, parameter in self.weights.items()})
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        return self._collect({name: getattr(p, "main_param", p) for name, p in self.weights.items()})
+
+    def _collect(self, fused: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return collect(dict(self._canonical(fused)), self.tp)
+
+    def _canonical(self, fused: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in fused.items():
+            parts = canonical(name)
+            yield from zip(parts, unpack(tensor.detach(), len(parts), self.workload.model), strict=True)
+
+    def padding(self) -> int:
+        """Elements by which Megatron's flat gradient buffers exceed the parameters."""
+        return sum(buffer.numel for buffer in self.model.buffers) - sum(p.numel() for p in self.weights.values())
+
+
+def build(workload: Workload, topology: Topology) -> TensorParallel:
+    return TensorParallel(workload, topology)
