@@ -8,10 +8,17 @@ from harness.spec import DTYPES, Card, Case, Topology, Workload
 from harness.spec.named import load
 
 MEASURES = ("parity", "memory", "traffic", "throughput", "quality")
-# Trainers: plain SGD shows wiring, AdamW the optimizer's states, uneven sizes the padding.
-TRAINER_WORKLOADS = ("tiny", "tiny_adamw", "uneven")
-FUNCTION_WORKLOADS = ("tiny",)
-TOPIC_DTYPES = ("fp32", "bf16")
+# Where no workload is asked for, Trainers run these: (workload, dtype, on every topology or on two ranks only). Plain SGD
+# shows wiring, AdamW in mixed precision the states that papers speak of, uneven sizes and tied weights the padding.
+TRAINER_GRID = (
+    ("tiny", "fp32", True),
+    ("tiny", "bf16", False),
+    ("tiny_adamw", "fp32", False),
+    ("tiny_adamw", "bf16", True),
+    ("uneven_tied", "fp32", True),
+    ("uneven_tied", "bf16", False),
+)
+FUNCTION_GRID = (("tiny", "fp32", True), ("tiny", "bf16", True))
 CURVE_STEPS = 20  # a workload of at least so many steps is trained for its learning curve too
 
 
@@ -49,9 +56,8 @@ def cases(request: Request, chosen: dict[str, Card]) -> list[Case]:
     topologies = [Topology.parse(text) for text in request.topologies]
     found = []
     for card in chosen.values():
-        workloads = _workloads(request, card)
         for topology in topologies or [Topology.parse(text) for text in card.topologies]:
-            for workload in workloads:
+            for workload in _workloads(request, card, topology):
                 # What the user asked for must fit; of the cards' own grid, what does not is skipped with the reason.
                 if topologies and (reason := workload.check(topology)):
                     raise ValueError(f"workload {workload.name} on {topology}: {reason}")
@@ -59,15 +65,17 @@ def cases(request: Request, chosen: dict[str, Card]) -> list[Case]:
     return found
 
 
-def _workloads(request: Request, card: Card) -> list[Workload]:
-    own = FUNCTION_WORKLOADS if catalog.problem(card) else TRAINER_WORKLOADS
-    named = [load(name) for name in request.workloads or own]
-    found = []
-    for workload in named:
-        # A workload of one's own is run in its own precision, a built-in one in each that the topic is judged in.
-        dtypes = request.dtypes or ((workload.dtype,) if request.workloads else TOPIC_DTYPES)
-        found += [workload.with_(dtype=dtype) for dtype in dtypes]
-    return found
+def _workloads(request: Request, card: Card, topology: Topology) -> list[Workload]:
+    """A workload that was asked for runs in its own precision, unless that is asked for too."""
+    if request.workloads:
+        named = [load(name) for name in request.workloads]
+        return [work.with_(dtype=dtype) for work in named for dtype in request.dtypes or (work.dtype,)]
+    grid = FUNCTION_GRID if catalog.problem(card) else TRAINER_GRID
+    return [
+        load(name).with_(dtype=dtype)
+        for name, dtype, everywhere in grid
+        if (everywhere or topology.world_size == 2) and dtype in (request.dtypes or DTYPES)
+    ]
 
 
 def _variants(card: Card, topology: Topology, workload: Workload, engines: Sequence[str]) -> Iterable[Case]:

@@ -178,6 +178,13 @@ def session_of(config: pytest.Config) -> Session:
     return config.stash[SESSION]
 
 
+def pytest_collection(session: pytest.Session) -> None:
+    """Wrong options are a usage error before anything is collected, one line instead of one error a file."""
+    named = [Path(argument.partition("::")[0]).resolve() for argument in session.config.args]
+    if any("suites" in (path.name, path.parent.name) for path in named):
+        session_of(session.config)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """``case``, ``claim`` and ``waiver`` are parameters of the suites' tests."""
     if Path(metafunc.module.__file__ or "").parent.name != "suites":

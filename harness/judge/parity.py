@@ -157,7 +157,7 @@ def _where(
     if kind == "update" and reference.oracle.losses:
         first = _first_loss(losses, reference)
         if first.startswith("step"):
-            step = f"{first}; update"
+            step = f"{first}; {step}"
     text = f"{step}, {kind} of {name}"
     if ranks > 1 and true.numel() >= ranks:
         parts = [float(part.square().sum()) for part in (got.double() - true.double()).flatten().tensor_split(ranks)]

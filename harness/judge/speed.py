@@ -29,13 +29,18 @@ def timing(rounds: Sequence[Sequence[float]]) -> Timing:
     medians = np.array([np.median(steps) for steps in rounds])
     drawn = _resampled(medians)
     low, high = np.quantile(drawn, [0.025, 0.975])
-    # A/A: two halves of the same engine's rounds, drawn at random, differ by chance alone.
+    return Timing(float(np.median(medians)), float(low), float(high), _effect(medians))
+
+
+def _effect(medians: NDArray[np.float64]) -> float:
+    """A/A: two halves of the same engine's rounds, drawn at random, differ by chance alone."""
+    if len(medians) < 2:
+        return float("inf")
     generator = np.random.default_rng(1)
     halves = generator.permuted(np.tile(medians, (RESAMPLES, 1)), axis=1)
-    middle = max(1, len(medians) // 2)
+    middle = len(medians) // 2
     ratios = np.median(halves[:, :middle], axis=1) / np.median(halves[:, middle:], axis=1)
-    effect = float(np.quantile(np.abs(np.log(ratios)), 0.95)) if len(medians) > 1 else float("inf")
-    return Timing(float(np.median(medians)), float(low), float(high), effect)
+    return float(np.quantile(np.abs(np.log(ratios)), 0.95))
 
 
 def ratio(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> tuple[float, float, float]:

@@ -18,6 +18,13 @@ from harness.launch.outcome import Done, Failure, Hung, Job, Killed, Outcome, Ou
 
 GRACE = 1.0  # seconds that the other ranks get to speak after the first failure
 STACKS = 0.3  # seconds for a stuck rank to write its stacks
+WARM = ("torch", "torch._dynamo")  # every optimizer asks for dynamo: a second a rank, were it not there already
+ENVIRONMENT = {
+    "GLOO_SOCKET_IFNAME": "lo",  # gloo asks for the host name's address otherwise, which need not resolve
+    "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin take the cores that other ranks need
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # to ask whether there is CUDA must not initialise it before the fork
+}
 START = 120.0  # seconds for a server to import its engine
 
 
@@ -54,44 +61,56 @@ def _oom_kills() -> int:
 
 
 class _Server:
-    """The parent's end of one fork server."""
+    """The parent's end of one fork server. RuntimeError if the server ends or hangs while it imports the modules."""
 
     def __init__(self, folder: Path, name: str, modules: Sequence[str], environment: dict[str, str]) -> None:
         address = folder / f"server-{name}"
-        with contextlib.closing(_listen(address)) as listener:
+        log = folder / f"server-{name}.log"
+        with contextlib.closing(_listen(address)) as listener, log.open("w") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "harness.launch.server", str(address), *modules],
                 env=os.environ | environment,
                 start_new_session=True,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=(folder / f"server-{name}.log").open("w"),
+                stderr=errors,
             )
             deadline = time.monotonic() + START
             while (control := _accept(listener, 0.2)) is None:
                 if self.process.poll() is not None or time.monotonic() > deadline:
-                    log = (folder / f"server-{name}.log").read_text()[-2000:]
                     self.process.kill()
-                    raise RuntimeError(f"the fork server for {name} did not start:\n{log}")
+                    self.process.wait()
+                    raise RuntimeError(f"the fork server for {name} did not start:\n{log.read_text()[-2000:]}")
         self.control = control
         self.ended: dict[int, int] = {}
-        _, self.problems = self.control.recv()  # the engine is imported now
 
-    def fork(self, world: str, rank: int, environment: dict[str, str]) -> None:
-        self.control.send((world, rank, environment))
+    def fork(self, environments: Sequence[dict[str, str]]) -> list[int]:
+        """The process ids of new ranks, one for each environment; fewer if the server has ended."""
+        pids: list[int] = []
+        with contextlib.suppress(EOFError, OSError):
+            for environment in environments:
+                self.control.send(environment)
+            while len(pids) < len(environments):
+                message = self.control.recv()
+                if message[0] == "ended":
+                    self.ended[message[1]] = message[2]
+                else:
+                    pids.append(message[1])
+        return pids
 
     def exit_code(self, pid: int, patience: float) -> int | None:
-        """How a rank ended (negative: by a signal), or None if it still runs after ``patience`` seconds."""
+        """How a rank ended (negative: by a signal), or None if it still runs after ``patience`` seconds, or if the
+        server itself has ended, and its ranks with it."""
         deadline = time.monotonic() + patience
-        while pid not in self.ended:
-            if not self.control.poll(max(0.0, deadline - time.monotonic())):
-                return None
-            message = self.control.recv()
-            if message[0] == "ended":
-                self.ended[message[1]] = message[2]
-        return self.ended[pid]
+        with contextlib.suppress(EOFError, OSError):
+            while pid not in self.ended and self.control.poll(max(0.0, deadline - time.monotonic())):
+                _, ended, status = self.control.recv()
+                self.ended[ended] = status
+        return self.ended.get(pid)
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.control.send(None)
         self.control.close()
         try:
             self.process.wait(2)
@@ -109,10 +128,8 @@ class LocalWorld:
         self._scratch = Path(tempfile.mkdtemp(prefix="w", dir=folder))
         self._listener = _listen(self._scratch / "parent")
         self._connections: dict[int, Connection] = {}
-        self._pids: dict[int, int] = {}
         self._joined: set[int] = set()
         self._closed = False
-        name = self._scratch.name
         shared = environment | {
             "WORLD_SIZE": str(size),
             "LOCAL_WORLD_SIZE": str(size),
@@ -121,25 +138,20 @@ class LocalWorld:
             "MASTER_PORT": str(_free_port()),
             "PLUMBLINE_PARENT": str(self._scratch / "parent"),
             "PLUMBLINE_SCRATCH": str(self._scratch),
-            "PLUMBLINE_WORLD": name,
         }
-        for rank in range(size):
-            server.fork(name, rank, shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        self._pids = server.fork([shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)])
 
     def run(self, job: Job, timeout: float) -> tuple[Outcome, ...]:
+        if self._closed:
+            return tuple(Killed(rank, 0.0, "the world was closed before this job") for rank in range(self.size))
         start = time.monotonic()
         outcomes: dict[int, Outcome] = {}
         kills = _oom_kills()
         deadline = start + timeout
-        while len(self._connections) < self.size and time.monotonic() < deadline:
+        while len(self._connections) < self.size and time.monotonic() < deadline and not self._lost_a_newcomer():
             connection = _accept(self._listener, min(0.2, deadline - time.monotonic()))
             if connection is not None:
-                _, rank, pid = connection.recv()
-                self._connections[rank], self._pids[rank] = connection, pid
-                with contextlib.suppress(OSError):  # a rank that is already gone is found below
-                    connection.send(job)
-            elif self._server.process.poll() is not None:
-                break
+                self._greet(connection, job)
         if self._joined:
             for connection in self._connections.values():
                 with contextlib.suppress(OSError):
@@ -148,19 +160,33 @@ class LocalWorld:
             if rank not in self._connections:
                 outcomes[rank] = Killed(rank, time.monotonic() - start, f"the rank never started\n{self._log(rank)}")
         while pending := [rank for rank in self._connections if rank not in outcomes]:
+            if any(isinstance(outcome, Failure) for outcome in outcomes.values()):
+                deadline = min(deadline, time.monotonic() + GRACE)
             ready = wait([self._connections[rank] for rank in pending], max(0.0, deadline - time.monotonic()))
             for rank in pending:
                 if self._connections[rank] in ready:
                     outcome = self._receive(rank, time.monotonic() - start, kills)
                     if outcome is not None:
                         outcomes[rank] = outcome
-            if any(isinstance(outcome, Failure) for outcome in outcomes.values()):
-                deadline = min(deadline, time.monotonic() + GRACE)
             if not ready and time.monotonic() >= deadline:
                 outcomes |= self._stacks(pending, time.monotonic() - start)
         if any(isinstance(outcome, Failure) for outcome in outcomes.values()):
             self.close()
         return tuple(outcomes[rank] for rank in range(self.size))
+
+    def _greet(self, connection: Connection, job: Job) -> None:
+        """A rank says who it is and gets its first job. One that is gone meanwhile is found by its exit status."""
+        with contextlib.suppress(EOFError, OSError):
+            rank = connection.recv()
+            self._connections[rank] = connection
+            connection.send(job)
+
+    def _lost_a_newcomer(self) -> bool:
+        """Whether a rank has ended, or was never forked, before it said who it is."""
+        if len(self._pids) < self.size:
+            return True
+        missing = [pid for rank, pid in enumerate(self._pids) if rank not in self._connections]
+        return any(self._server.exit_code(pid, patience=0.0) is not None for pid in missing)
 
     def _receive(self, rank: int, at: float, kills: int) -> Outcome | None:
         try:
@@ -170,7 +196,7 @@ class LocalWorld:
             if code == -signal.SIGKILL and _oom_kills() > kills:
                 return OutOfMemory(rank, at, f"killed by the kernel: out of memory\n{self._log(rank)}")
             if code is None:
-                how = "hung up"
+                how = "hung up" if self._server.process.poll() is None else "ended with its fork server"
             else:
                 how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
             return Killed(rank, at, f"{how}\n{self._log(rank)}")
@@ -209,10 +235,10 @@ class LocalWorld:
         self._closed = True
         for connection in self._connections.values():
             connection.close()  # a healthy rank ends by itself when its parent hangs up
-        for pid in self._pids.values():
+        for pid in self._pids:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
-        for pid in self._pids.values():
+        for pid in self._pids:
             self._server.exit_code(pid, patience=2.0)
         self._listener.close()
         shutil.rmtree(self._scratch, ignore_errors=True)
@@ -236,17 +262,24 @@ class LocalLauncher:
         self.device = "cuda" if gpus else "cpu"
         self._folder = Path(tempfile.mkdtemp(prefix="plumbline-"))
         self._servers: dict[str, _Server] = {}
+        self._started = 0
 
     def world(self, size: int, engine: str, module: str) -> LocalWorld:
-        # gloo asks for the host name's address otherwise, which need not resolve.
-        environment = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+        environment = dict(ENVIRONMENT)
         if not self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ""
         server = self._servers.get(engine)
         if server is None or server.process.poll() is not None:
-            server = _Server(self._folder, f"{engine}-{len(self._servers)}", [module], environment)
-            self._servers[engine] = server
+            server = self._servers[engine] = self._server(engine, module, environment)
         return LocalWorld(server, self._folder, size, environment)
+
+    def _server(self, engine: str, module: str, environment: dict[str, str]) -> _Server:
+        self._started += 1
+        try:
+            return _Server(self._folder, f"{engine}-{self._started}", [*WARM, module], environment)
+        except RuntimeError:
+            # The engine's import raises, exits, crashes or hangs: a bare server's ranks do it again, where it is seen.
+            return _Server(self._folder, f"{engine}-{self._started}-bare", [], environment)
 
     def close(self) -> None:
         for server in self._servers.values():

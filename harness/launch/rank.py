@@ -36,7 +36,7 @@ def serve() -> int:
     with (context.scratch / f"rank{context.rank}.stack").open("w") as stacks:
         faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
         connection = Client(environment["PLUMBLINE_PARENT"], "AF_UNIX")
-        connection.send((environment["PLUMBLINE_WORLD"], context.rank, os.getpid()))
+        connection.send(context.rank)
         try:
             join(context)
         except BaseException as error:

@@ -1,7 +1,8 @@
 """The fork server: a process that has imported torch and one engine, and forks ranks that start warm.
 
-Run as ``python -m harness.launch.server ADDRESS MODULE …``. Requests on the connection: ``(world, rank, environment)``
-each forks one rank; replies: ``("forked", world, rank, pid)`` and, when a rank ends, ``("ended", pid, status)``.
+Run as ``python -m harness.launch.server ADDRESS MODULE …``; it connects when the modules are imported, and ends with a
+traceback if one cannot be. Requests on the connection: an environment each, which forks one rank, or None, the end; replies:
+``("forked", pid)`` and, when a rank ends, ``("ended", pid, status)``. When the parent is gone, all ranks are killed.
 """
 
 import contextlib
@@ -9,55 +10,71 @@ import ctypes
 import importlib
 import os
 import select
+import shutil
 import signal
 import sys
 import traceback
 from multiprocessing.connection import Client, Connection
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 from harness.meter import memory
 
 PR_SET_PDEATHSIG = 1
 
 
-def die_with_parent() -> None:
-    """Linux sends this process SIGKILL when its parent ends, however that ends."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def on_parents_death(signum: signal.Signals) -> None:
+    """Linux sends this process the signal when its parent ends, however that ends."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signum)
+
+
+def _terminated(signum: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit
 
 
 def main(address: str, modules: list[str]) -> None:
-    die_with_parent()
+    on_parents_death(signal.SIGKILL)  # an import may be deaf to anything less
+    parent = os.getppid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    control = Client(address, "AF_UNIX")
-    problems = {}
     for module in modules:
-        try:
-            importlib.import_module(module)
-        except Exception:  # reported to whoever asks for a rank: the case then raises the same import error itself
-            problems[module] = traceback.format_exc()
+        importlib.import_module(module)
     # Once, before there are ranks that would all do it; what goes wrong is recorded by the ranks' own meter.
     with contextlib.suppress(RuntimeError, OSError):
         memory.compile_allocator()
-    control.send(("ready", problems))
+    children: set[int] = set()
+    try:
+        signal.signal(signal.SIGTERM, _terminated)
+        on_parents_death(signal.SIGTERM)
+        orphan = _serve(Client(address, "AF_UNIX"), children)
+    except SystemExit:  # SIGTERM, by the system at the parent's death or by a person
+        orphan = os.getppid() != parent
+    for pid in children:  # with all that they have started: each leads a process group
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+    if orphan:
+        shutil.rmtree(os.path.dirname(address), ignore_errors=True)
+
+
+def _serve(control: Connection, children: set[int]) -> bool:
+    """Forks ranks until the parent says goodbye. True: it ended without."""
     wake, wakened = os.pipe()
     os.set_blocking(wakened, False)
     signal.set_wakeup_fd(wakened)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    children: set[int] = set()
+    watched: list[Connection | int] = [control, wake]
     while True:
-        ready, _, _ = select.select([control, wake], [], [])
+        ready, _, _ = select.select(watched, [], [])
         if wake in ready:
             os.read(wake, 4096)
             _reap(control, children)
         if control in ready:
             try:
-                request = control.recv()
-            except (EOFError, ConnectionError):  # the parent is gone
-                for pid in children:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.killpg(pid, signal.SIGKILL)
-                return
-            _fork(control, children, [wake, wakened], *request)
+                environment = control.recv()
+            except (EOFError, ConnectionError):
+                return True
+            if environment is None:
+                return False
+            _fork(control, children, [wake, wakened], environment)
 
 
 def _reap(control: Connection, children: set[int]) -> None:
@@ -73,9 +90,7 @@ def _reap(control: Connection, children: set[int]) -> None:
             control.send(("ended", pid, os.waitstatus_to_exitcode(status)))
 
 
-def _fork(
-    control: Connection, children: set[int], pipe: list[int], world: str, rank: int, environment: dict[str, str]
-) -> None:
+def _fork(control: Connection, children: set[int], pipe: list[int], environment: dict[str, str]) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
@@ -83,12 +98,13 @@ def _fork(
         with contextlib.suppress(OSError):  # the child does the same: whoever is first
             os.setpgid(pid, pid)
         children.add(pid)
-        control.send(("forked", world, rank, pid))
+        control.send(("forked", pid))
         return
     code: Any = 1
     try:
         os.setpgid(0, 0)
-        die_with_parent()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        on_parents_death(signal.SIGKILL)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         control.close()

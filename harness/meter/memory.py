@@ -55,7 +55,8 @@ def compile_allocator() -> Path:
         command += [str(SOURCE), "-o", str(built), f"-L{folder}", "-lc10", f"-Wl,-rpath,{folder}"]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            raise RuntimeError(f"the counting allocator does not compile: {done.stderr.strip().splitlines()[-1]}")
+            said = done.stderr.strip().splitlines() or [f"{compiler} ended with exit status {done.returncode}"]
+            raise RuntimeError(f"the counting allocator does not compile: {said[-1]}")
         built.replace(library)  # atomic: two processes may compile at once
     return library
 

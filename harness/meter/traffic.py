@@ -1,8 +1,8 @@
 """Collectives that a step asks for: calls and bytes by operation and group, counted alike for every engine.
 
 *Bytes* are what one rank sends in a ring, the algorithm with the least traffic: 2(N−1)/N of the buffer for an
-all-reduce, (N−1)/N for a gather, scatter or all-to-all. What a backend really moves may be more: gloo's reduce-scatter
-is an all-reduce inside.
+all-reduce, (N−1)/N for a gather or scatter (whichever rank is its root), and of an all-to-all all but the rank's own
+part. What a backend really moves may be more: gloo's reduce-scatter is an all-reduce inside.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-CONTROL = 256  # bytes: a smaller buffer is a loss, a norm or a flag, not data
+CONTROL = 16  # bytes: a buffer of at most so many is a loss, a norm or a flag, not data
 
 # operator → (name, share of the whole buffer that one of n ranks sends in a ring)
 _RING = {
@@ -21,14 +21,12 @@ _RING = {
     "reduce_scatter": ("reduce_scatter", lambda n: (n - 1) / n),
     "allgather": ("all_gather", lambda n: (n - 1) / n),
     "all_gather": ("all_gather", lambda n: (n - 1) / n),
-    "alltoall": ("all_to_all", lambda n: (n - 1) / n),
-    "all_to_all": ("all_to_all", lambda n: (n - 1) / n),
     "broadcast": ("broadcast", lambda n: (n - 1) / n),
     "reduce": ("reduce", lambda n: (n - 1) / n),
-    "gather": ("gather", lambda n: (n - 1) / n),
-    "scatter": ("scatter", lambda n: (n - 1) / n),
     "send": ("send", lambda n: 1.0),
 }
+_ROOTED = ("gather", "scatter")  # only the root names the whole buffer
+_EXCHANGES = ("alltoall", "all_to_all")
 _SILENT = ("wait_tensor", "wrap_tensor_autograd", "barrier", "monitored_barrier", "recv", "recv_any_source")
 
 
@@ -49,24 +47,28 @@ class Traffic(TorchDispatchMode):
         self.by_op: dict[str, dict[str, float]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
         namespace, _, name = func._schema.name.partition("::")
-        if namespace in ("c10d", "_c10d_functional"):
-            self._count(name, args, kwargs or {})
-        return func(*args, **(kwargs or {}))
+        if namespace in ("c10d", "_c10d_functional") and name.strip("_") not in _SILENT:
+            self._count(name, [*args, *(kwargs or {}).values()], out)
+        return out
 
-    def _count(self, raw: str, args: Any, kwargs: Any) -> None:
-        if raw.strip("_") in _SILENT:
-            return
+    def _count(self, raw: str, arguments: list[Any], out: Any) -> None:
         name = _operation(raw)
-        if name not in _RING:
+        if name not in _RING and name not in _ROOTED + _EXCHANGES:
             raise ValueError(f"the traffic meter does not know the collective {raw!r}: add it to _RING")
-        label, share = _RING[name]
-        leaves = tree_leaves((args, kwargs))
-        size = _group_size(leaves)
+        group = _group(arguments)
+        buffers = [size for size in map(_bytes, [*arguments, out]) if size]
         # The larger of input and output is the whole buffer: a gather's output, a scatter's input.
-        arguments = [*args, *kwargs.values()]
-        whole = max((_bytes(argument) for argument in arguments), default=0)
-        sent = whole * share(size)
+        whole = max(buffers, default=0)
+        if name in _EXCHANGES:
+            label, sent = "all_to_all", _exchanged(arguments, group)
+        elif name in _ROOTED:
+            part = min(buffers, default=0)
+            whole, label, sent = part * group.size(), name, float(part * (group.size() - 1))
+        else:
+            label, share = _RING[name]
+            sent = whole * share(group.size())
         entry = self.by_op.setdefault(label, {"calls": 0, "bytes": 0.0, "control": 0.0})
         entry["calls"] += 1
         entry["control" if whole <= CONTROL else "bytes"] += sent
@@ -86,12 +88,25 @@ def _bytes(argument: Any) -> int:
     return sum(leaf.nbytes for leaf in tree_leaves(argument) if isinstance(leaf, torch.Tensor))
 
 
-def _group_size(leaves: list[Any]) -> int:
+def _exchanged(arguments: list[Any], group: dist.ProcessGroup) -> float:
+    """Bytes of an all-to-all that leave this rank."""
+    given = [argument for argument in arguments if _bytes(argument)]
+    if not given:
+        return 0.0
+    parts = given[-1]  # the input comes after the output
+    if not isinstance(parts, torch.Tensor):
+        return float(_bytes(parts) - parts[group.rank()].nbytes)
+    splits = [a for a in arguments if isinstance(a, list | tuple) and a and all(isinstance(n, int) for n in a)]
+    own = splits[-1][group.rank()] / sum(splits[-1]) if splits else 1 / group.size()
+    return parts.nbytes * (1 - own)
+
+
+def _group(arguments: list[Any]) -> dist.ProcessGroup:
+    leaves = tree_leaves(arguments)
     for leaf in leaves:
         if isinstance(leaf, dist.ProcessGroup):
-            return leaf.size()
-        if isinstance(leaf, torch.ScriptObject):
-            return dist.ProcessGroup.unbox(leaf).size()
-        if isinstance(leaf, str) and not leaf.startswith(("sum", "avg", "max", "min", "prod", "product")):
-            return int(torch._C._distributed_c10d._resolve_process_group(leaf).size())
-    return dist.get_world_size()
+            return leaf
+        if isinstance(leaf, torch.ScriptObject):  # a reduction's operator is one too, but comes later
+            return dist.ProcessGroup.unbox(leaf)
+    name = [leaf for leaf in leaves if isinstance(leaf, str)][-1]  # functional: the last argument
+    return torch._C._distributed_c10d._resolve_process_group(name)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """What is asked for, as plain data: topics, cases, workloads, topologies. No torch, no pytest."""
 
 from harness.spec.case import Case
-from harness.spec.finding import VERDICTS, Finding
+from harness.spec.finding import VERDICTS, Finding, assessed, measured
 from harness.spec.topic import Card, Claim, Engine, Law
 from harness.spec.topology import Topology
 from harness.spec.trainer import Batch, Function, Problem, Trainer, Unsupported
@@ -24,4 +24,6 @@ __all__ = [
     "Trainer",
     "Unsupported",
     "Workload",
+    "assessed",
+    "measured",
 ]

@@ -1,6 +1,6 @@
 """One measured figure with its judgement: what the meters and judges say, and what the store keeps."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -37,3 +37,27 @@ class Finding:
 def worst(findings: list[Finding]) -> Finding:
     """The finding that decides: the first of the worst verdict."""
     return min(findings, key=lambda finding: VERDICTS.index(finding.verdict))
+
+
+_CLAIM_VERDICTS = {
+    "reproduced": "pass",
+    "contradicted": "fail",  # it is the claim that fails, no engine of ours
+    "formula only": "inconclusive",
+    "out of reach here": "skipped",
+}
+
+
+def assessed(name: str, status: str, reason: str, arithmetic: str = "", **figures: Any) -> Finding:
+    """What became of a published claim. ``figures``: ``value`` measured, ``law`` published, ``unit``."""
+    figures = {"value": None, "unit": "ratio", "direction": "equal", **figures}
+    detail = {"status": status, "arithmetic": arithmetic, **figures.pop("detail", {})}
+    return Finding("claim", name, verdict=_CLAIM_VERDICTS[status], reason=reason, detail=detail, **figures)
+
+
+def measured(records: Sequence[Mapping[str, Any]], **equals: object) -> list[float]:
+    """The values of the records in which all these columns are equal."""
+    return [
+        float(record["value"])
+        for record in records
+        if record["value"] is not None and all(record.get(name) == value for name, value in equals.items())
+    ]

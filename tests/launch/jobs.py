@@ -1,5 +1,6 @@
 """Jobs that go wrong on purpose, for the tests of worlds."""
 
+import importlib
 import os
 import signal
 import subprocess
@@ -87,6 +88,6 @@ def pid(context: Context) -> int:
     return os.getpid()
 
 
-def imports(context: Context, module: str) -> None:
+def imports(context: Context, imported: str) -> None:
     """What a case's job does first."""
-    __import__(module)
+    importlib.import_module(imported)

@@ -2,32 +2,20 @@
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 import pytest
 
 from harness.launch.local import LocalLauncher
 from harness.launch.outcome import Done, Hung, Job, Killed, Outcome, OutOfMemory, Raised, Unsupported, describe
-
-JOBS = "tests.launch.jobs"
-LONG = 60.0  # seconds that no test should ever come near
-NOTICED = 2.0
+from tests.launch.worlds import JOBS, LONG, NOTICED, gone, run
 
 
 @pytest.fixture(scope="module")
 def launcher() -> Iterator[LocalLauncher]:
     with LocalLauncher() as launcher:
-        launcher.world(1, "jobs", JOBS).close()  # the server has imported torch when the clocks start
+        launcher.world(1, JOBS, JOBS).close()  # the server has imported torch when the clocks start
         yield launcher
-
-
-def run(launcher: LocalLauncher, name: str, timeout: float = LONG, size: int = 2) -> tuple[Outcome, ...]:
-    world = launcher.world(size, "jobs", JOBS)
-    try:
-        return world.run(Job(f"{JOBS}:{name}", {}), timeout)
-    finally:
-        world.close()
 
 
 def timed(launcher: LocalLauncher, name: str, timeout: float = LONG) -> tuple[tuple[Outcome, ...], float]:
@@ -36,29 +24,12 @@ def timed(launcher: LocalLauncher, name: str, timeout: float = LONG) -> tuple[tu
     return outcomes, time.monotonic() - start
 
 
-def alive(pid: int) -> bool:
-    """Whether it runs. An orphan that nobody reaps here is a zombie, and does not."""
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
-def gone(pids: list[int], within: float) -> bool:
-    deadline = time.monotonic() + within
-    while any(alive(pid) for pid in pids):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
-
-
 def test_all_ranks_of_a_world_join_one_collective(launcher: LocalLauncher) -> None:
     assert run(launcher, "total") == (Done(0, 3.0), Done(1, 3.0))
 
 
 def test_a_world_runs_job_after_job_with_its_state_and_a_fresh_one_has_none(launcher: LocalLauncher) -> None:
-    world = launcher.world(1, "jobs", JOBS)
+    world = launcher.world(1, JOBS, JOBS)
     asked = [world.run(Job(f"{JOBS}:remembers", {}), LONG)[0] for _ in range(3)]
     world.close()
     assert [*asked, *run(launcher, "remembers", size=1)] == [Done(0, 1), Done(0, 2), Done(0, 3), Done(0, 1)]
@@ -119,7 +90,7 @@ def test_a_rank_without_memory_says_so_and_comes_first(launcher: LocalLauncher) 
 
 
 def test_unsupported_is_no_failure_and_the_world_goes_on(launcher: LocalLauncher) -> None:
-    world = launcher.world(2, "jobs", JOBS)
+    world = launcher.world(2, JOBS, JOBS)
     outcomes = world.run(Job(f"{JOBS}:is_unsupported", {}), LONG)
     assert outcomes == tuple(Unsupported(rank, "this engine has no such stage") for rank in range(2))
     assert describe(outcomes) == ""
@@ -140,21 +111,21 @@ def test_after_a_failure_the_next_world_works(launcher: LocalLauncher, job: str)
 
 
 def test_a_world_that_failed_answers_later_jobs_with_failures(launcher: LocalLauncher) -> None:
-    world = launcher.world(2, "jobs", JOBS)
+    world = launcher.world(2, JOBS, JOBS)
     world.run(Job(f"{JOBS}:one_is_killed", {}), LONG)
     outcomes = world.run(Job(f"{JOBS}:total", {}), 5.0)
     assert all(isinstance(outcome, Killed) for outcome in outcomes)
 
 
-@pytest.mark.parametrize("job", ["pid", "one_raises", "one_is_killed", "leaves_a_child_and_dies"])
-def test_a_closed_world_leaves_no_process_and_no_folder(job: str) -> None:
+def test_closed_worlds_and_launchers_leave_no_process_and_no_folder() -> None:
     with LocalLauncher() as launcher:
-        server = psutil.Process(_server(launcher))
-        folder = Path(launcher._folder)
+        launcher.world(1, JOBS, JOBS).close()
+        server, folder = psutil.Process(launcher._servers[JOBS].process.pid), launcher._folder
         before = {path.name for path in folder.iterdir()}
-        run(launcher, job)
-        assert gone([child.pid for child in server.children(recursive=True)], within=1.0)
-        assert {path.name for path in folder.iterdir()} == before
+        for job in ("pid", "one_raises", "one_is_killed", "leaves_a_child_and_dies"):
+            run(launcher, job)
+            assert gone([child.pid for child in server.children(recursive=True)], within=1.0)
+            assert {path.name for path in folder.iterdir()} == before
     assert gone([server.pid], within=1.0)
     assert not folder.exists()
 
@@ -173,7 +144,7 @@ def test_what_a_killed_rank_started_dies_too(launcher: LocalLauncher) -> None:
 
 def test_two_launchers_work_side_by_side(launcher: LocalLauncher) -> None:
     with LocalLauncher() as other:
-        worlds = [one.world(2, "jobs", JOBS) for one in (launcher, other)]
+        worlds = [one.world(2, JOBS, JOBS) for one in (launcher, other)]
         pids = [world.run(Job(f"{JOBS}:pid", {}), LONG) for world in worlds]
         assert len({outcome.value for found in pids for outcome in found if isinstance(outcome, Done)}) == 4
         worlds[1].close()
@@ -184,8 +155,3 @@ def test_two_launchers_work_side_by_side(launcher: LocalLauncher) -> None:
 def test_a_fresh_world_of_two_costs_less_than_a_quarter_second(launcher: LocalLauncher) -> None:
     """The fastest of ten: other programs can only make it slower."""
     assert min(timed(launcher, "total")[1] for _ in range(10)) < 0.25
-
-
-def _server(launcher: LocalLauncher) -> int:
-    launcher.world(1, "jobs", JOBS).close()
-    return launcher._servers["jobs"].process.pid

@@ -14,21 +14,14 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from harness.spec import Finding
+from harness.spec import Finding, assessed
 from impls.acceleration.flash_attention.reference import FlashAttention, naive
 
 Attention = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
 Records = list[dict[str, Any]]
 
-VERDICTS = {"reproduced": "pass", "contradicted": "fail", "out of reach here": "skipped"}
 PUBLISHED_MB = {256: (6.26, 3.22), 512: (25.02, 6.43), 1024: (80.02, 12.81), 2048: (320.02, 25.61)}  # standard, flash
 PEAK_TFLOPS = {"A100": 312, "H100 SXM": 989}  # dense bf16, by the maker's data sheets
-
-
-def _finding(name: str, status: str, reason: str, arithmetic: str, **figures: Any) -> Finding:
-    figures = {"value": None, "unit": "ratio", "direction": "equal", **figures}
-    detail = {"status": status, "arithmetic": arithmetic, **figures.pop("detail", {})}
-    return Finding("claim", name, verdict=VERDICTS[status], reason=reason, detail=detail, **figures)
 
 
 def _draw(heads: int, length: int) -> list[Tensor]:
@@ -73,7 +66,7 @@ def memory_growth(records: Records) -> Finding:
     growths = ", ".join(f"{theirs[0][2 * n] / theirs[0][n]:.2f}" for n in (256, 512, 1024))
     same = [_powers(figures) for figures in ours] == [_powers(figures) for figures in theirs] == [{2}, {1}]
     shown = ", ".join(f"{n}: {ours[0][n] / 2**20:.2f}/{ours[1][n] / 2**20:.2f}" for n in PUBLISHED_MB)
-    return _finding(
+    return assessed(
         "memory_growth",
         "reproduced" if same else "contradicted",
         f"kept for the backward pass, one head of 64, MiB standard/flash at N {shown}: the growth is judged, not the "
@@ -92,7 +85,7 @@ def time_linear(records: Records) -> Finding:
     """ "Time linear in N": the reference's forward pass, N 1024 to 4096."""
     times = {n: min(_seconds(n, heads=1, causal=False) for _ in range(3)) for n in (1024, 2048, 4096)}
     growth = (times[4096] / times[1024]) ** 0.5
-    return _finding(
+    return assessed(
         "time_linear",
         "reproduced" if round(log2(growth)) == 1 else "contradicted",
         f"the forward pass takes {growth:.2f} × as long for each doubling of N; memory is what is linear",
@@ -108,7 +101,7 @@ def causal_skip(records: Records) -> Finding:
     """Skipping masked tiles makes causal attention 1.7–1.8 × faster (Dao 2023, section 3.1)."""
     rounds = [[_seconds(4096, heads=4, causal=causal) for causal in (False, True)] for _ in range(2)]
     full, skipped = (min(times) for times in zip(*rounds, strict=True))
-    return _finding(
+    return assessed(
         "causal_skip",
         "reproduced" if full / skipped >= 1.7 else "contradicted",
         f"the reference's forward pass at N = 4096 takes {full:.3f} s of the processor, causal {skipped:.3f} s",
@@ -124,31 +117,31 @@ def causal_skip(records: Records) -> Finding:
 def fa1_training(records: Records) -> Finding:
     """FlashAttention trains GPT-2 3 × as fast as Hugging Face's code and 1.7 × as fast as Megatron's."""
     needs = "needs the 2022 kernels and both 2022 baselines, GPT-2 at sequence length 1024, on 8 A100"
-    return _finding("fa1_training", "out of reach here", needs, "end to end; nothing to compute", law=3.0)
+    return assessed("fa1_training", "out of reach here", needs, "end to end; nothing to compute", law=3.0)
 
 
 def fa2_over_fa1(records: Records) -> Finding:
     """FlashAttention-2 is about 2 × as fast as FlashAttention."""
     needs = "needs the kernels of flash-attn 1 and 2 side by side on one A100"
-    return _finding("fa2_over_fa1", "out of reach here", needs, "as many FLOPs in matmuls; fewer outside", law=2.0)
+    return assessed("fa2_over_fa1", "out of reach here", needs, "as many FLOPs in matmuls; fewer outside", law=2.0)
 
 
 def fa2_a100(records: Records) -> Finding:
     """Up to 230 TFLOP/s on an A100, 73 % of its peak."""
     arithmetic = f"230 / {PEAK_TFLOPS['A100']} = {230 / PEAK_TFLOPS['A100']:.3f}"
     needs = "needs an A100: sdpa_flash in bf16, head_dim 128, sequence_length 16384, causal off"
-    return _finding("fa2_a100", "out of reach here", needs, arithmetic, law=230.0, unit="TFLOP/s", direction="higher")
+    return assessed("fa2_a100", "out of reach here", needs, arithmetic, law=230.0, unit="TFLOP/s", direction="higher")
 
 
 def fa3_h100(records: Records) -> Finding:
     """FlashAttention-3: 740 TFLOP/s in fp16 forward on an H100, 75 % of its peak."""
     arithmetic = f"740 / {PEAK_TFLOPS['H100 SXM']} = {740 / PEAK_TFLOPS['H100 SXM']:.3f}"
     needs = "needs an H100 and the FlashAttention-3 kernels, which PyTorch does not carry"
-    return _finding("fa3_h100", "out of reach here", needs, arithmetic, law=740.0, unit="TFLOP/s", direction="higher")
+    return assessed("fa3_h100", "out of reach here", needs, arithmetic, law=740.0, unit="TFLOP/s", direction="higher")
 
 
 def fa3_fp8_error(records: Records) -> Finding:
     """FlashAttention-3's FP8 has an error 2.6 × lower than baseline FP8 attention."""
     arithmetic = f"its table of errors: 2.4e-2 / 9.1e-3 = {2.4e-2 / 9.1e-3:.2f}"
     needs = "needs an H100 and the FlashAttention-3 kernels, or an FP8 variant of the reference"
-    return _finding("fa3_fp8_error", "out of reach here", needs, arithmetic, law=2.6, direction="higher")
+    return assessed("fa3_fp8_error", "out of reach here", needs, arithmetic, law=2.6, direction="higher")

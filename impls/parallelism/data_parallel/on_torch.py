@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from harness.spec import Batch, Topology, Workload
-from impls.models.mesh import device, share
+from impls.models.mesh import device
 from impls.models.optimizer import MasterWeights, clip
+from impls.models.step import accumulate
 from impls.models.weights import build_model
 
 
@@ -25,15 +26,10 @@ class DDP:
         self.optimizer = MasterWeights(model.parameters(), workload)
 
     def backward(self, batch: Batch) -> Tensor:
-        micro_batches = list(share(batch, self.workload, self.rank, self.topology.dp))
-        total = torch.zeros((), device=device())
-        for index, micro in enumerate(micro_batches):
-            last = index == len(micro_batches) - 1
-            with contextlib.nullcontext() if last else self.model.no_sync():
-                loss = self.model(*micro) / len(micro_batches)
-                loss.backward()
-            total += loss.detach()
-        return total
+        def around(last: bool) -> contextlib.AbstractContextManager[object]:
+            return contextlib.nullcontext() if last else self.model.no_sync()
+
+        return accumulate(self.model, batch, self.workload, self.rank, self.topology.dp, around=around)
 
     def update(self) -> None:
         clip([p.grad for p in self.model.parameters() if p.grad is not None], self.workload.max_grad_norm)

@@ -6,7 +6,7 @@ from harness.spec import Topology, Workload
 
 MOMENTS = {"sgd": 0, "adamw": 8}  # bytes a parameter: AdamW's two, in float32
 REPLICATED = "norm.weight"  # how the names of the only parameters end that are not cut
-CONTROL = 256  # bytes: a buffer that is no larger is counted as control, not as data
+CONTROL = 16  # bytes: a buffer that is no larger is counted as control, not as data
 
 
 def held(workload: Workload, t: int) -> float:

@@ -14,6 +14,7 @@ from megatron.core.distributed import (
 from megatron.core.models.gpt import GPTModel
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.tensor_parallel import set_tensor_model_parallel_attributes
 from megatron.core.transformer import TransformerConfig
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from harness.spec import Batch, ModelConfig, Topology, Unsupported, Workload
 from impls.models import megatron
 from impls.models.mesh import device, share
 from impls.models.weights import TORCH_DTYPES, initial
-from impls.parallelism.tensor_parallel.shards import collect, shard
+from impls.parallelism.tensor_parallel.shards import collect, dim, shard
 
 # Megatron's name of each part of a layer → the canonical parameters that it holds.
 LAYER = {
@@ -156,6 +157,10 @@ class TensorParallel:
                 if all(each in parts for each in canonical(name)):
                     held = [parts.pop(each) for each in canonical(name)]
                     self.weights[name].copy_(pack(held, self.workload.model))
+                    # As Megatron's own initialisers do; of a weight without the mark only rank 0's part would enter
+                    # the norm that clips.
+                    if (cut := dim(part)) is not None:
+                        set_tensor_model_parallel_attributes(self.weights[name], True, cut, 1)
         if waiting:
             raise ValueError(f"no initial weight for {', '.join(waiting)}")
 

@@ -11,8 +11,9 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from harness.spec import Batch, Topology, Unsupported, Workload
-from impls.models.mesh import device, mesh, share
+from impls.models.mesh import device, mesh
 from impls.models.optimizer import clip, optimizer
+from impls.models.step import accumulate
 from impls.models.weights import TORCH_DTYPES, build_model
 
 
@@ -32,13 +33,7 @@ class Sharded:
         self.optimizer = optimizer(self.model.parameters(), workload)
 
     def backward(self, batch: Batch) -> Tensor:
-        micro_batches = list(share(batch, self.workload, dist.get_rank(), self.topology.dp))
-        total = torch.zeros((), device=device())
-        for micro in micro_batches:
-            loss = self.model(*micro) / len(micro_batches)
-            loss.backward()
-            total += loss.detach()
-        return total
+        return accumulate(self.model, batch, self.workload, dist.get_rank(), self.topology.dp)
 
     def update(self) -> None:
         if self.workload.max_grad_norm:

@@ -15,7 +15,8 @@ computation, and released after it; so are, from stage 2 on, its gradients once 
     forward    gather 0 ┌ gather 1 · compute 0 ┐┌ gather 2 · compute 1 ┐ …      backward    from the last to the first
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 
 import torch
 import torch.distributed as dist
@@ -23,8 +24,8 @@ from torch import Tensor, nn
 
 from harness.spec import Batch, Topology, Workload
 from impls.models.flat import distinct, views
-from impls.models.mesh import share
 from impls.models.optimizer import clip, optimizer
+from impls.models.step import accumulate
 from impls.models.weights import build_model
 from impls.parallelism.zero.unit import Reduction, Unit
 
@@ -89,15 +90,15 @@ class Zero:
             unit.gradient = receive if unit.gradient is None else unit.gradient.add_(receive)
 
     def backward(self, batch: Batch) -> Tensor:
-        micro_batches = list(share(batch, self.workload, self.rank, self.ranks))
-        total = micro_batches[0].inputs.new_zeros((), dtype=torch.float32)
-        for index, micro in enumerate(micro_batches):
-            self.last = index == len(micro_batches) - 1
-            loss = self.model(*micro) / len(micro_batches)
-            (loss / self.ranks).backward()  # dividing here makes the sum over ranks their mean
-            total += loss.detach()
-            self._finish()
-        return total
+        return accumulate(
+            self.model, batch, self.workload, self.rank, self.ranks, scale=1 / self.ranks, around=self._reducing
+        )
+
+    @contextlib.contextmanager
+    def _reducing(self, last: bool) -> Iterator[None]:
+        self.last = last
+        yield
+        self._finish()
 
     @torch.no_grad()
     def update(self) -> None:
@@ -106,6 +107,8 @@ class Zero:
             assert unit.gradient is not None
             unit.master.grad = unit.gradient.to(unit.master.dtype)
             unit.gradient = None
+            for parameter in unit.parameters:
+                parameter.grad = None
         self.optimizer.step()
         self.optimizer.zero_grad()
         for work in [unit.spread() for unit in self.units]:

@@ -26,10 +26,6 @@ class Unit:
         self.master = self.shard.float() if self.shard.dtype.itemsize < 4 else self.shard
         self.gradient: Tensor | None = None
         self.work: dist.Work | None = None
-        if stage == 1:  # keeps the whole gradient, reduced in place
-            self.whole = torch.zeros_like(self.full)
-            for parameter, view in zip(parameters, views(self.whole, parameters), strict=True):
-                parameter.grad = view
         if stage == 3:
             self.release()
 
@@ -50,20 +46,15 @@ class Unit:
 
     def reduce(self) -> Reduction:
         """Starts the reduce-scatter of the gradient; returns (handle, its input, its output)."""
-        if self.stage == 1:
-            send, receive = self.whole, self.whole[self.mine]
-        else:
-            send = self.shard.new_zeros(self.elements)
-            for parameter, view in zip(self.parameters, views(send, self.parameters), strict=True):
-                view.copy_(parameter.grad)
-                parameter.grad = None
-            receive = torch.empty_like(self.shard)
+        send = self.shard.new_zeros(self.elements)
+        for parameter, view in zip(self.parameters, views(send, self.parameters), strict=True):
+            view.copy_(parameter.grad)
+            parameter.grad = view if self.stage == 1 else None  # stage 1 keeps the whole gradient
+        receive = send[self.mine] if self.stage == 1 else torch.empty_like(self.shard)
         return dist.reduce_scatter_tensor(receive, send, async_op=True), send, receive
 
     def spread(self) -> dist.Work | None:
         """After the optimizer's step: the master's values to this rank's shard and, below stage 3, to all ranks."""
         if self.master is not self.shard:
             self.shard.copy_(self.master)
-        if self.stage == 1:
-            self.whole.zero_()
         return dist.all_gather_into_tensor(self.full, self.shard, async_op=True) if self.stage < 3 else None

@@ -1,0 +1,34 @@
+"""Forward and backward over a rank's micro-batches: the part of a step that most trainers share."""
+
+import contextlib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from harness.spec import Batch, Workload
+from impls.models.mesh import share
+
+
+def accumulate(
+    model: nn.Module,
+    batch: Batch,
+    workload: Workload,
+    rank: int,
+    ranks: int,
+    scale: float = 1.0,
+    around: Callable[[bool], contextlib.AbstractContextManager[object]] = lambda last: contextlib.nullcontext(),
+) -> Tensor:
+    """Accumulates the gradients of this rank's share and returns its mean loss, detached.
+
+    ``scale`` multiplies the loss for the backward pass only: 1/N makes a sum of gradients over ranks their mean.
+    ``around(last)`` surrounds each micro-batch, say to communicate after the last one alone.
+    """
+    micro_batches = list(share(batch, workload, rank, ranks))
+    total = torch.zeros((), device=micro_batches[0].inputs.device)
+    for index, micro in enumerate(micro_batches):
+        with around(index == len(micro_batches) - 1):
+            loss = model(*micro) / len(micro_batches)
+            (loss * scale).backward()
+        total += loss.detach()
+    return total

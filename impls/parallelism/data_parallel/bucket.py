@@ -1,0 +1,75 @@
+"""A bucket of data parallelism: consecutive parameters whose gradients travel together."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from harness.spec import Workload
+from impls.models.flat import flatten, views
+from impls.models.optimizer import optimizer
+
+LARGEST = 25 * 2**20  # bytes: enough for the network's full bandwidth (Li et al. 2020, §3.2.3)
+FEWEST = 8  # a small model gets smaller buckets, or nothing would overlap
+
+
+def buckets(parameters: Sequence[nn.Parameter], workload: Workload) -> list["Bucket"]:
+    """Runs of ``parameters``, each at most a bucket's bytes (or one parameter)."""
+    room = min(LARGEST, sum(p.nbytes for p in parameters) // FEWEST)
+    runs: list[list[nn.Parameter]] = [[]]
+    for parameter in parameters:
+        if runs[-1] and sum(p.nbytes for p in runs[-1]) + parameter.nbytes > room:
+            runs.append([])
+        runs[-1].append(parameter)
+    return [Bucket(run, workload) for run in runs]
+
+
+class Bucket:
+    """``weights`` [Ψ_b] are the parameters, flat; ``gradient`` [Ψ_b] exists from its first arrival to the update."""
+
+    def __init__(self, parameters: list[nn.Parameter], workload: Workload) -> None:
+        self.parameters = parameters
+        self.weights = flatten(parameters)
+        dist.broadcast(self.weights, src=0)  # §3.2.1: all start from rank 0's parameters
+        self.master = self.weights.float() if self.weights.dtype.itemsize < 4 else self.weights
+        self.optimizer = optimizer([self.master], workload)
+        self.gradient: Tensor | None = None
+        self.missing = set(parameters)
+        self.work: dist.Work | None = None
+
+    def arrive(self, parameter: nn.Parameter) -> bool:
+        """Takes a gradient into the bucket; True if it was the last one."""
+        if self.gradient is None:
+            self.gradient = torch.empty_like(self.weights)
+            self.places = dict(zip(self.parameters, views(self.gradient, self.parameters), strict=True))
+        place, found = self.places[parameter], parameter.grad
+        assert found is not None
+        if found.data_ptr() != place.data_ptr():  # the first micro-batch; later ones add to the view
+            parameter.grad = place.copy_(found)
+        self.missing.discard(parameter)
+        if self.missing:
+            return False
+        self.missing.update(self.parameters)
+        return True
+
+    def send(self) -> None:
+        """Starts the sum over ranks."""
+        self.work = dist.all_reduce(self.gradient, async_op=True)
+
+    def wait(self) -> None:
+        if self.work is not None:
+            self.work.wait()
+            self.work = None
+
+    def update(self) -> None:
+        """One step, bucket by bucket, so that only one holds a float32 gradient at a time."""
+        assert self.gradient is not None
+        self.master.grad = self.gradient.to(self.master.dtype)
+        self.gradient, self.places = None, {}
+        for parameter in self.parameters:
+            parameter.grad = None
+        self.optimizer.step()
+        self.master.grad = None
+        if self.master is not self.weights:
+            self.weights.copy_(self.master)

@@ -1,0 +1,43 @@
+"""Tensor parallelism: the matrices of every layer are cut across ranks."""
+
+from harness.spec import Card, Claim, Engine, Law
+
+HERE = "impls.parallelism.tensor_parallel"
+COURSE = "AIInfra course, tensor parallelism practice"
+MEGATRON = "Shoeybi et al. 2019, Megatron-LM"
+
+CARD = Card(
+    name="tensor_parallel",
+    title="Tensor parallelism",
+    sources=(
+        f"{MEGATRON}, §3, figure 3",
+        "Narayanan et al. 2021, Efficient Large-Scale Language Model Training on GPU Clusters, §2.3, §3.2",
+    ),
+    variants={"tp": {}},
+    engines={
+        "reference": Engine(f"{HERE}.reference:build"),
+        "torch": Engine(f"{HERE}.on_torch:build"),
+        "megatron": Engine(f"{HERE}.on_megatron:build", requires=("megatron-core>=0.16",)),
+        "deepspeed": Engine(f"{HERE}.on_deepspeed:build", requires=("deepspeed>=0.19",)),
+    },
+    topologies=("dp1", "tp2", "tp4"),
+    laws=(
+        Law("memory", "states", f"{HERE}.laws:states", 0.05, f"{MEGATRON}, §3: matrices ÷ t, norms replicated"),
+        Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.0, f"{MEGATRON}, §3: 2 + 2 all-reduces of b·s·h a layer"),
+    ),
+    claims=(
+        Claim(
+            "practice_memory",
+            "about 12 GB → about 7 GB at TP 2 (41.7 %); 12 layers, h 768, 30,000 words",
+            COURSE,
+            f"{HERE}.claims:practice_memory",
+        ),
+        Claim("practice_loss", "loss 10.31 → 1.58 in 900 steps, 30,000 words", COURSE, f"{HERE}.claims:practice_loss"),
+        Claim(
+            "paper_512_gpus",
+            "76 % of linear scaling on 512 GPUs, 8-way tensor parallelism",
+            f"{MEGATRON}, abstract",
+            f"{HERE}.claims:paper_512_gpus",
+        ),
+    ),
+)

@@ -1,0 +1,68 @@
+"""Measured against promised: within the tolerance, to the byte where it is zero, padding apart."""
+
+from dataclasses import replace
+
+import pytest
+
+from harness.judge import law as law_judge
+from harness.spec import Law
+
+EXACT, ABOUT = (Law("traffic", "bytes", "module:formula", tolerance, "a paper, §1") for tolerance in (0.0, 0.05))
+
+
+@pytest.mark.parametrize(
+    ("law", "value", "verdict"),
+    [
+        (EXACT, 1000, "pass"),
+        (EXACT, 1001, "fail"),
+        (EXACT, 999, "fail"),
+        (ABOUT, 1050, "pass"),
+        (ABOUT, 950, "pass"),
+        (ABOUT, 1051, "fail"),
+        (ABOUT, 949, "fail"),
+    ],
+)
+def test_the_tolerance_bounds_either_side(law: Law, value: float, verdict: str) -> None:
+    assert law_judge.judge(law, 1000.0, value, "B").verdict == verdict
+
+
+@pytest.mark.parametrize("law", [EXACT, ABOUT])
+def test_less_memory_than_promised_is_no_failure_and_is_said(law: Law) -> None:
+    finding = law_judge.judge(replace(law, measure="memory"), 1000.0, 900.0, "B")
+    assert finding.verdict == "pass"
+    assert "leaner than promised" in finding.reason
+    assert law_judge.judge(replace(law, measure="memory"), 1000.0, 1100.0, "B").verdict == "fail"
+
+
+@pytest.mark.parametrize(
+    ("value", "verdict", "said"),
+    [
+        (1000, "pass", ""),
+        (1032, "pass", "of which 32 may be padding"),
+        (1064, "pass", "of which 64 may be padding"),
+        (1065, "fail", "of which 64 may be padding"),
+        (999, "fail", ""),
+    ],
+)
+def test_padding_is_allowed_on_top_and_named(value: float, verdict: str, said: str) -> None:
+    finding = law_judge.judge(EXACT, 1000.0, value, "B", padding=64.0)
+    assert finding.verdict == verdict
+    assert said in finding.reason
+    assert bool(said) == ("padding" in finding.reason)
+    assert finding.detail["padding"] == 64.0
+
+
+def test_a_buffer_that_the_ranks_do_not_divide_may_be_off_by_half_a_unit() -> None:
+    assert law_judge.judge(EXACT, 1000.5, 1001, "B").verdict == "pass"
+
+
+def test_the_finding_holds_figure_promise_bound_and_source() -> None:
+    finding = law_judge.judge(ABOUT, 1000.0, 1100.0, "B")
+    assert (finding.value, finding.law, finding.bound, finding.unit) == (1100.0, 1000.0, 1050.0, "B")
+    assert (finding.measure, finding.quantity, finding.direction) == ("traffic", "bytes", "equal")
+    assert "measured 1,100 B, promised 1,000 (+10.00%); a paper, §1" in finding.reason
+
+
+def test_a_promise_of_nothing_can_be_kept_and_broken() -> None:
+    assert law_judge.judge(EXACT, 0.0, 0.0, "B").verdict == "pass"
+    assert law_judge.judge(EXACT, 0.0, 8.0, "B").verdict == "fail"

@@ -1,0 +1,170 @@
+"""Errors, floors and verdicts on tensors made by hand."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from harness.judge import parity
+from harness.judge.parity import MARGIN, Errors, Oracle, Reference
+from harness.spec import Finding
+
+TRUTH = {"a": torch.tensor([3.0, 4.0]), "b": torch.tensor([[1.0, 0.0], [0.0, 2.0]])}
+FLOOR = Errors({"a": 1e-3, "b": 1e-3}, slope=1e-4, total=1e-3)
+LOSSES = [2.0, 1.0, 0.5]
+
+
+def scaled(factor: float) -> dict[str, Tensor]:
+    return {name: tensor * factor for name, tensor in TRUTH.items()}
+
+
+def with_(name: str, tensor: Tensor) -> dict[str, Tensor]:
+    return {**TRUTH, name: tensor}
+
+
+def judged(
+    gradient: Mapping[str, Tensor],
+    losses: Sequence[float] = LOSSES,
+    ranks: int = 1,
+    whole: bool = True,
+    kind: str = "gradient",
+) -> dict[str, Finding]:
+    reference = Reference(Oracle({kind: TRUTH}, LOSSES), {kind: FLOOR}, [1e-3] * 3)
+    found = parity.judge({kind: gradient}, losses, reference, ranks, {kind: whole})
+    return {finding.quantity: finding for finding in found}
+
+
+def test_errors_are_relative_to_each_tensor_and_to_all_of_them() -> None:
+    found = parity.errors(with_("a", torch.tensor([3.0, 4.5])), TRUTH)
+    assert found.tensors == pytest.approx({"a": 0.5 / 5, "b": 0.0})
+    assert found.total == pytest.approx(0.5 / math.sqrt(25 + 5))
+    assert found.slope == pytest.approx(0.5 * 4 / 30)
+
+
+def test_the_slope_is_the_scale_error_and_is_blind_to_noise_across_it() -> None:
+    assert parity.errors(scaled(1.01), TRUTH).slope == pytest.approx(0.01)
+    across = {"a": TRUTH["a"] + torch.tensor([-4.0, 3.0]), "b": TRUTH["b"]}
+    assert parity.errors(across, TRUTH).slope == pytest.approx(0.0, abs=1e-12)
+    assert parity.errors(across, TRUTH).tensors["a"] == pytest.approx(1.0)
+
+
+def test_a_tensor_that_is_truly_zero_is_measured_against_the_typical_element() -> None:
+    truth = {**TRUTH, "key.bias": torch.zeros(4)}
+    typical = math.sqrt(30 / (2 + 4 + 4))
+    found = parity.errors({**TRUTH, "key.bias": torch.full((4,), 1e-3)}, truth)
+    assert found.tensors["key.bias"] == pytest.approx(1e-3 / typical)
+
+
+def test_all_zero_truth_divides_by_nothing() -> None:
+    zero = {"a": torch.zeros(2)}
+    assert parity.errors(zero, zero) == Errors({"a": 0.0}, 0.0, 0.0)
+    assert parity.errors({"a": torch.ones(2)}, zero).total == pytest.approx(math.sqrt(2))
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ({"a": TRUTH["a"]}, "the engine returned no b"),
+        ({**TRUTH, "c": torch.ones(1)}, "the engine returned c, which the model does not have"),
+        (with_("b", torch.ones(4)), r"b has shape \(4,\), the model's is \(2, 2\)"),
+    ],
+)
+def test_what_is_missing_extra_or_misshapen_is_named(found: dict[str, Tensor], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parity.errors(found, TRUTH)
+    verdict = judged(found)["gradient"]
+    assert (verdict.verdict, verdict.value) == ("fail", None)
+
+
+def test_a_kind_that_the_engine_never_returned_fails() -> None:
+    reference = Reference(Oracle({"gradient": TRUTH}), {"gradient": FLOOR})
+    (finding,) = parity.judge({}, [], reference, 1, {"gradient": True})
+    assert finding.verdict == "fail"
+
+
+def test_the_floor_is_the_worst_of_the_ensemble_figure_by_figure() -> None:
+    runs = [Errors({"a": 1.0, "b": 4.0}, -5.0, 1.0), Errors({"a": 2.0, "b": 3.0}, 4.0, 6.0)]
+    assert parity.floor(runs) == Errors({"a": 2.0, "b": 4.0}, 5.0, 6.0)
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(0.9, "pass"), (1.1, "fail")])
+def test_the_verdict_turns_at_the_margin(factor: float, verdict: str) -> None:
+    off = TRUTH["a"] + torch.tensor([-4.0, 3.0]) * factor * MARGIN * FLOOR.tensors["a"]
+    finding = judged(with_("a", off))["gradient"]
+    assert finding.verdict == verdict
+    assert finding.value == pytest.approx(factor * MARGIN, rel=1e-3)
+    assert finding.bound == MARGIN
+    assert finding.detail["tensor"] == "a"
+
+
+def test_a_scale_error_below_the_norms_floor_fails_by_its_slope() -> None:
+    found = judged(scaled(1 + 0.9 * FLOOR.tensors["a"]))
+    assert found["gradient"].verdict == "pass"
+    assert found["gradient slope"].verdict == "fail"
+
+
+def test_every_verdict_prints_its_resolution() -> None:
+    for finding in judged(TRUTH).values():
+        assert "would have seen a scale error of" in finding.reason
+    assert judged(TRUTH)["gradient"].detail["resolution"] == pytest.approx(MARGIN * FLOOR.slope)
+
+
+def test_one_tensor_alone_is_not_judged_where_only_the_whole_counts() -> None:
+    off = with_("b", TRUTH["b"] + 4 * FLOOR.tensors["b"] * torch.tensor([[0.0, 2.0], [1.0, 0.0]]))
+    assert judged(off)["gradient"].verdict == "fail"
+    assert judged(off, whole=False)["gradient"].verdict == "pass"
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_not_finite_fails_everywhere(bad: float) -> None:
+    found = judged(with_("a", torch.tensor([3.0, bad])), [2.0, bad, 0.5])
+    assert {finding.verdict for finding in found.values()} == {"fail"}
+    assert found["gradient"].value == math.inf
+    assert "worst in a" in found["gradient"].reason
+
+
+def test_an_error_that_float64_itself_makes_is_none_though_the_floor_is_zero() -> None:
+    reference = Reference(Oracle({"output": TRUTH}), {"output": Errors({"a": 0.0, "b": 0.0}, 0.0, 0.0)})
+    tiny = {name: tensor.double() * (1 + 2e-16) for name, tensor in TRUTH.items()}
+    assert {f.verdict for f in parity.judge({"output": tiny}, [], reference, 1, {"output": True})} == {"pass"}
+
+
+def test_the_first_loss_that_is_off_is_named_not_the_worst() -> None:
+    losses = judged(TRUTH, [2.0, 1.01, 0.6])["loss"]
+    assert losses.verdict == "fail"
+    assert "first divergence: step 2, loss 1.01 for 1" in losses.reason
+    assert losses.value == pytest.approx(0.2 / 1e-3)
+    assert losses.detail["oracle_losses"] == LOSSES
+
+
+def test_losses_that_agree_pass() -> None:
+    assert judged(TRUTH, [2.0 * (1 + 2e-3), 1.0, 0.5])["loss"].verdict == "pass"
+
+
+@pytest.mark.parametrize(
+    ("off", "place"),
+    [
+        (torch.tensor([[0.0, 0.0], [0.0, 1.0]]), "the part of rank 1 of 2 alone"),
+        (torch.tensor([[1.0, 0.0], [0.0, 0.0]]), "the part of rank 0 of 2 alone"),
+        (torch.ones(2, 2), "all 2 ranks' parts"),
+    ],
+)
+def test_the_first_divergence_names_step_tensor_and_part(off: Tensor, place: str) -> None:
+    finding = judged(with_("b", TRUTH["b"] + off), ranks=2)["gradient"]
+    assert finding.detail["first_divergence"] == f"step 1, gradient of b, {place}"
+    assert str(finding.detail["first_divergence"]) in finding.reason
+
+
+def test_an_update_that_is_off_is_traced_to_the_first_loss_that_was() -> None:
+    finding = judged(scaled(1.5), [2.0, 1.1, 0.5], kind="update")["update"]
+    assert "first divergence: step 2, loss 1.1 for 1; after the last step, update of" in finding.reason
+    finding = judged(scaled(1.5), kind="update")["update"]
+    assert "first divergence: after the last step, update of" in finding.reason
+
+
+def test_what_passes_names_no_divergence() -> None:
+    for finding in judged(TRUTH).values():
+        assert "divergence" not in finding.reason
+        assert "first_divergence" not in finding.detail

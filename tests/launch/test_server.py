@@ -1,0 +1,112 @@
+"""Fork servers whose engine cannot be imported, that die, or whose parent dies."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from harness.launch import local
+from harness.launch.local import LocalLauncher
+from harness.launch.outcome import Done, Hung, Job, Killed, Raised
+from tests.launch.worlds import JOBS, LONG, NOTICED, gone, run
+
+# What an engine's module may do to whoever imports it → what the case's outcome then is, and says.
+BAD_IMPORTS = {
+    "raises": ("import builtins\nassert not hasattr(builtins, 'half')\nbuiltins.half = 1\n1 / 0", Raised, "1 / 0"),
+    "exits": ("import sys\nsys.exit('this engine wants MPI')", Raised, "this engine wants MPI"),
+    "crashes": ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)", Killed, "SIGSEGV"),
+    "hangs": ("import time\ntime.sleep(600)", Hung, "bad_engine.py"),
+}
+
+PARENT = """
+import json, sys, time
+from harness.launch.local import LocalLauncher
+from harness.launch.outcome import Job
+launcher = LocalLauncher()
+world = launcher.world(2, "jobs", "tests.launch.jobs")
+children = [outcome.value for outcome in world.run(Job("tests.launch.jobs:leaves_a_child", {}), 60)]
+import psutil
+below = [process.pid for process in psutil.Process().children(recursive=True)]
+print(json.dumps({"below": below, "children": children, "folder": str(launcher._folder)}), flush=True)
+world.run(Job("tests.launch.jobs:one_never_enters", {}), 600)
+"""
+
+
+@pytest.mark.parametrize("how", BAD_IMPORTS)
+def test_an_engine_whose_import_fails_fails_its_own_case(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, kind, text = BAD_IMPORTS[how]
+    (tmp_path / "bad_engine.py").write_text(source)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    if how == "hangs":
+        monkeypatch.setattr(local, "START", 6.0)
+    with LocalLauncher() as launcher:
+        (outcome,) = run(launcher, "imports", 3.0, 1, module="bad_engine", imported="bad_engine")
+        assert isinstance(outcome, kind)
+        assert text in outcome.text
+        assert run(launcher, "total", size=1, module="bad_engine") == (Done(0, 1.0),)
+
+
+def test_ranks_that_lose_their_server_are_killed_and_the_next_world_has_another() -> None:
+    with LocalLauncher() as launcher:
+        world = launcher.world(2, JOBS, JOBS)
+        ranks = [outcome.value for outcome in world.run(Job(f"{JOBS}:pid", {}), LONG) if isinstance(outcome, Done)]
+        server = launcher._servers[JOBS].process
+        server.kill()
+        server.wait()
+        assert len(ranks) == 2
+        assert gone(ranks, within=1.0)
+        start = time.monotonic()
+        outcomes = world.run(Job(f"{JOBS}:total", {}), LONG)
+        assert time.monotonic() - start < NOTICED
+        for outcome in outcomes:
+            assert isinstance(outcome, Killed)
+            assert "ended with its fork server" in outcome.text
+        assert run(launcher, "total") == (Done(0, 3.0), Done(1, 3.0))
+
+
+def test_a_rank_that_dies_before_it_can_speak_is_noticed() -> None:
+    with LocalLauncher() as launcher:
+        world = launcher.world(2, JOBS, JOBS)
+        os.kill(world._pids[1], signal.SIGKILL)
+        start = time.monotonic()
+        outcomes = world.run(Job(f"{JOBS}:total", {}), LONG)
+        assert time.monotonic() - start < NOTICED
+        assert isinstance(outcomes[1], Killed)
+        assert isinstance(outcomes[0], Hung | Raised)
+
+
+def test_a_killed_parent_leaves_no_process_and_no_folder() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    with parent, parent.stdout:
+        found = json.loads(parent.stdout.readline())
+        assert len(found["below"]) == 5  # a server, two ranks, and what the ranks started
+        assert set(found["children"]) < set(found["below"])
+        parent.kill()
+    assert gone(found["below"], within=3.0)
+    deadline = time.monotonic() + 3.0
+    while Path(found["folder"]).exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not Path(found["folder"]).exists()
+
+
+def test_ctrl_c_is_left_to_the_parent() -> None:
+    """A terminal sends it to every process of the foreground group; servers and ranks have groups of their own."""
+    with LocalLauncher() as launcher:
+        world = launcher.world(1, JOBS, JOBS)
+        (found,) = world.run(Job(f"{JOBS}:pid", {}), LONG)
+        assert isinstance(found, Done)
+        server = psutil.Process(launcher._servers[JOBS].process.pid)
+        assert os.getpgid(server.pid) == server.pid != os.getpgid(0)
+        assert os.getpgid(found.value) == found.value
+        server.send_signal(signal.SIGINT)
+        assert run(launcher, "total", size=1) == (Done(0, 1.0),)
+        world.close()

@@ -1,0 +1,157 @@
+"""What the meters are pointed at, inside a rank."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed._functional_collectives as functional
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from harness.launch.rank import Context
+from harness.meter import memory
+from harness.meter.traffic import CONTROL, Traffic
+
+N = 1000  # elements of 4 bytes
+PIECE = 2**20  # bytes
+
+
+def piece(pieces: int = 1) -> Tensor:
+    return torch.empty(pieces * PIECE, dtype=torch.uint8)
+
+
+def held_and_peak(context: Context | None = None) -> dict[str, Any]:
+    """Megabytes after each of a few allocations and releases."""
+    with memory.gauge() as gauge:
+        first = piece(2)
+        figures: dict[str, Any] = {"one tensor": gauge.current()}
+        _ = first.view(2, -1).t()
+        figures["and a view"] = gauge.current()
+        second = first.clone()
+        figures["and a copy"] = gauge.current()
+        del first, _
+        figures["without the first"] = gauge.current()
+        figures["peak"] = gauge.peak()
+        gauge.reset()
+        figures["peak after reset"] = gauge.peak()
+        third = piece(3)
+        del third
+        figures["peak of a temporary"] = gauge.peak()
+        second.untyped_storage().resize_(0)
+    with memory.gauge() as gauge:
+        _ = piece()
+        figures["from a new start"] = gauge.current()
+    return {name: size / PIECE for name, size in figures.items()} | {"meter": memory.meter()}
+
+
+def training(context: Context | None = None) -> dict[str, int]:
+    """Bytes of a training step's states and peak, large enough that kernels' own workspaces do not count."""
+    with memory.gauge() as gauge:
+        model = nn.Sequential(nn.Linear(512, 512, bias=False), nn.ReLU(), nn.Linear(512, 512, bias=False))
+        optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+        batch = torch.randn(256, 512)
+        for _ in range(3):
+            gauge.reset()
+            model(batch).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return {"states": gauge.current(), "peak": gauge.peak()}
+
+
+def ones(size: int = N) -> Tensor:
+    return torch.ones(size)
+
+
+def collectives(context: Context) -> dict[str, dict[str, dict[str, float]]]:
+    """What the traffic meter counts on this rank for each way to ask for a collective."""
+    rank, other, world = context.rank, 1 - context.rank, dist.group.WORLD
+    alone = [dist.new_group([peer]) for peer in range(context.size)][rank]
+    # 0 keeps 100 and sends 900, 1 sends 300 and keeps 700.
+    splits = [[100, 900], [300, 700]]
+    mine, theirs = splits[rank], [part[rank] for part in splits]
+
+    def coalesced(*calls: Callable[[], Any]) -> None:
+        with dist._coalescing_manager():
+            for call in calls:
+                call()
+
+    def swap() -> None:
+        for work in dist.batch_isend_irecv(
+            [dist.P2POp(dist.isend, ones(), other), dist.P2POp(dist.irecv, ones(), other)]
+        ):
+            work.wait()
+
+    asked: dict[str, Callable[[], Any]] = {
+        "all_reduce": lambda: dist.all_reduce(ones()),
+        "all_reduce async": lambda: dist.all_reduce(ones(), async_op=True).wait(),
+        "all_reduce coalesced": lambda: coalesced(lambda: dist.all_reduce(x), lambda: dist.all_reduce(y)),
+        "all_reduce alone": lambda: dist.all_reduce(ones(), group=alone),
+        "all_reduce small": lambda: dist.all_reduce(ones(CONTROL // 4)),
+        "all_gather": lambda: dist.all_gather([ones(), ones()], ones()),
+        "all_gather flat": lambda: dist.all_gather_into_tensor(ones(2 * N), ones()),
+        "all_gather flat async": lambda: dist.all_gather_into_tensor(ones(2 * N), ones(), async_op=True).wait(),
+        "all_gather coalesced": lambda: coalesced(
+            lambda: dist.all_gather_into_tensor(ones(2 * N), ones()),
+            lambda: dist.all_gather_into_tensor(ones(2 * N), ones()),
+        ),
+        "reduce_scatter": lambda: dist.reduce_scatter(ones(), [ones(), ones()]),
+        "reduce_scatter flat": lambda: dist.reduce_scatter_tensor(ones(), ones(2 * N)),
+        "reduce_scatter coalesced": lambda: coalesced(
+            lambda: dist.reduce_scatter_tensor(ones(), ones(2 * N)),
+            lambda: dist.reduce_scatter_tensor(ones(), ones(2 * N)),
+        ),
+        "all_to_all": lambda: dist.all_to_all([ones(N // 2), ones(N // 2)], [ones(N // 2), ones(N // 2)]),
+        "all_to_all flat": lambda: dist.all_to_all_single(ones(), ones()),
+        "all_to_all uneven": lambda: dist.all_to_all_single(ones(sum(theirs)), ones(), theirs, mine),
+        "broadcast": lambda: dist.broadcast(ones(), 0),
+        "reduce": lambda: dist.reduce(ones(), 0),
+        "gather": lambda: dist.gather(ones(), None if rank else [ones(), ones()], 0),
+        "scatter": lambda: dist.scatter(ones(), None if rank else [ones(), ones()], 0),
+        "send": lambda: dist.recv(ones(), 0) if rank else dist.send(ones(), 1),
+        "send batched": swap,
+        "barrier": dist.barrier,
+        "functional all_reduce": lambda: functional.all_reduce(ones(), "sum", world).sum(),
+        "functional average": lambda: functional.all_reduce(ones(), "avg", world).sum(),
+        "functional all_reduce coalesced": lambda: functional.all_reduce_coalesced([ones(), ones()], "sum", world)[
+            0
+        ].sum(),
+        "functional all_gather": lambda: functional.all_gather_tensor(ones(), 0, world).sum(),
+        "functional reduce_scatter": lambda: functional.reduce_scatter_tensor(ones(2 * N), "sum", 0, world).sum(),
+        "functional all_to_all": lambda: functional.all_to_all_single(ones(), None, None, world).sum(),
+        "functional all_to_all uneven": lambda: functional.all_to_all_single(ones(), theirs, mine, world).sum(),
+        "functional broadcast": lambda: functional.broadcast(ones(), 0, world).sum(),
+        "functional all_gather and back": lambda: (
+            functional.all_gather_tensor_autograd(ones().requires_grad_(), 0, world).sum().backward()
+        ),
+    }
+    x, y = ones(), ones()
+    found = {}
+    for name, call in asked.items():
+        with Traffic() as traffic:
+            call()
+        found[name] = traffic.by_op
+    return found
+
+
+def ddp(context: Context) -> dict[str, Any]:
+    """A step of DDP, and the elements of its model."""
+    model = DistributedDataParallel(nn.Sequential(nn.Linear(100, 100), nn.Linear(100, 10)))
+    return _step(model)
+
+
+def fsdp(context: Context) -> dict[str, Any]:
+    """A step of FSDP2, whose root keeps its weights between forward and backward pass; the layers' sizes apart."""
+    model = nn.Sequential(nn.Linear(100, 100), nn.Linear(100, 10))
+    fully_shard(model[0], reshard_after_forward=True)
+    fully_shard(model, reshard_after_forward=False)
+    return _step(model)
+
+
+def _step(model: nn.Module) -> dict[str, Any]:
+    sizes = [p.numel() for p in model.parameters()]
+    for _ in range(3):  # the first steps announce sizes and lay out buckets
+        with Traffic() as traffic:
+            model(torch.ones(4, 100)).sum().backward()
+    return {"sizes": sizes, "by_op": traffic.by_op}

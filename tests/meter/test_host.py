@@ -1,0 +1,67 @@
+"""A busy process that is not ours is seen, one of ours is not."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import psutil
+
+from harness.meter.host import FOREIGN, CpuWatch
+
+SPIN = "while True: pass"
+# The middle process ends at once, so that the busy one belongs to init.
+ORPHAN = f"""
+import subprocess, sys
+quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+print(subprocess.Popen([sys.executable, "-c", "{SPIN}"], start_new_session=True, **quiet).pid)
+"""
+SECONDS = 1.0
+
+
+@contextlib.contextmanager
+def foreigner() -> Iterator[psutil.Process]:
+    found = subprocess.run([sys.executable, "-c", ORPHAN], capture_output=True, text=True, check=True)
+    process = psutil.Process(int(found.stdout))
+    try:
+        yield process
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+
+
+def seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def test_a_foreign_busy_process_is_seen() -> None:
+    with foreigner() as process:
+        assert process.pid not in {child.pid for child in psutil.Process().children(recursive=True)}
+        watch, before, start = CpuWatch(), seconds(process), time.monotonic()
+        while seconds(process) - before < 0.5:  # it gets its half second, however busy the machine is
+            assert time.monotonic() < start + 30.0
+            time.sleep(0.05)
+        share = (seconds(process) - before) / (time.monotonic() - start)
+        assert watch.foreign() >= 0.8 * share
+        assert share > FOREIGN
+
+
+def test_our_own_work_and_that_of_our_children_is_not_foreign() -> None:
+    """Of all that the machine did, what this child did is taken away."""
+    child = subprocess.Popen([sys.executable, "-c", SPIN])
+    try:
+        process, watch = psutil.Process(child.pid), CpuWatch()
+        before, start = seconds(process), time.monotonic()
+        busy = psutil.cpu_times()
+        time.sleep(SECONDS)
+        ours = (seconds(process) - before) / (time.monotonic() - start)
+        after = psutil.cpu_times()
+        used = sum(after) - after.idle - after.iowait - (sum(busy) - busy.idle - busy.iowait)
+        assert ours > FOREIGN
+        assert watch.foreign() <= used / SECONDS - 0.8 * ours
+    finally:
+        child.kill()
+        child.wait()
