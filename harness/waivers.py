@@ -37,7 +37,7 @@ def read(path: Path) -> tuple[Waiver, ...]:
     """The ``[[waiver]]`` tables of a TOML file; ValueError names the table and field that is wrong."""
     if not path.exists():
         return ()
-    fields = {name: kind for name, kind in Waiver.__annotations__.items()}
+    fields = dict(Waiver.__annotations__)
     found = []
     for number, table in enumerate(tomllib.loads(path.read_text()).get("waiver", []), start=1):
         if wrong := fields.keys() ^ table.keys():

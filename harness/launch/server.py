@@ -1,8 +1,9 @@
 """The fork server: a process that has imported torch and one engine, and forks ranks that start warm.
 
 Run as ``python -m harness.launch.server ADDRESS MODULE …``; it connects when the modules are imported, and ends with a
-traceback if one cannot be. Requests on the connection: an environment each, which forks one rank, or None, the end; replies:
-``("forked", pid)`` and, when a rank ends, ``("ended", pid, status)``. When the parent is gone, all ranks are killed.
+traceback if one cannot be. Requests on the connection: an environment each, which forks one rank, and None to
+end; replies: ``("forked", pid)`` and, when a rank ends, ``("ended", pid, status)``. When the parent is gone, all ranks
+are killed and its scratch folder is removed.
 """
 
 import contextlib
@@ -15,8 +16,7 @@ import signal
 import sys
 import traceback
 from multiprocessing.connection import Client, Connection
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 from harness.meter import memory
 
@@ -28,10 +28,6 @@ def on_parents_death(signum: signal.Signals) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signum)
 
 
-def _terminated(signum: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit
-
-
 def main(address: str, modules: list[str]) -> None:
     on_parents_death(signal.SIGKILL)  # an import may be deaf to anything less
     parent = os.getppid()
@@ -41,13 +37,14 @@ def main(address: str, modules: list[str]) -> None:
     # Once, before there are ranks that would all do it; what goes wrong is recorded by the ranks' own meter.
     with contextlib.suppress(RuntimeError, OSError):
         memory.compile_allocator()
+    wake, wakened = os.pipe()
+    os.set_blocking(wakened, False)
+    signal.set_wakeup_fd(wakened)
+    for signum in (signal.SIGCHLD, signal.SIGTERM):
+        signal.signal(signum, lambda *_: None)  # the pipe tells which
+    on_parents_death(signal.SIGTERM)
     children: set[int] = set()
-    try:
-        signal.signal(signal.SIGTERM, _terminated)
-        on_parents_death(signal.SIGTERM)
-        orphan = _serve(Client(address, "AF_UNIX"), children)
-    except SystemExit:  # SIGTERM, by the system at the parent's death or by a person
-        orphan = os.getppid() != parent
+    orphan = _serve(Client(address, "AF_UNIX"), [wake, wakened], children, parent)
     for pid in children:  # with all that they have started: each leads a process group
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
@@ -55,18 +52,16 @@ def main(address: str, modules: list[str]) -> None:
         shutil.rmtree(os.path.dirname(address), ignore_errors=True)
 
 
-def _serve(control: Connection, children: set[int]) -> bool:
-    """Forks ranks until the parent says goodbye. True: it ended without."""
-    wake, wakened = os.pipe()
-    os.set_blocking(wakened, False)
-    signal.set_wakeup_fd(wakened)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    watched: list[Connection | int] = [control, wake]
+def _serve(control: Connection, pipe: list[int], children: set[int], parent: int) -> bool:
+    """Forks ranks until the parent says goodbye, or dies: then it is true."""
+    watched: list[Connection | int] = [control, pipe[0]]
     while True:
         ready, _, _ = select.select(watched, [], [])
-        if wake in ready:
-            os.read(wake, 4096)
+        if pipe[0] in ready:
+            arrived = os.read(pipe[0], 4096)
             _reap(control, children)
+            if signal.SIGTERM in arrived:
+                return os.getppid() != parent
         if control in ready:
             try:
                 environment = control.recv()
@@ -74,7 +69,7 @@ def _serve(control: Connection, children: set[int]) -> bool:
                 return True
             if environment is None:
                 return False
-            _fork(control, children, [wake, wakened], environment)
+            _fork(control, children, pipe, environment)
 
 
 def _reap(control: Connection, children: set[int]) -> None:
@@ -87,7 +82,12 @@ def _reap(control: Connection, children: set[int]) -> None:
             return
         if pid in children:
             children.discard(pid)
-            control.send(("ended", pid, os.waitstatus_to_exitcode(status)))
+            _tell(control, ("ended", pid, os.waitstatus_to_exitcode(status)))
+
+
+def _tell(control: Connection, message: tuple[Any, ...]) -> None:
+    with contextlib.suppress(OSError):  # a parent that is gone is found by the next receive
+        control.send(message)
 
 
 def _fork(control: Connection, children: set[int], pipe: list[int], environment: dict[str, str]) -> None:
@@ -98,7 +98,7 @@ def _fork(control: Connection, children: set[int], pipe: list[int], environment:
         with contextlib.suppress(OSError):  # the child does the same: whoever is first
             os.setpgid(pid, pid)
         children.add(pid)
-        control.send(("forked", pid))
+        _tell(control, ("forked", pid))
         return
     code: Any = 1
     try:

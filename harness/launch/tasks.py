@@ -47,6 +47,7 @@ def checked_trainer(
                 if step == 0:
                     collected["gradient"] = _keep(context, trainer.gradients())
                 if step == MEMORY_STEP:
+                    _settle()
                     figures["states"] = gauge.current()
                 trainer.update()
             if step == MEMORY_STEP:
@@ -68,6 +69,13 @@ def _keep(context: Context, tensors: Mapping[str, Tensor]) -> bytes:
     buffer = io.BytesIO()
     torch.save({name: tensor.detach().cpu() for name, tensor in tensors.items()}, buffer)
     return buffer.getvalue()
+
+
+def _settle() -> None:
+    """Garbage is no state; and a backend's thread holds its last buffers for a moment after the work is done."""
+    _synchronize()
+    gc.collect()
+    time.sleep(0.02)
 
 
 def _synchronize() -> None:
@@ -260,7 +268,7 @@ def timed(context: Context, warm: int, steps: int) -> list[float]:
 
 
 def ceiling(context: Context, workload: Workload) -> float:
-    """FLOP/s of a large matrix product in the workload's dtype with this world's threads: the most that is to be had."""
+    """FLOP/s of a large matrix product in the workload's dtype on this rank: the most that is to be had."""
     from harness.meter.flops import matmul_ceiling
 
     return matmul_ceiling(workload.dtype)

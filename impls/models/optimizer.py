@@ -8,17 +8,17 @@ from torch import Tensor, nn
 from harness.spec import Workload
 
 
-def optimizer(parameters: Iterable[Tensor], workload: Workload) -> torch.optim.Optimizer:
-    """Plain SGD or AdamW over the given tensors. Fused where the dtype has a fused kernel: it needs no temporaries."""
+def optimizer(parameters: Iterable[Tensor], workload: Workload, fused: bool = True) -> torch.optim.Optimizer:
+    """Plain SGD or AdamW over the given tensors; the fused kernels need no temporaries."""
     if workload.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=workload.lr, weight_decay=workload.weight_decay, fused=True)
+        return torch.optim.SGD(parameters, lr=workload.lr, weight_decay=workload.weight_decay, fused=fused)
     return torch.optim.AdamW(
         parameters,
         lr=workload.lr,
         betas=workload.betas,
         eps=workload.eps,
         weight_decay=workload.weight_decay,
-        fused=True,
+        fused=fused,
     )
 
 

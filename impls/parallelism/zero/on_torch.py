@@ -30,7 +30,8 @@ class Sharded:
         for layer in self.model.model.layers:
             fully_shard(layer, **options)
         fully_shard(self.model, **options)
-        self.optimizer = optimizer(self.model.parameters(), workload)
+        # DTensor has a fused AdamW, but no fused SGD.
+        self.optimizer = optimizer(self.model.parameters(), workload, fused=workload.optimizer == "adamw")
 
     def backward(self, batch: Batch) -> Tensor:
         return accumulate(self.model, batch, self.workload, dist.get_rank(), self.topology.dp)

@@ -44,50 +44,54 @@ class Zero:
         owned = [rest, *([*layer.parameters()] for layer in layers)]
         self.units = [Unit(parameters, stage, self.rank, self.ranks) for parameters in owned]
         self.optimizer = optimizer([unit.master for unit in self.units], workload)
-        self.reducing: list[tuple[Unit, Reduction]] = []
+        self.reducing: tuple[Unit, Reduction] | None = None
         self.last = False  # the micro-batch after which stage 1 reduces
         for index, module in enumerate([self.model, *layers]):
-            self._reduce_when_ready(self.units[index])
+            self._reduce_when_ready(index)
             if stage == 3:
                 self._gather_around(module, index)
 
     def _gather_around(self, module: nn.Module, index: int) -> None:
-        """Weights are there for this unit, and on their way for the one that comes next."""
-        unit, count = self.units[index], len(self.units)
+        """Weights are there for this unit's forward pass, and on their way for the next; there for its backward."""
+        unit, following = self.units[index], self.units[min(index + 1, len(self.units) - 1)]
 
-        def before(following: int) -> None:
-            unit.gather()
-            self.units[following % count].gather()  # a no-op where they are there already
+        def before(*prefetch: Unit) -> None:
+            for wanted in (unit, *prefetch):
+                wanted.gather()  # a no-op where the weights are there already
             unit.wait()
 
-        after = min(index + 1, count - 1)
-        module.register_forward_pre_hook(lambda *_: before(after))
+        module.register_forward_pre_hook(lambda *_: before(following))
         module.register_forward_hook(lambda *_: unit.release())
-        module.register_full_backward_pre_hook(lambda *_: before(index - 1))
+        module.register_full_backward_pre_hook(lambda *_: before())
 
-    def _reduce_when_ready(self, unit: Unit) -> None:
-        missing = len(unit.parameters)
+    def _reduce_when_ready(self, index: int) -> None:
+        unit, missing = self.units[index], len(self.units[index].parameters)
 
         def arrived(_: Tensor) -> None:
             nonlocal missing
             missing -= 1
+            self._finish(wait=False)
+            if self.stage == 3 and missing == len(unit.parameters) // 2:
+                self.units[index - 1].gather()  # ahead, yet not so early that three units' weights lie about
             if missing:
                 return
             missing = len(unit.parameters)
-            if self.stage > 1 or self.last:
-                self._finish(keep=1)  # at most two reductions' buffers at a time
-                self.reducing.append((unit, unit.reduce()))
             if self.stage == 3:
                 unit.release()
+            if self.stage > 1 or self.last:
+                self._finish()  # the one before: a single reduction's buffers at a time
+                self.reducing = unit, unit.reduce()
 
         for parameter in unit.parameters:
             parameter.register_post_accumulate_grad_hook(arrived)
 
-    def _finish(self, keep: int = 0) -> None:
-        while len(self.reducing) > keep:
-            unit, (work, _, receive) = self.reducing.pop(0)
+    def _finish(self, wait: bool = True) -> None:
+        """Takes the running reduction's result and frees its buffers; without ``wait`` only if it is done."""
+        if self.reducing is not None and (wait or self.reducing[1][0].is_completed()):
+            unit, (work, _, receive) = self.reducing
             work.wait()
-            unit.gradient = receive if unit.gradient is None else unit.gradient.add_(receive)
+            unit.add(receive)
+            self.reducing = None
 
     def backward(self, batch: Batch) -> Tensor:
         return accumulate(

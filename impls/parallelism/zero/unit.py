@@ -12,8 +12,9 @@ Reduction = tuple[dist.Work, Tensor, Tensor]
 class Unit:
     """Parameters of one module, flat and padded to N equal shards, of which this rank owns one.
 
-    ``full`` [N · size] the gathered weights, ``shard`` [size] this rank's, ``master`` [size] in float32 for the
-    optimizer (the shard itself if that is float32), ``gradient`` [size] this rank's part, summed over ranks.
+    ``full`` [N · size] the gathered weights, ``master`` [size] this rank's in float32 for the optimizer,
+    ``gradient`` [size] this rank's part, summed over ranks. In stage 3 the master is the only copy that stays, and
+    the gradient is kept as wide; below it the master is a second copy only if the weights are narrower.
     """
 
     def __init__(self, parameters: list[nn.Parameter], stage: int, rank: int, ranks: int) -> None:
@@ -22,10 +23,11 @@ class Unit:
         self.elements, self.bytes = self.full.numel(), self.full.nbytes
         size = self.elements // ranks
         self.mine = slice(rank * size, (rank + 1) * size)
-        self.shard = self.full[self.mine].clone() if stage == 3 else self.full[self.mine]
-        self.master = self.shard.float() if self.shard.dtype.itemsize < 4 else self.shard
+        shard = self.full[self.mine]
+        narrow = shard.dtype.itemsize < 4
+        self.master = shard.float() if narrow else shard.clone() if stage == 3 else shard
         self.gradient: Tensor | None = None
-        self.work: dist.Work | None = None
+        self.gathering: tuple[dist.Work, Tensor] | None = None
         if stage == 3:
             self.release()
 
@@ -33,28 +35,37 @@ class Unit:
         """Starts the all-gather of the weights, into the very storage that autograd's saved tensors point at."""
         if not self.full.untyped_storage().size():
             self.full.untyped_storage().resize_(self.bytes)
+            shard = self.master.detach().to(self.full.dtype)
             with torch.autograd._unsafe_preserve_version_counter(self.full):
-                self.work = dist.all_gather_into_tensor(self.full, self.shard, async_op=True)
+                self.gathering = dist.all_gather_into_tensor(self.full, shard, async_op=True), shard
 
     def wait(self) -> None:
-        if self.work is not None:
-            self.work.wait()
-            self.work = None
+        if self.gathering is not None:
+            self.gathering[0].wait()
+            self.gathering = None
 
     def release(self) -> None:
         self.full.untyped_storage().resize_(0)
 
     def reduce(self) -> Reduction:
         """Starts the reduce-scatter of the gradient; returns (handle, its input, its output)."""
-        send = self.shard.new_zeros(self.elements)
+        send = torch.zeros(self.elements, dtype=self.full.dtype, device=self.full.device)
         for parameter, view in zip(self.parameters, views(send, self.parameters), strict=True):
             view.copy_(parameter.grad)
             parameter.grad = view if self.stage == 1 else None  # stage 1 keeps the whole gradient
-        receive = send[self.mine] if self.stage == 1 else torch.empty_like(self.shard)
+        receive = send[self.mine] if self.stage == 1 else torch.empty_like(send[self.mine])
         return dist.reduce_scatter_tensor(receive, send, async_op=True), send, receive
 
+    def add(self, received: Tensor) -> None:
+        """Takes a reduced gradient."""
+        received = received.to(self.master.dtype) if self.stage == 3 else received
+        self.gradient = received if self.gradient is None else self.gradient.add_(received)
+
     def spread(self) -> dist.Work | None:
-        """After the optimizer's step: the master's values to this rank's shard and, below stage 3, to all ranks."""
-        if self.master is not self.shard:
-            self.shard.copy_(self.master)
-        return dist.all_gather_into_tensor(self.full, self.shard, async_op=True) if self.stage < 3 else None
+        """After the optimizer's step, below stage 3: the master's values into every rank's weights."""
+        if self.stage == 3:
+            return None
+        shard = self.full[self.mine]
+        if self.master.data_ptr() != shard.data_ptr():
+            shard.copy_(self.master)
+        return dist.all_gather_into_tensor(self.full, shard, async_op=True)

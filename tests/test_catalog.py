@@ -1,0 +1,91 @@
+"""Names → topics and engines: built-in ones, those of installed packages, those added for a session."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness import catalog
+from harness.spec import Card, Engine
+
+ENTRY_POINTS = """[plumbline.topics]
+tiny_topic = tiny:CARD
+[plumbline.engines]
+zero.tiny = tiny.reference:build
+"""
+CARD = """
+from harness.spec import Card, Engine
+CARD = Card("tiny_topic", "A tiny topic", ("Nobody 2026, §1",), {"tiny_one": {}}, {"reference": Engine("tiny.reference:build")}, ("dp1",))
+"""
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An installed package, as an installer leaves it, that brings a topic and an engine."""
+    folder, info = tmp_path / "tiny", tmp_path / "tiny-1.0.dist-info"
+    folder.mkdir()
+    info.mkdir()
+    (folder / "__init__.py").write_text(CARD)
+    (folder / "reference.py").write_text("def build(workload, topology): ...")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(ENTRY_POINTS)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("tiny", "tiny.reference"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return info / "entry_points.txt"
+
+
+def test_the_built_in_topics_are_found_by_their_cards() -> None:
+    topics = catalog.topics()
+    assert {"zero", "data_parallel", "flash_attention", "preference"} <= topics.keys()
+    assert all(isinstance(card, Card) and card.name == name for name, card in topics.items())
+
+
+def test_an_installed_package_brings_topics_and_engines(package: Path) -> None:
+    topics = catalog.topics()
+    assert topics["tiny_topic"].title == "A tiny topic"
+    assert topics["zero"].engines["tiny"] == Engine("tiny.reference:build")
+    assert "tiny" not in topics["data_parallel"].engines
+    assert catalog.problem(topics["tiny_topic"]) == ""
+
+
+def test_a_package_may_not_replace_a_topic(package: Path) -> None:
+    (package.parents[1] / "tiny" / "__init__.py").write_text(CARD.replace("tiny_topic", "zero"))
+    with pytest.raises(ValueError, match="two topics are called 'zero': one is from the package tiny:CARD"):
+        catalog.topics()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("zero=json:load", r"--add-engine takes TOPIC:NAME=module:function, not 'zero=json:load'"),
+        ("zero:mine=json", "--add-engine takes"),
+        ("zero:mine=nowhere:build", "no module 'nowhere' in the current folder or the environment"),
+        ("zero:mine=no.where:build", "no module 'no.where'"),
+        ("zerro:mine=json:load", "unknown topic 'zerro'; did you mean zero?"),
+        ("zero:deepspeed=json:load", "topic zero has an engine 'deepspeed' already; choose another name"),
+    ],
+)
+def test_an_engine_that_cannot_be_added_is_told_why(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message.replace("?", r"\?")):
+        catalog.topics([text])
+
+
+def test_an_engine_is_added_for_all_variants_and_the_cards_stay_as_they_were() -> None:
+    assert catalog.topics(["zero:mine=json:load"])["zero"].engines["mine"] == Engine("json:load")
+    assert "mine" not in catalog.topics()["zero"].engines
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("deepsped", "unknown engine 'deepsped'; did you mean deepspeed?"), ("xyz", "known: deepspeed, torch")],
+)
+def test_an_unknown_name_gets_the_nearest_or_all(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message.replace("?", r"\?")):
+        catalog.known(name, ["torch", "deepspeed"], "engine")
+
+
+def test_a_topic_with_a_problem_is_one_of_functions() -> None:
+    topics = catalog.topics()
+    assert catalog.problem(topics["flash_attention"]) == "impls.acceleration.flash_attention.problem"
+    assert catalog.problem(topics["zero"]) == ""

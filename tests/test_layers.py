@@ -1,0 +1,227 @@
+"""The architecture, asserted: who imports whom, how long a file is, and that every card is complete."""
+
+import ast
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+from harness import catalog, plan
+from harness.spec import Card, Case, Topology, Workload
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("harness", "impls", "reports", "suites")
+FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+CARDS = catalog.topics()
+CAP, REFERENCE_CAP = 400, 150
+LIBRARIES = packages_distributions().keys() | sys.stdlib_module_names
+
+# part of the project → what of the project it may import beside itself
+BASE = {"harness.spec", "harness.catalog"}
+RUN = BASE | {"harness.meter", "harness.launch"}
+LAB = RUN | {"harness.judge", "harness.oracle", "harness.blocks", "harness.waivers"}
+TOP = LAB | {"harness.lab", "harness.plan", "harness.options", "harness.replay", "harness.store", "harness.plugin"}
+TOP |= {"harness.cli", "reports"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "harness.spec": set(),
+    "harness.options": set(),
+    "harness.replay": set(),
+    "harness.catalog": {"harness.spec", "impls"},  # impls: only to list the chapters, see below
+    "harness.meter": {"harness.spec"},
+    "harness.judge": {"harness.spec"},
+    "harness.store": {"harness.spec"},
+    "harness.waivers": {"harness.spec"},
+    "harness.plan": BASE,
+    "harness.launch": BASE | {"harness.meter"},
+    "harness.oracle": BASE | {"harness.launch", "harness.judge"},
+    "harness.blocks": RUN | {"harness.judge", "harness.oracle"},
+    "harness.lab": LAB,
+    "harness.plugin": TOP,
+    "harness.cli": TOP | {"suites"},  # the empty package alone, to find its folder
+    "impls": {"harness.spec"},
+    "reports": {"harness.spec", "harness.store"},
+    "suites": {"harness.replay"},
+}
+
+
+def module(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def part(name: str) -> str:
+    """``harness.launch.local`` → ``harness.launch``; of the other packages, the package."""
+    first, _, rest = name.partition(".")
+    return f"{first}.{rest.partition('.')[0]}" if first == "harness" and rest else first
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that the file names in an import, also inside functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if _is_module(whole) else str(node.module)
+
+
+def names(path: Path) -> Iterator[str]:
+    """The functions and variables that the module defines."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef):
+            yield node.name
+        elif isinstance(node, ast.Assign):
+            yield from (target.id for target in node.targets if isinstance(target, ast.Name))
+
+
+def _is_module(name: str) -> bool:
+    place = ROOT.joinpath(*name.split("."))
+    return place.with_suffix(".py").exists() or (place / "__init__.py").exists()
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_imports_run_one_way(path: Path) -> None:
+    own = part(module(path))
+    if own == "harness":
+        return
+    project = {part(name) for name in imports(path) if name.partition(".")[0] in PACKAGES}
+    assert project - {own} <= MAY_IMPORT[own]
+
+
+def test_every_part_of_the_project_has_its_place_in_the_layers() -> None:
+    assert {part(module(path)) for path in FILES} - {"harness"} == MAY_IMPORT.keys()
+
+
+def test_the_layers_have_no_cycle() -> None:
+    graph: dict[str, set[str]] = {}
+    for path in FILES:
+        own = part(module(path))
+        named = {part(name) for name in imports(path) if "." in name and name.partition(".")[0] in PACKAGES}
+        graph.setdefault(own, set()).update(named - {own})
+    order = list(TopologicalSorter(graph).static_order())  # CycleError names the cycle
+    assert order.index("harness.spec") < order.index("harness.launch") < order.index("harness.lab")
+
+
+def test_nothing_names_a_module_of_suites_and_the_harness_none_of_impls() -> None:
+    for path in FILES:
+        ours = {name for name in imports(path) if name.startswith(("suites.", "impls."))}
+        assert not any(name.startswith("suites.") for name in ours)
+        assert not (ours and module(path).startswith("harness"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_no_file_is_longer_than_its_cap(path: Path) -> None:
+    cap = REFERENCE_CAP if path.name == "reference.py" else CAP
+    assert len(path.read_text().splitlines()) <= cap
+
+
+def test_no_test_file_is_longer_than_the_cap() -> None:
+    long = [path.name for path in (ROOT / "tests").rglob("*.py") if len(path.read_text().splitlines()) > CAP]
+    assert long == []
+
+
+@pytest.mark.parametrize("card", CARDS.values(), ids=CARDS)
+def test_no_module_of_a_topic_is_called_after_a_library(card: Card) -> None:
+    """Beside a file ``torch.py`` that is run as a script, ``import torch`` finds that one."""
+    folder = ROOT.joinpath(*catalog.folder(card).split("."))
+    assert {path.stem for path in folder.glob("*.py")} & LIBRARIES == set()
+
+
+def test_an_engine_is_imported_only_in_its_own_adapters_and_shims() -> None:
+    engines = {"deepspeed", "megatron", "trl", "peft", "fairscale", "transformers", "accelerate"}
+    for path in FILES:
+        named = {name.partition(".")[0] for name in imports(path)} & engines
+        allowed = path.stem.startswith("on_") or module(path).startswith("impls.models.")
+        assert not named or allowed, f"{module(path)} imports {', '.join(named)}"
+
+
+@pytest.mark.parametrize("card", CARDS.values(), ids=CARDS)
+class TestEveryCard:
+    def test_has_a_title_sources_variants_topologies_and_a_reference(self, card: Card) -> None:
+        assert re.fullmatch(r"[a-z0-9_]+", card.name)
+        assert catalog.folder(card).rpartition(".")[2] == card.name
+        assert card.title
+        assert card.variants
+        assert card.topologies
+        assert card.sources
+        # a paper's authors and year, and where in it
+        assert all(re.search(r"\b(19|20)\d\d\b", source) for source in card.sources)
+        assert "reference" in card.engines
+        assert not card.engines["reference"].requires
+        assert not card.engines["reference"].variants
+
+    def test_names_engines_that_exist(self, card: Card) -> None:
+        for name, engine in card.engines.items():
+            target, _, function = engine.build.partition(":")
+            path = ROOT.joinpath(*target.split(".")).with_suffix(".py")
+            assert path.exists(), f"{name}: there is no {path.name}"
+            assert path.stem == "reference" or path.stem.startswith("on_")
+            assert function in names(path)
+            assert set(engine.variants) <= card.variants.keys()
+
+    def test_every_adapter_in_its_folder_is_an_engine(self, card: Card) -> None:
+        folder = ROOT.joinpath(*catalog.folder(card).split("."))
+        used = {engine.build.partition(":")[0].rpartition(".")[2] for engine in card.engines.values()}
+        assert {path.stem for path in folder.glob("on_*.py")} <= used
+
+    def test_has_topologies_that_parse_and_that_some_workload_fits(self, card: Card) -> None:
+        for text in card.topologies:
+            assert str(Topology.parse(text)) == text
+            assert Workload().check(Topology.parse(text)) == ""
+
+    def test_has_laws_and_claims_that_can_be_called(self, card: Card) -> None:
+        for law in card.laws:
+            assert callable(catalog.load(law.formula))
+            assert law.measure in plan.MEASURES
+            assert law.tolerance >= 0
+            assert law.source
+        for claim in card.claims:
+            assert callable(catalog.load(claim.check))
+            assert claim.text
+            assert claim.source
+        assert len({claim.name for claim in card.claims}) == len(card.claims)
+
+    def test_has_laws_that_promise_something_for_each_variant_somewhere(self, card: Card) -> None:
+        topologies = [Topology.parse(text) for text in card.topologies]
+        for law in card.laws:
+            formula = catalog.load(law.formula)
+            for variant in card.variants.values():
+                promised = [formula(Workload(), topology, **variant) for topology in topologies]
+                assert any(promised), f"{law.quantity} of {variant}"
+
+
+def test_variant_names_are_unique_over_all_topics() -> None:
+    counts = Counter(variant for card in CARDS.values() for variant in card.variants)
+    assert [name for name, count in counts.items() if count > 1] == []
+
+
+def test_case_ids_are_unique_and_safe_on_a_command_line() -> None:
+    request = plan.Request()
+    ids = [case.id for case in plan.cases(request, plan.cards(request))]
+    assert len(ids) == len(set(ids))
+    assert all(re.fullmatch(r"[a-z0-9_.]+(-[a-z0-9_.]+){3,4}", name) for name in ids)
+    odd = Case("zero", "Zero 3", "My/Engine", Topology(dp=2), Workload("Größe 1"))
+    assert re.fullmatch(r"[a-z0-9_.-]+", odd.id)
+
+
+def test_collection_needs_neither_torch_nor_an_engine() -> None:
+    script = """
+import json, sys
+import harness.spec, harness.catalog, harness.plan, harness.plugin, harness.options, harness.waivers
+harness.catalog.topics()
+print(json.dumps(sorted(sys.modules)))
+"""
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    heavy = {"torch", "numpy", "pandas", "sqlalchemy", "deepspeed", "megatron", "trl", "transformers", "altair"}
+    assert heavy & set(json.loads(found.stdout)) == set()
+    assert importlib.util.find_spec("torch")

@@ -1,0 +1,112 @@
+"""Which cases a session runs, and what is measured of each."""
+
+from pathlib import Path
+
+import pytest
+
+from harness import plan
+from harness.plan import Request
+from harness.spec import Case, Topology, Workload
+from harness.spec.named import NAMED
+
+
+def planned(request: Request) -> list[Case]:
+    return plan.cases(request, plan.cards(request))
+
+
+def measured(case: Case, request: Request, cores: int = 8) -> list[str]:
+    return plan.measures(case, request, plan.cards(Request())[case.topic], cores)
+
+
+def test_what_was_asked_for_is_what_runs() -> None:
+    request = Request(("zero",), ("reference", "deepspeed"), ("tiny",), ("dp2",))
+    ids = {case.id for case in planned(request)}
+    assert ids == {f"zero{stage}-{engine}-dp2-fp32" for stage in (1, 2, 3) for engine in ("reference", "deepspeed")}
+
+
+def test_nothing_asked_for_runs_every_topic_engine_and_variant() -> None:
+    found = {(case.topic, case.engine, case.variant) for case in planned(Request())}
+    for card in plan.cards(Request()).values():
+        for engine, entry in card.engines.items():
+            for variant in entry.variants or card.variants:
+                assert (card.name, engine, variant) in found
+
+
+def test_every_trainer_case_is_run_in_low_precision_too() -> None:
+    found = planned(Request(topics=("zero",)))
+    assert {case.workload.dtype for case in found} == {"fp32", "bf16"}
+    assert {case.workload.optimizer for case in found} == {"sgd", "adamw"}
+
+
+def test_an_engine_runs_only_the_variants_that_it_has() -> None:
+    assert {case.variant for case in planned(Request(("zero",), ("megatron",)))} == {"zero1"}
+
+
+def test_precisions_asked_for_replace_the_workloads_own() -> None:
+    request = Request(("zero",), ("reference",), ("tiny",), ("dp2",), dtypes=("bf16", "fp64"))
+    assert {case.workload.dtype for case in planned(request)} == {"bf16", "fp64"}
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (Request(topics=("zerro",)), "unknown topic 'zerro'; did you mean zero?"),
+        (Request(engines=("deepsped",)), "unknown engine 'deepsped'; did you mean deepspeed?"),
+        (Request(measures=("paraty",)), "unknown measure 'paraty'; did you mean parity?"),
+        (Request(dtypes=("fp23",)), "unknown dtype 'fp23'; did you mean fp32"),
+        (Request(workloads=("tyny",)), "unknown workload 'tyny'; did you mean tiny"),
+        (Request(workloads=("nowhere.toml",)), "there is no workload file nowhere.toml"),
+        (Request(topologies=("2dp",)), "topology '2dp' is not axis sizes such as dp2tp2"),
+        (Request(topologies=("dq2",)), "unknown axis 'dq' in topology 'dq2'; known: dp, tp, pp, cp, ep"),
+        (Request(topologies=("dp0",)), "topology axis dp must be at least 1, not 0"),
+        (Request(workloads=("tiny",), topologies=("dp3",)), "batch_size 8 is not a multiple of dp × micro_batches = 3"),
+        (Request(workloads=("tiny",), topologies=("tp3",)), "tp 3 does not divide model.num_attention_heads 8"),
+    ],
+)
+def test_what_cannot_be_planned_is_told_in_one_line(request_: Request, message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        planned(request_)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_workload_file_is_run_in_its_own_precision(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('batch_size = 4\ndtype = "bf16"\n')
+    (case,) = planned(Request(("zero",), ("megatron",), (str(file),), ("dp2",)))
+    assert case.id == "zero1-megatron-dp2-bf16-mine"
+
+
+def test_traffic_is_measured_where_there_are_ranks_to_talk_to() -> None:
+    alone, pair = (Case("zero", "zero1", "torch", Topology(dp=dp), Workload()) for dp in (1, 2))
+    assert "traffic" not in measured(alone, Request())
+    assert "traffic" in measured(pair, Request())
+
+
+def test_ranks_that_would_share_a_core_are_not_timed() -> None:
+    case = Case("zero", "zero1", "torch", Topology(dp=2), Workload())
+    assert "throughput" in measured(case, Request(), cores=2)
+    assert "throughput" not in measured(case, Request(), cores=1)
+    assert "throughput" in measured(case, Request(gpus=2), cores=1)
+    assert "throughput" not in measured(case, Request(gpus=1), cores=8)
+
+
+def test_of_the_built_in_grid_one_workload_is_timed() -> None:
+    timed = {
+        (case.workload.name, case.workload.dtype)
+        for case in planned(Request(topics=("zero",)))
+        if "throughput" in measured(case, Request())
+    }
+    assert timed == {("tiny", "fp32")}
+
+
+def test_quality_needs_a_trainer_and_enough_steps() -> None:
+    long = NAMED["tiny"].with_(steps=plan.CURVE_STEPS)
+    assert "quality" in measured(Case("zero", "zero1", "torch", Topology(dp=2), long), Request())
+    assert "quality" not in measured(Case("zero", "zero1", "torch", Topology(dp=2), Workload()), Request())
+    assert "quality" not in measured(Case("flash_attention", "fa2", "reference", Topology(), long), Request())
+
+
+def test_only_the_measures_asked_for_are_taken() -> None:
+    case = Case("zero", "zero1", "torch", Topology(dp=2), Workload())
+    assert measured(case, Request(measures=("memory", "quality"))) == ["memory"]

@@ -1,0 +1,172 @@
+"""The suites, run in a process of their own as a user runs them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.store import Store
+from tests.launch.worlds import gone
+
+ROOT = Path(__file__).parents[1]
+SUITES = str(ROOT / "suites")
+TINY = ("--gpus", "0", "--workload", "tiny", "--topologies", "dp2")
+MINE = """
+import os, signal, time
+from pathlib import Path
+
+def good(workload, topology, **variant):
+    from impls.parallelism.data_parallel.reference import build
+    return build(workload, topology, **variant)
+
+def dies(workload, topology, **variant):
+    if os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return good(workload, topology, **variant)
+
+def hangs(workload, topology, **variant):
+    Path("rank" + os.environ["RANK"]).write_text(str(os.getpid()))
+    time.sleep(600)
+"""
+SPY = """
+import json, sys, time
+from pathlib import Path
+
+def pytest_unconfigure():
+    Path("spy.json").write_text(json.dumps({"modules": sorted(sys.modules), "seconds": time.process_time()}))
+"""
+
+
+@pytest.fixture
+def user(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """A folder of one's own, in which the compiled allocator of this machine is used again."""
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", cache)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return pytester
+
+
+def run(user: pytest.Pytester, *arguments: str) -> pytest.RunResult:
+    return user.runpytest_subprocess(SUITES, "-p", "no:cacheprovider", *arguments)
+
+
+def collected(user: pytest.Pytester, *arguments: str) -> set[str]:
+    found = run(user, "--collect-only", "-q", *arguments)
+    assert found.ret == pytest.ExitCode.OK
+    return {line.partition("::")[2] for line in found.outlines if "::" in line}
+
+
+def store() -> Store:
+    return Store.open("plumbline.db", create=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--topics", "zerro"], "unknown topic 'zerro'; did you mean zero?"),
+        (["--engines", "deepsped"], "unknown engine 'deepsped'; did you mean deepspeed?"),
+        (["--workload", "tyny"], "unknown workload 'tyny'; did you mean tiny"),
+        (["--workload", "mine.toml"], "mine.toml: unknown field 'batchsize'; did you mean batch_size?"),
+        (["--measures", "paraty"], "unknown measure 'paraty'; did you mean parity?"),
+        (["--workload", "tiny", "--topologies", "dp3"], "batch_size 8 is not a multiple of dp × micro_batches = 3"),
+        (["--gpus", "4096"], "--gpus 4096: this machine has "),
+        (["--ranks", "0"], "--ranks must be at least 1, not 0"),
+        (["--store", "nowhere/plumbline.db"], "--store: store nowhere/plumbline.db: folder nowhere does not exist"),
+        (["--add-engine", "zero:mine=nowhere:build"], "no module 'nowhere' in the current folder or the environment"),
+    ],
+    ids=lambda value: value[0].strip("-") if isinstance(value, list) else "",
+)
+def test_a_wrong_option_is_a_usage_error_in_one_line(user: pytest.Pytester, arguments: list[str], message: str) -> None:
+    user.path.joinpath("mine.toml").write_text("batchsize = 8\n")
+    found = run(user, *arguments)
+    assert found.ret == pytest.ExitCode.USAGE_ERROR
+    (line,) = [line for line in found.errlines if line.strip()]
+    assert line.startswith("ERROR: ")
+    assert message in line
+    assert not user.path.joinpath("plumbline.db").exists()
+
+
+def test_a_keyword_selects_by_the_words_of_the_case_id(user: pytest.Pytester) -> None:
+    found = collected(user, *TINY, "-k", "zero3 and reference", "--measures", "parity,memory")
+    assert found == {f"test_{measure}[zero3-reference-dp2-fp32]" for measure in ("parity", "memory")}
+
+
+def test_a_mark_selects_exactly_by_engine_and_variant(user: pytest.Pytester) -> None:
+    found = collected(user, *TINY, "-m", "case(engine='deepspeed', stage=3)")
+    measures = {name.partition("[")[0].removeprefix("test_") for name in found}
+    assert {"parity", "memory", "traffic"} <= measures
+    assert {name.partition("[")[2] for name in found} == {"zero3-deepspeed-dp2-fp32]"}
+
+
+def test_a_mark_selects_a_measure(user: pytest.Pytester) -> None:
+    found = collected(user, *TINY, "-m", "traffic and case(topic='zero')")
+    assert found
+    assert all(name.startswith("test_traffic[zero") for name in found)
+
+
+def test_collecting_imports_neither_torch_nor_an_engine_and_takes_little_time(user: pytest.Pytester) -> None:
+    user.path.joinpath("spy.py").write_text(SPY)
+    assert len(collected(user, "-p", "spy")) > 100
+    spy = json.loads(user.path.joinpath("spy.json").read_text())
+    assert {"torch", "deepspeed", "megatron", "trl", "transformers", "altair"} & set(spy["modules"]) == set()
+    assert spy["seconds"] < 3.0
+
+
+def test_an_added_engine_is_measured_and_a_killed_rank_ends_its_own_case_only(user: pytest.Pytester) -> None:
+    user.path.joinpath("mine.py").write_text(MINE)
+    engines = ("--add-engine", "data_parallel:dead=mine:dies", "--add-engine", "data_parallel:mine=mine:good")
+    found = run(
+        user, *TINY, *engines, "--engines", "dead,mine", "-k", "ddp_naive", "--measures", "parity,memory,traffic"
+    )
+    assert found.ret == pytest.ExitCode.TESTS_FAILED
+    found.assert_outcomes(failed=3, passed=3)
+    verdicts: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for record in store().records():
+        verdicts[record["engine"]][record["measure"]].add(record["verdict"])
+    assert verdicts["mine"] == {measure: {"pass"} for measure in ("parity", "memory", "traffic")}
+    assert verdicts["dead"] == {measure: {"error"} for measure in ("parity", "memory", "traffic")}
+    (reason,) = {record["reason"] for record in store().records(engine="dead")}
+    assert reason.startswith("rank 1 · Killed")
+    assert store().runs()[0]["status"] == "finished"
+    assert user.path.joinpath("report").is_dir()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_session_that_is_ended_keeps_what_it_measured_and_leaves_no_rank(
+    user: pytest.Pytester, signum: signal.Signals
+) -> None:
+    user.path.joinpath("mine.py").write_text(MINE)
+    engines = ("--add-engine", "data_parallel:a_good=mine:good", "--add-engine", "data_parallel:b_hangs=mine:hangs")
+    options = ("--engines", "a_good,b_hangs", "-k", "ddp_naive", "--measures", "parity")
+    command = [sys.executable, "-m", "pytest", SUITES, "-p", "no:cacheprovider", *TINY, *engines, *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as session:
+        ranks = _pids(user.path, 2, session)
+        session.send_signal(signum)
+        output, _ = session.communicate(timeout=60)
+    assert session.returncode == pytest.ExitCode.INTERRUPTED, output
+    assert gone(ranks, within=1.0)
+    (status,) = [status["status"] for status in store().runs()]
+    assert status == "interrupted"
+    measured = store().records(engine="a_good")
+    assert {record["verdict"] for record in measured} == {"pass"}
+    assert not store().records(engine="b_hangs")
+    assert "plumbline.db" in output
+
+
+def _pids(folder: Path, count: int, session: "subprocess.Popen[Any]") -> list[int]:
+    """The ranks that wrote their process ids when they began to hang."""
+    deadline = time.monotonic() + 60.0
+    while True:
+        found = [file.read_text() for file in folder.glob("rank*")]
+        if len(found) == count and all(found):
+            return [int(text) for text in found]
+        assert session.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
