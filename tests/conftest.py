@@ -7,3 +7,4 @@ pytest_plugins = "pytester"
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "error")
+    config.addinivalue_line("markers", "slow: takes more than a minute on a quiet core")

@@ -15,9 +15,9 @@ def practice_memory(records: Records) -> Finding:
     """12 GB → 7 GB: the share saved at TP 2, of the peak of a step."""
     parameters, published = 12 * 12 * 768**2 + 2 * 30_000 * 768, 1 - 7 / 12
     arithmetic = (
-        f"12 · 12 h² + 2 V h = {parameters / 1e6:.0f} M parameters, × 16 B = {parameters * 16 / 2**30:.2f} GiB of model "
-        "states: nearly all of the 12 GB, and of what is saved, must be activations and logits, whose batch and sequence "
-        f"are not published; 5 / 12 = {published:.1%} holds, and 50 % is the most that t = 2 can save"
+        f"12 · 12 h² + 2 V h = {parameters / 1e6:.0f} M parameters, × 16 B = {parameters * 16 / 2**30:.2f} GiB of "
+        "states: most of the 12 GB must be activations and logits, whose batch and sequence are not published; "
+        f"5 / 12 = {published:.1%} holds, and 50 % is the most that t = 2 can save"
     )
     figures = {"law": published, "unit": "share saved"}
     peaks = [measured(records, quantity="peak", topology=topology, **ADAM) for topology in ("dp1", "tp2")]

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
@@ -73,6 +74,33 @@ def scatter(x: Tensor, group: Group) -> Tensor:
 def gather(x: Tensor, group: Group) -> Tensor:
     """[…, n/t] → […, n]: after a column-parallel product whose output is wanted whole."""
     return Conjugate.apply(x, group, _joined, _part)
+
+
+class ColumnParallel(Function):
+    """f and the products that follow it in one: dX is summed while the gradients of the weights are computed."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: Group, *weights: Tensor) -> tuple[Tensor, ...]:
+        ctx.group = group
+        ctx.save_for_backward(x, *weights)
+        return tuple(F.linear(x, weight) for weight in weights)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, *weights = ctx.saved_tensors
+        rows = [gradient.flatten(0, -2) for gradient in gradients]
+        dx = rows[0] @ weights[0]
+        for row, weight in zip(rows[1:], weights[1:], strict=True):
+            dx.addmm_(row, weight)
+        work = dist.all_reduce(dx, group=ctx.group, async_op=True)
+        dws = [row.t() @ x.flatten(0, -2) for row in rows]
+        work.wait()
+        return dx.view_as(x), None, *dws
+
+
+def column_parallel(x: Tensor, group: Group, *weights: Tensor) -> tuple[Tensor, ...]:
+    """x Wᵀ, [b, s, n/t], for each of this rank's [n/t, h] weights: ``copy``, then ``linear``, its sum overlapped."""
+    return ColumnParallel.apply(x, group, *weights)
 
 
 def sum_flat(tensors: Sequence[Tensor], group: Group) -> None:

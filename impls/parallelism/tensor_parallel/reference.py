@@ -11,58 +11,44 @@ A block is a column-parallel product followed by a row-parallel one, so that one
 
 Attention: A is q, k, v by heads, B the output projection. MLP: A is gate and up, B is down. Each layer asks for two
 all-reduces of [b, s, h] forward (g) and two backward (f). The vocabulary is cut too: the embedding ends in g, the head
-begins with f, and of the cross-entropy only three numbers a token are shared, never the logits.
+begins with f, and the logits stay where they are.
 
-    b batch   s sequence   h hidden_size   V vocab_size   v this rank's part of V   t tensor-parallel ranks
+    b batch   s sequence   h hidden_size   d head_dim   V vocab_size   v this rank's part of V   t ranks
 """
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import Function
 
 from harness.spec import Batch, ModelConfig, Topology, Workload
-from impls.models.decoder import Decoder, rope_table
+from impls.models.decoder import MLP, Attention, Decoder, rope_table, rotate
 from impls.models.mesh import device, mesh, share
 from impls.models.optimizer import MasterWeights, clip
 from impls.models.weights import TORCH_DTYPES, initial
-from impls.parallelism.tensor_parallel.operators import Group, copy, reduce, sum_flat
+from impls.parallelism.tensor_parallel.operators import Group, column_parallel, reduce, sum_flat
 from impls.parallelism.tensor_parallel.shards import bounds, collect, dim, shard
+from impls.parallelism.tensor_parallel.vocabulary import CrossEntropy, embedding
 
 
-class VocabularyCrossEntropy(Function):
-    """−log softmax of the label, [b, s], from logits [b, s, v] of which each rank holds its own columns."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor, start: int, group: Group) -> Tensor:
-        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        largest = wide.amax(-1)
-        dist.all_reduce(largest, dist.ReduceOp.MAX, group=group)
-        exponentials = (wide - largest.unsqueeze(-1)).exp_()
-        index, mine = local(labels, start, logits.shape[-1])
-        label = (wide.gather(-1, index.unsqueeze(-1)).squeeze(-1) - largest) * mine  # 0 but on the rank that holds it
-        total, label = sums = torch.stack((exponentials.sum(-1), label))
-        dist.all_reduce(sums, group=group)
-        ctx.save_for_backward(exponentials.div_(total.unsqueeze(-1)), index, mine)
-        ctx.dtype = logits.dtype
-        return total.log() - label
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        softmax, index, mine = ctx.saved_tensors
-        d = softmax.scatter_add(-1, index.unsqueeze(-1), -mine.unsqueeze(-1).to(softmax.dtype))
-        return d.mul_(gradient.unsqueeze(-1)).to(ctx.dtype), None, None, None
+def attention(x: Tensor, part: Attention, cos: Tensor, sin: Tensor, group: Group) -> Tensor:
+    """[b, s, h] → [b, s, h], over this rank's heads."""
+    b, s, _ = x.shape
+    projected = column_parallel(x, group, part.q_proj.weight, part.k_proj.weight, part.v_proj.weight)
+    query, key, value = (y.view(b, s, -1, part.d) for y in projected)
+    query, key = (rotate(y.transpose(1, 2), cos, sin) for y in (part.q_norm(query), part.k_norm(key)))
+    grouped = query.shape[1] != key.shape[1]
+    out = F.scaled_dot_product_attention(query, key, value.transpose(1, 2), is_causal=True, enable_gqa=grouped)
+    return reduce(part.o_proj(out.transpose(1, 2).reshape(b, s, -1)), group)
 
 
-def local(tokens: Tensor, start: int, size: int) -> tuple[Tensor, Tensor]:
-    """Row numbers in this rank's part of the vocabulary, 0 for tokens outside it; and which are inside."""
-    index = tokens - start
-    mine = (index >= 0) & (index < size)
-    return index * mine, mine
+def mlp(x: Tensor, part: MLP, group: Group) -> Tensor:
+    """[b, s, h] → [b, s, h], over this rank's part of the width."""
+    gate, up = column_parallel(x, group, part.gate_proj.weight, part.up_proj.weight)
+    return reduce(part.down_proj(F.silu(gate) * up), group)
 
 
 class ParallelDecoder(Decoder):
@@ -78,14 +64,13 @@ class ParallelDecoder(Decoder):
     def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
         """Token ids [b, s] and labels [b, s] → mean cross-entropy, the same scalar on every rank."""
         group, body = self.group, self.model
-        index, mine = local(tokens, self.start, body.embed_tokens.num_embeddings)
-        x = reduce(body.embed_tokens(index) * mine.unsqueeze(-1), group)
+        x = embedding(tokens, body.embed_tokens.weight, self.start, group)
         cos, sin = (table.to(x.dtype) for table in rope_table(tokens.shape[1], self.config, x.device))
         for layer in body.layers:
-            x = x + reduce(layer.self_attn(copy(layer.input_layernorm(x), group), cos, sin), group)
-            x = x + reduce(layer.mlp(copy(layer.post_attention_layernorm(x), group)), group)
-        logits = self.lm_head(copy(body.norm(x), group))  # [b, s, v]
-        return VocabularyCrossEntropy.apply(logits, labels, self.start, group).mean()
+            x = x + attention(layer.input_layernorm(x), layer.self_attn, cos, sin, group)
+            x = x + mlp(layer.post_attention_layernorm(x), layer.mlp, group)
+        (logits,) = column_parallel(body.norm(x), group, self.lm_head.weight)  # [b, s, v]
+        return CrossEntropy.apply(logits, labels, self.start, group).mean()
 
 
 class TensorParallel:

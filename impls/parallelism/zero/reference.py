@@ -1,6 +1,6 @@
 """ZeRO: data parallelism without redundant states (Rajbhandari et al. 2020, §5).
 
-Every rank owns 1/N of each unit (a decoder layer; the rest of the model is one more). A unit is flat and padded to N:
+Every rank owns 1/N of each unit (an attention or MLP block; the rest is one more). A unit is flat and padded to N:
 
     unit    [ w0 | w1 | w2 | pad ]  =  shard 0 ‖ shard 1 ‖ … ‖ shard N−1          each of ⌈Ψ_unit/N⌉ elements
 
@@ -11,7 +11,6 @@ Every rank owns 1/N of each unit (a decoder layer; the rest of the model is one 
 
 In stage 3 a unit's weights are gathered just before its forward and its backward pass, one unit ahead of the
 computation, and released after it; so are, from stage 2 on, its gradients once they are reduced.
-
     forward    gather 0 ┌ gather 1 · compute 0 ┐┌ gather 2 · compute 1 ┐ …      backward    from the last to the first
 """
 
@@ -37,16 +36,16 @@ class Zero:
         self.workload, self.stage = workload, stage
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
         self.model = build_model(workload)
-        layers = list(self.model.model.layers)
-        inside = {p for layer in layers for p in layer.parameters()}
+        blocks = [block for layer in self.model.model.layers for block in (layer.self_attn, layer.mlp)]
+        inside = {p for block in blocks for p in block.parameters()}
         rest = [p for p in distinct(self.model.parameters()) if p not in inside]
-        # The root's weights are used first and last; it encloses the layers.
-        owned = [rest, *([*layer.parameters()] for layer in layers)]
+        # The root's weights, embedding, norms and head, are used all along; it encloses the blocks.
+        owned = [rest, *(list(block.parameters()) for block in blocks)]
         self.units = [Unit(parameters, stage, self.rank, self.ranks) for parameters in owned]
         self.optimizer = optimizer([unit.master for unit in self.units], workload)
         self.reducing: tuple[Unit, Reduction] | None = None
         self.last = False  # the micro-batch after which stage 1 reduces
-        for index, module in enumerate([self.model, *layers]):
+        for index, module in enumerate([self.model, *blocks]):
             self._reduce_when_ready(index)
             if stage == 3:
                 self._gather_around(module, index)
@@ -67,12 +66,13 @@ class Zero:
     def _reduce_when_ready(self, index: int) -> None:
         unit, missing = self.units[index], len(self.units[index].parameters)
 
-        def arrived(_: Tensor) -> None:
+        def arrived(parameter: nn.Parameter) -> None:
             nonlocal missing
+            unit.collect(parameter)
             missing -= 1
             self._finish(wait=False)
             if self.stage == 3 and missing == len(unit.parameters) // 2:
-                self.units[index - 1].gather()  # ahead, yet not so early that three units' weights lie about
+                self.units[index - 1].gather()  # ahead, but not by more
             if missing:
                 return
             missing = len(unit.parameters)

@@ -27,6 +27,7 @@ class Unit:
         narrow = shard.dtype.itemsize < 4
         self.master = shard.float() if narrow else shard.clone() if stage == 3 else shard
         self.gradient: Tensor | None = None
+        self.send: Tensor | None = None  # [N · size], the gradient before it is reduced
         self.gathering: tuple[dist.Work, Tensor] | None = None
         if stage == 3:
             self.release()
@@ -47,12 +48,21 @@ class Unit:
     def release(self) -> None:
         self.full.untyped_storage().resize_(0)
 
+    def collect(self, parameter: nn.Parameter) -> None:
+        """Moves a gradient that has just arrived into the flat buffer, so that it is never held twice for long."""
+        if self.send is None:
+            self.send = torch.zeros(self.elements, dtype=self.full.dtype, device=self.full.device)
+            self.places = dict(zip(self.parameters, views(self.send, self.parameters), strict=True))
+        place, found = self.places[parameter], parameter.grad
+        assert found is not None
+        if found.data_ptr() != place.data_ptr():  # else a later micro-batch of stage 1 was added to the view
+            place.copy_(found)
+        parameter.grad = place if self.stage == 1 else None  # stage 1 keeps the whole gradient
+
     def reduce(self) -> Reduction:
         """Starts the reduce-scatter of the gradient; returns (handle, its input, its output)."""
-        send = torch.zeros(self.elements, dtype=self.full.dtype, device=self.full.device)
-        for parameter, view in zip(self.parameters, views(send, self.parameters), strict=True):
-            view.copy_(parameter.grad)
-            parameter.grad = view if self.stage == 1 else None  # stage 1 keeps the whole gradient
+        assert self.send is not None
+        send, self.send, self.places = self.send, None, {}
         receive = send[self.mine] if self.stage == 1 else torch.empty_like(send[self.mine])
         return dist.reduce_scatter_tensor(receive, send, async_op=True), send, receive
 

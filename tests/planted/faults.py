@@ -1,0 +1,93 @@
+"""The references with exactly one thing broken. Each is built in fresh ranks, so a module may be altered for good."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from harness.spec import Batch, Function, Topology, Trainer, Workload
+from impls.acceleration.flash_attention import reference as flash_attention
+from impls.models.step import accumulate
+from impls.parallelism.data_parallel import reference as data_parallel
+from impls.parallelism.tensor_parallel import reference as tensor_parallel
+from impls.parallelism.zero import reference as zero
+from impls.posttraining.preference import reference as preference
+
+
+def not_averaged(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """Gradients are summed over ranks, and that is all."""
+
+    def summed(*arguments: Any, scale: float, **keywords: Any) -> Tensor:
+        return accumulate(*arguments, **keywords)
+
+    data_parallel.accumulate = summed
+    return data_parallel.build(workload, topology, **variant)
+
+
+def a_rank_left_out(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """One parameter's gradient is each rank's own, of the right size but never reduced."""
+    trainer = data_parallel.build(workload, topology, **variant)
+    parameter = trainer.model.get_parameter("model.layers.0.self_attn.q_norm.weight")
+    backward, own = trainer.backward, Tensor()
+
+    def keep(_: Tensor) -> None:
+        nonlocal own
+        own = parameter.grad * dist.get_world_size()
+
+    def unreduced(batch: Batch) -> Tensor:
+        loss = backward(batch)
+        parameter.grad.copy_(own)
+        return loss
+
+    parameter.register_post_accumulate_grad_hook(keep)
+    trainer.backward = unreduced
+    return trainer
+
+
+def larger_rate(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """The learning rate is one percent too large."""
+    return zero.build(workload.with_(lr=workload.lr * 1.01), topology, **variant)
+
+
+def clipped(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """Gradients are clipped, which nobody asked for."""
+    return data_parallel.build(workload.with_(max_grad_norm=0.5), topology, **variant)
+
+
+def a_shard_off_by_one(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """The last rank's shard of the last layer's gradient begins one element too early."""
+    trainer = zero.build(workload, topology, **variant)
+    unit = trainer.units[-1]
+    add = unit.add
+    if dist.get_rank() == dist.get_world_size() - 1:
+        unit.add = lambda received: add(received.roll(1))
+    return trainer
+
+
+def no_sum_over_heads(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """The gains of the query and key norms see this rank's heads only: an all-reduce is missing."""
+    tensor_parallel.sum_flat = lambda tensors, group: None
+    return tensor_parallel.build(workload, topology, **variant)
+
+
+def no_softmax_scale(workload: Workload, topology: Topology, **variant: Any) -> Function:
+    """softmax(QKᵀ) V, without 1/√d."""
+    attention = flash_attention.build(workload, topology, **variant)
+
+    def unscaled(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return attention({**inputs, "query": inputs["query"] * workload.model.head_dim**0.5})
+
+    return unscaled
+
+
+def wrong_sign(workload: Workload, topology: Topology, **variant: Any) -> Function:
+    """The loss prefers what was rejected; the rewards are right."""
+
+    def dpo(log_probs: Tensor, reference_log_probs: Tensor, beta: float) -> tuple[Tensor, Tensor, Tensor]:
+        chosen, rejected = (beta * (log_probs - reference_log_probs)).chunk(2)
+        return -logsigmoid(rejected - chosen).mean(), chosen, rejected
+
+    preference.dpo = dpo
+    return preference.build(workload, topology, **variant)

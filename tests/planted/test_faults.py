@@ -1,0 +1,128 @@
+"""Faults that the suites must catch, run as every case is run; and the honest references, which must pass."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+
+from harness import catalog
+from harness.lab import Lab
+from harness.launch.local import LocalLauncher
+from harness.spec import Case, Engine, Finding, Topology, Workload
+
+CARDS = catalog.topics()
+SEEDS = range(1, 21)
+
+OUTPUT, GRADIENT, UPDATE = (frozenset({kind, f"{kind} slope"}) for kind in ("output", "gradient", "update"))
+LOSS = frozenset({"loss"})
+TRAINED = UPDATE | LOSS
+
+
+@dataclass(frozen=True)
+class Fault:
+    """``fp32``: the figures that must fail in float32, and no other; ``bf16``: some of those that must fail there;
+    ``where``: what the reason names first."""
+
+    topic: str
+    variant: str
+    topology: str
+    fp32: frozenset[str]
+    bf16: frozenset[str]
+    where: str
+
+
+FAULTS = {
+    "not_averaged": Fault("data_parallel", "ddp", "dp2", GRADIENT | TRAINED, GRADIENT | UPDATE, "step 1, gradient of "),
+    "a_rank_left_out": Fault(
+        "data_parallel",
+        "ddp_naive",
+        "dp2",
+        GRADIENT | TRAINED,
+        frozenset({"gradient"}),
+        "step 1, gradient of model.layers.0.self_attn.q_norm.weight, all 2 ranks' parts",
+    ),
+    "larger_rate": Fault("zero", "zero3", "dp2", TRAINED, frozenset({"update slope"}), "update of model."),
+    "clipped": Fault("data_parallel", "ddp_no_sync", "dp2", TRAINED, UPDATE, "step 2, loss "),
+    "a_shard_off_by_one": Fault(
+        "zero", "zero3", "dp2", GRADIENT | TRAINED, GRADIENT, "step 1, gradient of model.layers.3."
+    ),
+    "no_sum_over_heads": Fault(
+        "tensor_parallel",
+        next(iter(CARDS["tensor_parallel"].variants)),
+        "tp2",
+        GRADIENT | TRAINED,
+        frozenset({"gradient"}),
+        "_norm.weight",
+    ),
+    "no_softmax_scale": Fault(
+        "flash_attention", "fa2_causal", "dp1", OUTPUT | GRADIENT, OUTPUT | GRADIENT, "output of output"
+    ),
+    "wrong_sign": Fault("preference", "dpo", "dp1", OUTPUT | GRADIENT, OUTPUT | GRADIENT, "output of loss"),
+}
+
+
+@pytest.fixture(scope="module")
+def recorded() -> list[tuple[Case, Finding]]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def lab(recorded: list[tuple[Case, Finding]]) -> Iterator[Lab]:
+    lab = Lab(
+        CARDS,
+        [],
+        LocalLauncher(),
+        lambda case, findings: recorded.extend((case, finding) for finding in findings),
+        capacity=2,
+    )
+    yield lab
+    lab.close()
+
+
+def planted(lab: Lab, name: str, dtype: str) -> dict[str, Finding]:
+    """The findings on a reference with this fault; it is a variant of its own, so that its case has its own id."""
+    fault = FAULTS[name]
+    card = CARDS[fault.topic]
+    engine = Engine(f"{__package__}.faults:{name}")
+    broken = replace(card, variants={name: card.variants[fault.variant]}, engines={**card.engines, "faulty": engine})
+    lab.cards = {**CARDS, fault.topic: broken}
+    found = lab.parity(Case(fault.topic, name, "faulty", Topology.parse(fault.topology), Workload(dtype=dtype)))
+    return {finding.quantity: finding for finding in found}
+
+
+def failed(findings: dict[str, Finding]) -> set[str]:
+    assert {finding.verdict for finding in findings.values()} <= {"pass", "fail"}, findings
+    return {quantity for quantity, finding in findings.items() if finding.verdict == "fail"}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_fails_in_float32_where_it_is_and_nowhere_else(lab: Lab, name: str) -> None:
+    found = planted(lab, name, "fp32")
+    assert failed(found) == FAULTS[name].fp32
+    for quantity in FAULTS[name].fp32:
+        assert "first divergence: " in found[quantity].reason
+    first = next(finding for finding in found.values() if finding.verdict == "fail")
+    assert FAULTS[name].where in first.detail["first_divergence"]
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_fails_in_bfloat16_too(lab: Lab, name: str) -> None:
+    assert failed(planted(lab, name, "bf16")) >= FAULTS[name].bf16
+
+
+def test_what_failed_is_recorded_at_once(lab: Lab, recorded: list[tuple[Case, Finding]]) -> None:
+    recorded.clear()
+    found = planted(lab, "wrong_sign", "fp32")
+    assert [finding for _, finding in recorded] == list(found.values())
+    assert {case.id for case, _ in recorded} == {"wrong_sign-faulty-dp1-fp32"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_the_unbroken_references_pass_with_twenty_other_seeds(lab: Lab, dtype: str) -> None:
+    lab.cards = CARDS
+    for seed in SEEDS:
+        work = Workload(f"seed{seed}", seed=seed, dtype=dtype)
+        for topic, variant in (("data_parallel", "ddp"), ("zero", "zero3")):
+            found = lab.parity(Case(topic, variant, "reference", Topology(dp=2), work))
+            assert [finding.reason for finding in found if finding.verdict != "pass"] == []
