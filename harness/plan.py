@@ -54,7 +54,7 @@ def cards(request: Request) -> dict[str, Card]:
 def cases(request: Request, chosen: dict[str, Card]) -> list[Case]:
     """Every case of the chosen cards, in a stable order. ValueError if the work does not fit what was asked for."""
     topologies = [Topology.parse(text) for text in request.topologies]
-    found = []
+    found: list[Case] = []
     for card in chosen.values():
         for topology in topologies or [Topology.parse(text) for text in card.topologies]:
             for workload in _workloads(request, card, topology):

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pickle
 import shutil
 import signal
 import socket
@@ -200,6 +201,8 @@ class LocalWorld:
             else:
                 how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
             return Killed(rank, at, f"{how}\n{self._log(rank)}")
+        except (pickle.UnpicklingError, AttributeError, ImportError) as error:
+            return Raised(rank, at, f"what the job returned cannot be read outside the rank: {error!r}")
         if kind == "joined":
             self._joined.add(rank)
             return None

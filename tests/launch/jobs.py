@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import torch
 import torch.distributed as dist
@@ -65,6 +66,12 @@ def is_unsupported(context: Context) -> None:
 
 def returns_what_cannot_be_sent(context: Context) -> object:
     return lambda: None
+
+
+def returns_what_only_it_knows(context: Context) -> object:
+    module = sys.modules["only_here"] = types.ModuleType("only_here")
+    module.Thing = type("Thing", (), {"__module__": "only_here"})
+    return module.Thing()
 
 
 def leaves_a_child(context: Context) -> int:

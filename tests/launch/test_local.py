@@ -98,10 +98,17 @@ def test_unsupported_is_no_failure_and_the_world_goes_on(launcher: LocalLauncher
     world.close()
 
 
-def test_a_result_that_cannot_be_sent_is_a_value_too(launcher: LocalLauncher) -> None:
-    for outcome in run(launcher, "returns_what_cannot_be_sent"):
+@pytest.mark.parametrize(
+    ("job", "text"),
+    [
+        ("returns_what_cannot_be_sent", "pickle"),
+        ("returns_what_only_it_knows", "cannot be read outside the rank: ModuleNotFoundError"),
+    ],
+)
+def test_a_result_that_cannot_be_sent_or_read_is_a_value_too(launcher: LocalLauncher, job: str, text: str) -> None:
+    for outcome in run(launcher, job):
         assert isinstance(outcome, Raised)
-        assert "pickle" in outcome.text.lower()
+        assert text in outcome.text
 
 
 @pytest.mark.parametrize("job", ["one_raises", "one_is_killed", "one_runs_out_of_memory"])

@@ -9,8 +9,8 @@ Every rank owns 1/N of each unit (an attention or MLP block; the rest is one mor
     2 Pos+g     weights 2, (gradients 2 + states 12)/N                       the same
     3 Pos+g+p   16/N                                                          all-gather 2Ψ, reduce-scatter Ψ
 
-In stage 3 a unit's weights are gathered just before its forward and its backward pass, one unit ahead of the
-computation, and released after it; so are, from stage 2 on, its gradients once they are reduced.
+In stage 3 weights are gathered just before a unit's forward and backward pass, one unit ahead, and released after it.
+
     forward    gather 0 ┌ gather 1 · compute 0 ┐┌ gather 2 · compute 1 ┐ …      backward    from the last to the first
 """
 
