@@ -15,7 +15,8 @@ zero.tiny = tiny.reference:build
 """
 CARD = """
 from harness.spec import Card, Engine
-CARD = Card("tiny_topic", "A tiny topic", ("Nobody 2026, §1",), {"tiny_one": {}}, {"reference": Engine("tiny.reference:build")}, ("dp1",))
+ENGINES = {"reference": Engine("tiny.reference:build")}
+CARD = Card("tiny_topic", "A tiny topic", ("Nobody 2026, §1",), {"tiny_one": {}}, ENGINES, ("dp1",))
 """
 
 

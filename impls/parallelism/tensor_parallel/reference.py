@@ -115,7 +115,7 @@ class TensorParallel:
         sharded = [p.grad for n, p in self.weights.items() if dim(n) is not None]
         whole = [p.grad for n, p in self.weights.items() if dim(n) is None]
         squares = [torch.stack(torch._foreach_norm(each, dtype=wide)).square().sum() for each in (sharded, whole)]
-        pass
+        dist.all_reduce(squares[0], group=self.tp)
         return sum(squares).sqrt()
 
     def gradients(self) -> Mapping[str, Tensor]:

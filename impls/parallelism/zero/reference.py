@@ -33,8 +33,7 @@ class Zero:
     """One rank's view of a model whose states are partitioned by ``stage``."""
 
     def __init__(self, workload: Workload, stage: int) -> None:
-        self.workload, self.stage = workload, stage
-        self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
+        self.workload, self.stage, self.rank, self.ranks = workload, stage, dist.get_rank(), dist.get_world_size()
         self.model = build_model(workload)
         blocks = [block for layer in self.model.model.layers for block in (layer.self_attn, layer.mlp)]
         inside = {p for block in blocks for p in block.parameters()}
@@ -65,14 +64,15 @@ class Zero:
 
     def _reduce_when_ready(self, index: int) -> None:
         unit, missing = self.units[index], len(self.units[index].parameters)
+        ahead = missing // 2 if index else missing - 1  # half way through a block, at once below the root's head
 
         def arrived(parameter: nn.Parameter) -> None:
             nonlocal missing
             unit.collect(parameter)
             missing -= 1
             self._finish(wait=False)
-            if self.stage == 3 and missing == len(unit.parameters) // 2:
-                self.units[index - 1].gather()  # ahead, but not by more
+            if self.stage == 3 and missing == ahead:
+                self.units[index - 1].gather()  # below the root, 0, comes the last block, −1
             if missing:
                 return
             missing = len(unit.parameters)
