@@ -8,8 +8,8 @@ from harness.spec import DTYPES, Card, Case, Topology, Workload
 from harness.spec.named import load
 
 MEASURES = ("parity", "memory", "traffic", "throughput", "quality")
-# Where no workload is asked for, Trainers run these: (workload, dtype, on every topology or on two ranks only). Plain SGD
-# shows wiring, AdamW in mixed precision the states that papers speak of, uneven sizes and tied weights the padding.
+# Where no workload is asked for, Trainers run these: (workload, dtype, on every topology or on two ranks only). Plain
+# SGD shows wiring, AdamW in mixed precision the states that papers speak of, uneven sizes and tied weights the padding.
 TRAINER_GRID = (
     ("tiny", "fp32", True),
     ("tiny", "bf16", False),

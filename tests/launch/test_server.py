@@ -19,7 +19,6 @@ from tests.launch.worlds import JOBS, LONG, NOTICED, gone, run
 # What an engine's module may do to whoever imports it → what the case's outcome then is, and says.
 BAD_IMPORTS = {
     "raises": ("import builtins\nassert not hasattr(builtins, 'half')\nbuiltins.half = 1\n1 / 0", Raised, "1 / 0"),
-    "exits": ("import sys\nsys.exit('this engine wants MPI')", Raised, "this engine wants MPI"),
     "crashes": ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)", Killed, "SIGSEGV"),
     "hangs": ("import time\ntime.sleep(600)", Hung, "bad_engine.py"),
 }
