@@ -63,9 +63,14 @@ def run_block(launcher: Launcher, cases: Sequence[Case], jobs: Mapping[str, Job]
 
 def _time(block: Block, worlds: dict[str, World], timeout: float, cuda: bool) -> None:
     case = block.cases[0]
-    some = next(iter(worlds.values()))
-    found = some.run(Job(f"{TASKS}:ceiling", {"workload": case.workload}), timeout)
+    first = next(iter(worlds))
+    found = worlds[first].run(Job(f"{TASKS}:ceiling", {"workload": case.workload}), timeout)
     block.ceiling = sum(outcome.value for outcome in found if isinstance(outcome, Done))
+    problem = trouble(found)
+    if problem:  # the world is gone, and with it what was prepared there
+        block.problems[first] = problem
+        block.rounds.pop(first)
+        worlds.pop(first)
     order, watch = list(worlds), CpuWatch()
     shuffle = random.Random(0)
     for _ in range(ATTEMPTS):

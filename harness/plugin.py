@@ -1,5 +1,6 @@
 """The pytest plugin: options, cases as parameters, order, outcome and summary. Everything else is the Lab's."""
 
+import importlib.util
 import os
 import shlex
 import signal
@@ -74,7 +75,7 @@ class Session:
         try:
             self.cards = plan.cards(self.request)
             self.cases = plan.cases(self.request, self.cards)
-            self.waivers = waivers.read(Path(config.rootpath, "suites", "waivers.toml"))
+            self.waivers = waivers.read(_suites() / "waivers.toml")
         except ValueError as error:
             raise pytest.UsageError(str(error)) from None
         self.cores = len(os.sched_getaffinity(0))
@@ -158,6 +159,14 @@ class Session:
     def tally(self) -> Counter[str]:
         findings = self._lab.judged.values() if self._lab else ()
         return Counter(finding.verdict for group in findings for finding in group)
+
+
+def _suites() -> Path:
+    """Where the suites lie, in a checkout or installed; they are data here, and never imported."""
+    found = importlib.util.find_spec("suites")
+    assert found is not None
+    assert found.submodule_search_locations is not None
+    return Path(found.submodule_search_locations[0])
 
 
 def _card_record(card: Card) -> tuple[Case, list[Finding]]:

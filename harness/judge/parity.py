@@ -163,6 +163,7 @@ def _where(
         parts = [float(part.square().sum()) for part in (got.double() - true.double()).flatten().tensor_split(ranks)]
         share = max(parts) / sum(parts) if sum(parts) else 0.0
         if share > 0.9:
-            return f"{text}, the part of rank {parts.index(max(parts))} of {ranks} alone"
-        return f"{text}, all {ranks} ranks' parts"
+            part = parts.index(max(parts))
+            return f"{text}, only in part {part + 1} of {ranks} (rank {part}'s, where tensors are cut in order)"
+        return f"{text}, in all {ranks} parts"
     return text

@@ -146,9 +146,9 @@ def test_losses_that_agree_pass() -> None:
 @pytest.mark.parametrize(
     ("off", "place"),
     [
-        (torch.tensor([[0.0, 0.0], [0.0, 1.0]]), "the part of rank 1 of 2 alone"),
-        (torch.tensor([[1.0, 0.0], [0.0, 0.0]]), "the part of rank 0 of 2 alone"),
-        (torch.ones(2, 2), "all 2 ranks' parts"),
+        (torch.tensor([[0.0, 0.0], [0.0, 1.0]]), "only in part 2 of 2 (rank 1's"),
+        (torch.tensor([[1.0, 0.0], [0.0, 0.0]]), "only in part 1 of 2 (rank 0's"),
+        (torch.ones(2, 2), "in all 2 parts"),
     ],
 )
 def test_the_first_divergence_names_step_tensor_and_part(off: Tensor, place: str) -> None:

@@ -39,7 +39,7 @@ FAULTS = {
         "dp2",
         GRADIENT | TRAINED,
         frozenset({"gradient"}),
-        "step 1, gradient of model.layers.0.self_attn.q_norm.weight, all 2 ranks' parts",
+        "step 1, gradient of model.layers.0.self_attn.q_norm.weight, in all 2 parts",
     ),
     "larger_rate": Fault("zero", "zero3", "dp2", TRAINED, frozenset({"update slope"}), "update of model."),
     "clipped": Fault("data_parallel", "ddp_no_sync", "dp2", TRAINED, UPDATE, "step 2, loss "),
