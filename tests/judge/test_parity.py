@@ -146,8 +146,8 @@ def test_losses_that_agree_pass() -> None:
 @pytest.mark.parametrize(
     ("off", "place"),
     [
-        (torch.tensor([[0.0, 0.0], [0.0, 1.0]]), "only in part 2 of 2 (rank 1's"),
-        (torch.tensor([[1.0, 0.0], [0.0, 0.0]]), "only in part 1 of 2 (rank 0's"),
+        (torch.tensor([[0.0, 0.0], [0.0, 1.0]]), "only in part 2 of 2 (rank 1's, where tensors are cut in order)"),
+        (torch.tensor([[1.0, 0.0], [0.0, 0.0]]), "only in part 1 of 2 (rank 0's, where tensors are cut in order)"),
         (torch.ones(2, 2), "in all 2 parts"),
     ],
 )
