@@ -29,6 +29,21 @@ if not torch.cuda.is_available():
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
+def configuration(workload: Workload, topology: Topology, zero: Mapping[str, Any]) -> dict[str, Any]:
+    """DeepSpeed's configuration for this work; ``zero`` is its section ``zero_optimization``."""
+    return {
+        "train_micro_batch_size_per_gpu": workload.batch_size // (topology.dp * workload.micro_batches),
+        "gradient_accumulation_steps": workload.micro_batches,
+        "gradient_clipping": workload.max_grad_norm,  # its default is 1.0
+        "bf16": {"enabled": workload.dtype == "bf16"},
+        # Gradients are kept and sent in the weights' own precision, as the laws have it.
+        "data_types": {"grad_accum_dtype": workload.dtype},
+        "communication_data_type": workload.dtype,
+        "zero_allow_untested_optimizer": True,  # PyTorch's SGD is
+        "zero_optimization": dict(zero),
+    }
+
+
 class Engine:
     """A training engine; ``zero`` is the configuration's section ``zero_optimization``."""
 
@@ -38,17 +53,7 @@ class Engine:
         self.workload, self.topology = workload, topology
         self.rank = dist.get_rank()
         model = build_model(workload)
-        config = {
-            "train_micro_batch_size_per_gpu": workload.batch_size // (topology.dp * workload.micro_batches),
-            "gradient_accumulation_steps": workload.micro_batches,
-            "gradient_clipping": workload.max_grad_norm,  # its default is 1.0
-            "bf16": {"enabled": workload.dtype == "bf16"},
-            # Gradients are kept and sent in the weights' own precision, as the laws have it.
-            "data_types": {"grad_accum_dtype": workload.dtype},
-            "communication_data_type": workload.dtype,
-            "zero_allow_untested_optimizer": True,  # PyTorch's SGD is
-            "zero_optimization": dict(zero),
-        }
+        config = configuration(workload, topology, zero)
         self.engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer(model.parameters(), workload), config=config, dist_init_required=False
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from harness.spec import ModelConfig, Topology, Unsupported, Workload
 from impls.models.decoder import Decoder
-from impls.models.deepspeed import Engine
+from impls.models.deepspeed import Engine, configuration
 from impls.models.mesh import device
 from impls.models.optimizer import optimizer
 from impls.models.weights import TORCH_DTYPES, fill
@@ -44,16 +44,7 @@ class TensorParallel(Engine):
         self.rank = dist.get_rank() // topology.tp  # among the data-parallel ranks
         model = HookedDecoder(workload.model).to(device(), TORCH_DTYPES[workload.dtype])
         fill(model, workload)
-        config = {
-            "train_micro_batch_size_per_gpu": workload.batch_size // (topology.dp * workload.micro_batches),
-            "gradient_accumulation_steps": workload.micro_batches,
-            "gradient_clipping": workload.max_grad_norm,  # its default is 1.0
-            "bf16": {"enabled": workload.dtype == "bf16"},
-            "data_types": {"grad_accum_dtype": workload.dtype},
-            "communication_data_type": workload.dtype,
-            "zero_allow_untested_optimizer": True,  # PyTorch's SGD is
-            "zero_optimization": {"stage": 0},
-        }
+        config = configuration(workload, topology, {"stage": 0})
         if topology.tp > 1:
             config["tensor_parallel"] = {
                 "autotp_size": topology.tp,
