@@ -4,7 +4,7 @@ import gc
 import importlib
 import io
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -233,8 +233,7 @@ def prepare_trainer(
         trainer.backward(batches[index % len(batches)])
         trainer.update()
 
-    context.state["step"] = step
-    timed(context, 0, 3)
+    _ready(context, step)
 
 
 def prepare_function(
@@ -243,8 +242,13 @@ def prepare_function(
     """The same for a Function: a step is one forward and backward."""
     inputs, cotangents = function_inputs(problem, workload, variant)
     function = load(build)(workload, topology, **variant)
-    context.state["step"] = lambda index: _forward_backward(function, inputs, cotangents)
+    _ready(context, lambda index: _forward_backward(function, inputs, cotangents))
+
+
+def _ready(context: Context, step: Callable[[int], None]) -> None:
+    context.state["step"] = step
     timed(context, 0, 3)
+    gc.freeze()  # what lives now lives as long as the world: later collections need not look through it
 
 
 def timed(context: Context, warm: int, steps: int) -> list[float]:
