@@ -89,6 +89,9 @@ class TensorParallel:
         return total
 
     def update(self) -> None:
+        for parameter in self.weights.values():  # sums over ranks, before master weights widen what is to be sent
+            if isinstance(parameter, DTensor) and parameter.grad.placements != parameter.placements:
+                parameter.grad = parameter.grad.redistribute(placements=parameter.placements)
         if self.workload.max_grad_norm:
             plain, sharded = _groups(p.grad for p in self.weights.values())
             norms = get_total_norm(plain), get_total_norm(sharded).full_tensor()
