@@ -92,6 +92,14 @@ class Session:
         return [c for c, card in every if measure in plan.measures(c, self.request, card, self.cores)]
 
     @property
+    def held_waivers(self) -> list[waivers.Waiver]:
+        """All of them in a session of everything; where options chose the work, those that speak of it."""
+        asked = self.request
+        if not any((asked.topics, asked.engines, asked.workloads, asked.topologies, asked.dtypes)):
+            return list(self.waivers)
+        return [waiver for waiver in self.waivers if any(waiver.matches(case.id) for case in self.cases)]
+
+    @property
     def store_url(self) -> str:
         return self.config.getoption("--store") or "plumbline.db"
 
@@ -207,7 +215,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         claims = [(card.name, claim) for card in session.cards.values() for claim in card.claims]
         metafunc.parametrize("claim", claims, ids=[f"{topic}-{claim.name}" for topic, claim in claims])
     if "waiver" in metafunc.fixturenames:
-        metafunc.parametrize("waiver", session.waivers, ids=[waiver.case for waiver in session.waivers])
+        held = session.held_waivers
+        metafunc.parametrize("waiver", held, ids=[waiver.case for waiver in held])
 
 
 def _marks(session: Session, case: Case) -> list[pytest.MarkDecorator]:
