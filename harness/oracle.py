@@ -21,7 +21,14 @@ ENSEMBLE: tuple[dict[str, Any], ...] = (
     {"workload": {"micro_batches": 4}},
     {"permute": True, "math": True, "workload": {"micro_batches": 2}},
 )
-FUNCTION_ENSEMBLE: tuple[dict[str, Any], ...] = ({"threads": 1}, {"threads": 2}, {"copies": True})
+FUNCTION_ENSEMBLE: tuple[dict[str, Any], ...] = (
+    {},
+    {"threads": 2},
+    {"reordered": {"seed": 1}},
+    {"reordered": {"seed": 2}},
+    {"reordered": {"seed": 3, "fused": True}},
+    {"reordered": {"seed": 4, "fused": True}},
+)
 CURVE_ENSEMBLE: tuple[dict[str, Any], ...] = ({}, {"permute": True}, {"workload": {"micro_batches": 2}})
 
 

@@ -18,7 +18,9 @@ TRAINER_GRID = (
     ("uneven_tied", "fp32", True),
     ("uneven_tied", "bf16", False),
 )
-FUNCTION_GRID = (("tiny", "fp32", True), ("tiny", "bf16", True))
+# A function at a length at which its arithmetic outweighs the calls; of no multiple of a tile.
+FUNCTION_GRID = (("long", "fp32", True), ("long", "bf16", True))
+TIMED = ("tiny", "long")
 CURVE_STEPS = 20  # a workload of at least so many steps is trained for its learning curve too
 
 
@@ -100,9 +102,9 @@ def measures(case: Case, request: Request, card: Card, cores: int) -> list[str]:
 
 
 def _worth_timing(case: Case, request: Request, cores: int) -> bool:
-    """Ranks that share a core time the scheduler. Of the built-in workloads one is timed: on a CPU in fp32 only."""
+    """Ranks that share a core time the scheduler. Of the grids one workload each is timed: on a CPU in fp32 only."""
     if case.topology.world_size > (request.gpus or cores):
         return False
     if request.workloads:
         return True
-    return case.workload.name == Workload.name and (bool(request.gpus) or case.workload.dtype == "fp32")
+    return case.workload.name in TIMED and (bool(request.gpus) or case.workload.dtype == "fp32")

@@ -5,6 +5,7 @@ An engine passes within ``MARGIN`` floors. The *slope* ⟨x,x*⟩/⟨x*,x*⟩ �
 scale that a norm is blind to in low precision.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,17 +14,19 @@ from torch import Tensor
 from harness.spec import Finding
 
 MARGIN = 3.0
+PARTS = 16  # of each tensor, whose errors are taken to be independent
 ZERO = 1e-6  # a true tensor below this share of the model's typical element is zero up to round-off
 
 
 @dataclass(frozen=True)
 class Errors:
     """Of one run against the oracle, or the worst of an ensemble: relative L2 error by tensor and over all of them
-    together, and the slope over all of them."""
+    together, and the slope over all of them, with the standard error that rounding gives it."""
 
     tensors: Mapping[str, float]
     slope: float
     total: float
+    slope_error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -51,28 +54,34 @@ def errors(found: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> Errors:
         raise ValueError(f"the engine returned {', '.join(sorted(extra))}, which the model does not have")
     squares = {name: float(tensor.double().square().sum()) for name, tensor in truth.items()}
     typical = sum(squares.values()) / sum(tensor.numel() for tensor in truth.values())
-    by_name, off, dot = {}, 0.0, 0.0
+    by_name, off, along = {}, 0.0, []
     for name, tensor in truth.items():
         if found[name].shape != tensor.shape:
             raise ValueError(f"{name} has shape {tuple(found[name].shape)}, the model's is {tuple(tensor.shape)}")
         exact, got = tensor.double(), found[name].double()
-        square = float((got - exact).square().sum())
+        difference = got - exact
+        square = float(difference.square().sum())
         scale = max(squares[name], 0.0)
         if scale <= ZERO**2 * typical * tensor.numel():
             scale = typical * tensor.numel()
         by_name[name] = (square / scale) ** 0.5 if scale else square**0.5
-        off, dot = off + square, dot + float((got * exact).sum())
+        off += square
+        along += [float(part.sum()) for part in (difference * exact).flatten().tensor_split(PARTS)]
     whole = sum(squares.values())
     if not whole:
         return Errors(by_name, 0.0, off**0.5)
-    return Errors(by_name, dot / whole - 1.0, (off / whole) ** 0.5)
+    # Rounding errors are independent from part to part: their sums add up as a random walk does (a cluster-robust
+    # standard error), those of a wrong scale add up straight.
+    walk = math.fsum(x * x for x in along) ** 0.5
+    return Errors(by_name, math.fsum(along) / whole, (off / whole) ** 0.5, walk / whole)
 
 
 def floor(runs: Sequence[Errors]) -> Errors:
-    """The worst of an ensemble of honest runs, figure by figure."""
+    """The worst of an ensemble of honest runs, figure by figure. A slope may be small by luck, and in all of them where
+    they round at the same places: it counts as its standard error at least."""
     return Errors(
         {name: max(run.tensors[name] for run in runs) for name in runs[0].tensors},
-        max(abs(run.slope) for run in runs),
+        max(max(abs(run.slope), run.slope_error) for run in runs),
         max(run.total for run in runs),
     )
 

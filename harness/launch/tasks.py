@@ -1,5 +1,6 @@
 """The jobs that ranks run for a case: the checked run, the floor of its precision, and the timed steps."""
 
+import contextlib
 import gc
 import importlib
 import io
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from harness.catalog import load
 from harness.launch.rank import Context
+from harness.launch.reordered import Reordered
 from harness.meter import memory
 from harness.meter.traffic import Traffic
 from harness.spec import Topology, Trainer, Workload
@@ -134,21 +136,12 @@ def function_members(
         inputs, cotangents = function_inputs(problem, work, variant, rounding=workload.dtype)
         threads = torch.get_num_threads()
         torch.set_num_threads(member.get("threads", threads))
-        if member.get("copies"):  # the same numbers at other addresses and strides
-            inputs = {n: _restrided(t) for n, t in inputs.items()}
-        outputs = plain(inputs, **variant)
-        gradients = _backward(outputs, inputs, cotangents)
+        with Reordered(**member["reordered"]) if "reordered" in member else contextlib.nullcontext():
+            outputs = plain(inputs, **variant)
+            gradients = _backward(outputs, inputs, cotangents)
         torch.set_num_threads(threads)
         found.append({"output": _keep(context, outputs), "gradient": _keep(context, gradients)})
     return found
-
-
-def _restrided(tensor: Tensor) -> Tensor:
-    """The same values, last two dims laid out the other way round, so that other kernels are chosen."""
-    if tensor.dim() < 2:
-        return tensor
-    other = tensor.detach().transpose(-1, -2).contiguous().transpose(-1, -2)
-    return other.requires_grad_(tensor.requires_grad)
 
 
 def checked_function(

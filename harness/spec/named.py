@@ -51,6 +51,15 @@ _SMALL = ModelConfig(
     num_key_value_heads=4,
     head_dim=64,
 )
+_WIDE = ModelConfig(
+    vocab_size=1024,
+    hidden_size=256,
+    intermediate_size=768,
+    num_hidden_layers=1,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=64,
+)
 _UNEVEN_TIED = ModelConfig(**{**vars(_UNEVEN), "tie_word_embeddings": True})
 
 NAMED: Mapping[str, Workload] = MappingProxyType(
@@ -62,6 +71,8 @@ NAMED: Mapping[str, Workload] = MappingProxyType(
             Workload("tiny_adamw", optimizer="adamw", lr=1e-3, weight_decay=0.1, eps=1e-6),
             Workload("uneven", _UNEVEN, sequence_length=29),
             Workload("uneven_tied", _UNEVEN_TIED, sequence_length=29),
+            # For functions, which are one layer's work: as many tokens as sequences in training have.
+            Workload("long", _WIDE, batch_size=2, sequence_length=1000),
             Workload("small", _SMALL, sequence_length=128, optimizer="adamw", lr=3e-4, weight_decay=0.1),
             Workload(
                 "qwen3-0.6b",

@@ -9,17 +9,18 @@ and computes each tile of P anew in the backward pass as exp(S − L): memory li
 
 b       batch size                               τ     softmax scale 1/√d
 h, h_k  heads of Q, heads of K and V             g     h / h_k, queries that share a key head (GQA)
-s, d    sequence length, head dimension          n     b · h_k, the batch of every product below
-Q O     [n, s·g, d]  row position·g + member     m l   [n, B_r·g, 1]  row_max and row_sum so far, of a block
-K V     [n, s, d]                                L D   [n, s·g, 1]    log-sum-exp; rowsum(dO ∘ O)
-S P     [n, B_r·g, B_c]  one tile                B     rows and columns of a tile, B_r = B_c
+s, d    sequence length, head dimension          n     pairs of sequence and key head that are computed at once
+Q O     [b·h_k, g, s, d]  views of [b, h, s, d]  m l   [n, g·B, 1]     row_max and row_sum so far, of a block
+K V     [b·h_k, s, d]                            L D   [b·h_k, g, s]   log-sum-exp; rowsum(dO ∘ O)
+S P     [n, g·B, B]  one tile
 
-The g queries of a key head are rows of the same product, so no key is ever repeated. Tiles are computed in float32 at
+The g queries of a key head are rows of the same product, so no key is ever repeated. Exponentials are powers of two, as
+in the authors' kernels: τ holds log₂ e besides, and L is a logarithm to base 2. Tiles are computed in float32 at
 least, as tensor cores accumulate; inputs, outputs and what is kept have the inputs' dtype, L excepted.
 """
 
 from collections.abc import Mapping
-from math import inf, isqrt
+from math import e, inf, isqrt, log2
 
 import torch
 from torch import Tensor
@@ -27,7 +28,8 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from harness.spec import Function, Topology, Workload
 
-TILE_ELEMENTS = 2**19  # of all b·h tiles together: 2 MiB of float32, about what a core's own cache holds
+LOG2_E = log2(e)
+TILE = 2**17  # elements of S at once: 512 KiB of float32, of which a core's own cache holds two
 
 
 def naive(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
@@ -41,66 +43,61 @@ def naive(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
     return scores.softmax(-1) @ value
 
 
-def to_rows(x: Tensor, kv_heads: int) -> Tensor:
-    """[b, h, s, d] → [b·h_k, s·g, d]; a view where g = 1."""
-    return x.unflatten(1, (kv_heads, -1)).transpose(2, 3).reshape(len(x) * kv_heads, -1, x.shape[-1])
+def pieces(total: int, size: int) -> list[slice]:
+    """0 … total − 1 in runs of ``size``, the last one perhaps shorter."""
+    return [slice(start, min(start + size, total)) for start in range(0, total, size)]
 
 
-def to_heads(x: Tensor, like: Tensor, kv_heads: int) -> Tensor:
-    """[b·h_k, s·g, d] → [b, h, s, d], in the dtype of ``like``."""
-    batch, heads, length, _ = like.shape
-    x = x.to(like.dtype).view(batch, kv_heads, length, heads // kv_heads, -1)
-    return x.transpose(2, 3).reshape(like.shape)
+def by_key_head(x: Tensor, group: int) -> Tensor:
+    """[b, h, s, d] as [b·h_k, g, s, d]: the queries that share a key head side by side. A view where it can be."""
+    return x.unflatten(1, (-1, group)).flatten(0, 1)
 
 
-def blocks(length: int, heads: int) -> list[slice]:
-    """Positions 0 … length − 1 in blocks of B, the last one perhaps shorter.
+def tiling(pairs: int, group: int, length: int) -> tuple[list[slice], list[slice]]:
+    """Runs of heads, and blocks of B positions: short sequences fill a tile with heads, long ones with positions.
 
-    B is the largest power of two for which heads · B² ≤ TILE_ELEMENTS, within 32 and 512: below that the calls cost
-    more than the arithmetic. Full attention takes all T² tiles; causal attention leaves out those above the diagonal
-    (section 3.1):
+    Full attention takes all T² tiles; causal attention leaves out those above the diagonal (section 3.1):
 
         ■ ■ ■      ◣ · ·    ◣ rows = columns: masked element by element
         ■ ■ ■      ■ ◣ ·    · skipped: T (T + 1) / 2 are left
         ■ ■ ■      ■ ■ ◣
     """
-    size = min(max(1 << isqrt(TILE_ELEMENTS // heads).bit_length() >> 1, 32), 512)
-    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
+    size = max(1, min(length, isqrt(TILE // group)))
+    return pieces(pairs, max(1, TILE // (group * size**2))), pieces(length, size)
 
 
-def future(block: slice, group: int, device: torch.device) -> Tensor:
-    """[B·g, B], true where a key comes after its query, for a tile on the diagonal."""
-    size = block.stop - block.start
-    return torch.ones(size, size, dtype=torch.bool, device=device).triu(1).repeat_interleave(group, 0)
+def future(tile: Tensor) -> Tensor:
+    """[B, B], true where a key comes after its query, for a tile on the diagonal."""
+    size = min(tile.shape[1:])
+    return torch.ones(size, size, dtype=torch.bool, device=tile.device).triu_(1)
 
 
 class FlashAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
-        """Algorithm 1: for each block of rows, one pass over the keys, divided by its sum once at the end."""
-        kv_heads, group = key.shape[1], query.shape[1] // key.shape[1]
-        compute = torch.promote_types(query.dtype, torch.float32)
-        q, k, v = to_rows(query, kv_heads), key.flatten(0, 1), value.flatten(0, 1)
-        o, logsumexp = torch.empty_like(q), q.new_empty(*q.shape[:2], 1, dtype=compute)
-        all_blocks = blocks(key.shape[2], len(q) * group)
-        for i, positions in enumerate(all_blocks):
-            rows = slice(positions.start * group, positions.stop * group)
-            q_i = q[:, rows].to(compute) * q.shape[-1] ** -0.5
-            o_i = torch.zeros_like(q_i)
-            row_max = o_i.new_full((*o_i.shape[:2], 1), -inf)
-            row_sum = torch.zeros_like(row_max)
-            for columns in all_blocks[: i + 1] if causal else all_blocks:
-                s = q_i @ k[:, columns].to(compute).transpose(1, 2)
-                if causal and columns == positions:
-                    s.masked_fill_(future(columns, group, s.device), -inf)
-                old_max, row_max = row_max, torch.maximum(row_max, s.amax(-1, keepdim=True))
-                p = s.sub_(row_max).exp_()
-                rescale = (old_max - row_max).exp_()
-                row_sum.mul_(rescale).add_(p.sum(-1, keepdim=True))
-                o_i.mul_(rescale).baddbmm_(p, v[:, columns].to(compute))
-            o[:, rows] = o_i.div_(row_sum)
-            logsumexp[:, rows] = row_sum.log_().add_(row_max)
-        output = to_heads(o, query, kv_heads)
+        """Algorithm 1: for each block of rows one pass over the keys, divided by its sum once at the end."""
+        group, tau = query.shape[1] // key.shape[1], query.shape[-1] ** -0.5 * LOG2_E
+        output = query.new_empty(query.shape)
+        q, o = by_key_head(query, group), by_key_head(output, group)
+        logsumexp = q.new_empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
+        runs, blocks = tiling(*q.shape[:3])
+        for heads in runs:
+            k, v = (x.flatten(0, 1)[heads].to(logsumexp.dtype) for x in (key, value))
+            for i, rows in enumerate(blocks):
+                q_i = q[heads, :, rows].flatten(1, 2).to(k.dtype) * tau
+                o_i, row_max, row_sum = torch.zeros_like(q_i), q_i.new_full((*q_i.shape[:2], 1), -inf), 0.0
+                for columns in blocks[: i + 1] if causal else blocks:
+                    s = q_i @ k[:, columns].mT
+                    if causal and columns == rows:
+                        s.unflatten(1, (group, -1)).masked_fill_(future(s), -inf)
+                    old_max, row_max = row_max, torch.maximum(row_max, s.amax(-1, keepdim=True))
+                    p = s.sub_(row_max).exp2_()
+                    rescale = (old_max - row_max).exp2_()
+                    row_sum = p.sum(-1, keepdim=True).add_(rescale * row_sum)
+                    o_i.mul_(rescale).baddbmm_(p, v[:, columns])
+                    del s, p  # before there is another tile
+                o[heads, :, rows] = o_i.div_(row_sum).unflatten(1, (group, -1))
+                logsumexp[heads, :, rows] = row_sum.log2_().add_(row_max).view(len(k), group, -1)
         ctx.save_for_backward(query, key, value, output, logsumexp)
         ctx.causal = causal
         return output
@@ -108,30 +105,39 @@ class FlashAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, d_output: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        """Algorithm 2: for each block of keys, one pass over the rows, P recomputed; dS = P ∘ (dO Vᵀ − D)."""
+        """Algorithm 2: for each block of keys one pass over the rows, P computed anew and dS = P ∘ (dO Vᵀ − D). Tiles
+        are transposed here: all products of a tile but one then read along its rows."""
         query, key, value, output, logsumexp = ctx.saved_tensors
-        kv_heads, group, scale = key.shape[1], query.shape[1] // key.shape[1], query.shape[-1] ** -0.5
-        compute = logsumexp.dtype
-        q, k, v = to_rows(query, kv_heads), key.flatten(0, 1), value.flatten(0, 1)
-        d_o, minus_l = to_rows(d_output, kv_heads), -logsumexp
-        minus_d = to_rows((d_output.to(compute) * output).sum(-1, keepdim=True), kv_heads).neg_()
-        d_q, d_k, d_v = torch.zeros_like(q, dtype=compute), torch.empty_like(k), torch.empty_like(v)
-        all_blocks = blocks(key.shape[2], len(q) * group)
-        for j, columns in enumerate(all_blocks):
-            k_j, v_j = k[:, columns].to(compute), v[:, columns].to(compute)
-            d_k_j, d_v_j = torch.zeros_like(k_j), torch.zeros_like(v_j)
-            for positions in all_blocks[j:] if ctx.causal else all_blocks:
-                rows = slice(positions.start * group, positions.stop * group)
-                q_i, d_o_i = q[:, rows].to(compute) * scale, d_o[:, rows].to(compute)
-                p = torch.baddbmm(minus_l[:, rows], q_i, k_j.transpose(1, 2)).exp_()
-                if ctx.causal and columns == positions:
-                    p.masked_fill_(future(columns, group, p.device), 0)
-                d_v_j.baddbmm_(p.transpose(1, 2), d_o_i)
-                d_s = torch.baddbmm(minus_d[:, rows], d_o_i, v_j.transpose(1, 2)).mul_(p)
-                d_q[:, rows].baddbmm_(d_s, k_j, alpha=scale)
-                d_k_j.baddbmm_(d_s.transpose(1, 2), q_i)
-            d_k[:, columns], d_v[:, columns] = d_k_j, d_v_j
-        return to_heads(d_q, query, kv_heads), d_k.view_as(key), d_v.view_as(value), None
+        group, tau, compute = query.shape[1] // key.shape[1], query.shape[-1] ** -0.5 * LOG2_E, logsumexp.dtype
+        d_query, d_key, d_value = (x.new_empty(x.shape) for x in (query, key, value))
+        q, o, d_o, d_q = (by_key_head(x, group) for x in (query, output, d_output, d_query))
+        runs, blocks = tiling(*q.shape[:3])
+        for heads in runs:
+            k, v = (x.flatten(0, 1)[heads].to(compute) for x in (key, value))
+            minus_l = [-logsumexp[heads, :, rows].flatten(1).unsqueeze(1) for rows in blocks]
+            product = (d_o[heads, :, rows].to(compute) * o[heads, :, rows] for rows in blocks)
+            minus_d = [-x.sum(-1).flatten(1).unsqueeze(1) for x in product]
+            d_q_b = [k.new_zeros(len(k), x.shape[2], k.shape[2]) for x in minus_l]
+            for j, columns in enumerate(blocks):
+                k_j, v_j = k[:, columns], v[:, columns]
+                d_k_j, d_v_j = torch.zeros_like(k_j), torch.zeros_like(v_j)
+                for i, rows in enumerate(blocks):
+                    if ctx.causal and i < j:
+                        continue
+                    q_i, d_o_i = (x[heads, :, rows].flatten(1, 2).to(compute) for x in (q, d_o))
+                    p = torch.baddbmm(minus_l[i], k_j, q_i.mT, alpha=tau).exp2_()
+                    if ctx.causal and i == j:
+                        p.unflatten(2, (group, -1)).masked_fill_(future(p).T.unsqueeze(1), 0)
+                    d_v_j.baddbmm_(p, d_o_i)
+                    d_s = torch.baddbmm(minus_d[i], v_j, d_o_i.mT).mul_(p)
+                    d_q_b[i].baddbmm_(d_s.mT, k_j)
+                    d_k_j.baddbmm_(d_s, q_i)
+                    del p, d_s  # before there is another tile
+                d_key.flatten(0, 1)[heads, columns] = d_k_j.mul_(tau / LOG2_E)
+                d_value.flatten(0, 1)[heads, columns] = d_v_j
+            for rows, d_q_i in zip(blocks, d_q_b, strict=True):
+                d_q[heads, :, rows] = d_q_i.mul_(tau / LOG2_E).unflatten(1, (group, -1))
+        return d_query, d_key, d_value, None
 
 
 def build(workload: Workload, topology: Topology, causal: bool) -> Function:

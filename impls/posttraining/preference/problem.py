@@ -11,7 +11,8 @@ from impls.posttraining.preference.reference import naive_log_probs
 
 
 def draw(workload: Workload, beta: float) -> dict[str, Tensor]:
-    """``batch_size // 2`` pairs, the chosen rows first. The reference model is the policy plus noise.
+    """``batch_size // 2`` pairs, the chosen rows first. The reference model is the policy plus noise,
+    the less the longer the rows are: training keeps the rewards of a completion near 1, where the loss has a gradient.
 
     policy_logits and reference_logits [2p, s, V] float64, the former differentiated; input_ids, attention_mask and
     completion_mask [2p, s] int64. A row is prompt, completion, padding (token 0): at least one token each of the first
@@ -35,7 +36,7 @@ def draw(workload: Workload, beta: float) -> dict[str, Tensor]:
     noise = torch.randn(logits.shape, generator=generator, dtype=torch.float64)
     return {
         "policy_logits": logits.requires_grad_(),
-        "reference_logits": logits.detach() + noise,
+        "reference_logits": logits.detach() + noise / length**0.5,
         "input_ids": ids * attention_mask,
         "attention_mask": attention_mask,
         "completion_mask": completion_mask,

@@ -27,8 +27,14 @@ from harness.spec import Function, Topology, Workload
 
 
 def naive_log_probs(logits: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-    """log π(y|x), [2p], in the logits' dtype."""
-    log_probs = logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
+    """log π(y|x), [2p], in float32 at least: a sum over hundreds of tokens has no digits left in bfloat16."""
+    log_probs = (
+        logits[:, :-1]
+        .to(torch.promote_types(logits.dtype, torch.float32))
+        .log_softmax(-1)
+        .gather(-1, ids[:, 1:, None])
+        .squeeze(-1)
+    )
     return (log_probs * mask[:, 1:]).sum(-1)
 
 

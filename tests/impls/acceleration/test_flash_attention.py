@@ -23,8 +23,8 @@ HERE = Topology()
 
 @pytest.fixture
 def small_tiles() -> Iterator[None]:
-    """Blocks of 32, so that short sequences already take several."""
-    with patch.object(reference, "TILE_ELEMENTS", 1):
+    """Blocks of some 32 positions, so that short sequences already take several."""
+    with patch.object(reference, "TILE", 2 * 32**2):
         yield
 
 
@@ -49,7 +49,7 @@ def test_reference_is_attention_for_any_shape(
     length: int, kv_heads: int, group: int, half_dim: int, causal: bool
 ) -> None:
     workload = work("fp64", length, kv_heads * group, kv_heads, 2 * half_dim)
-    with patch.object(reference, "TILE_ELEMENTS", 1):
+    with patch.object(reference, "TILE", 2 * 32**2):
         assert same_in_float64(reference.build(workload, HERE, causal=causal), problem, workload, causal=causal)
 
 
@@ -81,22 +81,28 @@ def test_gradient_equals_finite_differences(causal: bool) -> None:
 
 
 FAULTS = {
-    "softmax scale missing": ("q[:, rows].to(compute) * q.shape[-1] ** -0.5", "q[:, rows].to(compute) * 1"),
-    "sum not rescaled": ("row_sum.mul_(rescale).add_", "row_sum.add_"),
+    "softmax scale missing": (
+        "group, tau = query.shape[1] // key.shape[1], query.shape[-1] ** -0.5",
+        "group, tau = query.shape[1] // key.shape[1], 1",
+    ),
+    "sum not rescaled": ("add_(rescale * row_sum)", "add_(row_sum)"),
     "output not rescaled": ("o_i.mul_(rescale).baddbmm_", "o_i.baddbmm_"),
-    "mask off by one": (".triu(1).repeat", ".triu(2).repeat"),
-    "mask of another order of rows": (".repeat_interleave(group, 0)", ".repeat(group, 1)"),
-    "backward: tile on the diagonal not masked": ("p.masked_fill_(future(columns, group, p.device), 0)", "pass"),
-    "backward: one block of rows too few": ("all_blocks[j:] if ctx.causal", "all_blocks[j + 1 :] if ctx.causal"),
-    "backward: D missing": ("kv_heads).neg_()", "kv_heads).zero_()"),
-    "backward: scale missing in dQ": ("baddbmm_(d_s, k_j, alpha=scale)", "baddbmm_(d_s, k_j)"),
+    "mask off by one": (".triu_(1)", ".triu_(2)"),
+    "mask of another order of rows": ("s.unflatten(1, (group, -1))", "s.unflatten(1, (-1, group)).transpose(1, 2)"),
+    "backward: tile on the diagonal not masked": (
+        "future(p).T.unsqueeze(1), 0)",
+        "future(p).T.unsqueeze(1) & False, 0)",
+    ),
+    "backward: one block of rows too few": ("ctx.causal and i < j", "ctx.causal and i <= j"),
+    "backward: D missing": ("-x.sum(-1)", "0 * x.sum(-1)"),
+    "backward: scale missing in dQ": ("d_q_i.mul_(tau / LOG2_E)", "d_q_i"),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_planted_fault_exceeds_the_law(fault: str) -> None:
     faulty = with_fault(reference, *FAULTS[fault])
-    faulty.TILE_ELEMENTS = 1
+    faulty.TILE = 2 * 32**2
     assert not same_in_float64(faulty.build(work(), HERE, causal=True), problem, work(), causal=True)
     assert over_naive(faulty.build, work(), causal=True) > LAW
 
