@@ -5,6 +5,7 @@ the machine hits everybody alike; after each switch there are steps that are not
 """
 
 import random
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,8 +17,9 @@ from harness.meter.host import FOREIGN, CpuWatch, gpu_trouble
 from harness.oracle import TASKS, no_run, trouble
 from harness.spec import Card, Case, Finding, Topology, Workload
 
-ROUNDS, WARM, STEPS = 8, 1, 3
+ROUNDS, WARM, STEPS = 10, 1, 2
 ATTEMPTS = 3 * ROUNDS  # a spoilt round is repeated, and a noisy machine takes more of them; so many at the most
+PATIENCE = 15.0  # seconds of a block in which a noisy machine may take further rounds
 
 BlockKey = tuple[str, Topology, Workload]
 
@@ -72,9 +74,9 @@ def _time(block: Block, worlds: dict[str, World], timeout: float, cuda: bool) ->
         block.rounds.pop(first)
         worlds.pop(first)
     order, watch = list(worlds), CpuWatch()
-    shuffle = random.Random(0)
+    shuffle, start = random.Random(0), time.monotonic()
     for _ in range(ATTEMPTS):
-        if not worlds or _enough(block):
+        if not worlds or _enough(block, time.monotonic() - start):
             break
         shuffle.shuffle(order)
         watch.foreign()
@@ -100,11 +102,11 @@ def _time(block: Block, worlds: dict[str, World], timeout: float, cuda: bool) ->
             block.rounds[name].append(seconds)
 
 
-def _enough(block: Block) -> bool:
-    """Whether there are rounds enough to tell engines apart."""
+def _enough(block: Block, seconds: float) -> bool:
+    """Whether engines can be told apart, or patience is at its end."""
     if min(len(rounds) for rounds in block.rounds.values()) < ROUNDS:
         return False
-    return max(speed.effects(block.rounds).values()) <= speed.DECIDABLE / 2
+    return seconds > PATIENCE or max(speed.effects(block.rounds).values()) <= speed.DECIDABLE / 2
 
 
 def judge_block(block: Block, case: Case) -> list[Finding]:

@@ -11,7 +11,7 @@ from impls.models.flat import flatten, views
 from impls.models.optimizer import optimizer
 
 LARGEST = 25 * 2**20  # bytes: enough for the network's full bandwidth (Li et al. 2020, §3.2.3)
-FEWEST = 4  # a small model gets smaller buckets, or nothing would overlap
+FEWEST = 3  # a small model gets smaller buckets, or nothing would overlap
 
 
 def buckets(parameters: Sequence[nn.Parameter], workload: Workload) -> list["Bucket"]:
