@@ -14,7 +14,7 @@ from torch import Tensor
 from harness.spec import Finding
 
 MARGIN = 3.0
-PARTS = 16  # of each tensor, whose errors are taken to be independent
+PARTS = 32  # of each tensor, whose errors are taken to be independent
 ZERO = 1e-6  # a true tensor below this share of the model's typical element is zero up to round-off
 
 
@@ -114,8 +114,10 @@ def judge(
             norm, size, bound = _ratio(error.total, limit.total), error.total, limit.total
         where = _where(kind, name, found[kind][name], truth[name], losses, reference, ranks)
         findings.append(_finding(kind, norm, size, bound, limit.slope, name, where))
-        slope = _ratio(abs(error.slope), limit.slope)
-        findings.append(_finding(f"{kind} slope", slope, abs(error.slope), limit.slope, limit.slope, "", where))
+        # Chance moves a slope by its own standard error, which may exceed the floor's as much as the norm may.
+        chance = max(limit.slope, min(error.slope_error, MARGIN * limit.slope))
+        slope = _ratio(abs(error.slope), chance)
+        findings.append(_finding(f"{kind} slope", slope, abs(error.slope), chance, chance, "", where))
     if reference.oracle.losses:
         off = [abs(got / true - 1.0) for got, true in zip(losses, reference.oracle.losses, strict=True)]
         bound = max(reference.loss_floor)

@@ -10,9 +10,9 @@ LOG2_E = 1.4426950408889634
 
 
 class Reordered(TorchDispatchMode):
-    """Matrix products sum in another order, drawn from ``seed``. With ``fused`` they share a scale between their
-    operands, and a softmax takes powers of two, as attention kernels do. Nothing is rounded to the operands' dtype
-    more often than before."""
+    """Matrix products and sums add in another order, drawn from ``seed``. With ``fused`` products share a scale between
+    their operands, and a softmax takes powers of two, as attention kernels do. Nothing is rounded to the operands'
+    dtype more often than before."""
 
     def __init__(self, seed: int, fused: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -22,16 +22,22 @@ class Reordered(TorchDispatchMode):
         name = func._schema.name
         if name in ("aten::mm", "aten::bmm"):
             left, right = args
-            order = torch.randperm(left.shape[-1], generator=self.generator).to(left.device)
+            order = self._order(left, -1)
             left, right = left[..., order], right[..., order, :]
             if self.fused and left.dtype.itemsize >= 4:
                 left, right = left * 3.0, right * (1 / 3)  # a scale that cannot be divided without rounding
             return func(left, right)
+        if name == "aten::sum" and len(args) > 1 and args[1] and len(args[1]) == 1:
+            (dim,) = args[1]
+            return func(args[0].index_select(dim, self._order(args[0], dim)), *args[1:], **(kwargs or {}))
         if self.fused and name == "aten::_softmax":
             return _log2_softmax(*args[:2]).exp2().to(args[0].dtype)
         if self.fused and name == "aten::_log_softmax":
             return _log2_softmax(*args[:2]).div(LOG2_E).to(args[0].dtype)
         return func(*args, **(kwargs or {}))
+
+    def _order(self, x: Tensor, dim: int) -> Tensor:
+        return torch.randperm(x.shape[dim], generator=self.generator).to(x.device)
 
 
 def _log2_softmax(x: Tensor, dim: int) -> Tensor:

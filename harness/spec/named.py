@@ -52,7 +52,7 @@ _SMALL = ModelConfig(
     head_dim=64,
 )
 _WIDE = ModelConfig(
-    vocab_size=1024,
+    vocab_size=512,
     hidden_size=256,
     intermediate_size=768,
     num_hidden_layers=1,
