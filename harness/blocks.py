@@ -17,9 +17,9 @@ from harness.meter.host import FOREIGN, CpuWatch, gpu_trouble
 from harness.oracle import TASKS, no_run, trouble
 from harness.spec import Card, Case, Finding, Topology, Workload
 
-ROUNDS, WARM, STEPS = 8, 1, 2
+ROUNDS, WARM, STEPS = 10, 1, 2
 ATTEMPTS = 3 * ROUNDS  # a spoilt round is repeated, and a noisy machine takes more of them; so many at the most
-PATIENCE = 10.0  # seconds of a block in which a noisy machine may take further rounds
+PATIENCE = 14.0  # seconds of a block in which a noisy machine may take further rounds
 
 BlockKey = tuple[str, Topology, Workload]
 

@@ -106,7 +106,7 @@ class FlashAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, d_output: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         """Algorithm 2: for each block of keys one pass over the rows, P computed anew and dS = P ∘ (dO Vᵀ − D). Tiles
-        are transposed here: all products of a tile but one then read along its rows."""
+        are transposed here: every product then reads along their rows."""
         query, key, value, output, logsumexp = ctx.saved_tensors
         group, tau, compute = query.shape[1] // key.shape[1], query.shape[-1] ** -0.5 * LOG2_E, logsumexp.dtype
         d_query, d_key, d_value = (x.new_empty(x.shape) for x in (query, key, value))
@@ -117,7 +117,7 @@ class FlashAttention(torch.autograd.Function):
             minus_l = [-logsumexp[heads, :, rows].flatten(1).unsqueeze(1) for rows in blocks]
             product = (d_o[heads, :, rows].to(compute) * o[heads, :, rows] for rows in blocks)
             minus_d = [-x.sum(-1).flatten(1).unsqueeze(1) for x in product]
-            d_q_b = [k.new_zeros(len(k), x.shape[2], k.shape[2]) for x in minus_l]
+            d_q_b = [k.new_zeros(len(k), k.shape[2], x.shape[2]) for x in minus_l]  # transposed too
             for j, columns in enumerate(blocks):
                 k_j, v_j = k[:, columns], v[:, columns]
                 d_k_j, d_v_j = torch.zeros_like(k_j), torch.zeros_like(v_j)
@@ -130,13 +130,13 @@ class FlashAttention(torch.autograd.Function):
                         p.unflatten(2, (group, -1)).masked_fill_(future(p).T.unsqueeze(1), 0)
                     d_v_j.baddbmm_(p, d_o_i)
                     d_s = torch.baddbmm(minus_d[i], v_j, d_o_i.mT).mul_(p)
-                    d_q_b[i].baddbmm_(d_s.mT, k_j)
+                    d_q_b[i].baddbmm_(k_j.mT, d_s)
                     d_k_j.baddbmm_(d_s, q_i)
                     del p, d_s  # before there is another tile
                 d_key.flatten(0, 1)[heads, columns] = d_k_j.mul_(tau / LOG2_E)
                 d_value.flatten(0, 1)[heads, columns] = d_v_j
             for rows, d_q_i in zip(blocks, d_q_b, strict=True):
-                d_q[heads, :, rows] = d_q_i.mul_(tau / LOG2_E).unflatten(1, (group, -1))
+                d_q[heads, :, rows] = d_q_i.mul_(tau / LOG2_E).mT.unflatten(1, (group, -1))
         return d_query, d_key, d_value, None
 
 
