@@ -112,6 +112,15 @@ def test_a_mark_selects_a_measure(user: pytest.Pytester) -> None:
     assert all(name.startswith("test_traffic[zero") for name in found)
 
 
+def test_a_session_of_some_work_holds_only_the_waivers_that_speak_of_it(user: pytest.Pytester) -> None:
+    every, some = (
+        {line for line in run(user, "--collect-only", "-q", *arguments).outlines if "test_waiver[" in line}
+        for arguments in ((), ("--topics", "zero"))
+    )
+    assert {line.partition("[")[2].partition("-")[0] for line in some} == {"zero1", "zero[123]", "zero3"}
+    assert some < every
+
+
 def test_collecting_imports_neither_torch_nor_an_engine_and_takes_little_time(user: pytest.Pytester) -> None:
     user.path.joinpath("spy.py").write_text(SPY)
     assert len(collected(user, "-p", "spy")) > 100

@@ -105,6 +105,37 @@ def test_a_scale_error_below_the_norms_floor_fails_by_its_slope() -> None:
     assert found["gradient slope"].verdict == "fail"
 
 
+def noisy(seed: int, size: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """A truth of 2,000 elements, and the same with independent rounding errors of this size."""
+    generator = torch.Generator().manual_seed(seed)
+    truth = {name: torch.randn(1000, generator=generator, dtype=torch.float64) for name in ("a", "b")}
+    return truth, {n: t + size * t.abs() * torch.randn(1000, generator=generator).double() for n, t in truth.items()}
+
+
+def test_the_standard_error_of_a_slope_is_what_chance_makes_of_it() -> None:
+    found = [parity.errors(*reversed(noisy(seed, 1e-3))) for seed in range(200)]
+    spread = (sum(error.slope**2 for error in found) / len(found)) ** 0.5
+    assert sum(error.slope_error for error in found) / len(found) == pytest.approx(spread, rel=0.2)
+
+
+def test_rounding_of_twice_the_floor_passes_by_its_slope_and_an_error_of_scale_does_not() -> None:
+    truth, _ = noisy(0, 0.0)
+    limit = parity.floor([parity.errors(noisy(0, 1e-3)[1], truth)])
+    reference = Reference(Oracle({"gradient": truth}), {"gradient": limit})
+    for seed in range(1, 50):
+        errors = {
+            name: value - truth_
+            for (name, value), truth_ in zip(noisy(seed, 2e-3)[1].items(), noisy(seed, 0.0)[0].values(), strict=True)
+        }
+        found = parity.judge(
+            {"gradient": {n: truth[n] + errors[n] for n in truth}}, [], reference, 1, {"gradient": True}
+        )
+        assert [finding.verdict for finding in found] == ["pass", "pass"]
+        wrong = {n: truth[n] * 1.002 + errors[n] for n in truth}
+        _, slope = parity.judge({"gradient": wrong}, [], reference, 1, {"gradient": True})
+        assert slope.verdict == "fail"
+
+
 def test_every_verdict_prints_its_resolution() -> None:
     for finding in judged(TRUTH).values():
         assert "would have seen a scale error of" in finding.reason

@@ -1,5 +1,6 @@
 """Jobs that go wrong on purpose, for the tests of worlds."""
 
+import gc
 import importlib
 import os
 import signal
@@ -98,3 +99,8 @@ def pid(context: Context) -> int:
 def imports(context: Context, imported: str) -> None:
     """What a case's job does first."""
     importlib.import_module(imported)
+
+
+def frozen(context: Context) -> int:
+    """How many objects this rank's garbage collections leave out."""
+    return gc.get_freeze_count()

@@ -28,6 +28,12 @@ def test_all_ranks_of_a_world_join_one_collective(launcher: LocalLauncher) -> No
     assert run(launcher, "total") == (Done(0, 3.0), Done(1, 3.0))
 
 
+def test_a_ranks_garbage_collections_leave_out_what_was_imported(launcher: LocalLauncher) -> None:
+    for outcome in run(launcher, "frozen"):
+        assert isinstance(outcome, Done)
+        assert outcome.value > 100_000
+
+
 def test_a_world_runs_job_after_job_with_its_state_and_a_fresh_one_has_none(launcher: LocalLauncher) -> None:
     world = launcher.world(1, JOBS, JOBS)
     asked = [world.run(Job(f"{JOBS}:remembers", {}), LONG)[0] for _ in range(3)]

@@ -1,0 +1,36 @@
+"""Requirements of engines: met, missing, too old, or of a GPU that is not there."""
+
+import pytest
+
+from harness.spec import requires
+
+
+@pytest.mark.parametrize(
+    ("requirement", "reason"),
+    [
+        ("pytest>=7", ""),
+        ("pytest<1", "needs pytest<1; "),
+        ("no-such-engine>=2", "no-such-engine is not installed; pip install 'no-such-engine>=2'"),
+        ("cuda", "needs a CUDA GPU; this run has CPU ranks"),
+        ("sm90", "needs a GPU of compute capability 9.0; this run has none"),
+    ],
+)
+def test_what_is_missing_on_cpu_ranks(requirement: str, reason: str) -> None:
+    found = requires.missing([requirement], cuda=False)
+    assert found.startswith(reason)
+    assert bool(found) == bool(reason)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "good"), [(("9.0",), True), (("10.0", "9.0"), True), (("9.0", "8.0"), False), (("8.9",), False)]
+)
+def test_every_gpu_must_have_the_capability(
+    capabilities: tuple[str, ...], good: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requires, "gpus", lambda: capabilities)
+    assert requires.missing(["cuda"], cuda=True) == ""
+    assert (requires.missing(["sm90"], cuda=True) == "") is good
+
+
+def test_the_first_thing_that_is_missing_is_named() -> None:
+    assert requires.missing(["pytest", "no-such-engine", "cuda"], cuda=False).startswith("no-such-engine")

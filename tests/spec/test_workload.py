@@ -1,0 +1,42 @@
+"""Workloads: what cannot be one, and what does not fit a topology."""
+
+import pytest
+
+from harness.spec import ModelConfig, Topology, Workload
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dtype": "fp16"}, "dtype 'fp16' is unknown; known: "),
+        ({"optimizer": "lion"}, "optimizer 'lion' is unknown; known: "),
+        ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
+        ({"steps": -1}, "steps must be at least 1, not -1"),
+    ],
+)
+def test_what_cannot_be_a_workload_is_told_why(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Workload().with_(**change)
+
+
+@pytest.mark.parametrize(
+    ("work", "topology", "reason"),
+    [
+        (Workload(batch_size=6), Topology(dp=4), "batch_size 6 is not a multiple of dp × micro_batches = 4"),
+        (Workload(micro_batches=8), Topology(dp=2), "batch_size 8 is not a multiple of dp × micro_batches = 16"),
+        (Workload(), Topology(tp=3), "tp 3 does not divide model.num_attention_heads"),
+        (Workload(), Topology(pp=3), "pp 3 does not divide model.num_hidden_layers 4"),
+        (Workload(), Topology(cp=5), "cp 5 does not divide sequence_length 32"),
+        (Workload(), Topology(dp=2, tp=2, pp=2, cp=2), ""),
+    ],
+)
+def test_work_that_does_not_fit_a_topology_says_what_to_change(work: Workload, topology: Topology, reason: str) -> None:
+    found = work.check(topology)
+    assert reason in found
+    assert bool(found) == bool(reason)
+
+
+def test_tied_embeddings_are_counted_once() -> None:
+    model = ModelConfig()
+    tied = ModelConfig(tie_word_embeddings=True)
+    assert model.parameters - tied.parameters == model.vocab_size * model.hidden_size
