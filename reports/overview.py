@@ -70,8 +70,19 @@ class MatrixRow:
     wrong: tuple[tuple[str, str, str], ...]
 
 
+def shared(view: RunView) -> tuple[str, ...]:
+    """The engines that have a column of their own: the reference, and those that serve several topics of this run."""
+    breadth = Counter(engine for topic in view.topics for engine in {*topic.engines, *topic.adapters})
+    return tuple(e for e in view.engines if e == "reference" or breadth[e] > 1 or len(view.topics) == 1)
+
+
 def matrix(view: RunView) -> list[MatrixRow]:
-    return [_row(topic, view.engines) for topic in view.topics]
+    """A row a topic: the shared engines in the order of their columns, then those that serve this topic alone."""
+    columns = shared(view)
+    own = {
+        t.name: [e for e in view.engines if e in {*t.engines, *t.adapters} and e not in columns] for t in view.topics
+    }
+    return [_row(topic, (*columns, *own[topic.name])) for topic in view.topics]
 
 
 def _row(topic: TopicView, engines: tuple[str, ...]) -> MatrixRow:

@@ -54,6 +54,7 @@ def render(
         meanings=MEANINGS,
         slots=slots,
         rows=rows,
+        columns=overview.shared(view),
         sections=[pages.section(row.topic, row, slots) for row in rows],
         coverage=overview.coverage(view),
         places=tidy.PLACES,

@@ -114,8 +114,22 @@ def test_an_engine_that_was_skipped_says_why_and_one_without_adapter_says_so() -
     assert (cell(found, "fairscale").state, cell(found, "fairscale").why) == ("skipped", "needs fairscale")
     assert cell(found, "horovod").state == "skipped"
     assert "no case of it was selected" in cell(found, "horovod").why
+    other = [right(engine, topic="other") for engine in ("torch", "megatron")]
+    first, _, _ = overview.matrix(
+        tidy.view([right("torch"), *other, right("megatron", topic="third")], planted.run(), {})
+    )
+    assert cell(first, "megatron").state == "absent"
+
+
+def test_an_engine_of_one_topic_has_no_column_but_a_cell_in_its_topic_s_row() -> None:
     view = tidy.view(planted.records(), planted.run(), {})
-    assert cell(overview.matrix(view)[0], "trl").state == "absent"
+    columns = overview.shared(view)
+    for engine in view.engines:
+        rows = [row for row in overview.matrix(view) if engine in [cell.engine for cell in row.cells]]
+        serves = [t for t in view.topics if engine in (*t.engines, *t.adapters)]
+        assert rows
+        assert len(rows) == len(view.topics) if engine in columns else len(rows) == len(serves) == 1
+    assert set(columns) < set(view.engines)
 
 
 def test_reasons_for_skipping_are_counted_by_case_the_most_frequent_first() -> None:
