@@ -1,9 +1,8 @@
-"""TRL's DPOTrainer. The trainer and its loss are TRL's own; only the two models are stand-ins, which hand out the given
-logits.
+"""TRL's DPOTrainer. The trainer, its loss and its fused head are TRL's own; only the two models below the head are
+stand-ins, which hand out the given hidden states.
 
 TRL never asks a model for logits: its fused head projects the last hidden state tile by tile and folds each tile into
-log-probabilities. So the stand-in's hidden state *is* the logits and its head the identity, V × V: exact, since each
-product adds one number to zeros (with TF32 off), and part of the time and memory measured.
+log-probabilities.
 """
 
 import tempfile
@@ -21,27 +20,31 @@ from trl import DPOConfig, DPOTrainer
 
 from harness.spec import Function, Topology, Unsupported, Workload
 
-LARGEST_VOCABULARY = 32_768  # an identity of 4 GiB in fp32
-
 
 class Given(nn.Module):
-    """The backbone: whatever it is called with, its last hidden state is ``logits``."""
+    """The backbone: whatever it is called with, its last hidden state is ``hidden``."""
 
-    logits: Tensor
+    hidden: Tensor
 
     def forward(self, **inputs: Any) -> SimpleNamespace:
-        return SimpleNamespace(last_hidden_state=self.logits)
+        return SimpleNamespace(last_hidden_state=self.hidden)
+
+
+class Head(nn.Module):
+    """What TRL reads of an ``nn.Linear``: the weight, here the given one."""
+
+    weight: Tensor
+    bias = None
 
 
 class StandIn(PreTrainedModel):
     config_class = PretrainedConfig
     base_model_prefix = "given"
 
-    def __init__(self, vocab_size: int, dtype: torch.dtype) -> None:
+    def __init__(self, vocab_size: int) -> None:
         super().__init__(PretrainedConfig(vocab_size=vocab_size))
-        self.given = Given()
-        self.lm_head = nn.Linear(vocab_size, vocab_size, bias=False, dtype=dtype).requires_grad_(False)
-        nn.init.eye_(self.lm_head.weight)
+        self.given, self.lm_head = Given(), Head()
+        self.anchor = nn.Parameter(torch.zeros(()))  # a trainer wants something to train
         self.generation_config = GenerationConfig()
 
     def get_output_embeddings(self) -> nn.Module:
@@ -54,11 +57,7 @@ class StandIn(PreTrainedModel):
 def build(workload: Workload, topology: Topology, beta: float) -> Function:
     if workload.dtype == "fp64":
         raise Unsupported("TRL's fused head computes in float32; float64 would be rounded")
-    vocab = workload.model.vocab_size
-    if vocab > LARGEST_VOCABULARY:
-        raise Unsupported(f"the stand-in's identity head holds vocab_size² elements: {vocab} > {LARGEST_VOCABULARY}")
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[workload.dtype]
-    policy, reference = StandIn(vocab, dtype), StandIn(vocab, dtype)
+    policy, reference = StandIn(workload.model.vocab_size), StandIn(workload.model.vocab_size)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(WordLevel({"<pad>": 0, "a": 1}, unk_token="<pad>")),
         pad_token="<pad>",
@@ -72,7 +71,7 @@ def build(workload: Workload, topology: Topology, beta: float) -> Function:
             beta=beta,
             loss_type=["sigmoid"],
             max_steps=1,
-            bf16=False,  # no autocast: the logits already have the workload's dtype
+            bf16=False,  # no autocast: the hidden states already have the workload's dtype
             use_cpu=True,  # where the trainer would put its models; they follow the inputs instead
             report_to="none",
             disable_tqdm=True,
@@ -81,12 +80,12 @@ def build(workload: Workload, topology: Topology, beta: float) -> Function:
     trainer.remove_callback(PrinterCallback)
 
     def loss(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        for model, logits in ((policy, inputs["policy_logits"]), (reference, inputs["reference_logits"])):
-            model.to(logits.device)
-            model.given.logits = logits
+        for name, model in (("policy", policy), ("reference", reference)):
+            model.given.hidden, model.lm_head.weight = inputs[f"{name}_hidden"], inputs[f"{name}_head"]
         names = ("input_ids", "attention_mask", "completion_mask")
         value = trainer.compute_loss(policy, {name: inputs[name] for name in names})
-        policy.given.logits = reference.given.logits = None
+        for model in (policy, reference):
+            model.given.hidden = model.lm_head.weight = None
         trainer.log({})
         logged = trainer.state.log_history.pop()
         return {

@@ -1,4 +1,5 @@
-"""Pairs of completions of uneven lengths to shared prompts, with the logits of a policy and of a reference model."""
+"""Pairs of completions of uneven lengths to shared prompts, with the last hidden states and the head of a policy and of
+a reference model."""
 
 from collections.abc import Mapping
 
@@ -14,7 +15,8 @@ def draw(workload: Workload, beta: float) -> dict[str, Tensor]:
     """``batch_size // 2`` pairs, the chosen rows first. The reference model is the policy plus noise,
     the less the longer the rows are: training keeps the rewards of a completion near 1, where the loss has a gradient.
 
-    policy_logits and reference_logits [2p, s, V] float64, the former differentiated; input_ids, attention_mask and
+    policy_hidden and reference_hidden [2p, s, h], policy_head and reference_head [V, h], all float64, the policy's
+    differentiated; input_ids, attention_mask and
     completion_mask [2p, s] int64. A row is prompt, completion, padding (token 0): at least one token each of the first
     two. Raises ValueError where a pair, or a prompt and a completion, do not fit.
     """
@@ -32,11 +34,14 @@ def draw(workload: Workload, beta: float) -> dict[str, Tensor]:
     completion_mask = attention_mask * (position >= prompt[:, None])
     ids = torch.randint(vocab, (2 * pairs, length), generator=generator)
     ids[pairs:] = torch.where(position < prompt[pairs:, None], ids[:pairs], ids[pairs:])
-    logits = torch.randn(2 * pairs, length, vocab, generator=generator, dtype=torch.float64)
-    noise = torch.randn(logits.shape, generator=generator, dtype=torch.float64)
+    size = workload.model.hidden_size
+    hidden, noise = torch.randn(2, 2 * pairs, length, size, generator=generator, dtype=torch.float64)
+    head = torch.randn(vocab, size, generator=generator, dtype=torch.float64) / size**0.5
     return {
-        "policy_logits": logits.requires_grad_(),
-        "reference_logits": logits.detach() + noise / length**0.5,
+        "policy_hidden": hidden.clone().requires_grad_(),
+        "policy_head": head.clone().requires_grad_(),
+        "reference_hidden": hidden + noise / length**0.5,
+        "reference_head": head,
         "input_ids": ids * attention_mask,
         "attention_mask": attention_mask,
         "completion_mask": completion_mask,
@@ -46,9 +51,11 @@ def draw(workload: Workload, beta: float) -> dict[str, Tensor]:
 def plain(inputs: Mapping[str, Tensor], beta: float) -> dict[str, Tensor]:
     """Equation 7 as it is printed; the mean rewards are reported, not differentiated."""
     ids, mask = inputs["input_ids"], inputs["completion_mask"]
-    log_ratio = naive_log_probs(inputs["policy_logits"], ids, mask) - naive_log_probs(
-        inputs["reference_logits"], ids, mask
+    log_probs, reference_log_probs = (
+        naive_log_probs(inputs[f"{model}_hidden"], inputs[f"{model}_head"], ids, mask)
+        for model in ("policy", "reference")
     )
+    log_ratio = log_probs - reference_log_probs
     pairs = len(ids) // 2
     chosen, rejected = log_ratio[:pairs], log_ratio[pairs:]
     return {

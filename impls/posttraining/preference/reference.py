@@ -2,18 +2,20 @@
 
     L = −E log σ( β log π(y_w|x)/π_ref(y_w|x) − β log π(y_l|x)/π_ref(y_l|x) )
 
-A completion's log-probability is the sum over its tokens, log π(y|x) = Σ_t z_t[y_t] − log Σ_v exp z_t[v], where z_t are
-the logits at the position *before* token t. Prompt and padding do not count.
+A completion's log-probability is the sum over its tokens, log π(y|x) = Σ_t z_t[y_t] − log Σ_v exp z_t[v], where the
+logits z_t = W h_t come from the last hidden state h_t at the position *before* token t. Prompt and padding do not
+count.
 
 p        pairs; rows 0 … p − 1 are chosen (y_w), rows p … 2p − 1 rejected (y_l), pair by pair with the same prompt x
-s, V     sequence length, vocabulary size
-logits   [2p, s, V], of the policy π or of the reference model π_ref (z above)
+s, V, h  sequence length, vocabulary size, hidden size
+hidden   [2p, s, h], of the policy π or of the reference model π_ref       head  [V, h], W of either
 ids      [2p, s]     tokens of x, y and padding
 mask     [2p, s]     1 at the tokens of y
+n        tokens of all completions together
 rewards  [p]         β log π/π_ref, the implicit reward r̂ of section 4
 
-The naive form makes a log-softmax as large as the logits, and its backward pass more. The other goes sequence by
-sequence, over the completion's positions only, keeps the log-sum-exp, and writes the gradient once.
+The naive form makes the logits of all positions, a log-softmax as large, and its backward pass more. The other projects
+the completions' positions only, some at a time, keeps the log-sum-exp, and projects them anew in the backward pass.
 """
 
 from collections.abc import Mapping
@@ -25,47 +27,49 @@ from torch.nn.functional import logsigmoid
 
 from harness.spec import Function, Topology, Workload
 
+TILE = 256  # positions that are projected at once
 
-def naive_log_probs(logits: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+
+def naive_log_probs(hidden: Tensor, head: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
     """log π(y|x), [2p], in float32 at least: a sum over hundreds of tokens has no digits left in bfloat16."""
-    log_probs = (
-        logits[:, :-1]
-        .to(torch.promote_types(logits.dtype, torch.float32))
-        .log_softmax(-1)
-        .gather(-1, ids[:, 1:, None])
-        .squeeze(-1)
-    )
-    return (log_probs * mask[:, 1:]).sum(-1)
+    logits = hidden[:, :-1] @ head.T
+    log_probs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+    return (log_probs.gather(-1, ids[:, 1:, None]).squeeze(-1) * mask[:, 1:]).sum(-1)
 
 
 class LogProbs(torch.autograd.Function):
-    """log π(y|x), [2p], in float32 at least, without a tensor as large as the logits but their gradient."""
+    """log π(y|x), [2p], in float32 at least, with the logits of no more than ``TILE`` positions at a time."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, logits: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        compute = torch.promote_types(logits.dtype, torch.float32)
-        sums, kept = [], []
-        for z, y, counted in zip(logits[:, :-1], ids[:, 1:], mask[:, 1:].bool(), strict=True):
-            z, y = z[counted].to(compute), y[counted]  # [completion, V] and [completion]
-            logsumexp = z.logsumexp(-1)
-            sums.append((z.gather(-1, y[:, None]).squeeze(-1) - logsumexp).sum())
-            kept.append(logsumexp)
-        ctx.save_for_backward(logits, ids, mask, *kept)
-        return torch.stack(sums)
+    def forward(ctx: FunctionCtx, hidden: Tensor, head: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        counted = mask[:, 1:].bool()
+        h, y, row = hidden[:, :-1][counted], ids[:, 1:][counted], counted.nonzero()[:, 0]  # [n, h], [n], [n]
+        logsumexp = h.new_empty(len(h), dtype=torch.promote_types(h.dtype, torch.float32))
+        sums = logsumexp.new_zeros(len(ids))
+        for tile in torch.arange(len(h), device=h.device).split(TILE):
+            z = (h[tile] @ head.T).to(logsumexp.dtype)
+            logsumexp[tile] = z.logsumexp(-1)
+            sums.index_add_(0, row[tile], z.gather(-1, y[tile, None]).squeeze(-1) - logsumexp[tile])
+        ctx.save_for_backward(hidden, head, counted, y, row, logsumexp)
+        return sums
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, d_sums: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: FunctionCtx, d_sums: Tensor) -> tuple[Tensor, Tensor, None, None]:
         """∂ log π / ∂z_t = onehot(y_t) − softmax(z_t)."""
-        logits, ids, mask, *kept = ctx.saved_tensors
-        d_logits = torch.zeros_like(logits)
-        rows = zip(logits[:, :-1], ids[:, 1:], mask[:, 1:].bool(), kept, d_sums, d_logits[:, :-1], strict=True)
-        for z, y, counted, logsumexp, d_sum, d_z in rows:
-            y = y[counted]
-            d = (z[counted].to(logsumexp.dtype) - logsumexp[:, None]).exp_().neg_()
-            d[torch.arange(len(y), device=y.device), y] += 1
-            d_z[counted] = (d.mul_(d_sum)).to(d_z.dtype)
-        return d_logits, None, None
+        hidden, head, counted, y, row, logsumexp = ctx.saved_tensors
+        h = hidden[:, :-1][counted]
+        d_h, d_head = torch.empty_like(h), torch.zeros_like(head, dtype=logsumexp.dtype)
+        for tile in torch.arange(len(h), device=h.device).split(TILE):
+            z = (h[tile] @ head.T).to(logsumexp.dtype)
+            d_z = z.sub_(logsumexp[tile, None]).exp_().neg_()
+            d_z.scatter_add_(-1, y[tile, None], torch.ones_like(d_z[:, :1]))
+            d_z = d_z.mul_(d_sums[row[tile], None]).to(head.dtype)
+            d_h[tile] = d_z @ head
+            d_head += d_z.T @ h[tile]
+        d_hidden = torch.zeros_like(hidden)
+        d_hidden[:, :-1][counted] = d_h
+        return d_hidden, d_head.to(head.dtype), None, None
 
 
 def dpo(log_probs: Tensor, reference_log_probs: Tensor, beta: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -79,9 +83,9 @@ def build(workload: Workload, topology: Topology, beta: float) -> Function:
 
     def loss(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ids, mask = inputs["input_ids"], inputs["completion_mask"]
-        log_probs = LogProbs.apply(inputs["policy_logits"], ids, mask)
+        log_probs = LogProbs.apply(inputs["policy_hidden"], inputs["policy_head"], ids, mask)
         with torch.no_grad():
-            reference_log_probs = LogProbs.apply(inputs["reference_logits"], ids, mask)
+            reference_log_probs = LogProbs.apply(inputs["reference_hidden"], inputs["reference_head"], ids, mask)
         value, chosen, rejected = dpo(log_probs, reference_log_probs, beta)
         return {
             "loss": value,
