@@ -156,7 +156,9 @@ def test_a_session_that_is_ended_keeps_what_it_measured_and_leaves_no_rank(
     engines = ("--add-engine", "data_parallel:a_good=mine:good", "--add-engine", "data_parallel:b_hangs=mine:hangs")
     options = ("--engines", "a_good,b_hangs", "-k", "ddp_naive", "--measures", "parity")
     command = [sys.executable, "-m", "pytest", SUITES, "-p", "no:cacheprovider", *TINY, *engines, *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as session:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=_interruptible
+    ) as session:
         ranks = _pids(user.path, 2, session)
         session.send_signal(signum)
         output, _ = session.communicate(timeout=60)
@@ -168,6 +170,11 @@ def test_a_session_that_is_ended_keeps_what_it_measured_and_leaves_no_rank(
     assert {record["verdict"] for record in measured} == {"pass"}
     assert not store().records(engine="b_hangs")
     assert "plumbline.db" in output
+
+
+def _interruptible() -> None:
+    """A shell's background jobs, and with them their children, ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _pids(folder: Path, count: int, session: "subprocess.Popen[Any]") -> list[int]:
