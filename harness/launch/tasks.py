@@ -5,7 +5,7 @@ import gc
 import importlib
 import io
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -105,12 +105,22 @@ def members(
     found = []
     for member in ensemble:
         options = dict(member)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(options.pop("threads", threads))
         work = workload.with_(**options.pop("workload", {}))
-        found.append(checked_trainer(context, plain, options, work, topology, data))
-        torch.set_num_threads(threads)
+        with _arithmetic(options.pop("threads", 1), options.pop("reordered", None)):
+            found.append(checked_trainer(context, plain, options, work, topology, data))
     return found
+
+
+@contextlib.contextmanager
+def _arithmetic(threads: int, reordered: Mapping[str, Any] | None) -> Iterator[None]:
+    """On so many threads, and with sums in another order if that is given (:class:`Reordered`)."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with Reordered(**reordered) if reordered else contextlib.nullcontext():
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def curves(
@@ -134,12 +144,9 @@ def function_members(
     for member in [{"dtype": "fp64"}, *ensemble]:
         work = workload.with_(dtype=member.get("dtype", workload.dtype))
         inputs, cotangents = function_inputs(problem, work, variant, rounding=workload.dtype)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(member.get("threads", threads))
-        with Reordered(**member["reordered"]) if "reordered" in member else contextlib.nullcontext():
+        with _arithmetic(member.get("threads", 1), member.get("reordered")):
             outputs = plain(inputs, **variant)
             gradients = _backward(outputs, inputs, cotangents)
-        torch.set_num_threads(threads)
         found.append({"output": _keep(context, outputs), "gradient": _keep(context, gradients)})
     return found
 

@@ -45,13 +45,13 @@ class LogProbs(torch.autograd.Function):
         counted = mask[:, 1:].bool()
         h, y, row = hidden[:, :-1][counted], ids[:, 1:][counted], counted.nonzero()[:, 0]  # [n, h], [n], [n]
         logsumexp = h.new_empty(len(h), dtype=torch.promote_types(h.dtype, torch.float32))
-        sums = logsumexp.new_zeros(len(ids))
+        sums = logsumexp.new_zeros(len(ids), dtype=torch.float64)  # one by one, hundreds of terms lose digits
         for tile in torch.arange(len(h), device=h.device).split(TILE):
             z = (h[tile] @ head.T).to(logsumexp.dtype)
             logsumexp[tile] = z.logsumexp(-1)
-            sums.index_add_(0, row[tile], z.gather(-1, y[tile, None]).squeeze(-1) - logsumexp[tile])
+            sums.index_add_(0, row[tile], z.gather(-1, y[tile, None]).squeeze(-1).sub(logsumexp[tile]).double())
         ctx.save_for_backward(hidden, head, counted, y, row, logsumexp)
-        return sums
+        return sums.to(logsumexp.dtype)
 
     @staticmethod
     @once_differentiable

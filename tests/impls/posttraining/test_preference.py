@@ -73,8 +73,8 @@ FAULTS = {
     "tokens of another row": ("row[tile], z.gather", "row[tile] * 0, z.gather"),
     "mask not shifted": ("counted = mask[:, 1:]", "counted = mask[:, :-1]"),
     "a tile of one position less": (
-        "sums.index_add_(0, row[tile], z.gather(-1, y[tile, None]).squeeze(-1) - logsumexp[tile])",
-        "sums.index_add_(0, row[tile][1:], (z.gather(-1, y[tile, None]).squeeze(-1) - logsumexp[tile])[1:])",
+        "sums.index_add_(0, row[tile], z.gather(-1, y[tile, None]).squeeze(-1).sub(logsumexp[tile]).double())",
+        "sums.index_add_(0, row[tile][1:], z.gather(-1, y[tile, None])[1:, 0].sub(logsumexp[tile][1:]).double())",
     ),
     "backward: softmax not subtracted": (".exp_().neg_()", ".zero_()"),
     "backward: not weighted": (".mul_(d_sums[row[tile], None])", ""),
