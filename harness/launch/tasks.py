@@ -98,16 +98,31 @@ def curve(
     return losses
 
 
-def members(
-    context: Context, plain: str, ensemble: list[dict[str, Any]], workload: Workload, topology: Topology, data: str
-) -> list[dict[str, Any]]:
+def members(context: Context, **work: Any) -> list[dict[str, Any]]:
     """The plain model once for each honest way to compute the same: what they differ by is the noise floor."""
+    return _each(checked_trainer, context, **work)
+
+
+def curves(context: Context, **work: Any) -> list[list[float]]:
+    """The plain model's learning curve once for each honest way to compute it."""
+    return _each(curve, context, **work)
+
+
+def _each(
+    job: Callable[..., Any],
+    context: Context,
+    plain: str,
+    ensemble: list[dict[str, Any]],
+    workload: Workload,
+    topology: Topology,
+    data: str,
+) -> list[Any]:
     found = []
     for member in ensemble:
         options = dict(member)
         work = workload.with_(**options.pop("workload", {}))
         with _arithmetic(options.pop("threads", 1), options.pop("reordered", None)):
-            found.append(checked_trainer(context, plain, options, work, topology, data))
+            found.append(job(context, plain, options, work, topology, data))
     return found
 
 
@@ -121,18 +136,6 @@ def _arithmetic(threads: int, reordered: Mapping[str, Any] | None) -> Iterator[N
             yield
     finally:
         torch.set_num_threads(before)
-
-
-def curves(
-    context: Context, plain: str, ensemble: list[dict[str, Any]], workload: Workload, topology: Topology, data: str
-) -> list[list[float]]:
-    """The plain model's learning curve once for each honest way to compute it."""
-    found = []
-    for member in ensemble:
-        options = dict(member)
-        work = workload.with_(**options.pop("workload", {}))
-        found.append(curve(context, plain, options, work, topology, data))
-    return found
 
 
 def function_members(

@@ -65,7 +65,7 @@ def ones(size: int = N) -> Tensor:
 
 
 def collectives(context: Context) -> dict[str, dict[str, dict[str, float]] | str]:
-    """What the traffic meter counts on this rank for each way to ask for a collective, or why the backend has it not."""
+    """What the traffic meter counts on this rank for each way to ask for a collective, or why there is no such way."""
     rank, other, world = context.rank, 1 - context.rank, dist.group.WORLD
     alone = [dist.new_group([peer]) for peer in range(context.size)][rank]
     # 0 keeps 100 and sends 900, 1 sends 300 and keeps 700.
