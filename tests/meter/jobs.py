@@ -123,7 +123,7 @@ def collectives(context: Context) -> dict[str, dict[str, dict[str, float]] | str
         "functional all_to_all uneven": lambda: functional.all_to_all_single(ones(), theirs, mine, world).sum(),
         "functional broadcast": lambda: functional.broadcast(ones(), 0, world).sum(),
         "functional all_gather and back": lambda: (
-            functional.all_gather_tensor_autograd(ones().requires_grad_(), 0, world).sum().backward()
+            functional.all_gather_tensor_autograd(ones().requires_grad_(), 0, world).square().sum().backward()
         ),
     }
     x, y = ones(), ones()
