@@ -14,7 +14,10 @@ from dataclasses import replace
 from importlib.metadata import entry_points
 from typing import Any
 
-from harness.spec import Card, Engine
+from harness.spec import Card, Engine, Topology, Workload
+
+# (workload or its name, dtype, on every topology or on two ranks only)
+Grid = tuple[tuple[str | Workload, str, bool], ...]
 
 MODELS = "impls.models"
 PLAIN = f"{MODELS}.plain:build"
@@ -96,6 +99,29 @@ def problem(card: Card) -> str:
     """The module that poses a Function topic's problem; empty for a topic whose engines are Trainers."""
     name = f"{folder(card)}.problem"
     return name if importlib.util.find_spec(name) else ""
+
+
+def grid(card: Card) -> tuple[Grid, tuple[str, ...]] | None:
+    """The work that a topic brings of its own: ``GRID`` and ``TIMED`` of its ``grid.py``, if there is one."""
+    name = f"{folder(card)}.grid"
+    if not importlib.util.find_spec(name):
+        return None
+    module = importlib.import_module(name)
+    return module.GRID, module.TIMED
+
+
+def plain(card: Card, workload: Workload, topology: Topology, variant: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The dense model that is the oracle of a Trainer's variant, and its options.
+
+    That is :data:`PLAIN` with none, unless the topic has a ``plain.py``: its ``options(workload, topology,
+    **variant)`` gives those of its own ``build(workload, topology, permute, math, **options)``, or None where the
+    variant computes what everybody computes.
+    """
+    name = f"{folder(card)}.plain"
+    if not importlib.util.find_spec(name):
+        return PLAIN, {}
+    options = importlib.import_module(name).options(workload, topology, **variant)
+    return (PLAIN, {}) if options is None else (f"{name}:build", options)
 
 
 def case_mark(card: Card, variant: str) -> Mapping[str, object]:

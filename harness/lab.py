@@ -156,6 +156,9 @@ class Lab:
         most = max(checked.ranks, key=lambda rank: float(rank[held]))
         findings = [self._against_law(case, "memory", held, float(most[held]), padding if held == "states" else 0.0)]
         findings[0] = findings[0].but(detail={**findings[0].detail, "meter": most["meter"]})
+        if "activations" in most:
+            kept = max(float(rank["activations"]) for rank in checked.ranks)
+            findings.append(self._against_law(case, "memory", "activations", kept))
         return self._conclude(case, [*findings, self._peak(case)])
 
     def _peak(self, case: Case) -> Finding:
@@ -195,10 +198,15 @@ class Lab:
         control = sum(op["control"] for op in by_op.values())
         detail = {**finding.detail, "by_op": by_op, "control": control}
         reason = finding.reason + (f"; {control:,.0f} B of losses, norms and flags besides" if control else "")
-        return self._conclude(case, [finding.but(detail=detail, reason=reason)])
+        findings = [finding.but(detail=detail, reason=reason)]
+        size = self.card(case).variants[case.variant].get("group")
+        if size:
+            across = [_across(rank["groups"], int(size)) for rank in checked.ranks]
+            findings.append(self._against_law(case, "traffic", "across_groups", max(across)))
+        return self._conclude(case, findings)
 
     def _against_law(
-        self, case: Case, measure: str, quantity: str, value: float, padding: float, elements: int = 0
+        self, case: Case, measure: str, quantity: str, value: float, padding: float = 0.0, elements: int = 0
     ) -> Finding:
         """``elements`` of padding travel as the parameters do: their bytes follow from the law itself."""
         card = self.card(case)
@@ -226,7 +234,7 @@ class Lab:
         if problem:
             return self._conclude(case, [problem.but(measure="quality")])
         losses = _mean_losses([outcome.value for outcome in outcomes if isinstance(outcome, Done)])
-        oracle = self._oracles.curves(case)
+        oracle = self._oracles.curves(case, self.card(case))
         if isinstance(oracle, Finding):
             return self._conclude(case, [oracle.but(measure="quality")])
         return self._conclude(case, [curve.judge(losses, *oracle)])
@@ -283,6 +291,11 @@ class Lab:
         if not looked or len(self.cases) < len(self.universe):
             return any(waiver.matches(case) for case in self.universe)
         return any(finding.verdict == "fail" for finding in looked)
+
+
+def _across(groups: Mapping[tuple[int, ...], float], size: int) -> float:
+    """Bytes of collectives among ranks that do not all lie in one group of ``size`` neighbours, say a node."""
+    return sum(sent for ranks, sent in groups.items() if len({rank // size for rank in ranks}) > 1)
 
 
 def _peak(ranks: Sequence[Mapping[str, Any]]) -> float:

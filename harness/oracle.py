@@ -57,19 +57,22 @@ class Oracles:
         """The :class:`harness.judge.parity.Reference` for the case's work and precision."""
         variant = dict(card.variants[case.variant])
         problem = catalog.problem(card)
-        # A Trainer's variants compute the same function; a Function's are functions of their own.
-        key = (problem, *variant.items(), case.workload) if problem else ("trainer", case.workload)
+        if problem:  # a Function's variants are functions of their own
+            key: tuple[Any, ...] = (problem, *variant.items(), case.workload)
+            if key not in self._known:
+                self._known[key] = self._function(problem, variant, case.workload)
+            return self._known[key]
+        plain, options = catalog.plain(card, case.workload, case.topology, variant)
+        key = (plain, *options.items(), case.workload)
         if key not in self._known:
-            found = self._function(problem, variant, case.workload) if problem else self._trainer(case.workload)
-            self._known[key] = found
+            self._known[key] = self._trainer(plain, options, case.workload)
         return self._known[key]
 
-    def _trainer(self, work: Workload) -> Any:
+    def _trainer(self, plain: str, options: dict[str, Any], work: Workload) -> Any:
         from harness.judge import parity  # torch, which collection does without
 
-        ensemble = [{"workload": {"dtype": "fp64", "micro_batches": 1}}]
-        ensemble += [member for member in ENSEMBLE if _divides(member, work)]
-        arguments = {"plain": catalog.PLAIN, "ensemble": ensemble, "workload": work, "data": catalog.DATA}
+        ensemble = _members(({"workload": {"dtype": "fp64", "micro_batches": 1}}, *ENSEMBLE), options, work)
+        arguments = {"plain": plain, "ensemble": ensemble, "workload": work, "data": catalog.DATA}
         runs = self._plain("members", arguments | {"topology": Topology()})
         if isinstance(runs, Finding):
             return runs
@@ -93,13 +96,13 @@ class Oracles:
         truth = parity.Oracle(kinds[0])
         return parity.Reference(truth, _floors(truth, kinds[1:]))
 
-    def curves(self, case: Case) -> Any:
+    def curves(self, case: Case, card: Card) -> Any:
         """The float64 model's learning curve, and its noise floor at every step in the case's precision."""
-        key = ("curve", case.workload)
+        plain, options = catalog.plain(card, case.workload, case.topology, card.variants[case.variant])
+        key = ("curve", plain, *options.items(), case.workload)
         if key not in self._known:
-            ensemble = [{"workload": {"dtype": "fp64"}}]
-            ensemble += [member for member in CURVE_ENSEMBLE if _divides(member, case.workload)]
-            arguments = {"plain": catalog.PLAIN, "ensemble": ensemble, "workload": case.workload}
+            ensemble = _members(({"workload": {"dtype": "fp64"}}, *CURVE_ENSEMBLE), options, case.workload)
+            arguments = {"plain": plain, "ensemble": ensemble, "workload": case.workload}
             found = self._plain("curves", arguments | {"topology": Topology(), "data": catalog.DATA})
             known = found if isinstance(found, Finding) else (found[0], loss_floor(found[0], found[1:]))
             self._known[key] = known
@@ -158,5 +161,7 @@ def _floors(truth: Any, honest: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _divides(member: Mapping[str, Any], work: Workload) -> bool:
-    return work.batch_size % int(member.get("workload", {}).get("micro_batches", 1)) == 0
+def _members(ensemble: Sequence[Mapping[str, Any]], options: Mapping[str, Any], work: Workload) -> list[dict[str, Any]]:
+    """The members whose micro-batches divide the work, each with the options of its dense model besides."""
+    divisors = (int(member.get("workload", {}).get("micro_batches", 1)) for member in ensemble)
+    return [{**options, **m} for m, k in zip(ensemble, divisors, strict=True) if work.batch_size % k == 0]

@@ -8,9 +8,9 @@ from harness.spec import DTYPES, Card, Case, Topology, Workload
 from harness.spec.named import load
 
 MEASURES = ("parity", "memory", "traffic", "throughput", "quality")
-# Where no workload is asked for, Trainers run these: (workload, dtype, on every topology or on two ranks only). Plain
+# Where no workload is asked for, Trainers run these, unless their topic brings a grid.py. Plain
 # SGD shows wiring, AdamW in mixed precision the states that papers speak of, uneven sizes and tied weights the padding.
-TRAINER_GRID = (
+TRAINER_GRID: catalog.Grid = (
     ("tiny", "fp32", True),
     ("tiny", "bf16", False),
     ("tiny_adamw", "fp32", False),
@@ -19,7 +19,7 @@ TRAINER_GRID = (
     ("uneven_tied", "bf16", False),
 )
 # A function at a length at which its arithmetic outweighs the calls; of no multiple of a tile.
-FUNCTION_GRID = (("long", "fp32", True), ("long", "bf16", True))
+FUNCTION_GRID: catalog.Grid = (("long", "fp32", True), ("long", "bf16", True))
 TIMED = ("tiny", "long")
 CURVE_STEPS = 20  # a workload of at least so many steps is trained for its learning curve too
 
@@ -72,12 +72,17 @@ def _workloads(request: Request, card: Card, topology: Topology) -> list[Workloa
     if request.workloads:
         named = [load(name) for name in request.workloads]
         return [work.with_(dtype=dtype) for work in named for dtype in request.dtypes or (work.dtype,)]
-    grid = FUNCTION_GRID if catalog.problem(card) else TRAINER_GRID
+    grid, _ = _grid(card)
     return [
-        load(name).with_(dtype=dtype)
-        for name, dtype, everywhere in grid
+        (load(work) if isinstance(work, str) else work).with_(dtype=dtype)
+        for work, dtype, everywhere in grid
         if (everywhere or topology.world_size == 2) and dtype in (request.dtypes or DTYPES)
     ]
+
+
+def _grid(card: Card) -> tuple[catalog.Grid, tuple[str, ...]]:
+    """The work that a card runs where none is asked for, and the names of that which is timed."""
+    return catalog.grid(card) or (FUNCTION_GRID if catalog.problem(card) else TRAINER_GRID, TIMED)
 
 
 def _variants(card: Card, topology: Topology, workload: Workload, engines: Sequence[str]) -> Iterable[Case]:
@@ -94,17 +99,17 @@ def measures(case: Case, request: Request, card: Card, cores: int) -> list[str]:
     found = ["parity", "memory"]
     if case.topology.world_size > 1:
         found.append("traffic")
-    if _worth_timing(case, request, cores):
+    if _worth_timing(case, request, card, cores):
         found.append("throughput")
     if trainer and case.workload.steps >= CURVE_STEPS:
         found.append("quality")
     return [name for name in found if not request.measures or name in request.measures]
 
 
-def _worth_timing(case: Case, request: Request, cores: int) -> bool:
+def _worth_timing(case: Case, request: Request, card: Card, cores: int) -> bool:
     """Ranks that share a core time the scheduler. Of the grids one workload each is timed: on a CPU in fp32 only."""
     if case.topology.world_size > (request.gpus or cores):
         return False
     if request.workloads:
         return True
-    return case.workload.name in TIMED and (bool(request.gpus) or case.workload.dtype == "fp32")
+    return case.workload.name in _grid(card)[1] and (bool(request.gpus) or case.workload.dtype == "fp32")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import catalog
-from harness.spec import Card, Engine
+from harness import catalog, plan
+from harness.spec import Card, Engine, Topology, Workload
 
 ENTRY_POINTS = """[plumbline.topics]
 tiny_topic = tiny:CARD
@@ -31,7 +31,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(ENTRY_POINTS)
     monkeypatch.syspath_prepend(tmp_path)
-    for name in ("tiny", "tiny.reference"):
+    for name in ("tiny", "tiny.reference", "tiny.grid", "tiny.plain"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return info / "entry_points.txt"
 
@@ -90,3 +90,29 @@ def test_a_topic_with_a_problem_is_one_of_functions() -> None:
     topics = catalog.topics()
     assert catalog.problem(topics["flash_attention"]) == "impls.acceleration.flash_attention.problem"
     assert catalog.problem(topics["zero"]) == ""
+
+
+@pytest.fixture
+def tiny(package: Path) -> Card:
+    """The package's topic, with work and a dense model of its own."""
+    (package.parent.parent / "tiny" / "grid.py").write_text("GRID = (('uneven', 'fp32', True),)\nTIMED = ('uneven',)")
+    (package.parent.parent / "tiny" / "plain.py").write_text(
+        "def options(workload, topology, late=False):\n    return {'delay': topology.pp} if late else None"
+    )
+    return catalog.topics()["tiny_topic"]
+
+
+def test_a_topic_may_bring_its_own_work(tiny: Card) -> None:
+    assert catalog.grid(tiny) == ((("uneven", "fp32", True),), ("uneven",))
+    request = plan.Request(topics=("tiny_topic",))
+    cases = plan.cases(request, {"tiny_topic": tiny})
+    assert [case.id for case in cases] == ["tiny_one-reference-dp1-fp32-uneven"]
+    assert "throughput" in plan.measures(cases[0], request, tiny, cores=1)
+    assert catalog.grid(catalog.topics()["zero"]) is None
+
+
+def test_a_variant_that_computes_something_else_has_its_own_dense_model(tiny: Card) -> None:
+    work, topology = Workload(), Topology(pp=2)
+    assert catalog.plain(tiny, work, topology, {"late": True}) == ("tiny.plain:build", {"delay": 2})
+    assert catalog.plain(tiny, work, topology, {}) == (catalog.PLAIN, {})
+    assert catalog.plain(catalog.topics()["zero"], work, topology, {"stage": 3}) == (catalog.PLAIN, {})

@@ -15,12 +15,16 @@ from harness.catalog import load
 from harness.launch.rank import Context
 from harness.launch.reordered import Reordered
 from harness.meter import memory
+from harness.meter.saved import Saved
 from harness.meter.traffic import Traffic
 from harness.spec import Topology, Trainer, Workload
 
 TORCH_DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}
 CHECKED_STEPS = 5
-MEMORY_STEP, TRAFFIC_STEP = 2, 3  # nothing is collected in them, and the first steps' lazy states exist by then
+MEMORY_STEP, TRAFFIC_STEP = (
+    2,
+    3,
+)  # of the second the activations too; nothing is collected in them, and the first steps' lazy states exist by then
 
 
 def checked_trainer(
@@ -40,10 +44,10 @@ def checked_trainer(
                 gc.collect()
                 gauge.reset()
             if step == TRAFFIC_STEP:
-                with traffic:
+                with traffic, Saved() as saved:
                     loss = trainer.backward(tokens)
                     trainer.update()
-                figures["traffic"] = traffic.by_op
+                figures |= {"traffic": traffic.by_op, "groups": traffic.by_group, "activations": saved.peak}
             else:
                 loss = trainer.backward(tokens)
                 if step == 0:
@@ -164,8 +168,8 @@ def checked_function(
     rounding: str = "",
 ) -> dict[str, Any]:
     """One forward and backward on the problem's inputs: outputs, input gradients, bytes saved between the two."""
-    inputs, cotangents = function_inputs(problem, workload, variant, rounding)
     function = load(build)(workload, topology, **variant)
+    inputs, cotangents = (_part(function, each) for each in function_inputs(problem, workload, variant, rounding))
     for _ in range(2):  # the first call may compile or allocate for good
         _forward_backward(function, inputs, cotangents)
     gc.collect()
@@ -178,9 +182,24 @@ def checked_function(
         figures["peak"] = gauge.peak()
     with Traffic() as traffic:
         _forward_backward(function, inputs, cotangents)
-    figures |= {"traffic": traffic.by_op, "padding": 0, "losses": [], "fallback": getattr(function, "fallback", "")}
-    figures["tensors"] = {"output": _keep(context, outputs), "gradient": _keep(context, gradients)}
+    figures |= {
+        "traffic": traffic.by_op,
+        "groups": traffic.by_group,
+        "padding": 0,
+        "losses": [],
+        "fallback": getattr(function, "fallback", ""),
+    }
+    whole = getattr(function, "gather", dict)
+    figures["tensors"] = {"output": _keep(context, whole(outputs)), "gradient": _keep(context, whole(gradients))}
     return figures
+
+
+def _part(function: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """This rank's part of them, where the function is spread over ranks."""
+    if not hasattr(function, "split"):
+        return tensors
+    parts = function.split({name: tensor.detach() for name, tensor in tensors.items()})
+    return {n: part.clone().requires_grad_(tensors[n].requires_grad) for n, part in parts.items()}
 
 
 def function_inputs(
@@ -243,8 +262,8 @@ def prepare_function(
     context: Context, build: str, variant: Mapping[str, Any], workload: Workload, topology: Topology, problem: str
 ) -> None:
     """The same for a Function: a step is one forward and backward."""
-    inputs, cotangents = function_inputs(problem, workload, variant)
     function = load(build)(workload, topology, **variant)
+    inputs, cotangents = (_part(function, each) for each in function_inputs(problem, workload, variant))
     _ready(context, lambda index: _forward_backward(function, inputs, cotangents))
 
 

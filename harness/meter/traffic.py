@@ -41,11 +41,13 @@ def _operation(name: str) -> str:
 
 
 class Traffic(TorchDispatchMode):
-    """Counts while it is active. ``by_op``: name → {"calls", "bytes", "control"}, this rank's."""
+    """Counts while it is active. ``by_op``: name → {"calls", "bytes", "control"}, this rank's; ``by_group``: bytes of
+    data by the ranks that take part, of a message its two ends."""
 
     def __init__(self) -> None:
         super().__init__()
         self.by_op: dict[str, dict[str, float]] = {}
+        self.by_group: dict[tuple[int, ...], float] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(issubclass(kind, DTensor) for kind in types):
@@ -75,6 +77,11 @@ class Traffic(TorchDispatchMode):
         entry = self.by_op.setdefault(label, {"calls": 0, "bytes": 0.0, "control": 0.0})
         entry["calls"] += 1
         entry["control" if whole <= CONTROL else "bytes"] += sent
+        if whole > CONTROL:
+            ranks = tuple(dist.get_process_group_ranks(group))
+            if label == "send":
+                ranks = tuple(sorted((dist.get_rank(), ranks[next(a for a in arguments if isinstance(a, int))])))
+            self.by_group[ranks] = self.by_group.get(ranks, 0.0) + sent
 
     @property
     def bytes(self) -> float:

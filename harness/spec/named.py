@@ -71,6 +71,8 @@ NAMED: Mapping[str, Workload] = MappingProxyType(
             Workload("tiny_adamw", optimizer="adamw", lr=1e-3, weight_decay=0.1, eps=1e-6),
             Workload("uneven", _UNEVEN, sequence_length=29),
             Workload("uneven_tied", _UNEVEN_TIED, sequence_length=29),
+            Workload("accumulated", batch_size=16, micro_batches=4),
+            Workload("unequal", batch_size=16, micro_batches=4, min_length=4),
             # For functions, which are one layer's work: as many tokens as sequences in training have.
             Workload("long", _WIDE, batch_size=2, sequence_length=1000),
             Workload("small", _SMALL, sequence_length=128, optimizer="adamw", lr=3e-4, weight_decay=0.1),

@@ -44,7 +44,14 @@ class Trainer(Protocol):
 
 
 class Function(Protocol):
-    """A computation without a training loop: full inputs in, full outputs out, differentiable."""
+    """A computation without a training loop: full inputs in, full outputs out, differentiable.
+
+    One that is spread over ranks has two more methods, is called with this rank's parts and gives this rank's parts;
+    all ranks call each of the three together, and only the call is measured and timed.
+
+    ``split(tensors)``: this rank's part of whole inputs, and of the cotangents of whole outputs, by name.
+    ``gather(parts)``: the whole of outputs, and of the inputs' gradients, by name; the first rank's answer counts.
+    """
 
     def __call__(self, inputs: "Mapping[str, Tensor]") -> "Mapping[str, Tensor]": ...
 

@@ -79,6 +79,7 @@ class Workload:
     batch_size: int = 8
     micro_batches: int = 1
     sequence_length: int = 32
+    min_length: int = 0  # sequences end anywhere from here on, and what follows has no label (-100); 0: none ends
     steps: int = 5
     optimizer: str = "sgd"
     lr: float = 0.1
@@ -97,6 +98,8 @@ class Workload:
             raise ValueError(f"dtype {self.dtype!r} is unknown; known: {', '.join(DTYPES)}")
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer {self.optimizer!r} is unknown; known: {', '.join(OPTIMIZERS)}")
+        if not 0 <= self.min_length <= self.sequence_length:
+            raise ValueError(f"min_length {self.min_length} must be 0 to sequence_length {self.sequence_length}")
         for name in ("batch_size", "micro_batches", "sequence_length", "steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")

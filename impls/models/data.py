@@ -14,6 +14,7 @@ from torch import Tensor
 from harness.spec import Batch, Workload
 
 END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")  # the first that the tokenizer has
+IGNORED = -100  # the label that does not count, PyTorch's default
 PIECE = 1 << 16  # characters tokenised together: the tokenizer's records take hundreds of times their size
 BETWEEN_WORDS = re.compile(r".*\S(?= \S)", re.DOTALL)  # up to the last such place
 
@@ -24,7 +25,12 @@ def batch(workload: Workload, step: int) -> Batch:
     ValueError where ``workload.data`` or its tokenizer cannot serve.
     """
     tokens = _text(workload, step) if workload.data else _synthetic(workload, step)
-    return Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
+    inputs, labels = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+    if workload.min_length:
+        ends = (workload.min_length, workload.sequence_length + 1)
+        length = torch.randint(*ends, (len(labels), 1), generator=_generator(workload.seed + 1, step))
+        labels[torch.arange(workload.sequence_length) >= length] = IGNORED
+    return Batch(inputs, labels)
 
 
 def _generator(seed: int, draw: int) -> torch.Generator:

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from harness.spec import Batch, Topology, Unsupported, Workload
-from impls.models.mesh import device, share
+from impls.models.mesh import device, share, token_share
 from impls.models.optimizer import optimizer
 from impls.models.weights import build_model
 
@@ -65,8 +65,9 @@ class Engine:
             if index:
                 self.engine.step()  # between micro-batches it only counts
             loss = self.engine(*micro)
-            self.engine.backward(loss)  # divides by the number of micro-batches
-            total += loss.detach() / self.workload.micro_batches
+            loss = loss * token_share(micro, batch) * self.topology.dp
+            self.engine.backward(loss * self.workload.micro_batches)  # which it divides by
+            total += loss.detach()
         return total
 
     def update(self) -> None:

@@ -25,3 +25,9 @@ def share(batch: Batch, workload: Workload, dp_rank: int, dp: int) -> Iterator[B
     mine = slice(dp_rank * rows, (dp_rank + 1) * rows)
     pieces = (t[mine].to(device()).chunk(workload.micro_batches) for t in batch)
     return (Batch(*piece) for piece in zip(*pieces, strict=True))
+
+
+def token_share(micro: Batch, batch: Batch) -> float:
+    """The part of the global batch's labels that this micro-batch has: what its mean loss weighs."""
+    counted, every = (int((labels >= 0).sum()) for labels in (micro.labels, batch.labels))
+    return counted / every

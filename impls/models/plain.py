@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from harness.spec import Batch, Topology, Workload
-from impls.models.mesh import share
+from impls.models.mesh import share, token_share
 from impls.models.optimizer import MasterWeights, clip
 from impls.models.weights import build_model
 
@@ -28,7 +28,7 @@ class Plain:
         total = torch.zeros((), dtype=torch.float64)
         for micro in share(batch, self.workload, 0, 1):
             with sdpa_kernel(self.kernels):
-                loss = self.model(*micro) / self.workload.micro_batches
+                loss = self.model(*micro) * token_share(micro, batch)
                 loss.backward()
             total += loss.detach().cpu()
         return total

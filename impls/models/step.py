@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.spec import Batch, Workload
-from impls.models.mesh import share
+from impls.models.mesh import share, token_share
 
 
 def accumulate(
@@ -28,7 +28,7 @@ def accumulate(
     total = torch.zeros((), device=micro_batches[0].inputs.device)
     for index, micro in enumerate(micro_batches):
         with around(index == len(micro_batches) - 1):
-            loss = model(*micro) / len(micro_batches)
+            loss = model(*micro) * token_share(micro, batch) * ranks
             (loss * scale).backward()
         total += loss.detach()
     return total

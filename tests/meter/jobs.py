@@ -141,6 +141,20 @@ def collectives(context: Context) -> dict[str, dict[str, dict[str, float]] | str
     return found
 
 
+def groups(context: Context) -> dict[tuple[int, ...], float]:
+    """Bytes by the ranks that take part, of four ranks in two pairs."""
+    pairs = [dist.new_group(pair) for pair in ([0, 1], [2, 3])]
+    with Traffic() as traffic:
+        dist.all_reduce(ones(), group=pairs[context.rank // 2])
+        dist.all_gather_into_tensor(ones(4 * N), ones())
+        dist.all_reduce(ones(1))  # control
+        if context.rank == 1:
+            dist.send(ones(), 3)
+        if context.rank == 3:
+            dist.recv(ones(), 1)
+    return traffic.by_group
+
+
 def ddp(context: Context) -> dict[str, Any]:
     """A step of DDP, and the elements of its model."""
     model = DistributedDataParallel(nn.Sequential(nn.Linear(100, 100), nn.Linear(100, 10)))

@@ -75,6 +75,13 @@ def test_a_collective_in_the_backward_pass_is_counted(collectives: list[Any]) ->
     assert {name: op["bytes"] for name, op in by_op.items()} == {"all_gather": B, "reduce_scatter": B}
 
 
+def test_bytes_are_kept_apart_by_the_ranks_that_take_part(ranks: Ranks) -> None:
+    found = ranks("groups", 4)
+    assert found[0] == {(0, 1): B, (0, 1, 2, 3): 3 * B}
+    assert found[1] == {(0, 1): B, (0, 1, 2, 3): 3 * B, (1, 3): B}
+    assert found[3] == {(2, 3): B, (0, 1, 2, 3): 3 * B}
+
+
 def test_ddp_sends_its_gradient_once_around_the_ring(ranks: Ranks) -> None:
     for found in ranks("ddp"):
         assert sum(op["bytes"] for op in found["by_op"].values()) == 4 * sum(found["sizes"])

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -11,6 +12,7 @@ from harness.spec import Batch, Function, Topology, Trainer, Workload
 from impls.acceleration.flash_attention import reference as flash_attention
 from impls.models.step import accumulate
 from impls.parallelism.data_parallel import reference as data_parallel
+from impls.parallelism.gradient_accumulation import reference as gradient_accumulation
 from impls.parallelism.tensor_parallel import reference as tensor_parallel
 from impls.parallelism.zero import reference as zero
 from impls.posttraining.preference import reference as preference
@@ -44,6 +46,17 @@ def a_rank_left_out(workload: Workload, topology: Topology, **variant: Any) -> T
     parameter.register_post_accumulate_grad_hook(keep)
     trainer.backward = unreduced
     return trainer
+
+
+def tokens_of_its_own_rank(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """Each rank normalises by its own tokens, as if all ranks had as many."""
+
+    def weights(labels: list[Tensor]) -> Tensor:
+        counts = torch.stack([(part >= 0).sum() for part in labels])
+        return counts.double() / counts.sum() / dist.get_world_size()
+
+    gradient_accumulation.token_weights = weights
+    return gradient_accumulation.build(workload, topology, **variant)
 
 
 def larger_rate(workload: Workload, topology: Topology, **variant: Any) -> Trainer:

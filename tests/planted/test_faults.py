@@ -8,7 +8,8 @@ import pytest
 from harness import catalog
 from harness.lab import Lab
 from harness.launch.local import LocalLauncher
-from harness.spec import Case, Engine, Finding, Topology, Workload
+from harness.spec import Case, Engine, Finding, Topology
+from harness.spec.named import load
 
 CARDS = catalog.topics()
 SEEDS = range(1, 21)
@@ -29,6 +30,7 @@ class Fault:
     fp32: frozenset[str]
     bf16: frozenset[str]
     where: str
+    workload: str = "tiny"
 
 
 FAULTS = {
@@ -40,6 +42,15 @@ FAULTS = {
         GRADIENT | TRAINED,
         frozenset({"gradient"}),
         "step 1, gradient of model.layers.0.self_attn.q_norm.weight, in all 2 parts",
+    ),
+    "tokens_of_its_own_rank": Fault(
+        "gradient_accumulation",
+        "accumulate_tokens",
+        "dp2",
+        GRADIENT | TRAINED,
+        frozenset({"gradient", "update"}),
+        "step 1, gradient of ",
+        "unequal",
     ),
     "larger_rate": Fault("zero", "zero3", "dp2", TRAINED, frozenset({"update slope"}), "update of model."),
     "clipped": Fault("data_parallel", "ddp_no_sync", "dp2", TRAINED, UPDATE, "step 2, loss "),
@@ -86,7 +97,9 @@ def planted(lab: Lab, name: str, dtype: str) -> dict[str, Finding]:
     engine = Engine(f"{__package__}.faults:{name}")
     broken = replace(card, variants={name: card.variants[fault.variant]}, engines={**card.engines, "faulty": engine})
     lab.cards = {**CARDS, fault.topic: broken}
-    found = lab.parity(Case(fault.topic, name, "faulty", Topology.parse(fault.topology), Workload(dtype=dtype)))
+    found = lab.parity(
+        Case(fault.topic, name, "faulty", Topology.parse(fault.topology), load(fault.workload).with_(dtype=dtype))
+    )
     return {finding.quantity: finding for finding in found}
 
 
@@ -121,10 +134,10 @@ def test_what_failed_is_recorded_at_once(lab: Lab, recorded: list[tuple[Case, Fi
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_the_unbroken_references_pass_with_twenty_other_seeds(lab: Lab, dtype: str) -> None:
     lab.cards = CARDS
-    unbroken = {(fault.topic, fault.variant, fault.topology) for fault in FAULTS.values()}
+    unbroken = {(fault.topic, fault.variant, fault.topology, fault.workload) for fault in FAULTS.values()}
     for seed in SEEDS:
-        work = Workload(f"seed{seed}", seed=seed, dtype=dtype)
-        for topic, variant, topology in sorted(unbroken):
+        for topic, variant, topology, name in sorted(unbroken):
+            work = load(name).with_(name=f"{name}_seed{seed}", seed=seed, dtype=dtype)
             case = Case(topic, variant, "reference", Topology.parse(topology), work)
             found = [finding.reason for finding in lab.parity(case) if finding.verdict != "pass"]
             assert found == [], case.id

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from harness.spec import Batch, Topology, Unsupported, Workload
 from impls.models import megatron
-from impls.models.mesh import device, share
+from impls.models.mesh import device, share, token_share
 from impls.models.weights import TORCH_DTYPES, build_model
 
 BUCKET = 40_000_000  # elements: Megatron's default
@@ -71,7 +71,7 @@ class DataParallel:
         for index, micro in enumerate(micro_batches):
             last = index == len(micro_batches) - 1
             with contextlib.nullcontext() if last else self.model.no_sync():
-                loss = self.model(*micro) / len(micro_batches)
+                loss = self.model(*micro) * token_share(micro, batch) * self.topology.dp
                 loss.backward()
             total += loss.detach()
         self.model.finish_grad_sync()

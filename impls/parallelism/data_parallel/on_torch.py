@@ -26,10 +26,10 @@ class DDP:
         self.optimizer = MasterWeights(model.parameters(), workload)
 
     def backward(self, batch: Batch) -> Tensor:
-        def around(last: bool) -> contextlib.AbstractContextManager[object]:
-            return contextlib.nullcontext() if last else self.model.no_sync()
+        return accumulate(self.model, batch, self.workload, self.rank, self.topology.dp, around=self._around)
 
-        return accumulate(self.model, batch, self.workload, self.rank, self.topology.dp, around=around)
+    def _around(self, last: bool) -> contextlib.AbstractContextManager[object]:
+        return contextlib.nullcontext() if last else self.model.no_sync()
 
     def update(self) -> None:
         clip([p.grad for p in self.model.parameters() if p.grad is not None], self.workload.max_grad_norm)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from harness.spec import Batch, ModelConfig, Topology, Unsupported, Workload
 from impls.models import megatron
-from impls.models.mesh import device, share
+from impls.models.mesh import device, share, token_share
 from impls.models.weights import TORCH_DTYPES, initial
 from impls.parallelism.tensor_parallel.shards import collect, dim, shard
 
@@ -171,7 +171,8 @@ class TensorParallel:
             last = index == len(micro_batches) - 1
             positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
             with contextlib.nullcontext() if last else self.model.no_sync():
-                loss = self.model(tokens, positions, None, labels=labels).mean() / len(micro_batches)
+                losses = self.model(tokens, positions, None, labels=labels.clamp(min=0))
+                loss = losses[labels >= 0].mean() * token_share(micro_batches[index], batch) * self.topology.dp
                 loss.backward()
             total += loss.detach()
         finalize_model_grads([self.model])  # the sums over dp, and over tp those of the QK-norms

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from harness.spec import Batch, ModelConfig, Topology, Workload
 from impls.models.decoder import MLP, Attention, Decoder, rope_table, rotate
-from impls.models.mesh import device, mesh, share
+from impls.models.mesh import device, mesh, share, token_share
 from impls.models.optimizer import MasterWeights, clip
 from impls.models.weights import TORCH_DTYPES, initial
 from impls.parallelism.tensor_parallel.operators import Group, column_parallel, reduce, sum_flat
@@ -70,7 +70,7 @@ class ParallelDecoder(Decoder):
             x = x + attention(layer.input_layernorm(x), layer.self_attn, cos, sin, group)
             x = x + mlp(layer.post_attention_layernorm(x), layer.mlp, group)
         (logits,) = column_parallel(body.norm(x), group, self.lm_head.weight)  # [b, s, v]
-        return CrossEntropy.apply(logits, labels, self.start, group).mean()
+        return CrossEntropy.apply(logits, labels, self.start, group)[labels >= 0].mean()
 
 
 class TensorParallel:
@@ -92,7 +92,7 @@ class TensorParallel:
     def backward(self, batch: Batch) -> Tensor:
         total = torch.zeros((), device=device(), dtype=torch.float64)
         for micro in share(batch, self.workload, self.dp_rank, self.topology.dp):
-            loss = self.model(*micro) / self.workload.micro_batches
+            loss = self.model(*micro) * token_share(micro, batch) * self.topology.dp
             loss.backward()
             total += loss.detach()
         # A QK-norm's gain is replicated but acts on this rank's heads only: its gradient is a sum over tp. Outside the

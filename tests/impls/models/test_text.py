@@ -189,3 +189,16 @@ def test_the_synthetic_stream_follows_seed_and_step() -> None:
     drawn = {tuple(batch(Workload(seed=seed), step).inputs.flatten().tolist()) for seed in (0, 1) for step in (0, 1)}
     assert len(drawn) == 4
     assert torch.equal(batch(Workload(), 1).inputs, batch(Workload(), 1).inputs)
+
+
+def test_sequences_that_end_early_have_no_labels_behind_their_end() -> None:
+    work = Workload(batch_size=64, min_length=5)
+    found, whole = batch(work, 3), batch(work.with_(min_length=0), 3)
+    lengths = (found.labels >= 0).sum(1)
+    assert int(lengths.min()) >= 5
+    assert lengths.unique().numel() > 10
+    counted = torch.arange(work.sequence_length) < lengths[:, None]
+    assert torch.equal(found.labels >= 0, counted)  # an unbroken run from the start
+    assert torch.equal(found.labels[counted], whole.labels[counted])
+    assert torch.equal(found.inputs, whole.inputs)
+    assert not torch.equal(lengths, (batch(work, 4).labels >= 0).sum(1))

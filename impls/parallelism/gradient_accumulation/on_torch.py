@@ -1,0 +1,26 @@
+"""PyTorch's DistributedDataParallel under ``no_sync``; the weights of micro-batches are the training loop's affair."""
+
+import torch
+from torch import Tensor
+
+from harness.spec import Batch, Topology, Workload
+from impls.models.mesh import share
+from impls.parallelism.data_parallel.on_torch import DDP
+
+
+class Means(DDP):
+    """The loop of PyTorch's tutorials: each micro-batch's mean loss ÷ k."""
+
+    def backward(self, batch: Batch) -> Tensor:
+        micro_batches = list(share(batch, self.workload, self.rank, self.topology.dp))
+        total = torch.zeros((), device=micro_batches[0].inputs.device)
+        for index, micro in enumerate(micro_batches):
+            with self._around(index == len(micro_batches) - 1):
+                loss = self.model(*micro) / len(micro_batches)
+                loss.backward()
+            total += loss.detach()
+        return total
+
+
+def build(workload: Workload, topology: Topology, by_tokens: bool = True) -> DDP:
+    return (DDP if by_tokens else Means)(workload, topology)
