@@ -4,7 +4,7 @@ from harness.spec.case import Case
 from harness.spec.finding import VERDICTS, Finding, assessed, measured
 from harness.spec.topic import Card, Claim, Engine, Law
 from harness.spec.topology import Topology
-from harness.spec.trainer import Batch, Function, Problem, Trainer, Unsupported
+from harness.spec.trainer import Batch, Function, Problem, Span, Trainer, Unsupported
 from harness.spec.workload import DTYPES, ModelConfig, Workload
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Law",
     "ModelConfig",
     "Problem",
+    "Span",
     "Topology",
     "Trainer",
     "Unsupported",

@@ -60,6 +60,8 @@ _WIDE = ModelConfig(
     num_key_value_heads=2,
     head_dim=64,
 )
+_DEEP = ModelConfig(vocab_size=128, num_hidden_layers=8)
+_DEEP_TIED = ModelConfig(**{**vars(_DEEP), "tie_word_embeddings": True})
 _UNEVEN_TIED = ModelConfig(**{**vars(_UNEVEN), "tie_word_embeddings": True})
 
 NAMED: Mapping[str, Workload] = MappingProxyType(
@@ -73,6 +75,11 @@ NAMED: Mapping[str, Workload] = MappingProxyType(
             Workload("uneven_tied", _UNEVEN_TIED, sequence_length=29),
             Workload("accumulated", batch_size=16, micro_batches=4),
             Workload("unequal", batch_size=16, micro_batches=4, min_length=4),
+            # A small vocabulary, so that the stage with the head is not much slower than the others.
+            Workload("pipelined", _DEEP, batch_size=16, micro_batches=8),
+            Workload(
+                "pipelined_tied", _DEEP_TIED, batch_size=16, micro_batches=8, optimizer="adamw", lr=1e-3, eps=1e-6
+            ),
             # For functions, which are one layer's work: as many tokens as sequences in training have.
             Workload("long", _WIDE, batch_size=2, sequence_length=1000),
             Workload("small", _SMALL, sequence_length=128, optimizer="adamw", lr=3e-4, weight_decay=0.1),

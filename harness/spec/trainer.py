@@ -20,11 +20,26 @@ class Batch(NamedTuple):
     labels: "Tensor"
 
 
+class Span(NamedTuple):
+    """When an action of a step began and ended on this rank, in seconds of a clock that all ranks of a host share.
+
+    ``kind``: F forward, B backward (of inputs alone where there is W), W weights' gradients; ``stage`` counts along the
+    model, ``micro`` the micro-batches.
+    """
+
+    kind: str
+    stage: int
+    micro: int
+    start: float
+    end: float
+
+
 @runtime_checkable
 class Trainer(Protocol):
     """A model in training, one instance a rank. All ranks call each method together.
 
-    ``padding`` may be added: ``padding() -> int``, the elements of alignment that the engine adds to the parameters.
+    Two methods may be added. ``padding() -> int``: the elements of alignment that the engine adds to the parameters.
+    ``spans() -> list[Span]``: the actions of the last backward() on this rank, for engines that run a schedule.
     """
 
     def backward(self, batch: Batch) -> "Tensor":

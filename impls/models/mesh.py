@@ -1,8 +1,10 @@
 """This rank's place in the topology, and its share of the batch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
+import torch.distributed as dist
+from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from harness.spec import Batch, Topology, Workload
@@ -25,6 +27,13 @@ def share(batch: Batch, workload: Workload, dp_rank: int, dp: int) -> Iterator[B
     mine = slice(dp_rank * rows, (dp_rank + 1) * rows)
     pieces = (t[mine].to(device()).chunk(workload.micro_batches) for t in batch)
     return (Batch(*piece) for piece in zip(*pieces, strict=True))
+
+
+def gather(mine: Mapping[str, Tensor], group: dist.ProcessGroup) -> Mapping[str, Tensor]:
+    """What the ranks of a group hold between them, whole on the group's first rank; elsewhere nothing."""
+    parts = [{}] * group.size() if group.rank() == 0 else None
+    dist.gather_object({name: tensor.detach().cpu() for name, tensor in mine.items()}, parts, group=group, group_dst=0)
+    return {name: tensor for part in parts or [] for name, tensor in part.items()}
 
 
 def token_share(micro: Batch, batch: Batch) -> float:

@@ -1,0 +1,36 @@
+"""Pipeline parallelism: the layers are cut into stages."""
+
+from harness.spec import Card, Engine, Law
+
+HERE = "impls.parallelism.pipeline_parallel"
+NARAYANAN = "Narayanan et al. 2021, Efficient Large-Scale Language Model Training on GPU Clusters"
+QI = "Qi et al. 2023, Zero Bubble Pipeline Parallelism"
+
+CARD = Card(
+    name="pipeline_parallel",
+    title="Pipeline parallelism",
+    sources=(
+        "Huang et al. 2019, GPipe, §2.3",
+        "Narayanan et al. 2019, PipeDream, §3.2",
+        f"{NARAYANAN}, §2.2",
+        f"{QI}, §2",
+        "Qi et al. 2024, Pipeline Parallelism with Controllable Memory, §4.1",
+        "DeepSeek-AI 2024, DeepSeek-V3 Technical Report, §3.2.1",
+    ),
+    variants={
+        "gpipe": {"schedule": "gpipe"},
+        "1f1b": {"schedule": "1f1b"},
+        "interleaved": {"schedule": "interleaved"},
+        "zb_h1": {"schedule": "zb_h1"},
+        "zb_v": {"schedule": "zb_v"},
+        "dual_pipe": {"schedule": "dual_pipe"},
+    },
+    engines={
+        "reference": Engine(f"{HERE}.reference:build"),
+    },
+    topologies=("pp2", "pp4"),
+    laws=(
+        Law("memory", "states", f"{HERE}.laws:states", 0.05, "the largest of the ranks' stages"),
+        Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.0, f"{NARAYANAN}, §3.2: b·s·h a boundary and direction"),
+    ),
+)

@@ -1,0 +1,127 @@
+"""Runs a schedule on one rank: computes its actions in order, and sends what other ranks wait for."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from harness.spec import Batch, Span
+from impls.models.mesh import device
+from impls.parallelism.pipeline_parallel.schedules import Action, Plan, consumer
+from impls.parallelism.pipeline_parallel.stage import Stage, weight_gradients
+
+Group = dist.ProcessGroup
+
+
+class Cut(torch.autograd.Function):
+    """Where a stage's output leaves the rank. The graph goes on from an empty tensor, so that the output itself is
+    free as soon as it is sent; what arrives in ``gradient`` later is its gradient."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, output: Tensor, gradient: list[Tensor]) -> Tensor:
+        ctx.gradient = gradient
+        return output.new_empty(0)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, _: Tensor) -> tuple[Tensor, None]:
+        return ctx.gradient.pop(), None
+
+
+class Messages:
+    """Activations ("F") and their gradients ("B") between stages. What one rank sends another is received in the order
+    in which it is sent, whatever the order in which it is needed: NCCL knows no tags."""
+
+    def __init__(self, plan: Plan, rank: int, groups: Mapping[str, Group], like: Tensor) -> None:
+        self.rank, self.rank_of, self.groups, self.like = rank, plan.rank_of, groups, like
+        self.sending: list[tuple[dist.Work, Tensor]] = []
+        self.arrived: dict[Action, tuple[dist.Work | None, Tensor]] = {}
+        # Messages to this rank, by sender and kind, in the sender's order; each named by the action that needs it.
+        self.coming: dict[tuple[int, str], list[Action]] = {}
+        for source, actions in enumerate(plan.actions):
+            for action in actions:
+                needed = consumer(action, plan)
+                if needed and self.rank_of[needed.stage] == rank and source != rank:
+                    self.coming.setdefault((source, action.kind), []).append(needed)
+
+    def send(self, tensor: Tensor, action: Action) -> None:
+        """Gives ``action`` what it needs."""
+        target = self.rank_of[action.stage]
+        if target == self.rank:
+            self.arrived[action] = (None, tensor)
+        else:
+            group = self.groups[action.kind]
+            self.sending = [(work, kept) for work, kept in self.sending if not work.is_completed()]
+            self.sending.append((dist.isend(tensor, group=group, group_dst=target), tensor))
+
+    def receive(self, action: Action, source_stage: int) -> Tensor:
+        """What ``action`` needs."""
+        source = self.rank_of[source_stage]
+        queue = self.coming.get((source, action.kind), [])
+        while action not in self.arrived:
+            buffer = torch.empty_like(self.like, device=device())
+            work = dist.irecv(buffer, group=self.groups[action.kind], group_src=source)
+            self.arrived[queue.pop(0)] = (work, buffer)
+        work, buffer = self.arrived.pop(action)
+        if work is not None:
+            work.wait()
+        return buffer
+
+    def finish(self) -> None:
+        for work, _ in self.sending:
+            work.wait()
+
+
+def run(
+    plan: Plan,
+    stages: Mapping[int, Stage],
+    micro_batches: list[Batch],
+    weights: list[float],
+    groups: Mapping[str, Group],
+) -> tuple[Tensor, list[Span]]:
+    """One step's actions. ``weights`` of the micro-batches' mean losses; the gradients are those of their weighted sum,
+    which is returned (on the ranks that have a last stage; elsewhere 0), with the time of each action."""
+    config, weight = next((stage.config, next(stage.parameters())) for stage in stages.values())
+    shape = (*micro_batches[0].inputs.shape, config.hidden_size)
+    rank, spans = groups["F"].rank(), []
+    messages = Messages(plan, rank, groups, torch.empty(shape, dtype=weight.dtype, device="meta"))
+    total = torch.zeros((), device=device(), dtype=torch.float64)
+    kept: dict[tuple[int, int], tuple[Tensor, Tensor, list[Tensor]]] = {}  # between forward and backward pass
+    later: dict[tuple[int, int], list[Any]] = {}  # between backward pass and weights' gradients
+    for action in plan.actions[rank]:
+        kind, stage, micro = action
+        module = stages[stage]
+        if kind == "F":
+            x = micro_batches[micro].inputs if module.first else messages.receive(action, stage - 1)
+            start = time.monotonic()
+            x = x if module.first else x.requires_grad_()
+            out = module(x, micro_batches[micro].labels if module.last else None)
+            gradient: list[Tensor] = []
+            if module.last:
+                out = out * weights[micro]
+                total += out.detach()
+            else:
+                messages.send(out.detach(), Action("F", stage + 1, micro))
+                out = Cut.apply(out, gradient)
+            kept[stage, micro] = x, out, gradient
+        elif kind == "B":
+            x, out, gradient = kept.pop((stage, micro))
+            if not module.last:
+                gradient.append(messages.receive(action, stage + 1))
+            start = time.monotonic()
+            out.backward(None if module.last else torch.empty_like(out))
+            del out
+            if not module.first:
+                messages.send(x.grad, Action("B", stage - 1, micro))
+            if module.later:
+                later[stage, micro] = list(module.later)
+                module.later.clear()
+        else:
+            start = time.monotonic()
+            weight_gradients(later.pop((stage, micro)))
+        spans.append(Span(kind, stage, micro, start, time.monotonic()))
+    messages.finish()
+    return total, spans

@@ -1,0 +1,38 @@
+"""Which rank holds which layers."""
+
+import itertools
+
+from harness.spec import ModelConfig, Topology, Workload
+from impls.parallelism.pipeline_parallel.schedules import SCHEDULES, Plan
+
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+def split(layers: int, stages: int) -> list[range]:
+    """Layers of each stage, the first stages one more where they do not divide. ValueError if there are too few."""
+    if layers < stages:
+        raise ValueError(f"{layers} layers do not fill {stages} stages")
+    ends = [s * (layers // stages) + min(s, layers % stages) for s in range(stages + 1)]
+    return [range(a, b) for a, b in itertools.pairwise(ends)]
+
+
+def homes(config: ModelConfig, plan: Plan) -> dict[str, tuple[int, ...]]:
+    """The ranks that hold each parameter, by canonical name, in ascending order."""
+    layers = split(config.num_hidden_layers, plan.stages)
+    of_layer = {layer: stage for stage, held in enumerate(layers) for layer in held}
+    found = {}
+    for name, _ in config.shapes():
+        first, last = name.startswith("model.embed_tokens"), name.startswith(("model.norm", "lm_head"))
+        places = {0} if first else {plan.stages - 1} if last else {of_layer[int(name.split(".")[2])]}
+        if first and config.tie_word_embeddings:
+            places.add(plan.stages - 1)
+        found[name] = tuple(sorted({r for s, r in enumerate(plan.rank_of) if s % plan.stages in places}))
+    return found
+
+
+def plan_of(workload: Workload, topology: Topology, schedule: str, chunks: int) -> Plan:
+    """The schedule's plan for this work. Raises ValueError where it cannot be made."""
+    arguments = (chunks,) if schedule == "interleaved" else ()
+    plan = SCHEDULES[schedule](topology.pp, workload.micro_batches, *arguments)
+    split(workload.model.num_hidden_layers, plan.stages)
+    return plan

@@ -1,0 +1,101 @@
+"""Pipeline parallelism: the layers are cut into stages, and micro-batches follow one another through them.
+
+    rank 0   layers 0 … L/p − 1        activations [b, s, h] ──▶
+    rank 1   layers L/p … 2L/p − 1                           ◀── their gradients
+    …
+
+A rank idles while its first micro-batch is on the way and its last one comes back: the *bubble*, here always
+idle ÷ total time. With m micro-batches that take F forward and B backward in a stage of p (Huang et al. 2019, §2.3;
+Narayanan et al. 2021, §2.2):
+
+    GPipe, 1F1B      (p − 1)(F + B) idle    of (m + p − 1)(F + B)           bubble (p − 1)/(m + p − 1)
+    interleaved      (p − 1)(F + B)/v       of (m + (p − 1)/v)(F + B)
+    ZB-H1            (p − 1)(F + B − W)     W: the weights' gradients, no longer a part of B (Qi et al. 2023, §2.3)
+
+What is run, in which order, on which rank is data (schedules.py); one executor runs them all (executor.py).
+
+    p ranks   m micro-batches   v stages a rank   b sequences of a micro-batch   s sequence   h hidden_size
+"""
+
+from collections.abc import Mapping
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from harness.spec import Batch, Span, Topology, Unsupported, Workload
+from impls.models.mesh import gather, mesh, share, token_share
+from impls.models.optimizer import MasterWeights, clip
+from impls.models.weights import initial
+from impls.parallelism.pipeline_parallel.executor import run
+from impls.parallelism.pipeline_parallel.places import homes, plan_of
+from impls.parallelism.pipeline_parallel.schedules import Plan
+from impls.parallelism.pipeline_parallel.stage import build_stages
+from impls.parallelism.tensor_parallel.operators import sum_flat
+
+
+class Pipeline:
+    def __init__(self, workload: Workload, topology: Topology, plan: Plan) -> None:
+        places = mesh(topology)
+        self.workload, self.topology, self.plan = workload, topology, plan
+        self.pp, self.dp, self.dp_rank = places.get_group("pp"), places.get_group("dp"), places.get_local_rank("dp")
+        lines = places.mesh.movedim(0, -1).flatten(0, -2).tolist()  # the ranks of each pipeline
+        # Forward and backward messages cross: each direction has a communicator of its own.
+        self.groups = {kind: dist.new_subgroups_by_enumeration(lines)[0] for kind in "FB"}
+        self.stages, self.weights = build_stages(workload, plan, self.pp.rank())
+        with torch.no_grad():
+            for name, full in initial(workload):
+                if name in self.weights:
+                    self.weights[name].copy_(full)
+        # A tied embedding is at both ends, and every layer is twice in DualPipe: their gradients are sums.
+        self.homes = homes(workload.model, plan)
+        self.shared = {
+            ranks: dist.new_subgroups_by_enumeration([[line[r] for r in ranks] for line in lines])[0]
+            for ranks in sorted({ranks for ranks in self.homes.values() if len(ranks) > 1})
+        }
+        self.optimizer = MasterWeights(self.weights.values(), workload)
+        self.last: list[Span] = []
+
+    def backward(self, batch: Batch) -> Tensor:
+        micro_batches = list(share(batch, self.workload, self.dp_rank, self.topology.dp))
+        weights = [token_share(micro, batch) * self.topology.dp for micro in micro_batches]
+        total, self.last = run(self.plan, self.stages, micro_batches, weights, self.groups)
+        dist.all_reduce(total, group=self.pp)
+        for ranks, group in self.shared.items():
+            if self.pp.rank() in ranks:
+                sum_flat([p.grad for name, p in self.weights.items() if self.homes[name] == ranks], group)
+        if self.topology.dp > 1:
+            gradients = [p.grad for p in self.weights.values()]
+            sum_flat(gradients, self.dp)
+            torch._foreach_div_(gradients, self.topology.dp)
+        return total
+
+    def update(self) -> None:
+        if self.workload.max_grad_norm:
+            clip([p.grad for p in self.weights.values()], self.workload.max_grad_norm, self.norm())
+        self.optimizer.step()
+
+    def norm(self) -> Tensor:
+        """The global gradient norm; what several ranks hold counts on the first of them."""
+        mine = [p.grad for name, p in self.weights.items() if self.homes[name][0] == self.pp.rank()]
+        square = torch.nn.utils.get_total_norm(mine).square()
+        dist.all_reduce(square, group=self.pp)
+        return square.sqrt()
+
+    def spans(self) -> list[Span]:
+        return self.last
+
+    def gradients(self) -> Mapping[str, Tensor]:
+        return gather({name: p.grad for name, p in self.weights.items()}, self.pp)
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        return gather(dict(zip(self.weights, self.optimizer.masters, strict=True)), self.pp)
+
+
+def build(workload: Workload, topology: Topology, schedule: str = "1f1b", chunks: int = 2) -> Pipeline:
+    """``chunks``: stages a rank of the interleaved schedule."""
+    try:
+        plan = plan_of(workload, topology, schedule, chunks)
+    except ValueError as error:
+        raise Unsupported(str(error)) from None
+    return Pipeline(workload, topology, plan)
