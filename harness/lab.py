@@ -1,6 +1,7 @@
 """The one stateful object of a session: it owns the worlds and runs every case once, however many tests look at it."""
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from harness.blocks import Block, BlockKey, block_key, judge_block, run_block
 from harness.judge import law as law_judge
 from harness.launch.base import Launcher
 from harness.launch.outcome import Done, Job, Outcome
+from harness.meter.host import FOREIGN, CpuWatch
 from harness.oracle import TASKS, Oracles, no_run, tensors, trouble, update
 from harness.spec import Card, Case, Claim, Finding, Topology, Workload
 from harness.spec.requires import missing
@@ -46,6 +48,7 @@ class Lab:
         self.waivers, self.timeout, self.capacity = waivers, timeout, capacity
         self._record = record
         self.universe = [case.id for case in cases]  # every case there is, also those not selected
+        self.cores = len(os.sched_getaffinity(0))
         self.timed: list[Case] = []  # the cases of this session whose throughput is asked for
         self._checked: dict[str, Checked] = {}
         self._oracles = Oracles(launcher, 4 * timeout)
@@ -249,6 +252,28 @@ class Lab:
             prepare = {c.id: self._prepare(c) for c in members}
             self._blocks[key] = run_block(self.launcher, members, prepare, self.card(case), self.timeout)
         return self._conclude(case, judge_block(self._blocks[key], case))
+
+    def timeline(self, case: Case) -> list[Finding]:
+        """What the ranks of a schedule did when: idle time and micro-batches in flight, against the laws."""
+        if reason := self.obstacle(case):
+            return self._conclude(case, [no_run("skipped", reason).but(measure="timeline")])
+        from harness.judge import timeline
+
+        watch = CpuWatch()
+        outcomes = self.run(case, Job(f"{TASKS}:timeline", self._arguments(case) | {"data": catalog.DATA}))
+        disturbed = watch.foreign() > FOREIGN
+        problem = trouble(outcomes)
+        if problem:
+            return self._conclude(case, [problem.but(measure="timeline")])
+        ranks = [outcome.value for outcome in outcomes if isinstance(outcome, Done)]
+        rounds = [[rank[index] for rank in ranks] for index in range(len(ranks[0]))]
+        card, seconds = self.card(case), timeline.means(timeline.times(rounds))
+        laws = {law.quantity: law for law in card.laws if law.measure == "timeline"}
+        promised = {
+            name: catalog.load(law.formula)(case.workload, case.topology, times=seconds, **card.variants[case.variant])
+            for name, law in laws.items()
+        }
+        return self._conclude(case, timeline.judge(rounds, self.cores, promised, laws, disturbed))
 
     def _prepare(self, case: Case) -> Job:
         kind, source = self._source(case)

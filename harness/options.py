@@ -11,7 +11,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--workload": {"metavar": "NAME|FILE", "help": "the work: named ones or TOML files, separated by commas"},
     "--topologies": {"metavar": "A,B", "help": "mesh sizes such as dp2,tp2 or dp2tp2 (default: each topic's own)"},
     "--dtypes": {"metavar": "A,B", "help": "precisions: fp64, fp32, bf16"},
-    "--measures": {"metavar": "A,B", "help": "only these: parity, memory, traffic, throughput, quality"},
+    "--measures": {"metavar": "A,B", "help": "only these: parity, memory, traffic, timeline, throughput, quality"},
     "--store": {
         "metavar": "URL",
         "help": "where records go: a file, sqlite:///… or postgresql://… (default: plumbline.db)",

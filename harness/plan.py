@@ -7,7 +7,7 @@ from harness import catalog
 from harness.spec import DTYPES, Card, Case, Topology, Workload
 from harness.spec.named import load
 
-MEASURES = ("parity", "memory", "traffic", "throughput", "quality")
+MEASURES = ("parity", "memory", "traffic", "timeline", "throughput", "quality")
 # Where no workload is asked for, Trainers run these, unless their topic brings a grid.py. Plain
 # SGD shows wiring, AdamW in mixed precision the states that papers speak of, uneven sizes and tied weights the padding.
 TRAINER_GRID: catalog.Grid = (
@@ -99,6 +99,8 @@ def measures(case: Case, request: Request, card: Card, cores: int) -> list[str]:
     found = ["parity", "memory"]
     if case.topology.world_size > 1:
         found.append("traffic")
+    if any(law.measure == "timeline" for law in card.laws) and _one_of_the_timed(case, request, card):
+        found.append("timeline")
     if _worth_timing(case, request, card, cores):
         found.append("throughput")
     if trainer and case.workload.steps >= CURVE_STEPS:
@@ -110,6 +112,10 @@ def _worth_timing(case: Case, request: Request, card: Card, cores: int) -> bool:
     """Ranks that share a core time the scheduler. Of the grids one workload each is timed: on a CPU in fp32 only."""
     if case.topology.world_size > (request.gpus or cores):
         return False
+    return _one_of_the_timed(case, request, card)
+
+
+def _one_of_the_timed(case: Case, request: Request, card: Card) -> bool:
     if request.workloads:
         return True
     return case.workload.name in _grid(card)[1] and (bool(request.gpus) or case.workload.dtype == "fp32")

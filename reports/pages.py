@@ -9,6 +9,7 @@ from reports.figures import Figure, figures
 from reports.overview import MatrixRow, case_tally
 from reports.pivot import Pivot, figure_tables, parity_table
 from reports.tidy import MEASURES, CaseView, Record, RunView, TopicView, fast, parity, worst
+from reports.timelines import timelines
 
 BAD = ("error", "fail", "invalid")
 STATUSES = ("contradicted", "reproduced", "formula only", "out of reach here")
@@ -92,7 +93,7 @@ def section(topic: TopicView, row: MatrixRow, slots: Mapping[str, int]) -> Secti
         promised=tuple(table for table in tables if table.has_law),
         parity=parity_table(topic),
         measured=tuple(table for table in tables if not table.has_law),
-        figures=tuple(figures(topic, slots)),
+        figures=(*figures(topic, slots), *timelines(topic)),
         issues=tuple(issue for issue in found if not issue.waiver),
         known=tuple(issue for issue in found if issue.waiver),
         fallbacks=tuple(fallbacks(topic)),
@@ -160,6 +161,7 @@ def case_row(case: CaseView) -> CaseRow:
         "parity": parity(case),
         "memory": _first(case, "memory", "states", "saved", "peak"),
         "traffic": _first(case, "traffic", "bytes"),
+        "timeline": _first(case, "timeline", "bubble"),
         "throughput": fast(case) or _first(case, "throughput"),
         "quality": _first(case, "quality"),
     }

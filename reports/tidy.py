@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from harness.spec import DTYPES, VERDICTS
 
 Record = Mapping[str, Any]
-MEASURES = ("parity", "memory", "traffic", "throughput", "quality")
+MEASURES = ("parity", "memory", "traffic", "timeline", "throughput", "quality")
 NOT_JUDGED = ("skipped", "error")
 REFERENCE = "reference"
 FIRST_ENGINES = (REFERENCE, "torch")  # the yardsticks stand on the left

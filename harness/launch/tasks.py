@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from harness.catalog import load
@@ -17,10 +18,11 @@ from harness.launch.reordered import Reordered
 from harness.meter import memory
 from harness.meter.saved import Saved
 from harness.meter.traffic import Traffic
-from harness.spec import Topology, Trainer, Workload
+from harness.spec import Span, Topology, Trainer, Unsupported, Workload
 
 TORCH_DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}
 CHECKED_STEPS = 5
+WARM_ROUNDS, TIMELINE_ROUNDS = 2, 8
 MEMORY_STEP, TRAFFIC_STEP = (
     2,
     3,
@@ -256,6 +258,28 @@ def prepare_trainer(
         trainer.update()
 
     _ready(context, step)
+
+
+def timeline(
+    context: Context, build: str, variant: Mapping[str, Any], workload: Workload, topology: Topology, data: str
+) -> list[list[Span]]:
+    """What this rank did when in each of ``TIMELINE_ROUNDS`` backward passes, for engines that run a schedule."""
+    batch = load(data)
+    trainer: Any = load(build)(workload, topology, **variant)
+    if not hasattr(trainer, "record"):
+        raise Unsupported("this engine runs no schedule that could be watched")
+    rounds: list[list[Span]] = []
+    gc.collect()
+    gc.freeze()
+    for index in range(WARM_ROUNDS + TIMELINE_ROUNDS):
+        rounds.append([])
+        trainer.record(rounds[-1])
+        tokens = batch(workload, index % 4)
+        dist.barrier()
+        trainer.backward(tokens)
+        trainer.record(None)
+        trainer.update()
+    return rounds[WARM_ROUNDS:]
 
 
 def prepare_function(

@@ -39,7 +39,8 @@ class Trainer(Protocol):
     """A model in training, one instance a rank. All ranks call each method together.
 
     Two methods may be added. ``padding() -> int``: the elements of alignment that the engine adds to the parameters.
-    ``spans() -> list[Span]``: the actions of the last backward() on this rank, for engines that run a schedule.
+    ``record(spans: list[Span] | None)``, of an engine that runs a schedule: from here on backward() appends each of
+    its actions on this rank to the list, device-synchronised; with None it no longer does.
     """
 
     def backward(self, batch: Batch) -> "Tensor":

@@ -21,16 +21,25 @@ CARD = Card(
         "gpipe": {"schedule": "gpipe"},
         "1f1b": {"schedule": "1f1b"},
         "interleaved": {"schedule": "interleaved"},
+        "looped_bfs": {"schedule": "looped_bfs"},
+        "interleaved_zb": {"schedule": "interleaved_zb"},
         "zb_h1": {"schedule": "zb_h1"},
         "zb_v": {"schedule": "zb_v"},
         "dual_pipe": {"schedule": "dual_pipe"},
+        "dual_pipe_v": {"schedule": "dual_pipe_v"},
     },
     engines={
         "reference": Engine(f"{HERE}.reference:build"),
+        "torch": Engine(
+            f"{HERE}.on_torch:build",
+            variants=("gpipe", "1f1b", "interleaved", "looped_bfs", "interleaved_zb", "zb_v", "dual_pipe_v"),
+        ),
     },
     topologies=("pp2", "pp4"),
     laws=(
         Law("memory", "states", f"{HERE}.laws:states", 0.05, "the largest of the ranks' stages"),
         Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.0, f"{NARAYANAN}, §3.2: b·s·h a boundary and direction"),
+        Law("timeline", "bubble", f"{HERE}.laws:bubble", 0.10, f"{NARAYANAN}, §2.2; {QI}, §2.3: idle ÷ total"),
+        Law("timeline", "in_flight", f"{HERE}.laws:in_flight", 0.0, f"{NARAYANAN}, §2.2"),
     ),
 )

@@ -81,12 +81,13 @@ def run(
     micro_batches: list[Batch],
     weights: list[float],
     groups: Mapping[str, Group],
-) -> tuple[Tensor, list[Span]]:
+    spans: list[Span] | None = None,
+) -> Tensor:
     """One step's actions. ``weights`` of the micro-batches' mean losses; the gradients are those of their weighted sum,
-    which is returned (on the ranks that have a last stage; elsewhere 0), with the time of each action."""
+    which is returned on the ranks that have a last stage, elsewhere 0. ``spans`` takes the time of each action."""
     config, weight = next((stage.config, next(stage.parameters())) for stage in stages.values())
     shape = (*micro_batches[0].inputs.shape, config.hidden_size)
-    rank, spans = groups["F"].rank(), []
+    rank = groups["F"].rank()
     messages = Messages(plan, rank, groups, torch.empty(shape, dtype=weight.dtype, device="meta"))
     total = torch.zeros((), device=device(), dtype=torch.float64)
     kept: dict[tuple[int, int], tuple[Tensor, Tensor, list[Tensor]]] = {}  # between forward and backward pass
@@ -96,7 +97,7 @@ def run(
         module = stages[stage]
         if kind == "F":
             x = micro_batches[micro].inputs if module.first else messages.receive(action, stage - 1)
-            start = time.monotonic()
+            start = now(spans)
             x = x if module.first else x.requires_grad_()
             out = module(x, micro_batches[micro].labels if module.last else None)
             gradient: list[Tensor] = []
@@ -111,7 +112,7 @@ def run(
             x, out, gradient = kept.pop((stage, micro))
             if not module.last:
                 gradient.append(messages.receive(action, stage + 1))
-            start = time.monotonic()
+            start = now(spans)
             out.backward(None if module.last else torch.empty_like(out))
             del out
             if not module.first:
@@ -120,8 +121,18 @@ def run(
                 later[stage, micro] = list(module.later)
                 module.later.clear()
         else:
-            start = time.monotonic()
+            start = now(spans)
             weight_gradients(later.pop((stage, micro)))
-        spans.append(Span(kind, stage, micro, start, time.monotonic()))
+        if spans is not None:
+            spans.append(Span(kind, stage, micro, start, now(spans)))
     messages.finish()
-    return total, spans
+    return total
+
+
+def now(spans: list[Span] | None) -> float:
+    """The time at which what was asked of the device is done; 0 where nobody asks."""
+    if spans is None:
+        return 0.0
+    if device().type == "cuda":
+        torch.cuda.synchronize()
+    return time.monotonic()

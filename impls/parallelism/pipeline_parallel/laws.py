@@ -1,5 +1,6 @@
 """What pipeline parallelism promises: a part of the layers, and activations that travel between neighbours."""
 
+from collections.abc import Mapping
 from math import prod
 
 from harness.spec import Topology, Workload
@@ -39,3 +40,43 @@ def traffic(workload: Workload, topology: Topology, schedule: str, chunks: int =
         shared = sum(2 * (n - 1) / n * sizes[name] for name, n in held.items())
         totals.append(sent + shared + 2 * (dp - 1) / dp * sum(sizes[name] for name in held))
     return max(totals)
+
+
+def bubble(
+    workload: Workload, topology: Topology, schedule: str, chunks: int = 2, times: Mapping[str, float] | None = None
+) -> float | None:
+    """Idle ÷ total time with m micro-batches whose stages take F, B and W (``times``; by default 1, 1 and 1, or 1 and
+    2 where the backward pass is not split). A V has two half stages a rank.
+
+        GPipe, 1F1B                    (p − 1)(F + B)                  Narayanan et al. 2021, §2.2
+        interleaved, breadth-first     (p − 1)(F + B) a chunk, which is a v-th of the layers
+        ZB-H1, and interleaved         (p − 1)(F + B − W)              Qi et al. 2023, §2.3
+        ZB-V, DualPipeV                F a half stage and rank: its first micro-batch must reach it
+        DualPipe                       (p/2 − 1)(F + 2B + W − 3W)      DeepSeek-AI 2024, table 2, nothing overlapped
+    """
+    try:
+        plan = plan_of(workload, topology, schedule, chunks)
+    except ValueError:
+        return None
+    p, m = topology.pp, workload.micro_batches
+    split_backward = any(action.kind == "W" for action in plan.actions[0])
+    t = times or ({"F": 1.0, "B": 1.0, "W": 1.0} if split_backward else {"F": 1.0, "B": 2.0, "W": 0.0})
+    f, b, w = t["F"], t["B"], t["W"]
+    each = len(plan.rank_of) // p if schedule != "dual_pipe" else 1
+    work = m * each * (f + b + w)
+    idle = {"zb_v": f * (p - 1), "dual_pipe_v": f * (p - 1), "dual_pipe": (p / 2 - 1) * (f + 2 * b - 2 * w)}
+    lost = idle.get(schedule, (p - 1) * (f + b - w if split_backward else f + b))
+    return lost / (work + lost)
+
+
+def in_flight(workload: Workload, topology: Topology, schedule: str, chunks: int = 2, times: object = None) -> float:
+    """The most micro-batches whose activations a rank keeps; one in one of v stages counts 1/v.
+
+    m (GPipe, breadth-first); min(p, m) (1F1B, ZB-H1, ZB-V); (1 + (p − 1)/(pv)) p (interleaved; Narayanan et al. 2021,
+    §2.2); p + 1 of half as many layers (DualPipe), half a one more than ZB-V (DualPipeV).
+    """
+    p, m = topology.pp, workload.micro_batches
+    looped = p + (p - 1) / chunks
+    most = {"gpipe": m, "looped_bfs": m, "interleaved": looped, "interleaved_zb": looped}
+    most |= {"dual_pipe": (p + 1) / 2, "dual_pipe_v": p + 0.5}
+    return float(min(m, most.get(schedule, p)))

@@ -3,7 +3,7 @@
 import itertools
 
 from harness.spec import ModelConfig, Topology, Workload
-from impls.parallelism.pipeline_parallel.schedules import SCHEDULES, Plan
+from impls.parallelism.pipeline_parallel.schedules import LOOPED, SCHEDULES, Plan
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -32,7 +32,7 @@ def homes(config: ModelConfig, plan: Plan) -> dict[str, tuple[int, ...]]:
 
 def plan_of(workload: Workload, topology: Topology, schedule: str, chunks: int) -> Plan:
     """The schedule's plan for this work. Raises ValueError where it cannot be made."""
-    arguments = (chunks,) if schedule == "interleaved" else ()
+    arguments = (chunks,) if schedule in LOOPED else ()
     plan = SCHEDULES[schedule](topology.pp, workload.micro_batches, *arguments)
     split(workload.model.num_hidden_layers, plan.stages)
     return plan

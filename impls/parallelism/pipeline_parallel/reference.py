@@ -35,6 +35,8 @@ from impls.parallelism.tensor_parallel.operators import sum_flat
 
 
 class Pipeline:
+    defers = True  # splits the backward pass where the plan does
+
     def __init__(self, workload: Workload, topology: Topology, plan: Plan) -> None:
         places = mesh(topology)
         self.workload, self.topology, self.plan = workload, topology, plan
@@ -43,6 +45,9 @@ class Pipeline:
         # Forward and backward messages cross: each direction has a communicator of its own.
         self.groups = {kind: dist.new_subgroups_by_enumeration(lines)[0] for kind in "FB"}
         self.stages, self.weights = build_stages(workload, plan, self.pp.rank())
+        if self.defers and any(action.kind == "W" for action in plan.actions[self.pp.rank()]):
+            for stage in self.stages.values():
+                stage.defer()
         with torch.no_grad():
             for name, full in initial(workload):
                 if name in self.weights:
@@ -54,12 +59,12 @@ class Pipeline:
             for ranks in sorted({ranks for ranks in self.homes.values() if len(ranks) > 1})
         }
         self.optimizer = MasterWeights(self.weights.values(), workload)
-        self.last: list[Span] = []
+        self.spans: list[Span] | None = None
 
     def backward(self, batch: Batch) -> Tensor:
         micro_batches = list(share(batch, self.workload, self.dp_rank, self.topology.dp))
         weights = [token_share(micro, batch) * self.topology.dp for micro in micro_batches]
-        total, self.last = run(self.plan, self.stages, micro_batches, weights, self.groups)
+        total = self.run(micro_batches, weights)
         dist.all_reduce(total, group=self.pp)
         for ranks, group in self.shared.items():
             if self.pp.rank() in ranks:
@@ -69,6 +74,10 @@ class Pipeline:
             sum_flat(gradients, self.dp)
             torch._foreach_div_(gradients, self.topology.dp)
         return total
+
+    def run(self, micro_batches: list[Batch], weights: list[float]) -> Tensor:
+        """The schedule: the weighted sum of losses on the ranks that have a last stage, elsewhere 0."""
+        return run(self.plan, self.stages, micro_batches, weights, self.groups, self.spans)
 
     def update(self) -> None:
         if self.workload.max_grad_norm:
@@ -82,8 +91,8 @@ class Pipeline:
         dist.all_reduce(square, group=self.pp)
         return square.sqrt()
 
-    def spans(self) -> list[Span]:
-        return self.last
+    def record(self, spans: list[Span] | None) -> None:
+        self.spans = spans
 
     def gradients(self) -> Mapping[str, Tensor]:
         return gather({name: p.grad for name, p in self.weights.items()}, self.pp)

@@ -73,6 +73,34 @@ def interleaved(p: int, m: int, v: int) -> Plan:
     return _plan(ranks, tuple(s % p for s in range(p * v)))
 
 
+def looped_bfs(p: int, m: int, v: int) -> Plan:
+    """GPipe on v chunks a rank, each chunk's micro-batches together (Lamy-Poirier 2023, "Breadth-First Pipeline
+    Parallelism", §4.1)."""
+    ranks = []
+    for r in range(p):
+        forward = [Action("F", chunk * p + r, i) for chunk in range(v) for i in range(m)]
+        ranks.append(forward + [a._replace(kind="B") for a in reversed(forward)])
+    return _plan(ranks, tuple(s % p for s in range(p * v)))
+
+
+def interleaved_zb(p: int, m: int, v: int) -> Plan:
+    """The interleaved schedule with weights' gradients apart, r actions behind the inputs' on rank r (Qi et al. 2023,
+    §6, "ZB1P" of several chunks)."""
+    plan = interleaved(p, m, v)
+    ranks = []
+    for r, actions in enumerate(plan.actions):
+        backward = [a for a in actions if a.kind == "B"]
+        order: list[Action] = []
+        done = 0
+        for action in actions:
+            order.append(action)
+            done += action.kind == "B"
+            if action.kind == "B" and done > r:
+                order.append(backward[done - 1 - r]._replace(kind="W"))
+        ranks.append(order + [a._replace(kind="W") for a in backward[len(backward) - r :]])
+    return plan._replace(actions=tuple(tuple(actions) for actions in ranks))
+
+
 def zb_h1(p: int, m: int) -> Plan:
     """1F1B in which the weights' gradients, on which nothing waits, come r micro-batches after the inputs' on rank r,
     and so fill what would be idle at the end; p micro-batches in flight, as many as 1F1B has on rank 0 (Qi et al. 2023,
@@ -105,14 +133,27 @@ def dual_pipe(p: int, m: int) -> Plan:
     return _greedy(p, [list(range(half)), list(range(half, m))], tuple(down + down[::-1]), p, limit=p + 1)
 
 
+def dual_pipe_v(p: int, m: int) -> Plan:
+    """DualPipe cut in half: one copy of the model in the shape of a V, whose two stages on a rank play the two ends
+    (DeepSeek-AI 2025, DualPipe, "DualPipeV"); one half of a micro-batch more in flight than ZB-V."""
+    down = list(range(p))
+    return _greedy(p, [list(range(m))], tuple(down + down[::-1]), 2 * p, limit=2 * p + 1)
+
+
 SCHEDULES: dict[str, Callable[..., Plan]] = {
     "gpipe": gpipe,
     "1f1b": one_f_one_b,
     "interleaved": interleaved,
+    "looped_bfs": looped_bfs,
+    "interleaved_zb": interleaved_zb,
     "zb_h1": zb_h1,
     "zb_v": zb_v,
     "dual_pipe": dual_pipe,
+    "dual_pipe_v": dual_pipe_v,
 }
+
+
+LOOPED = ("interleaved", "looped_bfs", "interleaved_zb")  # take the number of stages a rank
 
 
 def _plan(ranks: Sequence[Sequence[Action]], rank_of: tuple[int, ...]) -> Plan:

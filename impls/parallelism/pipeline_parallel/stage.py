@@ -54,8 +54,9 @@ class Body(nn.Module):
 class Stage(nn.Module):
     """Layers ``layers`` of the model; the first stage has the embedding, the last one norm, head and loss.
 
-    Token ids [b, s] (first stage) or activations [b, s, h] in; activations [b, s, h], or with labels [b, s] their mean
-    cross-entropy, a scalar (last stage), out. ``later`` is where split backward passes leave their weights' part.
+    Token ids [b, s] (first stage) or activations [b, s, h] in; activations [b, s, h] out, or of the last stage logits
+    [b, s, V], with labels [b, s] their mean cross-entropy. ``later``: where split backward passes leave their weights'
+    part.
     """
 
     def __init__(self, config: ModelConfig, layers: range, first: bool, last: bool) -> None:
@@ -72,7 +73,7 @@ class Stage(nn.Module):
             if isinstance(module, nn.Linear):
                 module.forward = _deferred(module, self.later)
 
-    def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         body = self.model
         if self.first:
             x = body.embed_tokens(x)
@@ -83,8 +84,7 @@ class Stage(nn.Module):
             return x
         logits = self.lm_head(body.norm(x))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        assert labels is not None
-        return F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        return logits if labels is None else F.cross_entropy(logits.flatten(0, 1), labels.flatten())
 
 
 def _deferred(module: nn.Linear, later: list[tuple[nn.Parameter, Tensor, Tensor]]) -> Callable[[Tensor], Tensor]:
@@ -109,7 +109,5 @@ def build_stages(workload: Workload, plan: Plan, rank: int) -> tuple[dict[int, S
                 holder.weight = weights[name]
             else:
                 weights[name] = parameter
-        if any(action.kind == "W" for action in plan.actions[rank]):
-            module.defer()
     # In the model's order, which is the same on all ranks that add up gradients.
     return stages, {name: weights[name] for name, _ in config.shapes() if name in weights}

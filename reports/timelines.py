@@ -1,0 +1,63 @@
+"""Pipelines' timelines: what each rank did when, and below it the same schedule with equal times and no waiting."""
+
+from collections.abc import Iterator, Sequence
+from html import escape
+
+from reports import palette, units
+from reports.figures import Figure
+from reports.tidy import CaseView, Record, TopicView
+
+Spans = Sequence[Sequence[Sequence[float]]]  # of each rank: (kind, stage, micro-batch, start, end) in microseconds
+
+WIDTH, LINE, GAP, HEAD = 600.0, 9.0, 7.0, 15.0  # px
+KINDS = {"F": "forward", "B": "backward", "W": "weights' gradients"}
+
+
+def timelines(topic: TopicView) -> list[Figure]:
+    """A figure a variant, with a strip for each engine and topology."""
+    strips: dict[str, list[tuple[CaseView, Record]]] = {}
+    for case in topic.cases:
+        for record in case.of("timeline", "bubble"):
+            if record["detail"].get("measured"):
+                strips.setdefault(case.setting.variant, []).append((case, record))
+    return [_figure(variant, found) for variant, found in strips.items()]
+
+
+def _figure(variant: str, found: list[tuple[CaseView, Record]]) -> Figure:
+    parts, top = [], 0.0
+    kinds: set[str] = set()
+    for case, record in found:
+        measured, ideal = record["detail"]["measured"], record["detail"]["ideal"]
+        kinds |= {str(span[0]) for spans in measured for span in spans}
+        scale = WIDTH / max(span[4] for spans in (*measured, *ideal) for span in spans)
+        text = f"{case.engine}, {case.setting.topology}: bubble {units.figure(record['value'], '')}"
+        text += f", promised {units.figure(record['law'], '')}" if record["law"] is not None else ""
+        text += ", replayed" if record["detail"].get("replayed") else ""
+        parts.append(f'<text x="0" y="{top + 11:.0f}" font-size="11" fill="currentColor">{escape(text)}</text>')
+        top += HEAD
+        for spans, opacity in ((measured, 1.0), (ideal, 0.45)):
+            parts += _strip(spans, top, scale, opacity)
+            top += len(spans) * LINE + 3
+        top += GAP
+    svg = (
+        f'<svg role="img" aria-label="{escape(variant)}: what each rank did when" viewBox="0 0 {WIDTH:.0f} {top:.0f}"'
+        f' style="max-width:{WIDTH * 1.2:.0f}px">{"".join(parts)}</svg>'
+    )
+    legend = tuple(("box", _colour(kind), name) for kind, name in KINDS.items() if kind in kinds)
+    caption = "a line a rank; above as measured, below (pale) the same actions with equal times and no waiting"
+    return Figure(f"Timeline of {variant}", caption, svg, legend)
+
+
+def _strip(spans: Spans, top: float, scale: float, opacity: float) -> Iterator[str]:
+    for rank, actions in enumerate(spans):
+        y = top + rank * LINE
+        yield f'<rect x="0" y="{y:.1f}" width="{WIDTH:.0f}" height="{LINE - 1:.0f}" fill="var(--grid)" opacity="0.5"/>'
+        for kind, stage, micro, start, end in actions:
+            name, width = str(kind), max(0.4, (end - start) * scale - 0.4)
+            title = f"{KINDS[name]}, stage {stage:.0f}, micro-batch {micro:.0f}: {end - start:.0f} µs"
+            place = f'x="{start * scale:.1f}" y="{y:.1f}" width="{width:.1f}" height="{LINE - 1:.0f}"'
+            yield f'<rect {place} fill="{_colour(name)}" opacity="{opacity:g}"><title>{title}</title></rect>'
+
+
+def _colour(kind: str) -> str:
+    return palette.shade(list(KINDS).index(kind))

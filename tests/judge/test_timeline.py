@@ -1,0 +1,94 @@
+"""Bubbles, micro-batches in flight, and what the same actions would take on a core a rank."""
+
+import itertools
+
+import pytest
+
+from harness.judge import timeline
+from harness.spec import Law, Span
+
+LAWS = {name: Law("timeline", name, "", 0.1, "a paper") for name in ("bubble", "in_flight")}
+
+
+def one_f_one_b(stretch: float = 1.0, wait: float = 0.0) -> list[list[Span]]:
+    """Two ranks, three micro-batches, F 1 s and B 2 s; rank 1's actions take ``stretch`` times as long, and each rank
+    pauses ``wait`` s before every action but its first."""
+    order = [["F0", "F1", "B0", "F2", "B1", "B2"], ["F0", "B0", "F1", "B1", "F2", "B2"]]
+    ranks = [[Span(a[0], rank, int(a[1]), i, i + 1) for i, a in enumerate(row)] for rank, row in enumerate(order)]
+    seconds = {(k, r, r): (1.0 if k == "F" else 2.0) * (stretch if r else 1.0) for k in "FB" for r in (0, 1)}
+    played = timeline.replay(ranks, seconds)
+    return [[s._replace(start=s.start + wait * i, end=s.end + wait * i) for i, s in enumerate(row)] for row in played]
+
+
+def test_the_bubble_of_1f1b_is_p_minus_1_of_m_plus_p_minus_1() -> None:
+    assert timeline.bubble(one_f_one_b()) == pytest.approx(1 / 4)
+
+
+def test_waiting_and_uneven_stages_enlarge_the_bubble() -> None:
+    assert timeline.bubble(one_f_one_b(wait=0.5)) == pytest.approx(1 - 9 / 14.5)
+    assert timeline.bubble(one_f_one_b(stretch=1.5)) > 0.3
+
+
+def test_a_replay_keeps_each_ranks_order_and_every_dependency() -> None:
+    ranks = one_f_one_b(stretch=2.0)
+    ends = {(s.kind, s.stage, s.micro): s.end for spans in ranks for s in spans}
+    for spans in ranks:
+        assert all(a.end <= b.start for a, b in itertools.pairwise(spans))
+        for s in spans:
+            before = ("F", s.stage - 1, s.micro) if s.kind == "F" else ("B", s.stage + 1, s.micro)
+            assert s.start >= ends.get(before, 0.0)
+            assert s.kind == "F" or s.start >= ends["F", s.stage, s.micro]
+
+
+def test_actions_that_wait_for_one_another_are_an_error() -> None:
+    ranks = [[Span("B", 0, 0, 0, 1), Span("F", 0, 0, 1, 2)]]
+    with pytest.raises(ValueError, match="wait for one another"):
+        timeline.replay(ranks, {("F", 0, 0): 1.0, ("B", 0, 0): 1.0})
+
+
+@pytest.mark.parametrize(
+    ("kinds", "most"), [("FFFBBB", 3), ("FBFBFB", 1), ("FFBBFB", 2), ("FFBWBWFBW", 2), ("FFBBWWFBW", 2)]
+)
+def test_a_micro_batch_is_in_flight_until_its_gradients_are_done(kinds: str, most: float) -> None:
+    spans = [Span(kind, 0, 0, at, at + 1) for at, kind in enumerate(kinds)]
+    assert timeline.in_flight(spans) == most
+
+
+def test_one_of_two_stages_counts_half() -> None:
+    spans = [Span(kind, stage, 0, at, at + 1) for at, (kind, stage) in enumerate([("F", 0), ("F", 1), ("B", 1)])]
+    assert timeline.in_flight(spans) == 1.0
+
+
+def test_a_disturbed_action_does_not_count() -> None:
+    rounds = [one_f_one_b() for _ in range(4)]
+    slow = [[s._replace(end=s.end + 10) for s in spans] for spans in one_f_one_b()]
+    assert timeline.times([*rounds, slow]) == pytest.approx(timeline.times(rounds))
+
+
+def bubble(cores: int = 2, wait: float = 0.0, disturbed: bool = False) -> str:
+    found = timeline.judge([one_f_one_b(wait=wait)] * 3, cores, {"bubble": 0.25, "in_flight": 2.0}, LAWS, disturbed)
+    assert {finding.quantity for finding in found} == {"bubble", "in_flight"}
+    assert found[1].verdict == "pass"
+    assert found[0].detail["replayed"] is (cores < 2)
+    assert ("replayed" in found[0].reason) is (cores < 2)
+    return found[0].verdict
+
+
+def test_a_bubble_passes_within_the_laws_tolerance() -> None:
+    assert bubble() == "pass"
+    assert bubble(wait=0.02) == "pass"
+    assert bubble(wait=0.5) == "fail"
+
+
+def test_ranks_that_share_cores_are_judged_by_a_replay() -> None:
+    assert bubble(cores=1, wait=0.5) == "pass"  # the wait is the machine's, not the schedule's
+
+
+def test_where_others_took_the_cores_a_large_bubble_decides_nothing() -> None:
+    assert bubble(wait=0.5, disturbed=True) == "inconclusive"
+    assert bubble(disturbed=True) == "pass"
+
+
+def test_more_micro_batches_in_flight_than_promised_fail_whoever_disturbed() -> None:
+    found = timeline.judge([one_f_one_b()], 2, {"bubble": 0.25, "in_flight": 1.0}, LAWS, disturbed=True)
+    assert found[1].verdict == "fail"
