@@ -34,6 +34,7 @@ CARD = Card(
             f"{HERE}.on_torch:build",
             variants=("gpipe", "1f1b", "interleaved", "looped_bfs", "interleaved_zb", "zb_v", "dual_pipe_v"),
         ),
+        "deepspeed": Engine(f"{HERE}.on_deepspeed:build", requires=("deepspeed>=0.16",), variants=("1f1b",)),
     },
     topologies=("pp2", "pp4"),
     laws=(

@@ -8,6 +8,8 @@ from impls.parallelism.pipeline_parallel.places import homes, plan_of
 from impls.parallelism.pipeline_parallel.schedules import consumer
 from impls.parallelism.tensor_parallel.laws import MOMENTS
 
+EQUAL_TIMES = ("zb_v", "dual_pipe_v", "dual_pipe")  # their papers speak of F = B = W
+
 
 def states(workload: Workload, topology: Topology, schedule: str, chunks: int = 2) -> float | None:
     """Bytes of weights, gradients, masters and moments on the rank that holds most."""
@@ -53,6 +55,8 @@ def bubble(
         ZB-H1, and interleaved         (p − 1)(F + B − W)              Qi et al. 2023, §2.3
         ZB-V, DualPipeV                F a half stage and rank: its first micro-batch must reach it
         DualPipe                       (p/2 − 1)(F + 2B + W − 3W)      DeepSeek-AI 2024, table 2, nothing overlapped
+
+    The last two are promised for F = B = W only: None where they differ by more than a twentieth.
     """
     try:
         plan = plan_of(workload, topology, schedule, chunks)
@@ -61,7 +65,9 @@ def bubble(
     p, m = topology.pp, workload.micro_batches
     split_backward = any(action.kind == "W" for action in plan.actions[0])
     t = times or ({"F": 1.0, "B": 1.0, "W": 1.0} if split_backward else {"F": 1.0, "B": 2.0, "W": 0.0})
-    f, b, w = t["F"], t["B"], t["W"]
+    f, b, w = t["F"], t["B"], t["W"] if split_backward else 0.0
+    if schedule in EQUAL_TIMES and max(t.values()) > 1.05 * min(t.values()):
+        return None
     each = len(plan.rank_of) // p if schedule != "dual_pipe" else 1
     work = m * each * (f + b + w)
     idle = {"zb_v": f * (p - 1), "dual_pipe_v": f * (p - 1), "dual_pipe": (p / 2 - 1) * (f + 2 * b - 2 * w)}

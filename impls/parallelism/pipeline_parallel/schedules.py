@@ -32,9 +32,9 @@ class Plan(NamedTuple):
 def gpipe(p: int, m: int) -> Plan:
     """All forward passes, then all backward passes (Huang et al. 2019, figure 2c).
 
-    p = 3, m = 3        012....cba..
-                        .012..cba...        a backward pass takes as long as a forward pass here
-                        ..012cba....
+    p = 3, m = 3, F = B = 1        012....cba
+                                   .012..cba.
+                                   ..012cba..
     """
     ranks = [[Action("F", r, i) for i in range(m)] + [Action("B", r, i) for i in reversed(range(m))] for r in range(p)]
     return _plan(ranks, tuple(range(p)))
@@ -44,9 +44,9 @@ def one_f_one_b(p: int, m: int) -> Plan:
     """Backward passes begin as soon as they can, and alternate with forward passes: at most p micro-batches are in
     flight (Narayanan et al. 2019, §3.2, figure 4; with a flush: Narayanan et al. 2021, figure 3).
 
-    p = 3, m = 4        012..a3b..c.d
-                        .01.a2b3c.d..
-                        ..0a1b2c3d...
+    p = 3, m = 4, F = B = 1        012..a3b.c.d
+                                   .01.a2b3c.d.
+                                   ..0a1b2c3d..
     """
     ranks = []
     for r in range(p):
@@ -59,7 +59,11 @@ def one_f_one_b(p: int, m: int) -> Plan:
 
 def interleaved(p: int, m: int, v: int) -> Plan:
     """1F1B on v chunks a rank: stage s is on rank s mod p, so that a micro-batch goes round v times and the bubble
-    shrinks by v (Narayanan et al. 2021, §2.2, figure 4). Raises ValueError unless p divides m."""
+    shrinks by v (Narayanan et al. 2021, §2.2, figure 4). Raises ValueError unless p divides m.
+
+    p = 2, m = 4, v = 2, F = 1, B = 2        01012.aa3bb2aa3bb.cc.ddccdd
+                                             .010aa1bb2aa3bb2cc3ddccdd..
+    """
     if m % p:
         raise ValueError(f"the interleaved schedule takes a multiple of p micro-batches: {p} does not divide {m}")
     ranks = []
@@ -104,7 +108,12 @@ def interleaved_zb(p: int, m: int, v: int) -> Plan:
 def zb_h1(p: int, m: int) -> Plan:
     """1F1B in which the weights' gradients, on which nothing waits, come r micro-batches after the inputs' on rank r,
     and so fill what would be idle at the end; p micro-batches in flight, as many as 1F1B has on rank 0 (Qi et al. 2023,
-    §2.2, figure 2)."""
+    §2.2, figure 2).
+
+    p = 3, m = 4, F = B = W = 1        012..aA3bBcCdD
+                                       .01.a2bA3cBdCD
+                                       ..0a1b2cA3dBCD
+    """
     ranks = []
     for r in range(p):
         warm = min(p - 1 - r, m)
@@ -119,14 +128,22 @@ def zb_h1(p: int, m: int) -> Plan:
 
 def zb_v(p: int, m: int) -> Plan:
     """Two stages a rank in the shape of a V, the first and the last on rank 0; at most 2p halves of micro-batches in
-    flight, which is the memory of 1F1B (Qi et al. 2024, "Pipeline Parallelism with Controllable Memory", §4.1)."""
+    flight, which is the memory of 1F1B (Qi et al. 2024, "Pipeline Parallelism with Controllable Memory", §4.1).
+
+    p = 2, m = 4, F = B = W = 1        0120aA1baBb3A2cCBcC3dD.dD
+                                       .0011aaAbb2B2A3ccC3BCddDD
+    """
     down = list(range(p))
     return _greedy(p, [list(range(m))], tuple(down + down[::-1]), 2 * p, limit=2 * p)
 
 
 def dual_pipe(p: int, m: int) -> Plan:
     """Two copies of the model, one from each end; half of the micro-batches enter at each (DeepSeek-AI 2024, §3.2.1,
-    figure 5). Raises ValueError unless p and m are even."""
+    figure 5). Raises ValueError unless p and m are even.
+
+    p = 2, m = 8, F = B = W = 1        04ea1E5fbF2A6gcG3B7hdHCD
+                                       40ae5A1bfB6E2cgC7F3dhDGH
+    """
     if p % 2 or m % 2:
         raise ValueError(f"DualPipe takes an even number of ranks and of micro-batches, not {p} and {m}")
     down, half = list(range(p)), m // 2

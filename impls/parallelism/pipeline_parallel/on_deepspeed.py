@@ -1,0 +1,131 @@
+"""DeepSpeed's PipelineModule and PipelineEngine, which runs 1F1B. ``train_batch`` includes the optimizer's step, so the
+instruction for it waits until :meth:`update`."""
+
+from collections.abc import Callable, Mapping
+from types import MethodType
+from typing import Any
+
+import deepspeed
+import torch
+import torch.nn.functional as F
+from deepspeed.pipe import LayerSpec, PipelineModule, TiedLayerSpec
+from deepspeed.runtime.pipe import schedule as instructions
+from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
+from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
+from torch import Tensor, nn
+
+from harness.spec import Batch, ModelConfig, Span, Topology, Unsupported, Workload
+from impls.models.decoder import Layer, RMSNorm, rope_table
+from impls.models.deepspeed import configuration
+from impls.models.mesh import device, gather, mesh, share
+from impls.models.optimizer import optimizer
+from impls.models.weights import TORCH_DTYPES, initial
+from impls.parallelism.pipeline_parallel.executor import now
+from impls.parallelism.pipeline_parallel.places import EMBEDDING
+
+
+class Block(Layer):
+    """A layer that makes its rotary tables itself: between stages only activations travel."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.config = config
+
+    def forward(self, x: Tensor) -> Tensor:
+        tables = rope_table(x.shape[1], self.config, x.device)
+        return super().forward(x, *(table.to(x.dtype) for table in tables))
+
+
+def project(embedding: nn.Embedding, x: Tensor) -> Tensor:
+    """The head of a model whose embedding is tied to it."""
+    return F.linear(x, embedding.weight)
+
+
+class Pipeline:
+    def __init__(self, workload: Workload, topology: Topology) -> None:
+        self.workload, self.topology = workload, topology
+        self.places = mesh(topology)
+        deepspeed.init_distributed(dist_init_required=False)  # takes the process group that there is
+        config = workload.model
+        size = (config.vocab_size, config.hidden_size)
+        first, last = LayerSpec(nn.Embedding, *size), LayerSpec(nn.Linear, *size[::-1], bias=False)
+        if config.tie_word_embeddings:
+            first = TiedLayerSpec("embedding", nn.Embedding, *size)
+            last = TiedLayerSpec("embedding", nn.Embedding, *size, forward_fn=project)
+        layers = [LayerSpec(Block, config) for _ in range(config.num_hidden_layers)]
+        norm = LayerSpec(RMSNorm, config.hidden_size, config.rms_norm_eps)
+        module = PipelineModule(
+            layers=[first, *layers, norm, last],
+            topology=PipeDataParallelTopology(topology.pp, topology.dp),
+            loss_fn=self._loss,
+            partition_method="type:Block",  # as many layers on each rank
+        ).to(device(), TORCH_DTYPES[workload.dtype])
+        names = {f"{1 + i}.": f"model.layers.{i}." for i in range(config.num_hidden_layers)}
+        names |= {"0.": "model.embed_tokens.", f"{1 + len(layers)}.": "model.norm.", f"{2 + len(layers)}.": "lm_head."}
+        names["tied_modules.embedding."] = EMBEDDING.removesuffix("weight")
+        self.names: dict[str, nn.Parameter] = {}
+        for name, parameter in module.named_parameters():
+            old = next(old for old in names if name.startswith(old))
+            self.names[names[old] + name.removeprefix(old)] = parameter
+        with torch.no_grad():
+            for name, full in initial(workload):
+                if name in self.names:
+                    self.names[name].copy_(full)
+        self.engine, *_ = deepspeed.initialize(
+            model=module,
+            optimizer=optimizer(module.parameters(), workload),
+            config=configuration(workload, topology, {"stage": 0}),
+            dist_init_required=False,
+        )
+        self.spans: list[Span] | None = None
+        known = self.engine._INSTRUCTION_MAP
+        self.step = MethodType(known[instructions.OptimizerStep], self.engine)
+        self.engine._INSTRUCTION_MAP = {
+            **known,
+            instructions.OptimizerStep: lambda engine: None,
+            instructions.ForwardPass: self._timed(known[instructions.ForwardPass], "F"),
+            instructions.BackwardPass: self._timed(known[instructions.BackwardPass], "B"),
+        }
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Of a micro-batch; the engine averages them over micro-batches and over the data-parallel ranks."""
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum") * self.scale
+
+    def _timed(self, function: Callable[..., None], kind: str) -> Callable[..., None]:
+        def timed(engine: Any, **keywords: Any) -> None:
+            start = now(self.spans)
+            function(engine, **keywords)
+            if self.spans is not None:
+                micro = sum(span.kind == kind for span in self.spans)  # 1F1B takes them in order
+                self.spans.append(Span(kind, self.places.get_local_rank("pp"), micro, start, now(self.spans)))
+
+        return timed
+
+    def record(self, spans: list[Span] | None) -> None:
+        self.spans = spans
+
+    def backward(self, batch: Batch) -> Tensor:
+        counted = int((batch.labels >= 0).sum())
+        self.scale = self.workload.micro_batches * self.topology.dp / counted
+        micro_batches = share(batch, self.workload, self.places.get_local_rank("dp"), self.topology.dp)
+        return self.engine.train_batch(iter([(micro.inputs, micro.labels) for micro in micro_batches])).detach()
+
+    def update(self) -> None:
+        self.step()
+
+    def gradients(self) -> Mapping[str, Tensor]:
+        found = {name: safe_get_full_grad(parameter) for name, parameter in self.names.items()}
+        return gather(found, self.places.get_group("pp"))
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        # The engine keeps float32 masters of what is narrower, and of float32 weights none.
+        narrow = self.workload.dtype == "bf16"
+        found = {name: safe_get_full_fp32_param(p) if narrow else p for name, p in self.names.items()}
+        return gather(found, self.places.get_group("pp"))
+
+
+def build(workload: Workload, topology: Topology, schedule: str) -> Pipeline:
+    if workload.dtype == "fp64":
+        raise Unsupported("DeepSpeed's engine trains in float32, float16 and bfloat16 only")
+    return Pipeline(workload, topology)
