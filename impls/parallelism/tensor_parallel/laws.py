@@ -40,9 +40,10 @@ def traffic(workload: Workload, topology: Topology) -> float | None:
     tokens = workload.tokens // dp // workload.micro_batches
     activation, statistic = tokens * model.hidden_size * element, tokens * max(4, element)
     gains = 2 * model.num_hidden_layers * model.head_dim * element
-    step = (4 * model.num_hidden_layers + 2) * _ring(activation, t) + _ring(statistic, t) + _ring(2 * statistic, t)
-    return workload.micro_batches * step + _ring(gains, t) + _ring(held(workload, t) * element, dp)
+    step = (4 * model.num_hidden_layers + 2) * ring(activation, t) + ring(statistic, t) + ring(2 * statistic, t)
+    return workload.micro_batches * step + ring(gains, t) + ring(held(workload, t) * element, dp)
 
 
-def _ring(buffer: float, ranks: int) -> float:
+def ring(buffer: float, ranks: int) -> float:
+    """Bytes that a rank sends in an all-reduce of a buffer, or in a reduce-scatter and an all-gather of it."""
     return 2 * (ranks - 1) / ranks * buffer if buffer > CONTROL else 0.0

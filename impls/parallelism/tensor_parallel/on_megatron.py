@@ -1,7 +1,8 @@
 """Megatron-Core's own GPTModel (local layer specification: no Transformer Engine), with its DDP and its optimizer."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,8 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.tensor_parallel import set_tensor_model_parallel_attributes
-from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer import ModuleSpec, TransformerConfig
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from torch import Tensor
 
 from harness.spec import Batch, ModelConfig, Topology, Unsupported, Workload
@@ -69,7 +71,7 @@ def unpack(fused: Tensor, count: int, config: ModelConfig) -> list[Tensor]:
     return [part.flatten(0, 1) for part in parts]
 
 
-def transformer_config(workload: Workload, topology: Topology) -> TransformerConfig:
+def transformer_config(workload: Workload, topology: Topology, **changes: Any) -> TransformerConfig:
     """Qwen3's layer. What is off here needs Apex or a GPU, or computes something else (see each)."""
     model = workload.model
     return TransformerConfig(
@@ -98,11 +100,22 @@ def transformer_config(workload: Workload, topology: Topology) -> TransformerCon
         apply_rope_fusion=False,  # a Transformer Engine kernel
         bias_activation_fusion=False,  # rounds differently
         cross_entropy_loss_fusion=False,  # casts the gradient to bfloat16
+        **changes,
     )
 
 
+def specification() -> ModuleSpec:
+    return get_gpt_layer_local_spec(qk_layernorm=True, normalization="RMSNorm")
+
+
 class TensorParallel:
-    def __init__(self, workload: Workload, topology: Topology) -> None:
+    def __init__(
+        self,
+        workload: Workload,
+        topology: Topology,
+        layers: Callable[[], ModuleSpec | TransformerBlockSubmodules] = specification,
+        **changes: Any,
+    ) -> None:
         if workload.dtype == "fp64":
             raise Unsupported("Megatron-Core's optimizers take float32, float16 and bfloat16 weights only")
         if workload.model.vocab_size % topology.tp:
@@ -113,10 +126,10 @@ class TensorParallel:
         megatron.start(topology)
         self.workload, self.topology = workload, topology
         self.tp = parallel_state.get_tensor_model_parallel_group()
-        model, config = workload.model, transformer_config(workload, topology)
+        model, config = workload.model, transformer_config(workload, topology, **changes)
         gpt = GPTModel(
             config=config,
-            transformer_layer_spec=get_gpt_layer_local_spec(qk_layernorm=True, normalization="RMSNorm"),
+            transformer_layer_spec=layers(),
             vocab_size=model.vocab_size,
             max_sequence_length=workload.sequence_length,
             parallel_output=True,

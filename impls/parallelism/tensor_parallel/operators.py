@@ -76,6 +76,14 @@ def gather(x: Tensor, group: Group) -> Tensor:
     return Conjugate.apply(x, group, _joined, _part)
 
 
+def input_gradient(rows: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+    """Σ dYⱼ Wⱼ, [n, h]: what several products Yⱼ = X Wⱼᵀ of one input send back to it."""
+    dx = rows[0] @ weights[0]
+    for row, weight in zip(rows[1:], weights[1:], strict=True):
+        dx.addmm_(row, weight)
+    return dx
+
+
 class ColumnParallel(Function):
     """f and the products that follow it in one: dX is summed while the gradients of the weights are computed."""
 
@@ -89,9 +97,7 @@ class ColumnParallel(Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, *weights = ctx.saved_tensors
         rows = [gradient.flatten(0, -2) for gradient in gradients]
-        dx = rows[0] @ weights[0]
-        for row, weight in zip(rows[1:], weights[1:], strict=True):
-            dx.addmm_(row, weight)
+        dx = input_gradient(rows, weights)
         work = dist.all_reduce(dx, group=ctx.group, async_op=True)
         dws = [row.t() @ x.flatten(0, -2) for row in rows]
         work.wait()

@@ -16,7 +16,7 @@ begins with f, and the logits stay where they are.
     b batch   s sequence   h hidden_size   d head_dim   V vocab_size   v this rank's part of V   t ranks
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -34,15 +34,20 @@ from impls.parallelism.tensor_parallel.shards import bounds, collect, dim, shard
 from impls.parallelism.tensor_parallel.vocabulary import CrossEntropy, embedding
 
 
-def attention(x: Tensor, part: Attention, cos: Tensor, sin: Tensor, group: Group) -> Tensor:
-    """[b, s, h] → [b, s, h], over this rank's heads."""
-    b, s, _ = x.shape
-    projected = column_parallel(x, group, part.q_proj.weight, part.k_proj.weight, part.v_proj.weight)
+def heads(projected: Sequence[Tensor], part: Attention, cos: Tensor, sin: Tensor) -> Tensor:
+    """Queries, keys and values of this rank's heads, [b, s, n/t] each → what they attend to, [b, s, n/t]."""
+    b, s, _ = projected[0].shape
     query, key, value = (y.view(b, s, -1, part.d) for y in projected)
     query, key = (rotate(y.transpose(1, 2), cos, sin) for y in (part.q_norm(query), part.k_norm(key)))
     grouped = query.shape[1] != key.shape[1]
     out = F.scaled_dot_product_attention(query, key, value.transpose(1, 2), is_causal=True, enable_gqa=grouped)
-    return reduce(part.o_proj(out.transpose(1, 2).reshape(b, s, -1)), group)
+    return out.transpose(1, 2).reshape(b, s, -1)
+
+
+def attention(x: Tensor, part: Attention, cos: Tensor, sin: Tensor, group: Group) -> Tensor:
+    """[b, s, h] → [b, s, h], over this rank's heads."""
+    projected = column_parallel(x, group, part.q_proj.weight, part.k_proj.weight, part.v_proj.weight)
+    return reduce(part.o_proj(heads(projected, part, cos, sin)), group)
 
 
 def mlp(x: Tensor, part: MLP, group: Group) -> Tensor:
@@ -64,7 +69,7 @@ class ParallelDecoder(Decoder):
     def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
         """Token ids [b, s] and labels [b, s] → mean cross-entropy, the same scalar on every rank."""
         group, body = self.group, self.model
-        x = embedding(tokens, body.embed_tokens.weight, self.start, group)
+        x = reduce(embedding(tokens, body.embed_tokens.weight, self.start), group)
         cos, sin = (table.to(x.dtype) for table in rope_table(tokens.shape[1], self.config, x.device))
         for layer in body.layers:
             x = x + attention(layer.input_layernorm(x), layer.self_attn, cos, sin, group)
@@ -74,12 +79,21 @@ class ParallelDecoder(Decoder):
 
 
 class TensorParallel:
-    def __init__(self, workload: Workload, topology: Topology) -> None:
+    # A QK-norm's gain is replicated but acts on this rank's heads only: its gradient is a sum over tp. Outside the
+    # blocks every rank has seen the same activations and gradients, and nothing is to be done.
+    summed: tuple[str, ...] = ("q_norm.weight", "k_norm.weight")
+
+    def __init__(
+        self,
+        workload: Workload,
+        topology: Topology,
+        decoder: Callable[[ModelConfig, Group], ParallelDecoder] = ParallelDecoder,
+    ) -> None:
         places = mesh(topology)
         self.workload, self.topology = workload, topology
         self.tp, self.dp, self.dp_rank = places.get_group("tp"), places.get_group("dp"), places.get_local_rank("dp")
         with torch.device("meta"):
-            self.model = ParallelDecoder(workload.model, self.tp).to(TORCH_DTYPES[workload.dtype])
+            self.model = decoder(workload.model, self.tp).to(TORCH_DTYPES[workload.dtype])
         self.model.to_empty(device=device())
         if workload.model.tie_word_embeddings:  # to_empty unties
             self.model.lm_head.weight = self.model.model.embed_tokens.weight
@@ -95,9 +109,7 @@ class TensorParallel:
             loss = self.model(*micro) * token_share(micro, batch) * self.topology.dp
             loss.backward()
             total += loss.detach()
-        # A QK-norm's gain is replicated but acts on this rank's heads only: its gradient is a sum over tp. Outside the
-        # blocks every rank has seen the same activations and gradients, and nothing is to be done.
-        sum_flat([p.grad for n, p in self.weights.items() if n.endswith(("q_norm.weight", "k_norm.weight"))], self.tp)
+        sum_flat([p.grad for n, p in self.weights.items() if n.endswith(self.summed)], self.tp)
         if self.topology.dp > 1:
             gradients = [p.grad for p in self.weights.values()]
             sum_flat(gradients, self.dp)

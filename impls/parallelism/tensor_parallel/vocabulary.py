@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd import Function
 
-from impls.parallelism.tensor_parallel.operators import Group, reduce
+from impls.parallelism.tensor_parallel.operators import Group
 
 
 def local(tokens: Tensor, start: int, size: int) -> tuple[Tensor, Tensor]:
@@ -22,10 +22,11 @@ def local(tokens: Tensor, start: int, size: int) -> tuple[Tensor, Tensor]:
     return index * mine, mine
 
 
-def embedding(tokens: Tensor, weight: Tensor, start: int, group: Group) -> Tensor:
-    """Rows of a [V, h] table of which each rank holds v: [b, s] → [b, s, h], each row from the rank that has it."""
+def embedding(tokens: Tensor, weight: Tensor, start: int) -> Tensor:
+    """Rows of a [V, h] table of which each rank holds v: [b, s] → [b, s, h], zeros for what other ranks hold. The sum
+    over ranks is the embedding."""
     index, mine = local(tokens, start, weight.shape[0])
-    return reduce(torch.nn.functional.embedding(index, weight) * mine.unsqueeze(-1), group)
+    return torch.nn.functional.embedding(index, weight) * mine.unsqueeze(-1)
 
 
 class CrossEntropy(Function):
