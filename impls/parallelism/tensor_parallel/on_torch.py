@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
+    ParallelStyle,
     PrepareModuleInput,
     RowwiseParallel,
     SequenceParallel,
@@ -60,13 +61,13 @@ def _optimizer(parameters: Iterable[Tensor], workload: Workload) -> torch.optim.
 
 
 class TensorParallel:
-    def __init__(self, workload: Workload, topology: Topology) -> None:
+    def __init__(self, workload: Workload, topology: Topology, plan: Mapping[str, ParallelStyle] = PLAN) -> None:
         if topology.dp > 1:
             raise Unsupported("DTensor's data parallelism is FSDP2: see the topic hybrid_3d")
         self.workload = workload
         with torch.device("meta"):
             self.model: nn.Module = Decoder(workload.model).to(TORCH_DTYPES[workload.dtype])
-        parallelize_module(self.model, mesh(topology)["tp"], PLAN)
+        parallelize_module(self.model, mesh(topology)["tp"], dict(plan))
         self.model.to_empty(device=device())
         if workload.model.tie_word_embeddings:  # parallelize_module and to_empty untie; both cut the rows
             self.model.lm_head.weight = self.model.model.embed_tokens.weight

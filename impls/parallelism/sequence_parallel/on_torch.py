@@ -1,0 +1,37 @@
+"""PyTorch's DTensor: tensor parallelism's plan with ``Shard(1)``, the sequence of [b, s, h], between the blocks.
+
+It saves what was gathered for the gradients of the weights: the technique's naive form.
+"""
+
+from torch.distributed.tensor import Replicate, Shard
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    PrepareModuleInput,
+    RowwiseParallel,
+    SequenceParallel,
+)
+
+from harness.spec import Topology, Unsupported, Workload
+from impls.parallelism.tensor_parallel.on_torch import PLAN, TensorParallel
+
+# Between the blocks are DTensors: of a plain part DTensor takes it that all ranks have as much.
+_OUT = RowwiseParallel(output_layouts=Shard(1), use_local_output=False)
+SEQUENCE_PLAN = PLAN | {
+    "model.embed_tokens": RowwiseParallel(input_layouts=Replicate(), output_layouts=Shard(1), use_local_output=False),
+    "model.layers.*.input_layernorm": SequenceParallel(),
+    "model.layers.*.self_attn": PrepareModuleInput(
+        input_layouts=(Shard(1), None, None), desired_input_layouts=(Replicate(), None, None)
+    ),
+    "model.layers.*.self_attn.o_proj": _OUT,
+    "model.layers.*.post_attention_layernorm": SequenceParallel(),
+    "model.layers.*.mlp": PrepareModuleInput(input_layouts=Shard(1), desired_input_layouts=Replicate()),
+    "model.layers.*.mlp.down_proj": _OUT,
+    "model.norm": SequenceParallel(),
+    "lm_head": ColwiseParallel(input_layouts=Shard(1), use_local_output=False),
+}
+
+
+def build(workload: Workload, topology: Topology, gather_again: bool) -> TensorParallel:
+    if gather_again:
+        raise Unsupported("DTensor saves what it has gathered; it has no style that gathers again")
+    return TensorParallel(workload, topology, SEQUENCE_PLAN)

@@ -1,0 +1,82 @@
+"""Sequence parallelism (Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models",
+§4.2.2).
+
+Tensor parallelism leaves norms, residual sums and the blocks' inputs whole: every rank computes and keeps the same.
+They act on each token alone, so each rank may keep to its part of the sequence (figure 5):
+
+         │   sequence   │      tensor      │   sequence   │      tensor      │   sequence
+    x ───┼─┬── norm ────┼ g ─ attention ─ ḡ ┼ + ─┬─ norm ──┼ g ─── MLP ──── ḡ ┼ + ───
+         │ └────────────┼───────────────────┼─┘  └─────────┼──────────────────┼─┘
+         │ [s/t, b, h]  │     [s, b, h]     │ [s/t, b, h]  │    [s, b, h]     │ [s/t, b, h]
+
+g joins the parts (all-gather), ḡ sums the blocks' partial results and gives each rank its part of the sum
+(reduce-scatter); backward each does what the other does forward. The embedding ends in ḡ, the head begins with g.
+A gain sees this rank's part of the sequence only, so its gradient is a sum over ranks.
+
+Of Y, the norm's output, each rank saves its part Y_i and gathers Y again in the backward pass. Then everything that a
+layer saves is divided by t, in the paper's layer (2-byte elements, GELU, dropout, unfused attention):
+
+    tensor parallelism    s·b·h (10 + 24/t + 5 a s / (h t))     equation 2
+    and sequence          s·b·h (34 + 5 a s / h) / t            equation 4
+
+    b batch   s sequence   h hidden_size   a heads   V vocab_size   v this rank's part of V   t ranks
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from harness.spec import ModelConfig, Topology, Workload
+from impls.models.decoder import MLP, Attention, rope_table
+from impls.parallelism.sequence_parallel.operators import columns, naive_columns, scatter
+from impls.parallelism.tensor_parallel.operators import Group
+from impls.parallelism.tensor_parallel.reference import ParallelDecoder, TensorParallel, heads
+from impls.parallelism.tensor_parallel.vocabulary import CrossEntropy, embedding
+
+Columns = Callable[..., tuple[Tensor, ...]]  # part [s/t, b, h], group, s, weights → [s, b, n/t] for each weight
+
+
+class SequenceParallelDecoder(ParallelDecoder):
+    """Tensor parallelism's part of the decoder; outside the blocks it has this rank's part of the sequence."""
+
+    def __init__(self, config: ModelConfig, group: Group, columns: Columns) -> None:
+        super().__init__(config, group)
+        self.columns = columns
+
+    def attention(self, y: Tensor, part: Attention, cos: Tensor, sin: Tensor) -> Tensor:
+        """[s/t, b, h] → [s/t, b, h], over this rank's heads."""
+        weights = part.q_proj.weight, part.k_proj.weight, part.v_proj.weight
+        projected = [p.transpose(0, 1) for p in self.columns(y, self.group, len(cos), *weights)]  # [b, s, n/t]
+        return scatter(part.o_proj(heads(projected, part, cos, sin)).transpose(0, 1), self.group)
+
+    def mlp(self, y: Tensor, part: MLP, s: int) -> Tensor:
+        """[s/t, b, h] → [s/t, b, h], over this rank's part of the width."""
+        gate, up = self.columns(y, self.group, s, part.gate_proj.weight, part.up_proj.weight)
+        return scatter(part.down_proj(F.silu(gate) * up), self.group)
+
+    def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
+        """Token ids [b, s] and labels [b, s] → mean cross-entropy, the same scalar on every rank."""
+        tokens, labels, body = tokens.t(), labels.t(), self.model
+        s = len(tokens)
+        x = scatter(embedding(tokens, body.embed_tokens.weight, self.start), self.group)  # [s/t, b, h]
+        cos, sin = (table.to(x.dtype) for table in rope_table(s, self.config, x.device))
+        for layer in body.layers:
+            x = x + self.attention(layer.input_layernorm(x), layer.self_attn, cos, sin)
+            x = x + self.mlp(layer.post_attention_layernorm(x), layer.mlp, s)
+        (logits,) = self.columns(body.norm(x), self.group, s, self.lm_head.weight)  # [s, b, v]
+        return CrossEntropy.apply(logits, labels, self.start, self.group)[labels >= 0].mean()
+
+
+class SequenceParallel(TensorParallel):
+    summed = ("norm.weight",)  # of the QK-norms over heads, as before; of the others over the sequence
+
+
+def build(
+    workload: Workload, topology: Topology, sequence_parallel: bool = True, gather_again: bool = True
+) -> TensorParallel:
+    if not sequence_parallel:
+        return TensorParallel(workload, topology)
+    decoder = partial(SequenceParallelDecoder, columns=columns if gather_again else naive_columns)
+    return SequenceParallel(workload, topology, decoder)
