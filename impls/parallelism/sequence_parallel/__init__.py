@@ -4,17 +4,18 @@ from harness.spec import Card, Claim, Engine, Law
 
 HERE = "impls.parallelism.sequence_parallel"
 KORTHIKANTI = "Korthikanti et al. 2022, Reducing Activation Recomputation in Large Transformer Models"
+SEQUENCE = ("sp", "sp_kept")
 
 CARD = Card(
     name="sequence_parallel",
     title="Sequence parallelism",
-    sources=(f"{KORTHIKANTI}, §4.2.2, figures 5 and 6, equations 3 and 4",),
+    sources=(f"{KORTHIKANTI}, §4.2.2, figures 5 and 6, table 2",),
     # The technique; its naive form, which saves what was gathered; and without it: tensor parallelism alone.
     variants={"sp": {}, "sp_kept": {"gather_again": False}, "sp_off": {"sequence_parallel": False}},
     engines={
         "reference": Engine(f"{HERE}.reference:build"),
-        "torch": Engine(f"{HERE}.on_torch:build", variants=("sp_kept",)),
-        "megatron": Engine(f"{HERE}.on_megatron:build", requires=("megatron-core>=0.16",), variants=("sp",)),
+        "torch": Engine(f"{HERE}.on_torch:build", variants=SEQUENCE),
+        "megatron": Engine(f"{HERE}.on_megatron:build", requires=("megatron-core>=0.16",), variants=SEQUENCE),
     },
     topologies=("tp2", "tp4"),
     laws=(
@@ -25,7 +26,7 @@ CARD = Card(
             0.05,
             f"{KORTHIKANTI}, §4.2.2: those of tensor parallelism",
         ),
-        Law("memory", "activations", f"{HERE}.laws:activations", 0.10, f"{KORTHIKANTI}, §4.2.2, equation 4: all ÷ t"),
+        Law("memory", "activations", f"{HERE}.laws:activations", 0.10, f"{KORTHIKANTI}, §4.2.2, table 2: all ÷ t"),
         Law(
             "traffic",
             "bytes",

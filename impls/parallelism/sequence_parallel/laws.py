@@ -16,15 +16,16 @@ def activations(
     """Bytes that autograd saves of a micro-batch of n = b·s tokens, in float32 or wider where w stands, in the
     dtype e, or as indices (8 bytes) and masks (1):
 
-        RMSNorm of h (2 a layer, 1 at the end)    input, normalised input [h] and 1/rms [1] (w); output [h] (e)
+        RMSNorm of h (2 a layer, 1 at the end)    input, normalised input [h] and 1/rms [1] (w)
+        and for the products after it             its output [h] (e)
         QK-norm of d, a/t + k/t heads             input, normalised input [d] and 1/rms [1] (w)
         attention                                 q, k rotated, v and the output (e), log Σ exp a row and head (w)
         MLP, f/t wide                             gate, SiLU(gate), up and their product (e)
-        embedding and head                        index and mask each; softmax of V/t logits (w)
+        embedding and head                        index and mask each, the labels' mask; softmax of V/t logits (w)
 
-    for n tokens below the first line. On the first line tensor parallelism has n tokens, sequence parallelism b·⌈s/t⌉;
-    the naive form keeps the gathered output besides. So, like the paper's 34 + 5as/h, everything is ÷ t, where without
-    sequence parallelism the norms, its 10, are not. A fused attention keeps no 5as/h.
+    of n tokens, but with sequence parallelism the first two lines of b·⌈s/t⌉; the naive form saves the second as it
+    was gathered. So everything is ÷ t, like the paper's 34 + 5as/h, while tensor parallelism alone leaves the first
+    two lines whole, as the paper's 10. A fused attention saves no 5as/h. An engine with a fused norm keeps less.
     """
     model, t, e = workload.model, topology.tp, workload.element_size
     w = max(4, e)
@@ -32,12 +33,10 @@ def activations(
     b, s = workload.batch_size // topology.dp // workload.micro_batches, workload.sequence_length
     q, kv = model.num_attention_heads / t, model.num_key_value_heads / t
     part = -(-s // t) if sequence_parallel else s
-    norm = b * part * (2 * h * w + w + h * e)
-    if sequence_parallel and not gather_again:
-        norm += b * part * t * h * e
+    norm = b * part * (2 * h * w + w + h * e * (1 if gather_again else t))
     heads = (q + kv) * (2 * d + 1) * w + (2 * q + 2 * kv) * d * e + q * w
     layer = 2 * norm + b * s * (heads + 4 * f / t * e)
-    vocabulary = -(-model.vocab_size // t) * w + 2 * (8 + 1)
+    vocabulary = -(-model.vocab_size // t) * w + 2 * (8 + 1) + 1
     return model.num_hidden_layers * layer + norm + b * s * vocabulary + 2 * s * d * e
 
 

@@ -34,7 +34,9 @@ def specification(layers: int) -> TransformerBlockSubmodules:
     return TransformerBlockSubmodules(layer_specs=[layer] * layers, layer_norm=Norm)
 
 
-def build(workload: Workload, topology: Topology) -> TensorParallel:
+def build(workload: Workload, topology: Topology, gather_again: bool = True) -> TensorParallel:
+    if not gather_again:
+        raise Unsupported("Megatron-Core saves its part of a product's input and always gathers it again")
     if workload.sequence_length % topology.tp:
         raise Unsupported(
             f"Megatron-Core cuts the sequence into equal parts only, and tp {topology.tp} does not divide "

@@ -31,7 +31,7 @@ SEQUENCE_PLAN = PLAN | {
 }
 
 
-def build(workload: Workload, topology: Topology, gather_again: bool) -> TensorParallel:
+def build(workload: Workload, topology: Topology, gather_again: bool = True) -> TensorParallel:
     if gather_again:
-        raise Unsupported("DTensor saves what it has gathered; it has no style that gathers again")
+        raise Unsupported("DTensor saves what its products were given, gathered: it is the variant sp_kept")
     return TensorParallel(workload, topology, SEQUENCE_PLAN)

@@ -14,10 +14,11 @@ g joins the parts (all-gather), ḡ sums the blocks' partial results and gives e
 A gain sees this rank's part of the sequence only, so its gradient is a sum over ranks.
 
 Of Y, the norm's output, each rank saves its part Y_i and gathers Y again in the backward pass. Then everything that a
-layer saves is divided by t, in the paper's layer (2-byte elements, GELU, dropout, unfused attention):
+layer saves is divided by t, in the paper's layer (table 2: 2-byte elements, GELU,
+dropout, attention that saves its s × s scores):
 
-    tensor parallelism    s·b·h (10 + 24/t + 5 a s / (h t))     equation 2
-    and sequence          s·b·h (34 + 5 a s / h) / t            equation 4
+    tensor parallelism    s·b·h (10 + 24/t + 5 a s / (h t))
+    and sequence          s·b·h (34 + 5 a s / h) / t
 
     b batch   s sequence   h hidden_size   a heads   V vocab_size   v this rank's part of V   t ranks
 """
