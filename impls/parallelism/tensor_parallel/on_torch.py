@@ -94,21 +94,21 @@ class TensorParallel:
             if isinstance(parameter, DTensor) and parameter.grad.placements != parameter.placements:
                 parameter.grad = parameter.grad.redistribute(placements=parameter.placements)
         if self.workload.max_grad_norm:
-            plain, sharded = _groups(p.grad for p in self.weights.values())
-            norms = get_total_norm(plain), get_total_norm(sharded).full_tensor()
-            for gradients in (plain, sharded):
-                clip(gradients, self.workload.max_grad_norm, torch.stack(norms).norm())
+            groups = [group for group in _groups(p.grad for p in self.weights.values()) if group]
+            norm = torch.stack([_whole(get_total_norm(group)) for group in groups]).norm()
+            for gradients in groups:
+                clip(gradients, self.workload.max_grad_norm, norm)
         self.optimizer.step()
 
     def gradients(self) -> Mapping[str, Tensor]:
-        return {name: _full(p.grad) for name, p in self.weights.items()}
+        return {name: _whole(p.grad).cpu() for name, p in self.weights.items()}
 
     def parameters(self) -> Mapping[str, Tensor]:
-        return {name: _full(p.detach()) for name, p in zip(self.weights, self.optimizer.masters, strict=True)}
+        return {name: _whole(p.detach()).cpu() for name, p in zip(self.weights, self.optimizer.masters, strict=True)}
 
 
-def _full(tensor: Tensor) -> Tensor:
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu()
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def build(workload: Workload, topology: Topology) -> TensorParallel:
