@@ -13,6 +13,7 @@ from impls.acceleration.flash_attention import reference as flash_attention
 from impls.models.step import accumulate
 from impls.parallelism.data_parallel import reference as data_parallel
 from impls.parallelism.gradient_accumulation import reference as gradient_accumulation
+from impls.parallelism.sequence_parallel import reference as sequence_parallel
 from impls.parallelism.tensor_parallel import reference as tensor_parallel
 from impls.parallelism.zero import reference as zero
 from impls.posttraining.preference import reference as preference
@@ -104,3 +105,9 @@ def wrong_sign(workload: Workload, topology: Topology, **variant: Any) -> Functi
 
     preference.dpo = dpo
     return preference.build(workload, topology, **variant)
+
+
+def no_sum_over_sequence(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """The gains of the layers' norms see this rank's part of the sequence only; those of the heads are summed."""
+    sequence_parallel.SequenceParallel.summed = ("q_norm.weight", "k_norm.weight")
+    return sequence_parallel.build(workload, topology, **variant)

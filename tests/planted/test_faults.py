@@ -69,6 +69,9 @@ FAULTS = {
         "flash_attention", "fa2_causal", "dp1", OUTPUT | GRADIENT, OUTPUT | GRADIENT, "output of output"
     ),
     "wrong_sign": Fault("preference", "dpo", "dp1", OUTPUT | GRADIENT, OUTPUT | GRADIENT, "output of loss"),
+    "no_sum_over_sequence": Fault(
+        "sequence_parallel", "sp", "tp2", GRADIENT | TRAINED, frozenset({"gradient"}), "norm.weight", "uneven_tied"
+    ),
 }
 
 

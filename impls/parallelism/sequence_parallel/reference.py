@@ -4,21 +4,23 @@
 Tensor parallelism leaves norms, residual sums and the blocks' inputs whole: every rank computes and keeps the same.
 They act on each token alone, so each rank may keep to its part of the sequence (figure 5):
 
-         │   sequence   │      tensor      │   sequence   │      tensor      │   sequence
-    x ───┼─┬── norm ────┼ g ─ attention ─ ḡ ┼ + ─┬─ norm ──┼ g ─── MLP ──── ḡ ┼ + ───
-         │ └────────────┼───────────────────┼─┘  └─────────┼──────────────────┼─┘
-         │ [s/t, b, h]  │     [s, b, h]     │ [s/t, b, h]  │    [s, b, h]     │ [s/t, b, h]
+         │   sequence    │       heads       │   sequence    │   width of MLP    │ sequence
+    x ───┼─┬──── norm ───┼ g ─ attention ─ ḡ ┼─ + ─┬─ norm ──┼ g ──── MLP ──── ḡ ┼─ + ───
+         │ └─────────────┼───────────────────┼───┘ └─────────┼───────────────────┼───┘
+         │ [s/t, b, h]   │     [s, b, h]     │  [s/t, b, h]  │     [s, b, h]     │ [s/t, b, h]
 
 g joins the parts (all-gather), ḡ sums the blocks' partial results and gives each rank its part of the sum
 (reduce-scatter); backward each does what the other does forward. The embedding ends in ḡ, the head begins with g.
 A gain sees this rank's part of the sequence only, so its gradient is a sum over ranks.
 
 Of Y, the norm's output, each rank saves its part Y_i and gathers Y again in the backward pass. Then everything that a
-layer saves is divided by t, in the paper's layer (table 2: 2-byte elements, GELU,
-dropout, attention that saves its s × s scores):
+layer saves is divided by t. In bytes, of the paper's layer (table 2: 2-byte elements, GELU, dropout, attention that
+saves its s × s scores; of ours see laws.py):
 
-    tensor parallelism    s·b·h (10 + 24/t + 5 a s / (h t))
-    and sequence          s·b·h (34 + 5 a s / h) / t
+    tensor parallelism                          s·b·h (10 + 24/t + 5as/(ht))
+    tensor parallelism + sequence parallelism   s·b·h (34 + 5as/h) / t
+
+Where t does not divide s, every rank holds ⌈s/t⌉ positions, those beyond s zeros.
 
     b batch   s sequence   h hidden_size   a heads   V vocab_size   v this rank's part of V   t ranks
 """
