@@ -24,8 +24,9 @@ with warnings.catch_warnings():
     from megatron.core.tensor_parallel import random as megatron_random
 
 
-def start(topology: Topology, seed: int = 0) -> None:
+def start(topology: Topology, chunks: int = 1, seed: int = 0) -> None:
     """Opens the process groups of a topology, tensor-parallel ranks adjacent, and seeds the ranks' random states.
+    ``chunks``: stages a rank of an interleaved pipeline.
 
     To be called in every rank, before any other part of Megatron. Called again it replaces the groups.
     """
@@ -36,6 +37,7 @@ def start(topology: Topology, seed: int = 0) -> None:
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=topology.tp,
         pipeline_model_parallel_size=topology.pp,
+        virtual_pipeline_model_parallel_size=chunks if chunks > 1 else None,
         context_parallel_size=topology.cp,
         expert_model_parallel_size=topology.ep,
         order="tp-cp-ep-dp-pp",
@@ -55,6 +57,7 @@ def _redirect_to_cpu() -> None:
     Tensor.cuda = lambda self, *_args, **_kwargs: self
     # optimizer, distrib_optimizer, clip_grads compare param.type() with "torch.cuda.FloatTensor".
     Tensor.type = _cuda_type(Tensor.type)
+    torch.cuda.synchronize = lambda *_args, **_kwargs: None  # p2p_communication, after a batch of messages
     # tensor_parallel.random: the states of dropout and of parallel initialisation.
     torch.cuda.manual_seed = torch.manual_seed
     torch.cuda.get_rng_state = lambda *_args, **_kwargs: torch.get_rng_state()

@@ -34,6 +34,12 @@ CARD = Card(
             f"{HERE}.on_torch:build",
             variants=("gpipe", "1f1b", "interleaved", "looped_bfs", "interleaved_zb", "zb_v", "dual_pipe_v"),
         ),
+        "megatron": Engine(
+            f"{HERE}.on_megatron:build", requires=("megatron-core>=0.16",), variants=("1f1b", "interleaved")
+        ),
+        "megatron_batched": Engine(
+            f"{HERE}.on_megatron:build_batched", requires=("megatron-core>=0.16",), variants=("interleaved",)
+        ),
         "deepspeed": Engine(f"{HERE}.on_deepspeed:build", requires=("deepspeed>=0.16",), variants=("1f1b",)),
     },
     topologies=("pp2", "pp4"),

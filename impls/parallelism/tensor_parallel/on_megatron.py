@@ -1,10 +1,11 @@
-"""Megatron-Core's own GPTModel (local layer specification: no Transformer Engine), with its DDP and its optimizer."""
+"""Megatron-Core's own GPTModel (local layer specification: no Transformer Engine), with its DDP, schedules and
+optimizer."""
 
-import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from megatron.core import parallel_state
 from megatron.core.distributed import (
@@ -15,14 +16,15 @@ from megatron.core.distributed import (
 from megatron.core.models.gpt import GPTModel
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.tensor_parallel import set_tensor_model_parallel_attributes
 from megatron.core.transformer import ModuleSpec, TransformerConfig
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.spec import Batch, ModelConfig, Topology, Unsupported, Workload
 from impls.models import megatron
-from impls.models.mesh import device, share, token_share
+from impls.models.mesh import device, gather, share, token_share
 from impls.models.weights import TORCH_DTYPES, initial
 from impls.parallelism.tensor_parallel.shards import collect, dim, shard
 
@@ -92,6 +94,8 @@ def transformer_config(workload: Workload, topology: Topology, **changes: Any) -
         params_dtype=TORCH_DTYPES[workload.dtype],
         bf16=workload.dtype == "bf16",
         tensor_model_parallel_size=topology.tp,
+        pipeline_model_parallel_size=topology.pp,
+        pipeline_dtype=TORCH_DTYPES[workload.dtype],
         use_cpu_initialization=True,
         perform_initialization=False,
         gradient_accumulation_fusion=False,  # an Apex kernel
@@ -109,11 +113,15 @@ def specification() -> ModuleSpec:
 
 
 class TensorParallel:
+    """GPTModels of this rank's pipeline stages (one stage is the whole model where there is no pipeline), ``chunks`` of
+    them; ``changes`` to :func:`transformer_config`."""
+
     def __init__(
         self,
         workload: Workload,
         topology: Topology,
         layers: Callable[[], ModuleSpec | TransformerBlockSubmodules] = specification,
+        chunks: int = 1,
         **changes: Any,
     ) -> None:
         if workload.dtype == "fp64":
@@ -123,25 +131,37 @@ class TensorParallel:
                 f"Megatron-Core cuts the vocabulary into equal parts only, and tp {topology.tp} does not divide "
                 f"{workload.model.vocab_size}; rows of padding would take part in its softmax"
             )
-        megatron.start(topology)
+        megatron.start(topology, chunks)
         self.workload, self.topology = workload, topology
         self.tp = parallel_state.get_tensor_model_parallel_group()
-        model, config = workload.model, transformer_config(workload, topology, **changes)
-        gpt = GPTModel(
-            config=config,
-            transformer_layer_spec=layers(),
-            vocab_size=model.vocab_size,
-            max_sequence_length=workload.sequence_length,
-            parallel_output=True,
-            share_embeddings_and_output_weights=model.tie_word_embeddings,
-            position_embedding_type="rope",
-            rotary_base=model.rope_theta,
+        self.pp = parallel_state.get_pipeline_model_parallel_group()
+        model = workload.model
+        self.config = transformer_config(
+            workload, topology, virtual_pipeline_model_parallel_size=chunks if chunks > 1 else None, **changes
         )
-        gpt.to(device(), config.params_dtype)  # the norms are born in float32
-        self.weights = dict(gpt.named_parameters())
+        parts = []
+        for chunk in range(chunks):
+            stage = {"ignore_virtual": chunks == 1, "vp_stage": chunk if chunks > 1 else None}
+            part = GPTModel(
+                config=self.config,
+                transformer_layer_spec=layers(),
+                vocab_size=model.vocab_size,
+                max_sequence_length=workload.sequence_length,
+                pre_process=parallel_state.is_pipeline_first_stage(**stage),
+                post_process=parallel_state.is_pipeline_last_stage(**stage),
+                parallel_output=True,
+                share_embeddings_and_output_weights=model.tie_word_embeddings,
+                position_embedding_type="rope",
+                rotary_base=model.rope_theta,
+                vp_stage=stage["vp_stage"],
+            )
+            parts.append(part.to(device(), self.config.params_dtype))  # the norms are born in float32
+        self.weights = {self._global(name, part): p for part in parts for name, p in part.named_parameters()}
         self._fill()
         communication = DistributedDataParallelConfig(grad_reduce_in_fp32=False)
-        self.model = DistributedDataParallel(config, communication, gpt)
+        self.parts = [DistributedDataParallel(self.config, communication, part) for part in parts]
+        self.config.no_sync_func = self.parts[0].no_sync if chunks == 1 else [part.no_sync for part in self.parts]
+        self.config.finalize_model_grads_func = finalize_model_grads  # sums over dp, tp (QK-norms), pp (tied embedding)
         settings = OptimizerConfig(
             optimizer="adam" if workload.optimizer == "adamw" else "sgd",
             lr=workload.lr,
@@ -151,13 +171,21 @@ class TensorParallel:
             adam_eps=workload.eps,
             sgd_momentum=0.0,  # its default is 0.9
             clip_grad=workload.max_grad_norm,  # its default is 1.0
-            bf16=config.bf16,
-            params_dtype=config.params_dtype,
+            bf16=self.config.bf16,
+            params_dtype=self.config.params_dtype,
         )
         # Without overrides it would put norms into a group that a scheduler does not decay; the workload decays all.
         self.optimizer = get_megatron_optimizer(
-            settings, [self.model], config_overrides={}, use_gloo_process_groups=False
+            settings, self.parts, config_overrides={}, use_gloo_process_groups=False
         )
+
+    def _global(self, name: str, part: GPTModel) -> str:
+        """Megatron counts the layers of each stage from 0; and a tied head on another rank than the embedding."""
+        if name.startswith("decoder.layers."):
+            _, _, local, rest = name.split(".", 3)
+            return f"decoder.layers.{part.decoder.layers[int(local)].layer_number - 1}.{rest}"
+        tied = self.workload.model.tie_word_embeddings and name == "output_layer.weight"
+        return "embedding.word_embeddings.weight" if tied else name
 
     def _fill(self) -> None:
         """Copies this rank's part of the initial weights into the model, a parameter at a time."""
@@ -165,7 +193,9 @@ class TensorParallel:
         parts: dict[str, Tensor] = {}
         with torch.no_grad():
             for part, full in initial(self.workload):
-                name = waiting.pop(part)
+                name = waiting.pop(part, None)
+                if name is None:  # another stage's
+                    continue
                 parts[part] = shard(part, full, self.tp.rank(), self.topology.tp)
                 if all(each in parts for each in canonical(name)):
                     held = [parts.pop(each) for each in canonical(name)]
@@ -178,23 +208,40 @@ class TensorParallel:
             raise ValueError(f"no initial weight for {', '.join(waiting)}")
 
     def backward(self, batch: Batch) -> Tensor:
-        rank, total = parallel_state.get_data_parallel_rank(), torch.zeros((), device=device())
-        micro_batches = list(share(batch, self.workload, rank, self.topology.dp))
-        for index, (tokens, labels) in enumerate(micro_batches):
-            last = index == len(micro_batches) - 1
-            positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
-            with contextlib.nullcontext() if last else self.model.no_sync():
-                losses = self.model(tokens, positions, None, labels=labels.clamp(min=0))
-                loss = losses[labels >= 0].mean() * token_share(micro_batches[index], batch) * self.topology.dp
-                loss.backward()
-            total += loss.detach()
-        finalize_model_grads([self.model])  # the sums over dp, and over tp those of the QK-norms
+        work, rank = self.workload, parallel_state.get_data_parallel_rank()
+        micro_batches = list(share(batch, work, rank, self.topology.dp))
+        weighed = [(micro, token_share(micro, batch) * self.topology.dp) for micro in micro_batches]
+        losses = get_forward_backward_func()(
+            forward_step_func=self._forward,
+            data_iterator=[iter(weighed) for _ in self.parts],
+            model=self.parts,
+            num_microbatches=len(weighed),
+            seq_length=work.sequence_length,
+            micro_batch_size=len(micro_batches[0].inputs),
+            forward_only=False,
+        )
+        total = torch.zeros((), device=device())
+        for loss in losses:  # of the last stage; elsewhere there are none
+            total += loss
+        if self.topology.pp > 1:
+            dist.all_reduce(total, group=self.pp)
         return total
+
+    def _forward(self, data: Iterator[tuple[Batch, float]], model: nn.Module) -> tuple[Tensor, Callable[..., Any]]:
+        (tokens, labels), weight = next(data)
+        positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+
+        def loss(losses: Tensor) -> tuple[Tensor, Tensor]:
+            value = losses[labels >= 0].mean() * weight
+            return value * self.workload.micro_batches, value.detach()  # the schedule divides the first by their number
+
+        return model(tokens, positions, None, labels=labels.clamp(min=0)), loss
 
     def update(self) -> None:
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.model.zero_grad_buffer()
+        for part in self.parts:
+            part.zero_grad_buffer()
 
     def gradients(self) -> Mapping[str, Tensor]:
         return self._collect({name: parameter.main_grad for name, parameter in self.weights.items()})
@@ -203,7 +250,8 @@ class TensorParallel:
         return self._collect({name: getattr(p, "main_param", p) for name, p in self.weights.items()})
 
     def _collect(self, fused: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        return collect(dict(self._canonical(fused)), self.tp)
+        whole = collect(dict(self._canonical(fused)), self.tp)
+        return gather(whole, self.pp) if self.topology.pp > 1 else whole
 
     def _canonical(self, fused: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         for name, tensor in fused.items():
@@ -212,7 +260,8 @@ class TensorParallel:
 
     def padding(self) -> int:
         """Elements by which Megatron's flat gradient buffers exceed the parameters."""
-        return sum(buffer.numel for buffer in self.model.buffers) - sum(p.numel() for p in self.weights.values())
+        held = sum(buffer.numel for part in self.parts for buffer in part.buffers)
+        return held - sum(p.numel() for p in self.weights.values())
 
 
 def build(workload: Workload, topology: Topology) -> TensorParallel:
