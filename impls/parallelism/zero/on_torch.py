@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import DTensor
@@ -18,15 +19,16 @@ from impls.models.weights import TORCH_DTYPES, build_model
 
 
 class Sharded:
-    """Stage 2 keeps the weights gathered between forward and backward pass, stage 3 does not."""
+    """Stage 2 keeps the weights gathered between forward and backward pass, stage 3 does not. ``shards``: the mesh
+    over which to shard, by default all data-parallel ranks."""
 
-    def __init__(self, workload: Workload, topology: Topology, stage: int) -> None:
-        self.workload, self.topology = workload, topology
+    def __init__(self, workload: Workload, topology: Topology, stage: int, shards: DeviceMesh | None = None) -> None:
+        self.workload, self.topology, self.shards = workload, topology, shards or mesh(topology)["dp"]
         # FSDP2's recipe: the sharded float32 weights are the masters; the gathered copies are narrow.
         self.model = build_model(workload, max(TORCH_DTYPES[workload.dtype], torch.float32, key=lambda d: d.itemsize))
         narrow = TORCH_DTYPES[workload.dtype]
         policy = MixedPrecisionPolicy(param_dtype=narrow, reduce_dtype=narrow)
-        options = {"mesh": mesh(topology)["dp"], "mp_policy": policy, "reshard_after_forward": stage == 3}
+        options = {"mesh": self.shards, "mp_policy": policy, "reshard_after_forward": stage == 3}
         for layer in self.model.model.layers:
             fully_shard(layer, **options)
         fully_shard(self.model, **options)
@@ -50,7 +52,7 @@ class Sharded:
 
     def padding(self) -> int:
         """FSDP2 pads each parameter's first dimension to a multiple of the ranks."""
-        return sum(-p.shape[0] % self.topology.dp * p[0].numel() for p in self.model.parameters())
+        return sum(-p.shape[0] % self.shards.size(-1) * p[0].numel() for p in self.model.parameters())
 
 
 def _whole(tensor: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """ZeRO: data parallelism without redundant states (Rajbhandari et al. 2020, §5).
 
-Every rank owns 1/N of each unit (an attention or MLP block; the rest is one more). A unit is flat and padded to N:
+Every rank of a group owns 1/N of each unit (an attention or MLP block; the rest is one more), flat and padded to N:
 
     unit    [ w0 | w1 | w2 | pad ]  =  shard 0 ‖ shard 1 ‖ … ‖ shard N−1          each of ⌈Ψ_unit/N⌉ elements
 
@@ -30,17 +30,17 @@ from impls.parallelism.zero.unit import Reduction, Unit
 
 
 class Zero:
-    """One rank's view of a model whose states are partitioned by ``stage``."""
+    """One rank's view of a model whose states are partitioned by ``stage`` over a group, by default of all ranks."""
 
-    def __init__(self, workload: Workload, stage: int) -> None:
+    def __init__(self, workload: Workload, stage: int, group: dist.ProcessGroup | None = None) -> None:
         self.workload, self.stage, self.rank, self.ranks = workload, stage, dist.get_rank(), dist.get_world_size()
+        self.group = group or dist.group.WORLD
         self.model = build_model(workload)
         blocks = [block for layer in self.model.model.layers for block in (layer.self_attn, layer.mlp)]
         inside = {p for block in blocks for p in block.parameters()}
         rest = [p for p in distinct(self.model.parameters()) if p not in inside]
         # The root's weights, embedding, norms and head, are used all along; it encloses the blocks.
-        owned = [rest, *(list(block.parameters()) for block in blocks)]
-        self.units = [Unit(parameters, stage, self.rank, self.ranks) for parameters in owned]
+        self.units = [Unit(list(owned), stage, self.group) for owned in (rest, *map(nn.Module.parameters, blocks))]
         self.optimizer = optimizer([unit.master for unit in self.units], workload)
         self.reducing: tuple[Unit, Reduction] | None = None
         self.last = False  # the micro-batch after which stage 1 reduces
@@ -88,15 +88,15 @@ class Zero:
     def _finish(self, wait: bool = True) -> None:
         """Takes the running reduction's result and frees its buffers; without ``wait`` only if it is done."""
         if self.reducing is not None and (wait or self.reducing[1][0].is_completed()):
-            unit, (work, _, receive) = self.reducing
+            (unit, (work, _, part)), self.reducing = self.reducing, None
             work.wait()
-            unit.add(receive)
-            self.reducing = None
+            self._received(unit, part)
+
+    def _received(self, unit: Unit, part: Tensor) -> None:
+        unit.add(part)
 
     def backward(self, batch: Batch) -> Tensor:
-        return accumulate(
-            self.model, batch, self.workload, self.rank, self.ranks, scale=1 / self.ranks, around=self._reducing
-        )
+        return accumulate(self.model, batch, self.workload, self.rank, self.ranks, 1 / self.ranks, self._reducing)
 
     @contextlib.contextmanager
     def _reducing(self, last: bool) -> Iterator[None]:
@@ -124,14 +124,14 @@ class Zero:
         if self.workload.max_grad_norm:
             mine = [unit.gradient for unit in self.units if unit.gradient is not None]
             square = torch.nn.utils.get_total_norm(mine).square()
-            dist.all_reduce(square)
+            dist.all_reduce(square, group=self.group)
             clip(mine, self.workload.max_grad_norm, square.sqrt())
 
     def _named(self, shards: list[Tensor]) -> Mapping[str, Tensor]:
         found = {}
         for unit, shard in zip(self.units, shards, strict=True):
             whole = shard.new_empty(unit.elements)
-            dist.all_gather_into_tensor(whole, shard)
+            dist.all_gather_into_tensor(whole, shard, self.group)
             found.update(zip(unit.parameters, views(whole, unit.parameters), strict=True))
         return {name: found[parameter].cpu() for name, parameter in self.model.named_parameters()}
 

@@ -10,19 +10,19 @@ Reduction = tuple[dist.Work, Tensor, Tensor]
 
 
 class Unit:
-    """Parameters of one module, flat and padded to N equal shards, of which this rank owns one.
+    """Parameters of one module, flat and padded to N equal shards, of which each of the group's N ranks owns one.
 
     ``full`` [N · size] the gathered weights, ``master`` [size] this rank's in float32 for the optimizer,
     ``gradient`` [size] this rank's part, summed over ranks. In stage 3 the master is the only copy that stays, and
     the gradient is kept as wide; below it the master is a second copy only if the weights are narrower.
     """
 
-    def __init__(self, parameters: list[nn.Parameter], stage: int, rank: int, ranks: int) -> None:
-        self.parameters, self.stage = parameters, stage
-        self.full = flatten(parameters, multiple=ranks)
+    def __init__(self, parameters: list[nn.Parameter], stage: int, group: dist.ProcessGroup) -> None:
+        self.parameters, self.stage, self.group = parameters, stage, group
+        self.full = flatten(parameters, multiple=group.size())
         self.elements, self.bytes = self.full.numel(), self.full.nbytes
-        size = self.elements // ranks
-        self.mine = slice(rank * size, (rank + 1) * size)
+        size = self.elements // group.size()
+        self.mine = slice(group.rank() * size, (group.rank() + 1) * size)
         shard = self.full[self.mine]
         narrow = shard.dtype.itemsize < 4
         self.master = shard.float() if narrow else shard.clone() if stage == 3 else shard
@@ -38,7 +38,7 @@ class Unit:
             self.full.untyped_storage().resize_(self.bytes)
             shard = self.master.detach().to(self.full.dtype)
             with torch.autograd._unsafe_preserve_version_counter(self.full):
-                self.gathering = dist.all_gather_into_tensor(self.full, shard, async_op=True), shard
+                self.gathering = dist.all_gather_into_tensor(self.full, shard, self.group, async_op=True), shard
 
     def wait(self) -> None:
         if self.gathering is not None:
@@ -64,7 +64,7 @@ class Unit:
         assert self.send is not None
         send, self.send, self.places = self.send, None, {}
         receive = send[self.mine] if self.stage == 1 else torch.empty_like(send[self.mine])
-        return dist.reduce_scatter_tensor(receive, send, async_op=True), send, receive
+        return dist.reduce_scatter_tensor(receive, send, group=self.group, async_op=True), send, receive
 
     def add(self, received: Tensor) -> None:
         """Takes a reduced gradient."""
@@ -78,4 +78,4 @@ class Unit:
         shard = self.full[self.mine]
         if self.master.data_ptr() != shard.data_ptr():
             shard.copy_(self.master)
-        return dist.all_gather_into_tensor(self.full, shard, async_op=True)
+        return dist.all_gather_into_tensor(self.full, shard, self.group, async_op=True)
