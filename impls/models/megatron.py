@@ -24,9 +24,10 @@ with warnings.catch_warnings():
     from megatron.core.tensor_parallel import random as megatron_random
 
 
-def start(topology: Topology, chunks: int = 1, seed: int = 0) -> None:
+def start(topology: Topology, chunks: int = 1, seed: int = 0, instances: int = 1) -> None:
     """Opens the process groups of a topology, tensor-parallel ranks adjacent, and seeds the ranks' random states.
-    ``chunks``: stages a rank of an interleaved pipeline.
+    ``chunks``: stages a rank of an interleaved pipeline; ``instances`` of the distributed optimizer share the
+    data-parallel ranks, neighbours together.
 
     To be called in every rank, before any other part of Megatron. Called again it replaces the groups.
     """
@@ -40,6 +41,7 @@ def start(topology: Topology, chunks: int = 1, seed: int = 0) -> None:
         virtual_pipeline_model_parallel_size=chunks if chunks > 1 else None,
         context_parallel_size=topology.cp,
         expert_model_parallel_size=topology.ep,
+        num_distributed_optimizer_instances=instances,
         order="tp-cp-ep-dp-pp",
         create_gloo_process_groups=False,  # only its checkpoints use them
     )
@@ -58,6 +60,10 @@ def _redirect_to_cpu() -> None:
     # optimizer, distrib_optimizer, clip_grads compare param.type() with "torch.cuda.FloatTensor".
     Tensor.type = _cuda_type(Tensor.type)
     torch.cuda.synchronize = lambda *_args, **_kwargs: None  # p2p_communication, after a batch of messages
+    # distributed_data_parallel, param_and_grad_buffer: with several instances of the distributed optimizer a stream to
+    # communicate on. The CPU's streams have the same interface and do nothing.
+    torch.cuda.Stream = lambda *_args, **_kwargs: torch.cpu.Stream()
+    torch.cuda.stream, torch.cuda.default_stream = torch.cpu.stream, torch.cpu.current_stream
     # tensor_parallel.random: the states of dropout and of parallel initialisation.
     torch.cuda.manual_seed = torch.manual_seed
     torch.cuda.get_rng_state = lambda *_args, **_kwargs: torch.get_rng_state()

@@ -19,12 +19,13 @@ BUCKET = 40_000_000  # elements: Megatron's default
 
 
 class DataParallel:
-    """``shard`` spreads the optimizer's states over the ranks: Megatron's distributed optimizer."""
+    """``shard`` spreads the optimizer's states over the ranks: Megatron's distributed optimizer, in so many
+    ``instances``."""
 
-    def __init__(self, workload: Workload, topology: Topology, shard: bool = False) -> None:
+    def __init__(self, workload: Workload, topology: Topology, shard: bool = False, instances: int = 1) -> None:
         if workload.dtype == "fp64":
             raise Unsupported("Megatron-Core's optimizers take float32, float16 and bfloat16 weights only")
-        megatron.start(topology)
+        megatron.start(topology, instances=instances)
         self.workload, self.topology = workload, topology
         self.rank = parallel_state.get_data_parallel_rank()
         model = build_model(workload)
@@ -42,6 +43,7 @@ class DataParallel:
             overlap_grad_reduce=True,
             overlap_param_gather=shard,
             use_distributed_optimizer=shard,
+            num_distributed_optimizer_instances=instances,
             # Several buckets even in a small model: with a single one nothing overlaps. They are views, not copies.
             bucket_size=min(BUCKET, workload.model.parameters // 4),
         )

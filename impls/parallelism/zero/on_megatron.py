@@ -5,6 +5,7 @@ from itertools import chain
 
 import torch
 import torch.distributed as dist
+from megatron.core import parallel_state
 from torch import Tensor, nn
 
 from harness.spec import Topology, Unsupported, Workload
@@ -12,10 +13,10 @@ from impls.parallelism.data_parallel.on_megatron import DataParallel
 
 
 class DistributedOptimizer(DataParallel):
-    def __init__(self, workload: Workload, topology: Topology) -> None:
+    def __init__(self, workload: Workload, topology: Topology, instances: int = 1) -> None:
         if workload.optimizer != "adamw":
             raise Unsupported(f"Megatron-Core's distributed optimizer takes Adam only, not {workload.optimizer}")
-        super().__init__(workload, topology, shard=True)
+        super().__init__(workload, topology, shard=True, instances=instances)
 
     def gradients(self) -> Mapping[str, Tensor]:
         # After the reduce-scatter only this rank's own part of the buffer holds the mean.
@@ -34,12 +35,13 @@ class DistributedOptimizer(DataParallel):
                 yield parameter, master.detach(), slice(place.start, place.end)
 
     def _gather(self, parts: Iterable[tuple[nn.Parameter, slice, Tensor]]) -> Mapping[str, Tensor]:
-        """Whole float32 tensors from every rank's parts, each element owned by one rank."""
+        """Whole float32 tensors from the parts of every rank of an instance, each element owned by one of them."""
+        instance = parallel_state.get_data_parallel_group(with_context_parallel=True, partial_data_parallel=True)
         whole = {p: torch.zeros(p.numel(), device=p.device) for p in self.names.values()}
         for parameter, place, part in parts:
             whole[parameter][place] = part
         for tensor in whole.values():
-            dist.all_reduce(tensor)
+            dist.all_reduce(tensor, group=instance)
         return {name: whole[parameter].view_as(parameter).cpu() for name, parameter in self.names.items()}
 
 
