@@ -204,8 +204,9 @@ class Lab:
         findings = [finding.but(detail=detail, reason=reason)]
         size = self.card(case).variants[case.variant].get("group")
         if size:
-            across = [_across(rank["groups"], int(size)) for rank in checked.ranks]
-            findings.append(self._against_law(case, "traffic", "across_groups", max(across)))
+            across = max(_across(rank["groups"], int(size)) for rank in checked.ranks)
+            padded = checked.ranks[most]["padding"]
+            findings.append(self._against_law(case, "traffic", "across_groups", across, 0.0, padded))
         return self._conclude(case, findings)
 
     def _against_law(
