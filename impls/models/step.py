@@ -25,7 +25,7 @@ def accumulate(
     ``around(last)`` surrounds each micro-batch, say to communicate after the last one alone.
     """
     micro_batches = list(share(batch, workload, rank, ranks))
-    total = torch.zeros((), device=micro_batches[0].inputs.device)
+    total = torch.zeros((), dtype=torch.float64, device=micro_batches[0].inputs.device)
     for index, micro in enumerate(micro_batches):
         with around(index == len(micro_batches) - 1):
             loss = model(*micro) * token_share(micro, batch) * ranks
