@@ -13,6 +13,7 @@ from impls.acceleration.flash_attention import reference as flash_attention
 from impls.models.step import accumulate
 from impls.parallelism.data_parallel import reference as data_parallel
 from impls.parallelism.gradient_accumulation import reference as gradient_accumulation
+from impls.parallelism.hybrid_shard import reference as hybrid_shard
 from impls.parallelism.sequence_parallel import reference as sequence_parallel
 from impls.parallelism.tensor_parallel import reference as tensor_parallel
 from impls.parallelism.zero import reference as zero
@@ -111,3 +112,10 @@ def no_sum_over_sequence(workload: Workload, topology: Topology, **variant: Any)
     """The gains of the layers' norms see this rank's part of the sequence only; those of the heads are summed."""
     sequence_parallel.SequenceParallel.summed = ("q_norm.weight", "k_norm.weight")
     return sequence_parallel.build(workload, topology, **variant)
+
+
+def gradients_that_never_cross(workload: Workload, topology: Topology, group: int, **variant: Any) -> Trainer:
+    """Two groups of one rank each, and no second hop between them."""
+    trainer = hybrid_shard.build(workload, topology, group // 2, **variant)
+    trainer._received = lambda unit, part: unit.add(part)
+    return trainer
