@@ -80,6 +80,8 @@ NAMED: Mapping[str, Workload] = MappingProxyType(
             Workload(
                 "pipelined_tied", _DEEP_TIED, batch_size=16, micro_batches=8, optimizer="adamw", lr=1e-3, eps=1e-6
             ),
+            # Every step's gradient exceeds the threshold, some three times over.
+            Workload("clipped", max_grad_norm=1.0),
             # For functions, which are one layer's work: as many tokens as sequences in training have.
             Workload("long", _WIDE, batch_size=2, sequence_length=1000),
             Workload("small", _SMALL, sequence_length=128, optimizer="adamw", lr=3e-4, weight_decay=0.1),

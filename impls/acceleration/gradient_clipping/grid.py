@@ -1,0 +1,17 @@
+"""The work of this topic: a threshold that every step's gradient exceeds, some three times over.
+
+With so large an epsilon AdamW's step is nearly linear in the gradient, so that a wrong norm cannot hide in it; under
+its usual epsilon it would not depend on the gradient's scale at all.
+"""
+
+from harness.spec.named import NAMED
+
+_CLIPPED, _TIED = NAMED["clipped"], NAMED["uneven_tied"]
+
+GRID = (
+    ("clipped", "fp32", True),
+    ("clipped", "bf16", False),
+    (_TIED.with_(name="clipped_uneven_tied", max_grad_norm=_CLIPPED.max_grad_norm), "fp32", True),
+    (_CLIPPED.with_(name="clipped_adamw", optimizer="adamw", lr=1.0, eps=1.0, weight_decay=0.1), "fp32", True),
+)
+TIMED = ("clipped",)

@@ -1,0 +1,13 @@
+"""What clipping costs: a number a group of ranks. The rest is the traffic of the parallelism below."""
+
+from harness.spec import Topology, Workload
+from impls.parallelism.data_parallel import laws as data_parallel
+from impls.parallelism.tensor_parallel import laws as tensor_parallel
+from impls.parallelism.zero import laws as zero
+
+
+def traffic(workload: Workload, topology: Topology, stage: int = 0) -> float | None:
+    """Bytes of data that a rank sends in a step, as if nothing were clipped."""
+    if topology.tp > 1:
+        return tensor_parallel.traffic(workload, topology)
+    return zero.traffic(workload, topology, stage) if stage else data_parallel.traffic(workload, topology)

@@ -1,0 +1,14 @@
+"""DeepSpeed's ``gradient_clipping``, of which each of its optimizers has its own: stages 0, 1 (and 2), 3, AutoTP."""
+
+from harness.spec import Topology, Trainer, Workload
+from impls.acceleration.gradient_clipping.layout import check
+from impls.parallelism.data_parallel.on_deepspeed import DataParallel
+from impls.parallelism.tensor_parallel.on_deepspeed import TensorParallel
+from impls.parallelism.zero.on_deepspeed import Zero
+
+
+def build(workload: Workload, topology: Topology, stage: int = 0) -> Trainer:
+    check(topology, stage)
+    if topology.tp > 1:
+        return TensorParallel(workload, topology)
+    return Zero(workload, topology, stage) if stage else DataParallel(workload, topology)

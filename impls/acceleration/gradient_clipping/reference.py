@@ -1,0 +1,68 @@
+"""Clipping gradients by their global norm (Pascanu et al. 2013, §3.2, algorithm 1), when parameters are spread over
+ranks.
+
+    ‖g‖ = √ Σ g_i²          i: every element of every distinct parameter, once
+    g  ←  g · min(1, c/‖g‖)
+
+No rank sees all of g. A parameter's squares are added over the groups of ranks among which its elements are divided,
+and over no other: what is replicated is there on every rank, and would count as often.
+
+                             rank 0            rank 1
+    sharded over G      [ g_0  g_1 │    ]  [     │ g_2  g_3 ]      Σ over rank 0 and 1, one all-reduce of one number
+    replicated          [ g_4  g_5      ]  [ g_4  g_5       ]      either rank's own
+
+The naive sum, of all that each rank holds over all ranks, is right for ZeRO alone. Which is which:
+
+    data parallelism            ()     everything, once the gradients are averaged
+    ZeRO, hybrid sharding       (F,)   every shard; F the group that divides the states, not its replicas
+    tensor parallelism          (tp,)  matrices         ()  norms
+    pipeline parallelism        (pp,)  a stage's own; a tied embedding lives on two stages and counts on one
+    expert parallelism          (ep,)  experts          ()  router, attention, norms
+    of two at once, say ZeRO on tensor parallelism: (F, tp) a matrix's shards, (F,) a norm's
+
+    g  gradients, averaged over data-parallel ranks     c  max_grad_norm
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from harness.spec import Topology, Trainer, Workload
+from impls.acceleration.gradient_clipping.layout import check
+from impls.models.mesh import device
+from impls.models.optimizer import clip, square
+
+Sharded = Mapping[tuple[dist.ProcessGroup, ...], Sequence[Tensor]]
+"""The groups among whose ranks some gradients' elements are divided → this rank's part of them."""
+
+
+def global_norm(gradients: Sharded) -> Tensor:
+    """‖g‖, the same float64 scalar on every rank; each calls it with the same groups, even if it holds no part."""
+    total = torch.zeros((), dtype=torch.float64, device=device())
+    for groups, mine in gradients.items():
+        part = square(mine)
+        for group in groups:
+            dist.all_reduce(part, group=group)
+        total += part
+    return total.sqrt()
+
+
+def clip_by_global_norm(gradients: Sharded, max_norm: float) -> None:
+    """Scales gradients in place to a global norm of at most ``max_norm`` (0: never)."""
+    if max_norm:
+        clip([tensor for mine in gradients.values() for tensor in mine], max_norm, global_norm(gradients))
+
+
+def build(workload: Workload, topology: Topology, stage: int = 0) -> Trainer:
+    """The reference of the parallelism that the topology asks for; each clips by the functions above."""
+    # Here, since they import this file.
+    from impls.parallelism.data_parallel.reference import Bucketed
+    from impls.parallelism.tensor_parallel.reference import TensorParallel
+    from impls.parallelism.zero.reference import Zero
+
+    check(topology, stage)
+    if topology.tp > 1:
+        return TensorParallel(workload, topology)
+    return Zero(workload, stage) if stage else Bucketed(workload)
