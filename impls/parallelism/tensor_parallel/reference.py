@@ -20,14 +20,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from harness.spec import Batch, ModelConfig, Topology, Workload
+from impls.acceleration.gradient_clipping.reference import clip_by_global_norm
 from impls.models.decoder import MLP, Attention, Decoder, rope_table, rotate
 from impls.models.mesh import device, mesh, share, token_share
-from impls.models.optimizer import MasterWeights, clip
+from impls.models.optimizer import MasterWeights
 from impls.models.weights import TORCH_DTYPES, initial
 from impls.parallelism.tensor_parallel.operators import Group, column_parallel, reduce, sum_flat
 from impls.parallelism.tensor_parallel.shards import bounds, collect, dim, shard
@@ -117,18 +117,10 @@ class TensorParallel:
         return total
 
     def update(self) -> None:
-        if self.workload.max_grad_norm:
-            clip([p.grad for p in self.weights.values()], self.workload.max_grad_norm, self.norm())
-        self.optimizer.step()
-
-    def norm(self) -> Tensor:
-        """The global gradient norm: shards add up over tp, what every rank holds counts once."""
-        wide = torch.promote_types(TORCH_DTYPES[self.workload.dtype], torch.float32)
         sharded = [p.grad for n, p in self.weights.items() if dim(n) is not None]
         whole = [p.grad for n, p in self.weights.items() if dim(n) is None]
-        squares = [torch.stack(torch._foreach_norm(each, dtype=wide)).square().sum() for each in (sharded, whole)]
-        dist.all_reduce(squares[0], group=self.tp)
-        return sum(squares).sqrt()
+        clip_by_global_norm({(self.tp,): sharded, (): whole}, self.workload.max_grad_norm)
+        self.optimizer.step()
 
     def gradients(self) -> Mapping[str, Tensor]:
         return collect({name: p.grad for name, p in self.weights.items()}, self.tp)

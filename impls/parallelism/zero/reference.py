@@ -22,8 +22,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from harness.spec import Batch, Topology, Workload
+from impls.acceleration.gradient_clipping.reference import clip_by_global_norm
 from impls.models.flat import distinct, views
-from impls.models.optimizer import clip, optimizer
+from impls.models.optimizer import optimizer
 from impls.models.step import accumulate
 from impls.models.weights import build_model
 from impls.parallelism.zero.unit import Reduction, Unit
@@ -106,7 +107,9 @@ class Zero:
 
     @torch.no_grad()
     def update(self) -> None:
-        self._clip()
+        # Shards are distinct; what is held in other groups is held there again.
+        mine = [unit.gradient for unit in self.units if unit.gradient is not None]
+        clip_by_global_norm({(self.group,): mine}, self.workload.max_grad_norm)
         for unit in self.units:
             assert unit.gradient is not None
             unit.master.grad = unit.gradient.to(unit.master.dtype)
@@ -118,14 +121,6 @@ class Zero:
         for work in [unit.spread() for unit in self.units]:
             if work is not None:
                 work.wait()
-
-    def _clip(self) -> None:
-        """Shards are distinct, so their squared norms add up over ranks."""
-        if self.workload.max_grad_norm:
-            mine = [unit.gradient for unit in self.units if unit.gradient is not None]
-            square = torch.nn.utils.get_total_norm(mine).square()
-            dist.all_reduce(square, group=self.group)
-            clip(mine, self.workload.max_grad_norm, square.sqrt())
 
     def _named(self, shards: list[Tensor]) -> Mapping[str, Tensor]:
         found = {}
