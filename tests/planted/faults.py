@@ -10,6 +10,7 @@ from torch.nn.functional import logsigmoid
 
 from harness.spec import Batch, Function, Topology, Trainer, Workload
 from impls.acceleration.flash_attention import reference as flash_attention
+from impls.acceleration.gradient_clipping import reference as gradient_clipping
 from impls.models.step import accumulate
 from impls.parallelism.data_parallel import reference as data_parallel
 from impls.parallelism.gradient_accumulation import reference as gradient_accumulation
@@ -85,6 +86,18 @@ def no_sum_over_heads(workload: Workload, topology: Topology, **variant: Any) ->
     """The gains of the query and key norms see this rank's heads only: an all-reduce is missing."""
     tensor_parallel.sum_flat = lambda tensors, group: None
     return tensor_parallel.build(workload, topology, **variant)
+
+
+def replicas_counted_on_every_rank(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """The norm that clips is summed over all that each rank holds: what is replicated counts once a rank."""
+    clip = tensor_parallel.clip_by_global_norm
+
+    def clip_by_everything(gradients: Mapping[tuple[Any, ...], list[Tensor]], max_norm: float) -> None:
+        groups = max(gradients, key=len)
+        clip({groups: [tensor for mine in gradients.values() for tensor in mine]}, max_norm)
+
+    tensor_parallel.clip_by_global_norm = clip_by_everything
+    return gradient_clipping.build(workload, topology, **variant)
 
 
 def no_softmax_scale(workload: Workload, topology: Topology, **variant: Any) -> Function:

@@ -83,6 +83,9 @@ FAULTS = {
         "accumulated",
 >>>>>>> 546effd (Hybrid sharding starts its second hop at the same point on every rank; a fault that leaves the hop out)
     ),
+    "replicas_counted_on_every_rank": Fault(
+        "gradient_clipping", "clip", "tp2", TRAINED, frozenset({"update slope"}), "step 2, loss ", "clipped"
+    ),
 }
 
 
