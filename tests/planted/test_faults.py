@@ -69,10 +69,9 @@ FAULTS = {
         "flash_attention", "fa2_causal", "dp1", OUTPUT | GRADIENT, OUTPUT | GRADIENT, "output of output"
     ),
     "wrong_sign": Fault("preference", "dpo", "dp1", OUTPUT | GRADIENT, OUTPUT | GRADIENT, "output of loss"),
-<<<<<<< HEAD
     "no_sum_over_sequence": Fault(
         "sequence_parallel", "sp", "tp2", GRADIENT | TRAINED, frozenset({"gradient"}), "norm.weight", "uneven_tied"
-=======
+    ),
     "gradients_that_never_cross": Fault(
         "hybrid_shard",
         "mics",
@@ -81,7 +80,6 @@ FAULTS = {
         GRADIENT | UPDATE,
         "step 1, gradient of ",
         "accumulated",
->>>>>>> 546effd (Hybrid sharding starts its second hop at the same point on every rank; a fault that leaves the hop out)
     ),
     "replicas_counted_on_every_rank": Fault(
         "gradient_clipping", "clip", "tp2", TRAINED, frozenset({"update slope"}), "step 2, loss ", "clipped"
