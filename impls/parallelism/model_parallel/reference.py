@@ -1,0 +1,68 @@
+"""Model parallelism by layers (Dean et al. 2012, §3; Huang et al. 2019, figure 2b): the naive pipeline.
+
+    rank 0   F_0 ─┐                         ┌─▶ B_0
+    rank 1        └─▶ F_1 ─┐       ┌─▶ B_1 ─┘                activations [b, s, h] ──▶, their gradients ◀──
+    rank 2                 └─▶ F_2 B_2 ────┘
+
+Each rank holds p-th of the layers and waits for its neighbours: one of p works, the others idle, (p − 1)/p of the time.
+Several micro-batches go through one after the other. Pipelines (the topic pipeline_parallel) fill the idle time.
+
+    p ranks   b batch   s sequence   h hidden_size
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from harness.spec import Batch, Span, Topology, Unsupported, Workload
+from impls.models.mesh import device
+from impls.parallelism.pipeline_parallel.executor import now
+from impls.parallelism.pipeline_parallel.places import plan_of
+from impls.parallelism.pipeline_parallel.reference import Pipeline
+
+
+class ModelParallel(Pipeline):
+    """The pipeline's stages, weights and optimizer, with plain sends and receives instead of a schedule."""
+
+    def run(self, micro_batches: list[Batch], weights: list[float]) -> Tensor:
+        total = torch.zeros((), device=device(), dtype=torch.float64)
+        for micro, (batch, weight) in enumerate(zip(micro_batches, weights, strict=True)):
+            total += self.pass_through(micro, batch, weight)
+        return total
+
+    def pass_through(self, micro: int, batch: Batch, weight: float) -> Tensor:
+        """One micro-batch forward and backward; the weighted loss on the last rank, elsewhere 0."""
+        rank, stage = self.pp.rank(), self.stages[self.pp.rank()]
+        x = batch.inputs if stage.first else self._receive(batch, rank - 1).requires_grad_()
+        start = now(self.spans)
+        out = stage(x, batch.labels) * weight if stage.last else stage(x)
+        self._did("F", micro, start)
+        gradient = None
+        if not stage.last:
+            dist.send(out.detach(), group=self.pp, group_dst=rank + 1)
+            gradient = self._receive(batch, rank + 1)
+        start = now(self.spans)
+        out.backward(gradient)
+        self._did("B", micro, start)
+        if not stage.first:
+            dist.send(x.grad, group=self.pp, group_dst=rank - 1)
+        return out.detach() if stage.last else torch.zeros((), device=device())
+
+    def _receive(self, batch: Batch, source: int) -> Tensor:
+        shape = (*batch.inputs.shape, self.workload.model.hidden_size)
+        dtype = next(iter(self.weights.values())).dtype
+        buffer = torch.empty(shape, dtype=dtype, device=device())
+        dist.recv(buffer, group=self.pp, group_src=source)
+        return buffer
+
+    def _did(self, kind: str, micro: int, start: float) -> None:
+        if self.spans is not None:
+            self.spans.append(Span(kind, self.pp.rank(), micro, start, now(self.spans)))
+
+
+def build(workload: Workload, topology: Topology) -> ModelParallel:
+    try:
+        plan = plan_of(workload, topology, "gpipe", 1)
+    except ValueError as error:
+        raise Unsupported(str(error)) from None
+    return ModelParallel(workload, topology, plan)
