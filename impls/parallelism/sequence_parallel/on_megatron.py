@@ -37,6 +37,8 @@ def specification(layers: int) -> TransformerBlockSubmodules:
 def build(workload: Workload, topology: Topology, gather_again: bool = True) -> TensorParallel:
     if not gather_again:
         raise Unsupported("Megatron-Core saves its part of a product's input and always gathers it again")
+    if topology.tp == 1:
+        raise Unsupported("Megatron-Core has no sequence parallelism without tensor parallelism")
     if workload.sequence_length % topology.tp:
         raise Unsupported(
             f"Megatron-Core cuts the sequence into equal parts only, and tp {topology.tp} does not divide "
