@@ -1,0 +1,115 @@
+"""Model states in files (Rajbhandari et al. 2021, §5.1.1, §6.2): the memory holds a few pieces at a time."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from impls.parallelism.zero_offload.pieces import RING, Piece, padded
+from impls.parallelism.zero_offload.store import Store, aligned
+
+
+def extents(lengths: Sequence[int]) -> list[tuple[int, int]]:
+    """Offset and length of consecutive records, each from the beginning of a block on."""
+    offsets = accumulate((padded(length) for length in lengths), initial=0)
+    return list(zip(offsets, lengths, strict=False))
+
+
+class States:
+    """As in :mod:`host`, but a record of the file is a piece, [rows, length]: contiguous, as it is stepped."""
+
+    def __init__(
+        self, sizes: Sequence[int], pieces: Sequence[Piece], rows: int, dtype: torch.dtype, folder: str
+    ) -> None:
+        self.pieces, self.sizes, self.rows, self.dtype = pieces, sizes, rows, dtype
+        self.extents = extents([rows * piece.length * dtype.itemsize for piece in pieces])
+        self.store = Store(sum(map(padded, (length for _, length in self.extents))), folder)
+        self.fallback = self.store.fallback
+        most = max(length for _, length in self.extents)
+        self.buffers = [aligned(most, torch.cuda.is_available()) for _ in range(RING)]
+
+    def _view(self, data: Tensor) -> Tensor:
+        return data.view(self.dtype).view(self.rows, -1)
+
+    def fill(self, unit: int, master: Tensor) -> None:
+        for piece, (offset, length) in zip(self.pieces, self.extents, strict=True):
+            if piece.unit == unit:
+                buffer = self.buffers[0].zero_()
+                self._view(buffer[:length])[0].copy_(master[piece.place])
+                self.store.write(offset, buffer[: padded(length)]).result()
+
+    def stream(self) -> Iterator[tuple[Piece, Tensor]]:
+        for piece, data in zip(self.pieces, self.store.stream(self.extents, self.buffers), strict=True):
+            yield piece, self._view(data)
+
+    def master(self, unit: int) -> Tensor:
+        whole = torch.empty(self.sizes[unit], dtype=self.dtype)
+        for piece, (offset, length) in zip(self.pieces, self.extents, strict=True):
+            if piece.unit == unit:
+                buffer = self.buffers[0][: padded(length)]
+                self.store.read(offset, buffer).result()
+                whole[piece.place] = self._view(buffer[:length])[0]
+        return whole
+
+
+class Weights:
+    """This rank's shards in the model's dtype. Reads are a unit ahead of the passes: in the order in which a step
+    asked for units, the next one will too (Rajbhandari et al. 2021, §6.2: the dynamic prefetcher)."""
+
+    def __init__(
+        self, sizes: Sequence[int], pieces: Sequence[Piece], dtype: torch.dtype, states: object, folder: str
+    ) -> None:
+        self.dtype = dtype
+        self.extents = extents([size * dtype.itemsize for size in sizes])
+        self.store = Store(sum(map(padded, (length for _, length in self.extents))), folder)
+        pinned = torch.cuda.is_available()
+        self.reading = [aligned(max(length for _, length in self.extents), pinned) for _ in range(2)]
+        self.writing = [aligned(max(p.length for p in pieces) * dtype.itemsize, pinned) for _ in range(2)]
+        self.writes: list[Future[None]] = []
+        self.copies: list[torch.cuda.Event | None] = [None, None]  # out of the buffers that are read into
+        self.coming: tuple[int, int, Future[None]] | None = None  # unit, buffer, and when it is there
+        self.order: list[int] = []
+        self.last_order: list[int] = []
+
+    def put(self, piece: Piece, values: Tensor) -> None:
+        """Rounds a piece's new weights and starts to write them."""
+        if len(self.writes) == 2:
+            self.writes.pop(0).result()
+        offset = self.extents[piece.unit][0] + piece.start * self.dtype.itemsize
+        buffer = self.writing[0]
+        self.writing.reverse()
+        buffer.view(self.dtype)[: piece.length].copy_(values)
+        self.writes.append(self.store.write(offset, buffer[: padded(piece.length * self.dtype.itemsize)]))
+
+    def flush(self) -> None:
+        """Waits for what is written; reads of older weights are void."""
+        for write in self.writes:
+            write.result()
+        if self.coming is not None:
+            self.coming[2].result()
+        self.writes, self.coming = [], None
+        self.last_order, self.order = self.order, []
+
+    def fetch(self, unit: int, into: Tensor) -> None:
+        """Copies a unit's weights into place as soon as they are read, and starts to read the next unit's."""
+        if self.coming is not None and self.coming[0] != unit:
+            self.coming[2].result()
+            self.coming = None
+        _, index, done = self.coming or self._read(unit, 0)
+        done.result()
+        length = self.extents[unit][1]
+        into.copy_(self.reading[index][:length].view(self.dtype), non_blocking=True)
+        if into.is_cuda:
+            self.copies[index] = torch.cuda.current_stream().record_event()
+        self.order.append(unit)
+        ahead = self.last_order[len(self.order) : len(self.order) + 1]
+        self.coming = self._read(ahead[0], 1 - index) if ahead else None
+
+    def _read(self, unit: int, index: int) -> tuple[int, int, Future[None]]:
+        copied = self.copies[index]
+        if copied is not None:
+            copied.synchronize()
+        offset, length = self.extents[unit]
+        return unit, index, self.store.read(offset, self.reading[index][: padded(length)])

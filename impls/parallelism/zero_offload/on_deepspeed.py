@@ -1,0 +1,107 @@
+"""DeepSpeed's ZeRO-Offload (stage 2), ZeRO-Infinity (stage 3) and ZenFlow."""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.ops.op_builder import AsyncIOBuilder, CPUAdamBuilder
+from deepspeed.ops.op_builder.builder import OpBuilder
+from torch.utils.cpp_extension import _get_build_directory
+
+from harness.spec import Topology, Unsupported, Workload
+from impls.models.deepspeed import Engine, configuration
+from impls.models.optimizer import optimizer
+from impls.models.weights import build_model
+from impls.parallelism.zero.on_deepspeed import Zero
+
+
+def require(builder: type[OpBuilder]) -> None:
+    """Unsupported, unless this operator can be built and has been: building takes minutes, a case has two."""
+    name = builder.NAME
+    if not builder().is_compatible(verbose=False):
+        raise Unsupported(f"DeepSpeed's {name} cannot be built here; it needs a compiler and, for files, libaio-dev")
+    if not (Path(_get_build_directory(name, verbose=False)) / f"{name}.so").exists():
+        make = f"python -c 'from deepspeed.ops.op_builder import {builder.__name__} as B; B().load()'"
+        raise Unsupported(f"DeepSpeed's {name} is not built yet; once: {make}")
+
+
+class _Initialised(Engine):
+    """The engine, with what offloading adds to its configuration."""
+
+    sections: Mapping[str, Any]  # of zero_optimization
+    own_optimizer: Mapping[str, Any] | None = None  # the engine's, by its configuration; else PyTorch's
+
+    def __init__(self, workload: Workload, topology: Topology, zero: Mapping[str, Any]) -> None:
+        if workload.dtype == "fp64":
+            raise Unsupported("DeepSpeed's engine trains in float32, float16 and bfloat16 only")
+        self.workload, self.topology, self.rank = workload, topology, dist.get_rank()
+        model = build_model(workload)
+        config = configuration(workload, topology, {**zero, **self.sections})
+        if self.own_optimizer:
+            chosen, config["optimizer"] = None, dict(self.own_optimizer)
+        else:
+            chosen, config["zero_force_ds_cpu_optimizer"] = optimizer(model.parameters(), workload), False
+        self.engine, *_ = deepspeed.initialize(model=model, optimizer=chosen, config=config, dist_init_required=False)
+        self.names = dict(model.named_parameters())
+
+
+class Offload(Zero, _Initialised):
+    """:class:`Zero` chooses the stage's settings and hands them on to :class:`_Initialised`."""
+
+    def __init__(
+        self, workload: Workload, topology: Topology, stage: int, sections: Mapping[str, Any], **own: Any
+    ) -> None:
+        self.sections, self.own_optimizer = sections, own
+        super().__init__(workload, topology, stage)
+
+
+def build(workload: Workload, topology: Topology, stage: int, states_on: str, weights_on: str) -> Offload:
+    pinned = torch.cuda.is_available()
+    sections: dict[str, Any] = {"offload_optimizer": {"device": _device(states_on), "pin_memory": pinned}}
+    if weights_on != "device":
+        sections["offload_param"] = {"device": _device(weights_on), "pin_memory": pinned}
+    if states_on == "files":
+        require(AsyncIOBuilder)
+        # The world's folder, which is removed even if its ranks are killed.
+        folder = tempfile.mkdtemp(dir=os.environ.get("PLUMBLINE_SCRATCH"))
+        for section in sections.values():
+            section["nvme_path"] = folder
+        sections["offload_optimizer"] |= {"pipeline_read": True, "pipeline_write": True, "buffer_count": 8}
+    if weights_on == "files":
+        # In proportion to the model: the defaults are made for 1e9 parameters.
+        largest = max(torch.Size(shape).numel() for _, shape in workload.model.shapes())
+        sections["offload_param"] |= {"buffer_size": largest, "max_in_cpu": 0}
+    return Offload(workload, topology, stage, sections)
+
+
+def _device(place: str) -> str:
+    return {"host": "cpu", "files": "nvme"}[place]
+
+
+def build_zenflow(workload: Workload, topology: Topology, stage: int, states_on: str, weights_on: str) -> Offload:
+    """ZenFlow (Lan et al. 2025), set to update every gradient in every step, so that it is AdamW."""
+    if workload.optimizer != "adamw":
+        raise Unsupported(f"ZenFlow takes AdamW only, not {workload.optimizer}")
+    require(CPUAdamBuilder)
+    sections = {
+        "offload_optimizer": {"device": "cpu", "pin_memory": torch.cuda.is_available()},
+        "zenflow": {
+            "topk_ratio": 0.5,
+            "select_strategy": "step",
+            "select_interval": 1,
+            "update_interval": 1,
+            "overlap_step": False,
+        },
+    }
+    adamw = {
+        "lr": workload.lr,
+        "betas": list(workload.betas),
+        "eps": workload.eps,
+        "weight_decay": workload.weight_decay,
+    }
+    return Offload(workload, topology, stage, sections, type="AdamW", params=adamw)

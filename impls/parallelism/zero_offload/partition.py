@@ -1,0 +1,67 @@
+"""A unit of ZeRO between device and host: gradients go down, weights come up."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from impls.parallelism.zero.unit import Unit
+from impls.parallelism.zero_offload import host
+
+
+@contextlib.contextmanager
+def beside(stream: torch.cuda.Stream | None) -> Iterator[None]:
+    """On CUDA: what is asked for in here follows what was asked for so far, and overlaps with what comes next."""
+    if stream is not None:
+        stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        yield
+
+
+class Partition(Unit):
+    """A unit of ZeRO whose shard's states and gradient, [size] in the weights' dtype, are on the host.
+
+    ``fetch(shard)`` copies this rank's part of the weights to the device.
+    """
+
+    def __init__(
+        self, parameters: list[nn.Parameter], stage: int, rank: int, ranks: int, fetch: Callable[[Tensor], None]
+    ) -> None:
+        super().__init__(parameters, stage, rank, ranks)
+        self.fetch = fetch
+        self.copies = torch.cuda.Stream() if self.full.is_cuda else None
+        self.arriving: tuple[Tensor, torch.cuda.Event | None] | None = None
+
+    def gather(self) -> None:
+        """Starts the weights' way: host or file → this rank's place → every rank's (Infinity, §6.2)."""
+        if not self.full.untyped_storage().size():
+            self.full.untyped_storage().resize_(self.bytes)
+            shard = self.full[self.mine]
+            with torch.autograd._unsafe_preserve_version_counter(self.full), beside(self.copies):
+                self.fetch(shard)
+                self.gathering = dist.all_gather_into_tensor(self.full, shard, async_op=True), shard
+
+    def add(self, received: Tensor) -> None:
+        """Starts a reduced gradient's copy to the host."""
+        self.settle()
+        if self.copies is None:
+            self.arriving = received, None
+            return
+        with beside(self.copies):
+            there = host.empty(received.shape, received.dtype).copy_(received, non_blocking=True)
+            received.record_stream(self.copies)
+            self.arriving = there, self.copies.record_event()
+
+    def settle(self) -> None:
+        """Adds what has arrived on the host."""
+        if self.arriving is not None:
+            (there, event), self.arriving = self.arriving, None
+            if event is not None:
+                event.synchronize()
+            self.gradient = there if self.gradient is None else self.gradient.add_(there)
+
+    def spread(self) -> dist.Work | None:
+        """After the step, below stage 3: this rank's new weights to every rank."""
+        return None if self.stage == 3 else dist.all_gather_into_tensor(self.full, self.full[self.mine], async_op=True)
