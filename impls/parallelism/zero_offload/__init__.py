@@ -15,6 +15,7 @@ CARD = Card(
         "offload_optimizer": {"stage": 2, "states_on": "host", "weights_on": "device"},
         "offload_params": {"stage": 3, "states_on": "host", "weights_on": "host"},
         "nvme_optimizer": {"stage": 2, "states_on": "files", "weights_on": "device"},
+        "nvme_states": {"stage": 3, "states_on": "files", "weights_on": "host"},
         "nvme_params": {"stage": 3, "states_on": "files", "weights_on": "files"},
     },
     engines={
@@ -32,7 +33,7 @@ CARD = Card(
             "states",
             f"{HERE}.laws:states",
             0.05,
-            "Ren et al. 2021, §3.3: 2Ψ on the device + 14Ψ/N on the host, one memory on CPU ranks; of files the buffers",
+            "Ren et al. 2021, §3.3: 2Ψ on the device + 14Ψ/N on the host, one memory on CPU ranks; of files buffers",
         ),
         Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.0, "Ren et al. 2021, §4.2: that of ZeRO's stage"),
     ),

@@ -17,8 +17,8 @@ def paper_13b(records: Records) -> Finding:
     psi, card = 13e9, 32e9
     arithmetic = (
         f"16 × 13 B = {16 * psi / 1e9:.0f} GB of states; 32 GB hold those of {card / 16 / 1e9:.1f} B parameters. "
-        f"2 × 13 B = {2 * psi / 1e9:.0f} GB of weights fit and leave {(card - 2 * psi) / 1e9:.0f} GB for activations and "
-        f"buffers; the host holds 14 × 13 B = {14 * psi / 1e9:.0f} GB: possible, if nothing else stays on the device"
+        f"2 × 13 B = {2 * psi / 1e9:.0f} GB of weights fit and leave {(card - 2 * psi) / 1e9:.0f} GB for activations "
+        f"and buffers; 14 × 13 B = {14 * psi / 1e9:.0f} GB go to the host: possible, if nothing else stays"
     )
     figures = {"law": 2.0, "unit": "B a parameter on the device"}
     wanted = MIXED | STATES

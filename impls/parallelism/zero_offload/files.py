@@ -7,6 +7,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from impls.parallelism.zero_offload.host import Rows
 from impls.parallelism.zero_offload.pieces import RING, Piece, padded
 from impls.parallelism.zero_offload.store import Store, aligned
 
@@ -18,39 +19,42 @@ def extents(lengths: Sequence[int]) -> list[tuple[int, int]]:
 
 
 class States:
-    """As in :mod:`host`, but a record of the file is a piece, [rows, length]: contiguous, as it is stepped."""
+    """As in :mod:`host`, but in the file a piece's rows are one record, [count, length], as they are stepped."""
 
-    def __init__(
-        self, sizes: Sequence[int], pieces: Sequence[Piece], rows: int, dtype: torch.dtype, folder: str
-    ) -> None:
-        self.pieces, self.sizes, self.rows, self.dtype = pieces, sizes, rows, dtype
-        self.extents = extents([rows * piece.length * dtype.itemsize for piece in pieces])
-        self.store = Store(sum(map(padded, (length for _, length in self.extents))), folder)
+    def __init__(self, sizes: Sequence[int], pieces: Sequence[Piece], count: int, dtype: torch.dtype, folder: str):
+        self.pieces, self.sizes, self.count, self.dtype, self.added = pieces, sizes, count, dtype, 0
+        self.extents = extents([count * piece.length * dtype.itemsize for piece in pieces])
+        self.store = Store(sum(padded(length) for _, length in self.extents), folder)
         self.fallback = self.store.fallback
         most = max(length for _, length in self.extents)
         self.buffers = [aligned(most, torch.cuda.is_available()) for _ in range(RING)]
 
-    def _view(self, data: Tensor) -> Tensor:
-        return data.view(self.dtype).view(self.rows, -1)
+    def _rows(self, data: Tensor) -> Tensor:
+        return data.view(self.dtype).view(self.count, -1)
 
-    def fill(self, unit: int, master: Tensor) -> None:
+    def _of(self, unit: int) -> Iterator[tuple[slice, int, int]]:
+        """Place in the shard, offset and length in the file of a unit's pieces."""
         for piece, (offset, length) in zip(self.pieces, self.extents, strict=True):
             if piece.unit == unit:
-                buffer = self.buffers[0].zero_()
-                self._view(buffer[:length])[0].copy_(master[piece.place])
-                self.store.write(offset, buffer[: padded(length)]).result()
+                yield piece.place, offset, length
 
-    def stream(self) -> Iterator[tuple[Piece, Tensor]]:
+    def add(self, master: Tensor) -> None:
+        for place, offset, length in self._of(self.added):
+            buffer = self.buffers[0].zero_()
+            self._rows(buffer[:length])[0].copy_(master[place])
+            self.store.write(offset, buffer[: padded(length)]).result()
+        self.added += 1
+
+    def stream(self) -> Iterator[tuple[Piece, Rows]]:
         for piece, data in zip(self.pieces, self.store.stream(self.extents, self.buffers), strict=True):
-            yield piece, self._view(data)
+            yield piece, self._rows(data).unbind()
 
     def master(self, unit: int) -> Tensor:
         whole = torch.empty(self.sizes[unit], dtype=self.dtype)
-        for piece, (offset, length) in zip(self.pieces, self.extents, strict=True):
-            if piece.unit == unit:
-                buffer = self.buffers[0][: padded(length)]
-                self.store.read(offset, buffer).result()
-                whole[piece.place] = self._view(buffer[:length])[0]
+        for place, offset, length in self._of(unit):
+            buffer = self.buffers[0]
+            self.store.read(offset, buffer[: padded(length)]).result()
+            whole[place] = self._rows(buffer[:length])[0]
         return whole
 
 
@@ -58,12 +62,10 @@ class Weights:
     """This rank's shards in the model's dtype. Reads are a unit ahead of the passes: in the order in which a step
     asked for units, the next one will too (Rajbhandari et al. 2021, §6.2: the dynamic prefetcher)."""
 
-    def __init__(
-        self, sizes: Sequence[int], pieces: Sequence[Piece], dtype: torch.dtype, states: object, folder: str
-    ) -> None:
+    def __init__(self, sizes: Sequence[int], pieces: Sequence[Piece], dtype: torch.dtype, states: States, folder: str):
         self.dtype = dtype
         self.extents = extents([size * dtype.itemsize for size in sizes])
-        self.store = Store(sum(map(padded, (length for _, length in self.extents))), folder)
+        self.store = Store(sum(padded(length) for _, length in self.extents), folder)
         pinned = torch.cuda.is_available()
         self.reading = [aligned(max(length for _, length in self.extents), pinned) for _ in range(2)]
         self.writing = [aligned(max(p.length for p in pieces) * dtype.itemsize, pinned) for _ in range(2)]

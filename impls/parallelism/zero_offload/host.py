@@ -8,57 +8,65 @@ from torch import Tensor
 from impls.parallelism.zero.unit import Unit
 from impls.parallelism.zero_offload.pieces import Piece
 
+Rows = Sequence[Tensor]  # the master weights p and, of AdamW, both moments m and v
+
 
 def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype, pin_memory=torch.cuda.is_available())
 
 
+def moved(tensor: Tensor) -> Tensor:
+    """On the host: a copy, or on CPU ranks the tensor itself, since device and host are one memory there."""
+    return empty(tensor.shape, tensor.dtype).copy_(tensor) if tensor.is_cuda else tensor
+
+
 class States:
-    """What the optimizer holds of each unit, [rows, size]: the master weights and, of AdamW, both moments."""
+    """What the optimizer holds of each unit: ``count`` rows of [size]."""
 
     fallback = ""
 
-    def __init__(
-        self, sizes: Sequence[int], pieces: Sequence[Piece], rows: int, dtype: torch.dtype, folder: str
-    ) -> None:
-        self.pieces = pieces
-        self.records = [empty((rows, size), dtype).zero_() for size in sizes]
+    def __init__(self, sizes: Sequence[int], pieces: Sequence[Piece], count: int, dtype: torch.dtype, folder: str):
+        self.pieces, self.count = pieces, count
+        self.rows: list[Rows] = []
 
-    def fill(self, unit: int, master: Tensor) -> None:
-        self.records[unit][0].copy_(master)
+    def add(self, master: Tensor) -> None:
+        """Takes over the next unit's master weights; its moments are zero."""
+        p = moved(master)
+        self.rows.append([p, *(empty(p.shape, p.dtype).zero_() for _ in range(self.count - 1))])
 
-    def stream(self) -> Iterator[tuple[Piece, Tensor]]:
-        """Each piece with its states, [rows, length], to be stepped in place."""
+    def stream(self) -> Iterator[tuple[Piece, Rows]]:
+        """Each piece with its states, rows of [length], to be stepped in place."""
         for piece in self.pieces:
-            yield piece, self.records[piece.unit][:, piece.place]
+            yield piece, [row[piece.place] for row in self.rows[piece.unit]]
 
     def master(self, unit: int) -> Tensor:
-        return self.records[unit][0]
+        return self.rows[unit][0]
 
 
 class Weights:
-    """This rank's shards in the model's dtype, for the passes of stage 3. Where masters are no wider, they serve."""
+    """This rank's shards in the model's dtype, so that no wider ones go to the device in stage 3.
 
-    def __init__(
-        self, sizes: Sequence[int], pieces: Sequence[Piece], dtype: torch.dtype, states: States, folder: str
-    ) -> None:
-        masters = [states.master(unit) for unit in range(len(sizes))]
-        self.shared = masters[0].dtype == dtype
-        self.shards = masters if self.shared else [empty((size,), dtype) for size in sizes]
+    On CPU ranks masters on the host serve, and are rounded on their way.
+    """
+
+    def __init__(self, sizes: Sequence[int], pieces: Sequence[Piece], dtype: torch.dtype, states: States, folder: str):
+        self.states = states
+        apart = torch.cuda.is_available() or not isinstance(states, States)
+        self.shards = [empty((size,), dtype) for size in sizes] if apart else []
 
     def put(self, piece: Piece, values: Tensor) -> None:
-        if not self.shared:
+        if self.shards:
             self.shards[piece.unit][piece.place].copy_(values)
 
     def flush(self) -> None:
         """Nothing is under way."""
 
     def fetch(self, unit: int, into: Tensor) -> None:
-        into.copy_(self.shards[unit], non_blocking=True)
+        into.copy_(self.shards[unit] if self.shards else self.states.master(unit), non_blocking=True)
 
 
 class Resident:
-    """The weights of stage 2 stay on the device; the host's part goes there from a narrow copy."""
+    """The weights of stage 2 stay on the device, where the host's new ones go, rounded before they are sent."""
 
     def __init__(self, units: Sequence[Unit]) -> None:
         self.units = units
@@ -66,12 +74,13 @@ class Resident:
 
     def put(self, piece: Piece, values: Tensor) -> None:
         unit = self.units[piece.unit]
-        shard = unit.full[unit.mine]
-        if shard.is_cuda and piece.unit not in self.narrow:
-            self.narrow[piece.unit] = empty(shard.shape, shard.dtype)
-        rounded = self.narrow.get(piece.unit, shard)[piece.place].copy_(values)
-        if shard.is_cuda:
-            shard[piece.place].copy_(rounded, non_blocking=True)
+        place = unit.full[unit.mine][piece.place]
+        if place.is_cuda:
+            if piece.unit not in self.narrow:
+                self.narrow[piece.unit] = empty(unit.full[unit.mine].shape, place.dtype)
+            place.copy_(self.narrow[piece.unit][piece.place].copy_(values), non_blocking=True)
+        elif place.data_ptr() != values.data_ptr():  # else the master is the weight itself
+            place.copy_(values)
 
     def flush(self) -> None:
         """Nothing that the device's stream does not order."""

@@ -10,37 +10,33 @@ from impls.parallelism.zero_offload.pieces import BLOCK, RING, longest, padded
 
 
 def device(workload: Workload, topology: Topology, stage: int, states_on: str, weights_on: str) -> float:
-    """Bytes of model states that stay on the device: the weights, 2Ψ in mixed precision, in stage 2, and in stage 3
-    nothing, since weights come a unit at a time. Gradients have gone to the host when the backward pass ends."""
+    """Bytes of model states that stay on the device: the weights, 2Ψ in mixed precision, in stage 2; in stage 3
+    nothing, since weights come a unit at a time. Gradients are on the host when the backward pass has ended."""
     return workload.model.parameters * workload.element_size if stage == 2 else 0.0
 
 
-def host(workload: Workload, topology: Topology, stage: int, states_on: str, weights_on: str) -> float:
-    """Bytes of model states in a rank's host memory: gradients 2Ψ/N, the optimizer's 12Ψ/N, in stage 3 weights 2Ψ/N.
-
-    Of what is in files only the buffers: RING pieces of the optimizer's states; two units' weights that are read, and
-    two pieces of weights that are written. In float32 the masters of stage 3 are the weights.
-    """
-    e, shard = workload.element_size, workload.model.parameters / topology.dp
-    wide, rows = max(4, e), 3 if workload.optimizer == "adamw" else 1
-    held = e * shard
-    unit = largest(workload, topology.dp)
-    piece = min(longest(workload.model.parameters, topology.dp), unit)
-    if states_on == "host":
-        held += rows * wide * shard
-    else:
-        held += RING * buffer(rows * wide * piece)
-    if weights_on == "host" and (e < wide or states_on == "files"):
-        held += e * shard
-    if weights_on == "files":
-        held += 2 * buffer(e * unit) + 2 * buffer(e * piece)
-    return held
+def buffers(workload: Workload, topology: Topology, stage: int, states_on: str, weights_on: str) -> float:
+    """Bytes in memory of what is in files: RING pieces of the optimizer's states; two units' weights, read, and two
+    pieces of weights, to be written."""
+    e, ranks = workload.element_size, topology.dp
+    record = max(4, e) * (3 if workload.optimizer == "adamw" else 1)
+    unit = largest(workload, ranks)
+    piece = min(longest(workload.model.parameters, ranks), unit)
+    held = RING * buffer(record * piece) if states_on == "files" else 0
+    return held + (2 * buffer(e * unit) + 2 * buffer(e * piece) if weights_on == "files" else 0)
 
 
 def states(workload: Workload, topology: Topology, stage: int, states_on: str, weights_on: str) -> float:
-    """Bytes on device and host together: on one rank 16Ψ in mixed precision with AdamW, and what is in files less."""
-    variant = {"stage": stage, "states_on": states_on, "weights_on": weights_on}
-    return device(workload, topology, **variant) + host(workload, topology, **variant)
+    """Bytes on device and host together: those of ZeRO's stage, less what is in files, whose buffers remain.
+
+    With AdamW in mixed precision 2Ψ+14Ψ/N (stage 2) and 16Ψ/N (3) of which gradients 2Ψ/N and the optimizer's 12Ψ/N.
+    """
+    gradients = workload.model.parameters * workload.element_size / topology.dp
+    whole = laws.states(workload, topology, stage)
+    if states_on == "files":
+        weights = 0.0 if weights_on == "files" else gradients if stage == 3 else gradients * topology.dp
+        whole = weights + gradients
+    return whole + buffers(workload, topology, stage, states_on, weights_on)
 
 
 def traffic(workload: Workload, topology: Topology, stage: int, states_on: str, weights_on: str) -> float | None:

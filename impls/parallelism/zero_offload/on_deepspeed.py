@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,16 @@ class Offload(Zero, _Initialised):
     ) -> None:
         self.sections, self.own_optimizer = sections, own
         super().__init__(workload, topology, stage)
+        # Locked buffers for files are taken past PyTorch's allocator, and the meter: as many bytes that it sees.
+        self.stand_in = [torch.empty(size, dtype=torch.uint8) for size in self._locked()]
+
+    def _locked(self) -> Iterator[int]:
+        """Bytes of each buffer that its asynchronous reads and writes go through."""
+        swapper = getattr(self.engine.optimizer, "optimizer_swapper", None)
+        if swapper is not None:
+            yield from (buffer.nbytes for buffer in swapper.swap_buffer_manager.all_buffers)
+        swappers = {getattr(parameter, "nvme_swapper", None) for parameter in self.names.values()} - {None}
+        yield from (swapper.buffers.nbytes for swapper in swappers)
 
 
 def build(workload: Workload, topology: Topology, stage: int, states_on: str, weights_on: str) -> Offload:
@@ -71,11 +81,16 @@ def build(workload: Workload, topology: Topology, stage: int, states_on: str, we
         folder = tempfile.mkdtemp(dir=os.environ.get("PLUMBLINE_SCRATCH"))
         for section in sections.values():
             section["nvme_path"] = folder
-        sections["offload_optimizer"] |= {"pipeline_read": True, "pipeline_write": True, "buffer_count": 8}
+        # In proportion to the model, as its settings for 1e9 parameters; but what is less than 1 MiB is not moved.
+        sections["sub_group_size"] = max(workload.model.parameters // (16 * topology.dp), 2**18)
+        sections["offload_optimizer"] |= {"pipeline_read": True, "pipeline_write": True, "buffer_count": 12}
     if weights_on == "files":
-        # In proportion to the model: the defaults are made for 1e9 parameters.
+        if workload.dtype == "fp32" and not pinned:
+            raise Unsupported(
+                "DeepSpeed's parameter files are bfloat16 on a CPU whatever the model is: zero.Init's dtype"
+            )
         largest = max(torch.Size(shape).numel() for _, shape in workload.model.shapes())
-        sections["offload_param"] |= {"buffer_size": largest, "max_in_cpu": 0}
+        sections["offload_param"] |= {"buffer_size": -(-largest // topology.dp), "max_in_cpu": 0}
     return Offload(workload, topology, stage, sections)
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from impls.parallelism.zero.unit import Unit
+from impls.parallelism.zero.unit import Reduction, Unit
 from impls.parallelism.zero_offload import host
 
 
@@ -43,11 +43,19 @@ class Partition(Unit):
                 self.fetch(shard)
                 self.gathering = dist.all_gather_into_tensor(self.full, shard, async_op=True), shard
 
+    def reduce(self) -> Reduction:
+        """Starts the reduce-scatter in place: this rank's part goes to the host from there."""
+        assert self.send is not None
+        send, self.send, self.places = self.send, None, {}
+        return dist.reduce_scatter_tensor(send[self.mine], send, async_op=True), send, send[self.mine]
+
     def add(self, received: Tensor) -> None:
-        """Starts a reduced gradient's copy to the host."""
+        """Starts a reduced gradient's copy to the host. On CPU ranks, what is no more than it may stay where it is."""
         self.settle()
         if self.copies is None:
-            self.arriving = received, None
+            whole = received.numel() == self.elements
+            self.arriving = received if whole or self.gradient is not None else received.clone(), None
+            self.settle()
             return
         with beside(self.copies):
             there = host.empty(received.shape, received.dtype).copy_(received, non_blocking=True)

@@ -12,6 +12,7 @@ O(Ψ · tokens) stays on the device (Ren et al., §3.2-3.4). What is on the host
     offload_optimizer    device    host
     offload_params       host      host
     nvme_optimizer       device    files
+    nvme_states          host      files
     nvme_params          files     files
 
     backward   compute unit 3 │ compute unit 2 │ …      update   step piece 0 │ step piece 1 │ …
@@ -36,26 +37,27 @@ from impls.models.flat import distinct
 from impls.models.weights import build_model
 from impls.parallelism.zero.reference import Zero
 from impls.parallelism.zero_offload import files, host
+from impls.parallelism.zero_offload.host import Rows
 from impls.parallelism.zero_offload.partition import Partition
 from impls.parallelism.zero_offload.pieces import cut, longest
 
 
-def step(record: Tensor, gradient: Tensor, count: int, workload: Workload) -> None:
-    """Step number ``count`` of the optimizer on the host: ``record`` [rows, n] is (p, m, v), ``gradient`` [n].
+def step(rows: Rows, gradient: Tensor, count: int, workload: Workload) -> None:
+    """Step number ``count`` of the optimizer on the host, in place: ``rows`` p, m, v and ``gradient``, each [n].
 
         m ← β₁m + (1 − β₁)g     v ← β₂v + (1 − β₂)g²     p ← p − η (m̂ / (√v̂ + ε) + λp)
 
     in one vectorised pass over the memory (Ren et al., §5.1). Plain SGD has no m and v.
     """
-    p, g = record[0], gradient.to(record.dtype)
+    p, *moments = rows
+    g = gradient.to(p.dtype)
     rate = {"lr": workload.lr, "weight_decay": workload.weight_decay, "maximize": False, "fused": True}
     if workload.optimizer == "sgd":
         sgd([p], [g], [None], momentum=0.0, dampening=0.0, nesterov=False, **rate)
     else:
-        _, m, v = record
+        (m, v), (beta1, beta2) = moments, workload.betas
         before = [torch.tensor(count - 1.0)]  # the kernel counts
-        betas = dict(zip(("beta1", "beta2"), workload.betas, strict=True))
-        adamw([p], [g], [m], [v], [], before, amsgrad=False, eps=workload.eps, **betas, **rate)
+        adamw([p], [g], [m], [v], [], before, amsgrad=False, beta1=beta1, beta2=beta2, eps=workload.eps, **rate)
 
 
 class Offload(Zero):
@@ -85,7 +87,7 @@ class Offload(Zero):
         self.fallback = self.states.fallback
         for index, own in enumerate(owned):
             unit = Partition(own, stage, self.rank, self.ranks, partial(self.weights.fetch, index))
-            self.states.fill(index, unit.master)
+            self.states.add(unit.master)
             for piece in self.pieces:
                 if piece.unit == index and stage == 3:
                     self.weights.put(piece, unit.master[piece.place])
@@ -108,11 +110,11 @@ class Offload(Zero):
         self._clip()
         self.count += 1
         spreading = []
-        for piece, record in self.states.stream():
+        for piece, rows in self.states.stream():
             unit = self.units[piece.unit]
             assert unit.gradient is not None
-            step(record, unit.gradient[piece.place], self.count, self.workload)
-            self.weights.put(piece, record[0])
+            step(rows, unit.gradient[piece.place], self.count, self.workload)
+            self.weights.put(piece, rows[0])
             if piece.place.stop == unit.elements // self.ranks:
                 unit.gradient = None
                 spreading.append(unit.spread())  # while the next unit is stepped
@@ -128,5 +130,5 @@ class Offload(Zero):
 def build(
     workload: Workload, topology: Topology, stage: int, states_on: str, weights_on: str, folder: str = ""
 ) -> Offload:
-    """``states_on`` host or files; ``weights_on`` device (stage 2), host or files; ``folder`` for the files: see store.py."""
+    """``states_on`` host or files; ``weights_on`` device (stage 2), host or files; ``folder``: see store.py."""
     return Offload(workload, stage, states_on, weights_on, folder)

@@ -40,7 +40,7 @@ class Store:
     def __init__(self, size: int, folder: str = "") -> None:
         self.folder, self.size, self.fallback = folder or tempfile.gettempdir(), padded(size), ""
         with self._clear("cannot make a file"):
-            self.file = tempfile.TemporaryFile(dir=self.folder, buffering=0)  # noqa: SIM115: open as long as the store
+            self.file = tempfile.TemporaryFile(dir=self.folder, buffering=0)  # noqa: SIM115  # open as long as the store is
         try:
             with self._clear(f"cannot take {self.size:,} bytes"):
                 self._reserve()
