@@ -6,7 +6,7 @@ from harness.spec import ModelConfig, Workload
 _BLOCKS = Workload(
     "blocks",
     ModelConfig(
-        vocab_size=512,
+        vocab_size=1024,
         hidden_size=512,
         intermediate_size=2304,
         num_hidden_layers=1,

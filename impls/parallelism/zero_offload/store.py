@@ -16,6 +16,7 @@ import errno
 import fcntl
 import os
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
@@ -35,19 +36,17 @@ def aligned(size: int, pinned: bool = False) -> Tensor:
 
 
 class Store:
-    """``size`` bytes in a file. OSError, one line, if the folder is missing or read-only or too full for them."""
+    """``size`` bytes in a file, as long as the object lives. OSError, one line, if the folder is missing, read-only or
+    too full for them."""
 
     def __init__(self, size: int, folder: str = "") -> None:
         self.folder, self.size, self.fallback = folder or tempfile.gettempdir(), padded(size), ""
         with self._clear("cannot make a file"):
-            self.file = tempfile.TemporaryFile(dir=self.folder, buffering=0)  # noqa: SIM115  # open as long as the store is
-        try:
-            with self._clear(f"cannot take {self.size:,} bytes"):
-                self._reserve()
-            self._go_direct()
-        except BaseException:
-            self.file.close()
-            raise
+            self.file = tempfile.TemporaryFile(dir=self.folder, buffering=0)  # noqa: SIM115
+        weakref.finalize(self, self.file.close)  # whoever drops the store drops the file
+        with self._clear(f"cannot take {self.size:,} bytes"):
+            self._reserve()
+        self._go_direct()
         self.threads = ThreadPoolExecutor(2, thread_name_prefix="store")  # a read and a write at once
 
     def _reserve(self) -> None:
@@ -119,7 +118,3 @@ class Store:
                 writing.result()
         finally:
             wait([*reads.values(), *writes.values()])  # nothing moves any more in buffers that may go
-
-    def close(self) -> None:
-        self.threads.shutdown()
-        self.file.close()
