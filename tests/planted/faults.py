@@ -18,6 +18,7 @@ from impls.parallelism.hybrid_shard import reference as hybrid_shard
 from impls.parallelism.sequence_parallel import reference as sequence_parallel
 from impls.parallelism.tensor_parallel import reference as tensor_parallel
 from impls.parallelism.zero import reference as zero
+from impls.parallelism.zero_offload import reference as zero_offload
 from impls.posttraining.preference import reference as preference
 
 
@@ -131,4 +132,13 @@ def gradients_that_never_cross(workload: Workload, topology: Topology, group: in
     """Two groups of one rank each, and no second hop between them."""
     trainer = hybrid_shard.build(workload, topology, group // 2, **variant)
     trainer._received = lambda unit, part: unit.add(part)
+    return trainer
+
+
+def a_write_left_behind(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """The last piece's new states never reach the file: each step begins with the first ones."""
+    trainer = zero_offload.build(workload, topology, **variant)
+    store, (last, _) = trainer.states.store, trainer.states.extents[-1]
+    write = store.write
+    store.write = lambda offset, data: store.read(offset, data) if offset == last else write(offset, data)
     return trainer

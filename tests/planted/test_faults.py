@@ -84,6 +84,9 @@ FAULTS = {
     "replicas_counted_on_every_rank": Fault(
         "gradient_clipping", "clip", "tp2", TRAINED, frozenset({"update slope"}), "step 2, loss ", "clipped"
     ),
+    "a_write_left_behind": Fault(
+        "zero_offload", "nvme_params", "dp2", TRAINED, frozenset({"update"}), "update of model.layers.3.mlp."
+    ),
 }
 
 

@@ -20,6 +20,16 @@ def beside(stream: torch.cuda.Stream | None) -> Iterator[None]:
         yield
 
 
+class Alone:
+    """What one rank shares with itself is there already; gloo would copy it twice."""
+
+    def is_completed(self) -> bool:
+        return True
+
+    def wait(self) -> None:
+        return
+
+
 class Partition(Unit):
     """A unit of ZeRO whose shard's states and gradient, [size] in the weights' dtype, are on the host.
 
@@ -41,20 +51,20 @@ class Partition(Unit):
             shard = self.full[self.mine]
             with torch.autograd._unsafe_preserve_version_counter(self.full), beside(self.copies):
                 self.fetch(shard)
-                self.gathering = dist.all_gather_into_tensor(self.full, shard, async_op=True), shard
+                self.gathering = self._together(dist.all_gather_into_tensor, self.full, shard), shard
 
     def reduce(self) -> Reduction:
         """Starts the reduce-scatter in place: this rank's part goes to the host from there."""
         assert self.send is not None
         send, self.send, self.places = self.send, None, {}
-        return dist.reduce_scatter_tensor(send[self.mine], send, async_op=True), send, send[self.mine]
+        return self._together(dist.reduce_scatter_tensor, send[self.mine], send), send, send[self.mine]
 
     def add(self, received: Tensor) -> None:
-        """Starts a reduced gradient's copy to the host. On CPU ranks, what is no more than it may stay where it is."""
+        """Starts a reduced gradient's copy to the host; on CPU ranks out of the whole's buffer, to free that."""
         self.settle()
         if self.copies is None:
-            whole = received.numel() == self.elements
-            self.arriving = received if whole or self.gradient is not None else received.clone(), None
+            stays = self.gradient is not None or received.numel() == self.elements
+            self.arriving = received if stays else received.clone(), None
             self.settle()
             return
         with beside(self.copies):
@@ -70,6 +80,9 @@ class Partition(Unit):
                 event.synchronize()
             self.gradient = there if self.gradient is None else self.gradient.add_(there)
 
-    def spread(self) -> dist.Work | None:
+    def spread(self) -> dist.Work | Alone | None:
         """After the step, below stage 3: this rank's new weights to every rank."""
-        return None if self.stage == 3 else dist.all_gather_into_tensor(self.full, self.full[self.mine], async_op=True)
+        return None if self.stage == 3 else self._together(dist.all_gather_into_tensor, self.full, self.full[self.mine])
+
+    def _together(self, collective: Callable[..., dist.Work], output: Tensor, given: Tensor) -> dist.Work | Alone:
+        return Alone() if output.numel() == given.numel() else collective(output, given, async_op=True)
