@@ -16,11 +16,11 @@ from impls.parallelism.zero.on_torch import Sharded
 
 class Offloaded(Sharded):
     def __init__(self, workload: Workload, topology: Topology, stage: int) -> None:
-        self.workload, self.topology = workload, topology
+        self.workload, self.topology, self.shards = workload, topology, mesh(topology)["dp"]
         narrow = TORCH_DTYPES[workload.dtype]
         self.model = build_model(workload, torch.promote_types(narrow, torch.float32))
         options = {
-            "mesh": mesh(topology)["dp"],
+            "mesh": self.shards,
             "mp_policy": MixedPrecisionPolicy(param_dtype=narrow, reduce_dtype=narrow),
             "offload_policy": CPUOffloadPolicy(pin_memory=torch.cuda.is_available()),
             "reshard_after_forward": stage == 3,

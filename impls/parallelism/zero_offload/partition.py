@@ -37,9 +37,13 @@ class Partition(Unit):
     """
 
     def __init__(
-        self, parameters: list[nn.Parameter], stage: int, rank: int, ranks: int, fetch: Callable[[Tensor], None]
+        self,
+        parameters: list[nn.Parameter],
+        stage: int,
+        group: dist.ProcessGroup,
+        fetch: Callable[[Tensor], None],
     ) -> None:
-        super().__init__(parameters, stage, rank, ranks)
+        super().__init__(parameters, stage, group)
         self.fetch = fetch
         self.copies = torch.cuda.Stream() if self.full.is_cuda else None
         self.arriving: tuple[Tensor, torch.cuda.Event | None] | None = None

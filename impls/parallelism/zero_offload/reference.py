@@ -33,6 +33,7 @@ from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
 from harness.spec import Batch, Topology, Workload
+from impls.acceleration.gradient_clipping.reference import clip_by_global_norm
 from impls.models.flat import distinct
 from impls.models.weights import build_model
 from impls.parallelism.zero.reference import Zero
@@ -65,7 +66,7 @@ class Offload(Zero):
 
     def __init__(self, workload: Workload, stage: int, states_on: str, weights_on: str, folder: str) -> None:
         self.workload, self.stage, self.rank, self.ranks = workload, stage, dist.get_rank(), dist.get_world_size()
-        self.reducing, self.last, self.count = None, False, 0
+        self.reducing, self.last, self.count, self.group = None, False, 0, dist.group.WORLD
         self.model = build_model(workload)
         blocks = [block for layer in self.model.model.layers for block in (layer.self_attn, layer.mlp)]
         inside = {p for block in blocks for p in block.parameters()}
@@ -86,7 +87,7 @@ class Offload(Zero):
             )
         self.fallback = self.states.fallback
         for index, own in enumerate(owned):
-            unit = Partition(own, stage, self.rank, self.ranks, partial(self.weights.fetch, index))
+            unit = Partition(own, stage, self.group, partial(self.weights.fetch, index))
             self.states.add(unit.master)
             for piece in self.pieces:
                 if piece.unit == index and stage == 3:
@@ -107,7 +108,9 @@ class Offload(Zero):
 
     @torch.no_grad()
     def update(self) -> None:
-        self._clip()
+        mine = [unit.gradient for unit in self.units if unit.gradient is not None]
+        clip_by_global_norm({(self.group,): mine}, self.workload.max_grad_norm)
+        del mine
         self.count += 1
         spreading = []
         for piece, rows in self.states.stream():
