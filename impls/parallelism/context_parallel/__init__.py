@@ -1,0 +1,39 @@
+"""Context parallelism: the sequence of one attention on several ranks."""
+
+from harness.spec import Card, Engine, Law
+
+HERE = "impls.parallelism.context_parallel"
+RING = "Liu et al. 2023, Ring Attention with Blockwise Transformers, arXiv:2310.01889"
+STRIPED = "Brandon et al. 2023, Striped Attention, arXiv:2311.09431"
+LLAMA = "Llama Team 2024, The Llama 3 Herd of Models, arXiv:2407.21783"
+ULYSSES = "Jacobs et al. 2023, DeepSpeed Ulysses, arXiv:2309.14509"
+USP = "Fang & Zhao 2024, USP, arXiv:2405.07719"
+
+CARD = Card(
+    name="context_parallel",
+    title="Context parallelism",
+    sources=(
+        f"{ULYSSES}, §3.1",
+        f"{RING}, §3, algorithm 1",
+        f"{STRIPED}, §3",
+        f"{LLAMA}, §3.3.2 (2N chunks, i and 2N−1−i)",
+        f"{USP}, §3",
+    ),
+    variants={
+        "ulysses": {"group": 0},
+        "ring": {},
+        "ring_striped": {"layout": "striped"},
+        "ring_zigzag": {"layout": "zigzag"},
+        "ring_packed": {"layout": "zigzag", "packed": True},
+        "usp": {"layout": "zigzag", "group": 2},
+    },
+    engines={
+        "reference": Engine(f"{HERE}.reference:build"),
+    },
+    topologies=("cp2", "cp4"),
+    laws=(
+        Law("memory", "saved", f"{HERE}.laws:saved", 0.01, "output and log-sum-exp, and what is exchanged: ÷ N"),
+        Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.0, f"{ULYSSES}, §3.2; {RING}, §3; N−1 hops"),
+        Law("traffic", "across_groups", f"{HERE}.laws:across_groups", 0.0, f"{USP}, §3: rings across the nodes"),
+    ),
+)

@@ -1,0 +1,101 @@
+"""Which positions of a sequence lie on which rank, and what of a block of keys a rank's queries may see: no tensors.
+
+Positions of a sequence on N = 4 ranks, at the smallest length each layout can have:
+
+    contiguous   0 │ 1 │ 2 │ 3                    Liu et al. 2023: rank r has the r-th of N runs
+    striped      0 4 │ 1 5 │ 2 6 │ 3 7            Brandon et al. 2023, §3: rank r has every N-th position from r on
+    zigzag       0 7 │ 1 6 │ 2 5 │ 3 4            Llama Team 2024, §3.3.2: rank r has runs r and 2N−1−r of 2N
+
+A rank's queries against the keys that were rank s's, at first:
+
+                 s = r       s < r            s > r
+    contiguous   causal      all              nothing
+    striped      causal      causal           causal, without the first query and the last key
+    zigzag       causal      all × half the keys (the first)     half the queries (the second) × all
+
+so that with zigzag every rank has the same work in every step, striped nearly so, and contiguous rank 0 has least.
+Several documents in one sequence are laid out one by one: each is spread over all ranks, and each is a block.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate
+from random import Random
+from typing import NamedTuple
+
+from harness.spec import Workload
+
+LAYOUTS = ("contiguous", "striped", "zigzag")
+CUTS = 3  # a packed sequence holds one document more
+
+
+class Block(NamedTuple):
+    """Queries ``rows`` see keys ``columns``, all of them or, of as many, those up to their own place."""
+
+    rows: slice
+    columns: slice
+    causal: bool
+
+    @property
+    def pairs(self) -> int:
+        """Queries and keys that meet: what the block costs."""
+        rows, columns = (part.stop - part.start for part in self[:2])
+        return rows * (rows + 1) // 2 if self.causal else rows * columns
+
+
+def documents(workload: Workload, packed: bool) -> tuple[int, ...]:
+    """Lengths of what is attended to by itself: each sequence of the batch, alike; or, packed into one, the documents
+    that each consists of, whose ends are drawn from the workload's seed."""
+    length = workload.sequence_length
+    if not packed:
+        return (length,)
+    draw = Random(workload.seed)
+    cuts = [sorted(draw.sample(range(1, length), min(CUTS, length - 1))) for _ in range(workload.batch_size)]
+    return tuple(end - start for cut in cuts for start, end in zip([0, *cut], [*cut, length], strict=True))
+
+
+def padded(length: int, layout: str, ranks: int, group: int = 1) -> int:
+    """``length``, up to the next that the layout can cut on ``ranks`` rings of ``group`` ranks each. What is added
+    comes after the last position, so no query but its own sees it."""
+    unit = ranks * group * (2 if layout == "zigzag" else 1)
+    return -(-length // unit) * unit
+
+
+def runs(layout: str, rank: int, ranks: int, length: int) -> list[slice]:
+    """The positions of a sequence of ``length``, a multiple of the layout's unit, that lie on ``rank``, in order."""
+    if layout == "contiguous":
+        size = length // ranks
+        return [slice(rank * size, (rank + 1) * size)]
+    if layout == "striped":
+        return [slice(rank, length, ranks)]
+    if layout == "zigzag":
+        size = length // (2 * ranks)
+        return [slice(i * size, (i + 1) * size) for i in (rank, 2 * ranks - 1 - rank)]
+    raise ValueError(f"layout {layout!r} is none of {', '.join(LAYOUTS)}")
+
+
+def blocks(layout: str, rank: int, source: int, lengths: Sequence[int]) -> list[Block]:
+    """What ``rank`` computes with the keys of ``source``; ``lengths``: of each document, the positions on one rank."""
+    found = []
+    for end, size in zip(accumulate(lengths), lengths, strict=True):
+        start, middle = end - size, end - size // 2
+        whole = slice(start, end)
+        if source == rank:
+            found.append(Block(whole, whole, True))
+        elif layout == "contiguous":
+            found += [Block(whole, whole, False)] if source < rank else []
+        elif layout == "zigzag":
+            half = (whole, slice(start, middle)) if source < rank else (slice(middle, end), whole)
+            found.append(Block(*half, False))
+        elif source < rank:
+            found.append(Block(whole, whole, True))
+        elif size > 1:
+            found.append(Block(slice(start + 1, end), slice(start, end - 1), True))
+    return found
+
+
+def work(layout: str, ranks: int, lengths: Sequence[int]) -> list[list[int]]:
+    """Pairs of query and key that meet, by rank and by step of the ring. All wait for a step's slowest."""
+    return [
+        [sum(block.pairs for block in blocks(layout, rank, (rank - step) % ranks, lengths)) for step in range(ranks)]
+        for rank in range(ranks)
+    ]

@@ -1,0 +1,156 @@
+"""Context parallelism: the sequence of one attention is cut across N ranks.
+
+Ring Attention (Liu et al. 2023, arXiv:2310.01889, §3, algorithm 1), with the keys' layouts of Striped Attention
+(Brandon et al. 2023, arXiv:2311.09431, §3) and of Llama 3 (2024, §3.3.2); DeepSpeed-Ulysses (Jacobs et al. 2023, §3.1;
+in ``exchange``); and USP (Fang & Zhao 2024, arXiv:2405.07719, §3), which has both: Ulysses among neighbours, and a
+ring of such groups.
+
+The naive form gathers all keys and values on every rank: o = softmax(q Kᵀ/√d) V, s/N rows of it. The ring never has
+more than two blocks of them: while queries meet the block of keys that is here, it is on its way to the next rank.
+
+    step         0       1       2       3                     ┌→ 0 → 1 ┐
+    rank 0      k₀      k₃      k₂      k₁      blocks go on   │        ↓       O and L grow: with a further block's
+    rank 1      k₁      k₀      k₃      k₂                     └─ 3 ← 2 ┘       O_b and L_b, σ the logistic function,
+
+        O ← O + σ(L_b − L) (O_b − O)        L ← log(e^L + e^L_b)
+
+which is the softmax over both, for σ(L_b − L) is the block's share of e^L + e^L_b. Sums of blocks' own softmaxes are
+something else. The backward pass computes P = e^(S − L) with the L of all blocks, so each block's gradients can simply
+be added. Those of keys and values travel with their block, from the first rank that it visits until it is home: N − 1
+hops, for what its own rank has to add waits there.
+
+    N      ranks, R in a ring × U that exchange heads          q o     [b, h, n, d]      this rank's
+    s n    sequence length, s/N                                k v     [b, h_k, n, d]
+    h h_k  heads of queries, of keys                           O L     so far, in float32 at least; [b, h, n] for L
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import Function, once_differentiable
+
+from harness.spec import Topology, Workload
+from impls.parallelism.context_parallel.exchange import ToHeads, ToSequence, head_shares
+from impls.parallelism.context_parallel.kernels import attend, attend_backward
+from impls.parallelism.context_parallel.layouts import Block, blocks
+from impls.parallelism.context_parallel.spread import Spread
+
+
+class Ring(NamedTuple):
+    """A ring and this rank in it; ``plan``: what it computes with the keys of each rank."""
+
+    group: dist.ProcessGroup
+    rank: int
+    size: int
+    plan: list[list[Block]]
+
+    def source(self, step: int) -> int:
+        """Whose keys are here in this step."""
+        return (self.rank - step) % self.size
+
+
+class Passing:
+    """Tensors on their way to the next rank, while those of the one before arrive."""
+
+    def __init__(self, ring: Ring, tensors: Sequence[Tensor]) -> None:
+        self.sent = [x.contiguous() for x in tensors]  # kept until they have left
+        self.received = [torch.empty_like(x) for x in self.sent]
+        there, here = (dist.get_global_rank(ring.group, (ring.rank + i) % ring.size) for i in (1, -1))
+        operations = [dist.P2POp(dist.isend, x, there, ring.group) for x in self.sent]
+        operations += [dist.P2POp(dist.irecv, x, here, ring.group) for x in self.received]
+        self.works = dist.batch_isend_irecv(operations)
+
+    def wait(self) -> list[Tensor]:
+        for work in self.works:
+            work.wait()
+        return self.received
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(parts), dim=2) if len(parts) > 1 else parts[0]
+
+
+class RingAttention(Function):
+    @staticmethod
+    def forward(ctx: Any, ring: Ring, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        k, v = key, value
+        for step in range(ring.size):
+            onward = Passing(ring, (k, v)) if step + 1 < ring.size else None
+            here = ring.plan[ring.source(step)]
+            found = (attend(query[:, :, b.rows], k[:, :, b.columns], v[:, :, b.columns], b.causal) for b in here)
+            if step == 0:  # this rank's own keys: every row sees some of them
+                output, logsumexp = (joined(parts) for parts in zip(*found, strict=True))
+                if ring.size > 1:
+                    output = output.to(logsumexp.dtype)
+            else:
+                for block, (o, l_b) in zip(here, found, strict=True):
+                    l = logsumexp[:, :, block.rows]
+                    output[:, :, block.rows].lerp_(o.to(output.dtype), torch.sigmoid(l_b - l).unsqueeze(-1))
+                    torch.logaddexp(l, l_b, out=l)
+            if onward:
+                k, v = onward.wait()
+        output = output.to(query.dtype)
+        ctx.save_for_backward(query, key, value, output, logsumexp)
+        ctx.ring = ring
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_output: Tensor) -> tuple[Tensor | None, ...]:
+        query, k, v, output, logsumexp = ctx.saved_tensors
+        ring: Ring = ctx.ring
+        for step in range(ring.size):
+            onward = Passing(ring, (k, v)) if step + 1 < ring.size else None
+            here = ring.plan[ring.source(step)]
+            found = []
+            for rows, columns, causal in here:
+                d_o, q, o = (x[:, :, rows] for x in (d_output, query, output))
+                k_b, v_b = k[:, :, columns], v[:, :, columns]
+                found.append(attend_backward(d_o, q, k_b, v_b, o, logsumexp[:, :, rows], causal))
+            if step == 0:
+                own = [joined(parts) for parts in zip(*found, strict=True)]
+                if ring.size > 1:
+                    own = [x.to(logsumexp.dtype) for x in own]
+                d_query = own[0]
+            else:
+                d_kv = [torch.zeros_like(x) for x in own[1:]] if step == 1 else home.wait()
+                for block, (d_q, *gradients) in zip(here, found, strict=True):
+                    d_query[:, :, block.rows] += d_q
+                    for total, gradient in zip(d_kv, gradients, strict=True):
+                        total[:, :, block.columns] += gradient
+                home = Passing(ring, d_kv)
+            if onward:
+                k, v = onward.wait()
+        if ring.size > 1:
+            for total, gradient in zip(own[1:], home.wait(), strict=True):
+                total += gradient
+        return None, *(x.to(query.dtype) for x in own)
+
+
+class ContextParallel(Spread):
+    """{"query": q, "key": k, "value": v} → {"output": o}: heads for positions, the ring, and back."""
+
+    def __init__(self, workload: Workload, topology: Topology, layout: str, group: int, packed: bool) -> None:
+        super().__init__(workload, topology, layout, group, packed)
+        head_shares(workload.model.num_attention_heads, workload.model.num_key_value_heads, self.group)
+        mesh = self.mesh()
+        rank = mesh.get_local_rank("ring")
+        plan = [blocks(layout, rank, source, self.lengths) for source in range(self.ring)]
+        self.rings, self.heads = Ring(mesh.get_group("ring"), rank, self.ring, plan), mesh.get_group("group")
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        tensors = [inputs[name] for name in ("query", "key", "value")]
+        if self.group == 1:
+            return {"output": RingAttention.apply(self.rings, *tensors)}
+        output = RingAttention.apply(self.rings, *ToHeads.apply(self.heads, *tensors))
+        return {"output": ToSequence.apply(self.heads, output)}
+
+
+def build(
+    workload: Workload, topology: Topology, layout: str = "contiguous", group: int = 1, packed: bool = False
+) -> ContextParallel:
+    """``group``: neighbouring ranks that exchange heads, 0 for all; the rings run across the groups."""
+    return ContextParallel(workload, topology, layout, group, packed)
