@@ -29,6 +29,19 @@ CARD = Card(
     },
     engines={
         "reference": Engine(f"{HERE}.reference:build"),
+        "torch": Engine(f"{HERE}.on_torch:build", variants=("ring", "ring_zigzag")),
+        "deepspeed": Engine(f"{HERE}.on_deepspeed:build", requires=("deepspeed>=0.16",), variants=("ulysses",)),
+        "megatron": Engine(
+            f"{HERE}.on_megatron:build",
+            requires=("cuda", "megatron-core>=0.16", "transformer-engine>=2.0"),
+            variants=("ulysses", "ring_zigzag"),
+        ),
+        "yunchang": Engine(f"{HERE}.on_yunchang:build", requires=("yunchang>=0.6",), variants=("ulysses", "usp")),
+        "ring_flash_attn": Engine(
+            f"{HERE}.on_ring_flash_attn:build",
+            requires=("ring-flash-attn>=0.1.8",),
+            variants=("ring", "ring_striped", "ring_zigzag", "ring_packed"),
+        ),
     },
     topologies=("cp2", "cp4"),
     laws=(

@@ -13,8 +13,9 @@ ranks (h_k < U), a head goes to each of the U/h_k ranks that want it, and the gr
 Queries, keys and values travel in one message. A message's dims are [U, n, b, heads, d]: sequence first, so that what
 arrives is the whole sequence already, in order, and each tensor a view of it.
 
-    U     ranks that exchange          n        s/U, positions of a rank          H    h/U + 2·max(h_k/U, 1)
-    h     heads of queries             h_k      heads of keys, and of values      b d  batch, head dimension
+    U     ranks that exchange        n      s/U, positions of a rank          H    heads of a rank in the attention:
+    h     heads of queries           h_k    heads of keys, and of values           h/U, and max(h_k/U, 1) of keys
+    b d   batch, head dimension
 """
 
 from typing import Any
@@ -50,15 +51,17 @@ def by_sequence(x: Tensor, ranks: int) -> Tensor:
     return x.unflatten(2, (ranks, -1)).permute(2, 3, 0, 1, 4)
 
 
-def traded(message: Tensor, group: Group) -> Tensor:
+def traded(parts: list[Tensor], group: Group) -> Tensor:
+    """What the ranks send for what they are sent, each [U, n, b, H, d]; ``parts`` go in one message."""
+    message = torch.cat(parts, dim=3).contiguous()
     received = torch.empty_like(message)
     dist.all_to_all_single(received, message, group=group)
     return received
 
 
-def whole_sequence(received: Tensor, heads: list[int]) -> tuple[Tensor, ...]:
-    """[U, n, b, H, d] → [b, heads, s, d] for each of ``heads``, whose sum is H; views."""
-    return received.flatten(0, 1).permute(1, 2, 0, 3).split(heads, dim=1)
+def whole_sequence(received: Tensor) -> Tensor:
+    """[U, n, b, H, d] → [b, H, s, d], a view."""
+    return received.flatten(0, 1).permute(1, 2, 0, 3)
 
 
 def whole_heads(received: Tensor, kv_heads: int = 0) -> Tensor:
@@ -76,14 +79,14 @@ class ToHeads(Function):
         ctx.group, ctx.kv_heads = group, key.shape[1]
         share, kv_share = head_shares(query.shape[1], key.shape[1], ranks)
         ctx.heads = [share, kv_share, kv_share]
-        message = torch.cat([by_rank(x, ranks) for x in (query, key, value)], dim=3)
-        return whole_sequence(traded(message, group), ctx.heads)
+        received = traded([by_rank(x, ranks) for x in (query, key, value)], group)
+        return whole_sequence(received).split(ctx.heads, dim=1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        message = torch.cat([by_sequence(x, ctx.group.size()) for x in gradients], dim=3)
-        d_query, d_key, d_value = traded(message, ctx.group).split(ctx.heads, dim=3)
-        return None, whole_heads(d_query), whole_heads(d_key, ctx.kv_heads), whole_heads(d_value, ctx.kv_heads)
+        received = traded([by_sequence(x, ctx.group.size()) for x in gradients], ctx.group)
+        d_query, *d_both = received.split(ctx.heads, dim=3)
+        return None, whole_heads(d_query), *(whole_heads(x, ctx.kv_heads) for x in d_both)
 
 
 class ToSequence(Function):
@@ -92,9 +95,10 @@ class ToSequence(Function):
     @staticmethod
     def forward(ctx: Any, group: Group, output: Tensor) -> Tensor:
         ctx.group = group
-        return whole_heads(traded(by_sequence(output, group.size()).contiguous(), group))
+        return whole_heads(traded([by_sequence(output, group.size())], group))
 
     @staticmethod
     def backward(ctx: Any, d_output: Tensor) -> tuple[None, Tensor]:
-        received = traded(by_rank(d_output, ctx.group.size()).contiguous(), ctx.group)
-        return None, whole_sequence(received, [received.shape[3]])[0]
+        received = traded([by_rank(d_output, ctx.group.size())], ctx.group)
+        # In memory [b, s, h/U, d]: of anything else the kernel makes such a copy, and there would be two.
+        return None, received.flatten(0, 1).transpose(0, 1).contiguous().transpose(1, 2)

@@ -73,6 +73,12 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat(list(parts), dim=2) if len(parts) > 1 else parts[0]
 
 
+def merge(output: Tensor, logsumexp: Tensor, o_b: Tensor, l_b: Tensor) -> None:
+    """Makes ``output`` and ``logsumexp`` those over a further block as well, in place."""
+    output.lerp_(o_b.to(output.dtype), torch.sigmoid(l_b - logsumexp).unsqueeze(-1))
+    torch.logaddexp(logsumexp, l_b, out=logsumexp)
+
+
 class RingAttention(Function):
     @staticmethod
     def forward(ctx: Any, ring: Ring, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -83,18 +89,16 @@ class RingAttention(Function):
             found = (attend(query[:, :, b.rows], k[:, :, b.columns], v[:, :, b.columns], b.causal) for b in here)
             if step == 0:  # this rank's own keys: every row sees some of them
                 output, logsumexp = (joined(parts) for parts in zip(*found, strict=True))
-                if ring.size > 1:
-                    output = output.to(logsumexp.dtype)
+                wide = logsumexp.dtype if ring.size > 1 else query.dtype
+                output = output.to(wide)
             else:
-                for block, (o, l_b) in zip(here, found, strict=True):
-                    l = logsumexp[:, :, block.rows]
-                    output[:, :, block.rows].lerp_(o.to(output.dtype), torch.sigmoid(l_b - l).unsqueeze(-1))
-                    torch.logaddexp(l, l_b, out=l)
+                for block, (o_b, l_b) in zip(here, found, strict=True):
+                    merge(output[:, :, block.rows], logsumexp[:, :, block.rows], o_b, l_b)
             if onward:
                 k, v = onward.wait()
         output = output.to(query.dtype)
         ctx.save_for_backward(query, key, value, output, logsumexp)
-        ctx.ring = ring
+        ctx.ring, ctx.wide = ring, wide
         return output
 
     @staticmethod
@@ -102,32 +106,38 @@ class RingAttention(Function):
     def backward(ctx: Any, d_output: Tensor) -> tuple[Tensor | None, ...]:
         query, k, v, output, logsumexp = ctx.saved_tensors
         ring: Ring = ctx.ring
+        home: Passing | None = None  # gradients of keys and values, on their way
+
+        def gradients(rows: slice, columns: slice, causal: bool) -> tuple[Tensor, Tensor, Tensor]:
+            d_o, q, o, l_rows = (x[:, :, rows] for x in (d_output, query, output, logsumexp))
+            return attend_backward(d_o, q, k[:, :, columns], v[:, :, columns], o, l_rows, causal)
+
         for step in range(ring.size):
             onward = Passing(ring, (k, v)) if step + 1 < ring.size else None
             here = ring.plan[ring.source(step)]
-            found = []
-            for rows, columns, causal in here:
-                d_o, q, o = (x[:, :, rows] for x in (d_output, query, output))
-                k_b, v_b = k[:, :, columns], v[:, :, columns]
-                found.append(attend_backward(d_o, q, k_b, v_b, o, logsumexp[:, :, rows], causal))
             if step == 0:
-                own = [joined(parts) for parts in zip(*found, strict=True)]
-                if ring.size > 1:
-                    own = [x.to(logsumexp.dtype) for x in own]
-                d_query = own[0]
+                d_query, *own = map(joined, zip(*(gradients(*block) for block in here), strict=True))
+                d_query = d_query.to(ctx.wide)
             else:
-                d_kv = [torch.zeros_like(x) for x in own[1:]] if step == 1 else home.wait()
-                for block, (d_q, *gradients) in zip(here, found, strict=True):
+                d_kv = []
+                for block in here:
+                    d_q, *both = gradients(*block)
                     d_query[:, :, block.rows] += d_q
-                    for total, gradient in zip(d_kv, gradients, strict=True):
-                        total[:, :, block.columns] += gradient
-                home = Passing(ring, d_kv)
+                    d_kv.append(both)
+                sums = home.wait() if home else [x.new_zeros(x.shape, dtype=ctx.wide) for x in own]
+                for block, both in zip(here, d_kv, strict=True):
+                    for total, part in zip(sums, both, strict=True):
+                        total[:, :, block.columns] += part
+                d_q = both = part = d_kv = None  # the next block's take their place
+                home = Passing(ring, sums)
             if onward:
                 k, v = onward.wait()
-        if ring.size > 1:
-            for total, gradient in zip(own[1:], home.wait(), strict=True):
-                total += gradient
-        return None, *(x.to(query.dtype) for x in own)
+        d_kv = own
+        if home:
+            d_kv = home.wait()
+            for total, part in zip(d_kv, own, strict=True):
+                total += part
+        return None, *(x.to(query.dtype) for x in (d_query, *d_kv))
 
 
 class ContextParallel(Spread):

@@ -72,7 +72,16 @@ class Spread:
     def gather(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         found = {}
         for name, part in parts.items():
-            every = [torch.empty_like(part, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+            every = [
+                torch.empty_like(part, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())
+            ]
             dist.all_gather(every, part.contiguous())
             found[name] = self.whole(every)
         return found
+
+
+class SequenceFirst(Spread):
+    """For engines whose own tensors are [b, n, h, d]: the parts lie in memory so, and no copy is made of them."""
+
+    def part(self, whole: Tensor, rank: int) -> Tensor:
+        return super().part(whole, rank).transpose(1, 2).contiguous().transpose(1, 2)
