@@ -12,6 +12,7 @@ from harness.spec import Batch, Function, Topology, Trainer, Workload
 from impls.acceleration.flash_attention import reference as flash_attention
 from impls.acceleration.gradient_clipping import reference as gradient_clipping
 from impls.models.step import accumulate
+from impls.parallelism.context_parallel import reference as context_parallel
 from impls.parallelism.data_parallel import reference as data_parallel
 from impls.parallelism.gradient_accumulation import reference as gradient_accumulation
 from impls.parallelism.hybrid_shard import reference as hybrid_shard
@@ -142,3 +143,14 @@ def a_write_left_behind(workload: Workload, topology: Topology, **variant: Any) 
     write = store.write
     store.write = lambda offset, data: store.read(offset, data) if offset == last else write(offset, data)
     return trainer
+
+
+def no_log_sum_exp(workload: Workload, topology: Topology, **variant: Any) -> Function:
+    """The ring adds the softmaxes of its blocks, each of which has weights that sum to 1."""
+
+    def added(output: Tensor, logsumexp: Tensor, o_b: Tensor, l_b: Tensor) -> None:
+        output.add_(o_b)
+        torch.logaddexp(logsumexp, l_b, out=logsumexp)
+
+    context_parallel.merge = added
+    return context_parallel.build(workload, topology, **variant)

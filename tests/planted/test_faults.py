@@ -87,6 +87,9 @@ FAULTS = {
     "a_write_left_behind": Fault(
         "zero_offload", "nvme_params", "dp2", TRAINED, frozenset({"update"}), "update of model.layers.3.mlp."
     ),
+    "no_log_sum_exp": Fault(
+        "context_parallel", "ring_zigzag", "cp2", OUTPUT | GRADIENT, OUTPUT | GRADIENT, "output of output"
+    ),
 }
 
 

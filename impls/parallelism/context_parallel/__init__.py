@@ -1,12 +1,13 @@
 """Context parallelism: the sequence of one attention on several ranks."""
 
-from harness.spec import Card, Engine, Law
+from harness.spec import Card, Claim, Engine, Law
 
 HERE = "impls.parallelism.context_parallel"
 RING = "Liu et al. 2023, Ring Attention with Blockwise Transformers, arXiv:2310.01889"
 STRIPED = "Brandon et al. 2023, Striped Attention, arXiv:2311.09431"
 LLAMA = "Llama Team 2024, The Llama 3 Herd of Models, arXiv:2407.21783"
 ULYSSES = "Jacobs et al. 2023, DeepSpeed Ulysses, arXiv:2309.14509"
+COURSE = "AIInfra course, context parallelism practice"
 USP = "Fang & Zhao 2024, USP, arXiv:2405.07719"
 
 CARD = Card(
@@ -48,5 +49,17 @@ CARD = Card(
         Law("memory", "saved", f"{HERE}.laws:saved", 0.01, "output and log-sum-exp, and what is exchanged: ÷ N"),
         Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.0, f"{ULYSSES}, §3.2; {RING}, §3; N−1 hops"),
         Law("traffic", "across_groups", f"{HERE}.laws:across_groups", 0.0, f"{USP}, §3: rings across the nodes"),
+    ),
+    claims=(
+        Claim("quadratic_cost", "512 → 8192 positions cost 256 ×", COURSE, f"{HERE}.claims:quadratic_cost"),
+        Claim("activations", "activations 1/CP", COURSE, f"{HERE}.claims:activations"),
+        Claim("recomputation", "recomputation costs about 30 %", COURSE, f"{HERE}.claims:recomputation"),
+        Claim(
+            "sum_of_softmaxes",
+            "a ring adds the blocks' softmaxes, without a log-sum-exp",
+            COURSE,
+            f"{HERE}.claims:sum_of_softmaxes",
+        ),
+        Claim("balance", "zig-zag gives every rank the same causal work", LLAMA, f"{HERE}.claims:balance"),
     ),
 )

@@ -25,48 +25,18 @@ hops, for what its own rank has to add waits there.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
 from harness.spec import Topology, Workload
 from impls.parallelism.context_parallel.exchange import ToHeads, ToSequence, head_shares
 from impls.parallelism.context_parallel.kernels import attend, attend_backward
-from impls.parallelism.context_parallel.layouts import Block, blocks
+from impls.parallelism.context_parallel.layouts import blocks
+from impls.parallelism.context_parallel.ring import Passing, Ring
 from impls.parallelism.context_parallel.spread import Spread
-
-
-class Ring(NamedTuple):
-    """A ring and this rank in it; ``plan``: what it computes with the keys of each rank."""
-
-    group: dist.ProcessGroup
-    rank: int
-    size: int
-    plan: list[list[Block]]
-
-    def source(self, step: int) -> int:
-        """Whose keys are here in this step."""
-        return (self.rank - step) % self.size
-
-
-class Passing:
-    """Tensors on their way to the next rank, while those of the one before arrive."""
-
-    def __init__(self, ring: Ring, tensors: Sequence[Tensor]) -> None:
-        self.sent = [x.contiguous() for x in tensors]  # kept until they have left
-        self.received = [torch.empty_like(x) for x in self.sent]
-        there, here = (dist.get_global_rank(ring.group, (ring.rank + i) % ring.size) for i in (1, -1))
-        operations = [dist.P2POp(dist.isend, x, there, ring.group) for x in self.sent]
-        operations += [dist.P2POp(dist.irecv, x, here, ring.group) for x in self.received]
-        self.works = dist.batch_isend_irecv(operations)
-
-    def wait(self) -> list[Tensor]:
-        for work in self.works:
-            work.wait()
-        return self.received
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:

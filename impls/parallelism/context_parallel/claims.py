@@ -1,0 +1,156 @@
+"""Published figures of context parallelism against what is measured here, on one core and in a few seconds.
+
+Seconds are the processor's, so that a neighbour's load does not count.
+"""
+
+from collections.abc import Mapping, Sequence
+from math import log2
+from time import process_time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.spec import Finding, assessed, measured
+from impls.acceleration.flash_attention.reference import naive
+from impls.parallelism.context_parallel.kernels import attend, attend_backward
+from impls.parallelism.context_parallel.layouts import LAYOUTS, blocks, work
+from impls.parallelism.context_parallel.reference import merge
+
+Records = Sequence[Mapping[str, Any]]
+REPEATS = 3
+WITHIN = 0.05  # of a share, or of a ratio: what two may differ by and be called the same
+RANKS, LENGTH = 4, 4096  # of the balance: long enough that a block's time is its work
+
+
+def _draw(heads: int, length: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(1, heads, length, 64, generator=generator) for _ in range(4)]
+
+
+def _seconds(query: Tensor, key: Tensor, value: Tensor, d_output: Tensor, causal: bool) -> tuple[float, float]:
+    """Of one forward and one backward pass of a block."""
+    start = process_time()
+    output, logsumexp = attend(query, key, value, causal)
+    middle = process_time()
+    attend_backward(d_output, query, key, value, output, logsumexp, causal)
+    return middle - start, process_time() - middle
+
+
+def quadratic_cost(records: Records) -> Finding:
+    """512 → 8192 positions cost 256 × as much: of attention, whose forward pass is timed."""
+    times = {n: min(_seconds(*_draw(1, n), causal=False)[0] for _ in range(REPEATS)) for n in (512, 8192)}
+    growth = times[8192] / times[512]
+    return assessed(
+        "quadratic_cost",
+        "reproduced" if round(log2(growth)) == 8 else "contradicted",
+        f"the forward pass of one head takes {growth:.0f} × as long; 2^7.5 to 2^8.5 counts as 256 × here",
+        f"(8192 / 512)² = {(8192 // 512) ** 2}: of the s × s products alone; a layer's other products grow 16 ×",
+        value=growth,
+        law=256.0,
+        detail={"seconds": times},
+    )
+
+
+def activations(records: Records) -> Finding:
+    """Activations 1/CP: what a rank keeps from forward to backward, at 2 and at 4 ranks."""
+    work_of = {"engine": "reference", "measure": "memory", "quantity": "saved", "dtype": "fp32"}
+    ratios = {}
+    for variant in ("ring", "ring_zigzag", "usp", "ulysses"):
+        two, four = (measured(records, variant=variant, topology=f"cp{n}", **work_of) for n in (2, 4))
+        if two and four:
+            ratios[variant] = two[0] / four[0]
+    arithmetic = (
+        "output and log-sum-exp of s/N rows, what is exchanged of as many: 2 from 2 to 4 ranks; not where key heads "
+        "are fewer than the ranks that exchange heads, and are copied"
+    )
+    figures = {"law": 2.0}
+    if "ring" not in ratios:
+        reason = "this run has no memory figures of the ring's reference at cp2 and cp4"
+        return assessed("activations", "out of reach here", reason, arithmetic, **figures)
+    shown = ", ".join(f"{variant} {ratio:.2f}" for variant, ratio in ratios.items())
+    same = abs(ratios["ring"] / 2 - 1) <= WITHIN
+    return assessed(
+        "activations",
+        "reproduced" if same else "contradicted",
+        f"bytes kept at 2 ranks ÷ at 4: {shown}",
+        arithmetic,
+        value=ratios["ring"],
+        detail={"ratios": ratios},
+        **figures,
+    )
+
+
+def recomputation(records: Records) -> Finding:
+    """Recomputation costs about 30 %: one more forward pass, as a share of forward and backward."""
+    rounds = [_seconds(*_draw(2, 2048), causal=True) for _ in range(2 * REPEATS)]
+    forward, backward = (min(times) for times in zip(*rounds, strict=True))
+    share = forward / (forward + backward)
+    return assessed(
+        "recomputation",
+        "reproduced" if abs(share - 0.30) <= WITHIN else "contradicted",
+        f"one more forward pass of the attention is {share:.1%} of a forward and backward pass here",
+        "2 products of s × s forward and 5 backward: 2/7 = 28.6 % for attention; for linear layers 1/3; that the "
+        "course means this, and of what, is not said",
+        value=share,
+        law=0.30,
+        detail={"seconds": rounds},
+    )
+
+
+def sum_of_softmaxes(records: Records) -> Finding:
+    """A ring that adds each block's own softmax, without the log-sum-exp, against attention over all blocks."""
+    query, key, value, _ = (x.double() for x in _draw(1, 256))
+    parts = [attend(query, k, v, False) for k, v in zip(key.chunk(4, 2), value.chunk(4, 2), strict=True)]
+    exact = naive(query, key, value, False)
+    added = sum(output for output, _ in parts)
+    output, logsumexp = (x.clone() for x in parts[0])
+    for further in parts[1:]:
+        merge(output, logsumexp, *further)
+    wrong, merged = (float((x - exact).norm() / exact.norm()) for x in (added, output))
+    return assessed(
+        "sum_of_softmaxes",
+        "contradicted" if wrong > WITHIN else "reproduced",
+        f"over 4 blocks the sum is off by {wrong:.0%} of the output's norm; merged by log-sum-exp, by {merged:.0e}",
+        "each block's weights sum to 1, so those of N blocks sum to N: even their mean weighs the blocks alike",
+        value=wrong,
+        law=0.0,
+        unit="relative error",
+        detail={"merged": merged},
+    )
+
+
+def balance(records: Records) -> Finding:
+    """Zig-zag gives every rank the same causal work: seconds of each rank's blocks, one rank after another."""
+    lengths = [LENGTH // RANKS]
+    counted = {layout: _imbalance([sum(steps) for steps in work(layout, RANKS, lengths)]) for layout in LAYOUTS}
+    seconds = {layout: [_rank_seconds(layout, rank, lengths) for rank in range(RANKS)] for layout in LAYOUTS}
+    found = {layout: _imbalance(times) for layout, times in seconds.items()}
+    shown = "; ".join(f"{name} {found[name]:.2f}, counted {counted[name]:.2f}" for name in LAYOUTS)
+    return assessed(
+        "balance",
+        "reproduced" if found["zigzag"] <= 1 + 2 * WITHIN < found["contiguous"] else "contradicted",
+        f"busiest of {RANKS} ranks ÷ mean, {LENGTH} positions, forward and backward: {shown}",
+        "contiguous: rank r has (2r + 1)/N² of the work, so the last has (2N − 1)/N of the mean; zig-zag: rank r has "
+        "runs r and 2N−1−r, whose work adds up to the same for all",
+        value=found["zigzag"],
+        law=1.0,
+        detail={"seconds": seconds, "measured": found, "counted": counted},
+    )
+
+
+def _rank_seconds(layout: str, rank: int, lengths: Sequence[int]) -> float:
+    """Of all the blocks that a rank computes, forward and backward."""
+    query, key, value, d_output = _draw(1, sum(lengths))
+    plan = [block for source in range(RANKS) for block in blocks(layout, rank, source, lengths)]
+    return min(
+        sum(
+            sum(_seconds(query[:, :, r], key[:, :, c], value[:, :, c], d_output[:, :, r], causal))
+            for r, c, causal in plan
+        )
+        for _ in range(REPEATS)
+    )
+
+
+def _imbalance(figures: Sequence[float]) -> float:
+    return max(figures) * len(figures) / sum(figures)
