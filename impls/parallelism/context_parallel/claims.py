@@ -18,7 +18,7 @@ from impls.parallelism.context_parallel.layouts import LAYOUTS, blocks, work
 from impls.parallelism.context_parallel.reference import merge
 
 Records = Sequence[Mapping[str, Any]]
-REPEATS = 3
+REPEATS = 2
 WITHIN = 0.05  # of a share, or of a ratio: what two may differ by and be called the same
 RANKS, LENGTH = 4, 4096  # of the balance: long enough that a block's time is its work
 
@@ -83,7 +83,7 @@ def activations(records: Records) -> Finding:
 
 def recomputation(records: Records) -> Finding:
     """Recomputation costs about 30 %: one more forward pass, as a share of forward and backward."""
-    rounds = [_seconds(*_draw(2, 2048), causal=True) for _ in range(2 * REPEATS)]
+    rounds = [_seconds(*_draw(2, 2048), causal=True) for _ in range(3 * REPEATS)]
     forward, backward = (min(times) for times in zip(*rounds, strict=True))
     share = forward / (forward + backward)
     return assessed(

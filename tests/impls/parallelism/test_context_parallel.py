@@ -279,6 +279,8 @@ def test_the_laws_are_those_of_the_papers_where_every_head_has_its_own_keys() ->
     assert laws.traffic(workload, Topology(cp=n), group=0) == forth_and_back * ulysses
     ring = 2 * 64 * hidden * (n - 1) / n  # and the gradients besides
     assert laws.traffic(workload, Topology(cp=n)) == 1.5 * forth_and_back * ring
+    narrow = workload.with_(dtype="bf16")
+    assert laws.traffic(narrow, Topology(cp=n)) == (2 + 2 + 4) * ring  # gradients are summed in float32
     assert laws.saved(workload, Topology(cp=n)) == laws.saved(workload, Topology(cp=1)) / n
 
 
