@@ -178,6 +178,7 @@ def checked_function(
     with memory.gauge() as gauge:
         gauge.reset()
         outputs = function(inputs)
+        _settle()
         figures: dict[str, Any] = {"saved": gauge.current(), "meter": memory.meter()}
         gradients = _backward(outputs, inputs, cotangents)
         _synchronize()
