@@ -56,7 +56,13 @@ def traded(parts: list[Tensor], group: Group) -> Tensor:
     message = torch.cat(parts, dim=3).contiguous()
     received = torch.empty_like(message)
     dist.all_to_all_single(received, message, group=group)
+    free(message)
     return received
+
+
+def free(message: Tensor) -> None:
+    """Frees what has arrived at once: gloo's threads may hold a message for as long as they get no processor."""
+    message.untyped_storage().resize_(0)
 
 
 def whole_sequence(received: Tensor) -> Tensor:
@@ -101,4 +107,7 @@ class ToSequence(Function):
     def backward(ctx: Any, d_output: Tensor) -> tuple[None, Tensor]:
         received = traded([by_rank(d_output, ctx.group.size())], ctx.group)
         # In memory [b, s, h/U, d]: of anything else the kernel makes such a copy, and there would be two.
-        return None, received.flatten(0, 1).transpose(0, 1).contiguous().transpose(1, 2)
+        laid_out = received.flatten(0, 1).transpose(0, 1).contiguous()
+        if laid_out.data_ptr() != received.data_ptr():
+            free(received)
+        return None, laid_out.transpose(1, 2)
