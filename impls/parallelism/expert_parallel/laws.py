@@ -1,0 +1,48 @@
+"""What expert parallelism promises: rows that leave a rank, counted on the very tokens that are drawn."""
+
+from harness.spec import Topology, Workload
+from impls.parallelism.expert_parallel.problem import choose, draw, keep
+from impls.parallelism.expert_parallel.rule import Rule
+
+
+def rows(workload: Workload, topology: Topology, rule: Rule, **variant: object) -> list[list[int]]:
+    """[dp][E]: the rows that each rank has for each expert, dropped ones left out."""
+    inputs = draw(workload, **variant)
+    chosen, gates = choose(inputs, rule)
+    kept = keep(chosen, gates.detach(), rule)
+    return [
+        part[mask].bincount(minlength=rule.experts).tolist()
+        for part, mask in zip(chosen.chunk(topology.dp), kept.chunk(topology.dp), strict=True)
+    ]
+
+
+def traffic(workload: Workload, topology: Topology, **variant: object) -> float | None:
+    """Bytes that the busiest rank sends in a forward and backward pass. None where there is one rank.
+
+    all-to-alls   2 (o + i) rows of h, and o + i gates in float32 or wider:  o rows leave for experts elsewhere
+                  (tokens forward, gradients of y backward), i rows return to where they came from
+    counts        an all-gather of E int64 among the ep ranks, so that every rank knows its splits
+    gradients     all-reduces in a ring: the router's over dp, the experts' over their dp/ep replicas
+    load          where a loss or the bias looks at the whole batch: an all-reduce of E counts over dp
+    """
+    rule, model, element = Rule(**variant), workload.model, workload.element_size  # type: ignore[arg-type]
+    dp, ep, experts, h = topology.dp, topology.ep, rule.experts, workload.model.hidden_size
+    if dp == 1:
+        return None
+    table, local = rows(workload, topology, rule, **variant), experts // ep
+    busiest = 0
+    for rank in range(dp):
+        first = rank - rank % ep
+        mine = slice(rank % ep * local, (rank % ep + 1) * local)
+        out = sum(table[rank]) - sum(table[rank][mine])
+        back = sum(sum(table[other][mine]) for other in range(first, first + ep) if other != rank)
+        busiest = max(busiest, out + back)
+    gradients = _ring(experts * h * element, dp)
+    gradients += _ring(local * 3 * h * model.intermediate_size * element, dp // ep)
+    load = _ring(experts * 8, dp) if rule.auxiliary and not rule.capacity else 0.0
+    load += _ring(experts * 4, dp) if rule.bias else 0.0
+    return busiest * (2 * h * element + max(4, element)) + (ep - 1) * experts * 8 + gradients + load
+
+
+def _ring(buffer: float, ranks: int) -> float:
+    return 2 * (ranks - 1) / ranks * buffer

@@ -1,0 +1,74 @@
+"""Who holds what: tokens by data-parallel rank, experts by their rank in a group of ep adjacent ranks.
+
+dp4ep2      rank 0          rank 1          rank 2          rank 3
+tokens      quarter 0       quarter 1       quarter 2       quarter 3
+experts     first half      second half     first half      second half      {0, 1}, {2, 3} exchange tokens
+            └──────────── replicas: gradients add up ───────┘                {0, 2}, {1, 3} sum gradients
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd import Function
+from torch.distributed.device_mesh import init_device_mesh
+
+from harness.spec import Topology
+from impls.models.mesh import device
+
+TOKENS = ("x", "output")
+EXPERTS = ("gate_up", "down")
+ADDITIVE = ("router_loss", "auxiliary_loss", "z_loss", "tokens_per_expert", "dropped")  # a rank has its part of them
+
+
+class Spread:
+    """The groups of a topology; ``split`` and ``gather`` of a Function."""
+
+    def __init__(self, topology: Topology, experts: int) -> None:
+        if experts % topology.ep:
+            raise ValueError(f"ep {topology.ep} does not divide {experts} experts")
+        shape = (topology.dp // topology.ep, topology.ep)
+        places = init_device_mesh(device().type, shape, mesh_dim_names=("replica", "ep"))
+        self.ep, self.replicas, self.world = places.get_group("ep"), places.get_group("replica"), dist.group.WORLD
+
+    def split(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        groups = {**dict.fromkeys(TOKENS, self.world), **dict.fromkeys(EXPERTS, self.ep)}
+        return {
+            name: tensor.chunk(groups[name].size())[groups[name].rank()] if name in groups else tensor
+            for name, tensor in whole.items()
+        }
+
+    def gather(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The router's gradient, and those of an expert's replicas, are sums already."""
+        return {name: self._whole(name, part.detach()) for name, part in parts.items()}
+
+    def _whole(self, name: str, part: Tensor) -> Tensor:
+        if name in ADDITIVE:
+            part = part.clone()
+            dist.all_reduce(part)
+        if name not in (*TOKENS, *EXPERTS):
+            return part
+        group = self.world if name in TOKENS else self.ep
+        pieces = [torch.empty_like(part) for _ in range(group.size())]
+        dist.all_gather(pieces, part.contiguous(), group=group)
+        return torch.cat(pieces)
+
+
+class Summed(Function):
+    """A replicated weight: itself forward, its gradient summed over the group backward."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, group: dist.ProcessGroup) -> Tensor:
+        ctx.group = group
+        return weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient, group=ctx.group)
+        return gradient, None
+
+
+summed: Callable[[Tensor, dist.ProcessGroup], Tensor] = Summed.apply
