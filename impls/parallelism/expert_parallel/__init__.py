@@ -1,6 +1,6 @@
 """Expert parallelism: a mixture-of-experts layer whose experts are spread over the data-parallel ranks."""
 
-from harness.spec import Card, Claim, Engine, Law
+from harness.spec import Card, Engine, Law
 
 HERE = "impls.parallelism.expert_parallel"
 SWITCH = "Fedus et al. 2022, Switch Transformers, arXiv:2101.03961"
@@ -14,7 +14,8 @@ CARD = Card(
         f"{GSHARD}, section 2.2, algorithm 1",
         f"{SWITCH}, section 2.2, equations 1–6",
         "Riquelme et al. 2021, V-MoE, arXiv:2106.05974, section 4: batch prioritized routing",
-        "Zoph et al. 2022, ST-MoE, arXiv:2202.08906, equation 5; Jiang et al. 2024, Mixtral, arXiv:2401.04088, section 2.1",
+        "Zoph et al. 2022, ST-MoE, arXiv:2202.08906, equation 5",
+        "Jiang et al. 2024, Mixtral, arXiv:2401.04088, section 2.1",
         f"{DEEPSEEK}, section 2.1.2, equations 12–16; Wang et al. 2024, arXiv:2408.15664, algorithm 1",
     ),
     variants={
@@ -35,10 +36,16 @@ CARD = Card(
     engines={
         "reference": Engine(f"{HERE}.reference:build"),
         "megatron_alltoall": Engine(f"{HERE}.on_megatron:build_alltoall", requires=("megatron-core>=0.16",)),
-        "megatron_allgather": Engine(f"{HERE}.on_megatron:build_allgather", requires=("megatron-core>=0.16",)),
+        "megatron_allgather": Engine(
+            f"{HERE}.on_megatron:build_allgather",
+            requires=("megatron-core>=0.16",),
+            variants=("switch_priority", "st_moe", "loss_free"),
+        ),
         "deepspeed": Engine(f"{HERE}.on_deepspeed:build", requires=("deepspeed>=0.19",)),
         "transformers": Engine(f"{HERE}.on_transformers:build", requires=("transformers>=5",)),
-        "transformers_grouped": Engine(f"{HERE}.on_transformers:build_grouped", requires=("transformers>=5",)),
+        "transformers_grouped": Engine(
+            f"{HERE}.on_transformers:build_grouped", requires=("transformers>=5",), variants=("st_moe",)
+        ),
     },
     topologies=("dp1", "dp2ep2", "dp4ep2", "dp4ep4"),
     laws=(

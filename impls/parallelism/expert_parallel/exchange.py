@@ -71,6 +71,13 @@ def plan(experts: Tensor, kept: Tensor | None, number: int, group: Group) -> tup
     return Plan(order, back, by_expert, inverse(by_expert, len(by_expert)), send, receive, counts, group), rows
 
 
+def add_up(x: Tensor, group: Group) -> Tensor:
+    """``x`` itself, now the sum over the group's ranks."""
+    if group.size() > 1:
+        dist.all_reduce(x, group=group)
+    return x
+
+
 def all_to_all(x: Tensor, send: list[int], receive: list[int], group: Group) -> Tensor:
     out = x.new_empty(sum(receive), *x.shape[1:])
     dist.all_to_all_single(out, x, receive, send, group=group)

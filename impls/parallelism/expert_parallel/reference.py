@@ -7,8 +7,8 @@ token to k of them, and every rank holds E/ep experts, to which the others send 
                │                 uneven splits                 the same way back
                └ auxiliary loss, z-loss, or a bias on what is chosen
 
-The second half, ``combine``, is the transpose of the first, ``dispatch``: so the backward pass of each is the other, and
-a step sends a row of h to its expert and back once forward and once backward, 4 k T h elements if no expert is near.
+The second half, ``combine``, is the transpose of the first, ``dispatch``: the backward pass of each is the other, and a
+step sends a row of h to its expert and back once forward and once backward, 4 k T h elements if no expert is near.
 
 Routers: Switch (k = 1), GShard (k = 2) with a capacity, and ST-MoE/Mixtral and DeepSeek-V3 without (:mod:`router`).
 Capacity belongs to a group of tokens, of which a rank has whole ones: what is dropped does not depend on the ranks.
@@ -19,13 +19,12 @@ Capacity belongs to a group of tokens, of which a rank has whole ones: what is d
 from collections.abc import Mapping
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from harness.spec import Topology, Workload
-from impls.parallelism.expert_parallel.exchange import Combine, Dispatch, plan
-from impls.parallelism.expert_parallel.experts import Experts
+from impls.parallelism.expert_parallel.exchange import Combine, Dispatch, add_up, plan
+from impls.parallelism.expert_parallel.experts import experts as grouped_experts
 from impls.parallelism.expert_parallel.router import balance, choose, keep, z_loss
 from impls.parallelism.expert_parallel.rule import SPEED, Rule
 from impls.parallelism.expert_parallel.spread import Spread, summed
@@ -49,7 +48,7 @@ class ExpertParallel:
         way, load = plan(experts, kept, rule.experts, self.spread.ep)
 
         rows, p = Dispatch.apply(x, way), Dispatch.apply(gates.flatten(), way)
-        y = Experts.apply(rows, p, inputs["gate_up"], inputs["down"], way.counts, self.spread.replicas)
+        y = grouped_experts(rows, p, inputs["gate_up"], inputs["down"], way.counts, self.spread.replicas)
         found = {"output": Combine.apply(y, way, len(x)).view_as(inputs["x"]), "tokens_per_expert": load}
 
         if kept is not None:
@@ -70,9 +69,8 @@ class ExpertParallel:
                 shares = firsts.to(scores.dtype).mean(1)
             else:
                 groups = 1
-                load = load.clone()
-                dist.all_reduce(load)
-                shares = load.to(scores.dtype)[None] / (rule.k * tokens)
+                loads = add_up(load.clone(), self.spread.world)
+                shares = loads.to(scores.dtype)[None] / (rule.k * tokens)
             parts["auxiliary_loss"] = balance(shares, scores, rule.experts, groups, groups * self.dp)
         if rule.z:
             parts["z_loss"] = z_loss(logits, tokens)
@@ -83,8 +81,7 @@ class ExpertParallel:
 
     def _moved(self, bias: Tensor, load: Tensor) -> Tensor:
         """b_i + γ sign(mean load − load_i), the load that of all ranks (Wang et al. 2024, algorithm 1)."""
-        loads = load.float()
-        dist.all_reduce(loads)
+        loads = add_up(load.float(), self.spread.world)
         return bias.float() + SPEED * (loads.mean() - loads).sign()
 
 

@@ -17,6 +17,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from harness.spec import Topology
 from impls.models.mesh import device
+from impls.parallelism.expert_parallel.exchange import add_up
 
 TOKENS = ("x", "output")
 EXPERTS = ("gate_up", "down")
@@ -46,8 +47,7 @@ class Spread:
 
     def _whole(self, name: str, part: Tensor) -> Tensor:
         if name in ADDITIVE:
-            part = part.clone()
-            dist.all_reduce(part)
+            part = add_up(part.clone(), self.world)
         if name not in (*TOKENS, *EXPERTS):
             return part
         group = self.world if name in TOKENS else self.ep
@@ -66,9 +66,7 @@ class Summed(Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        gradient = gradient.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(gradient, group=ctx.group)
-        return gradient, None
+        return add_up(gradient.clone(memory_format=torch.contiguous_format), ctx.group), None
 
 
 summed: Callable[[Tensor, dist.ProcessGroup], Tensor] = Summed.apply

@@ -1,0 +1,88 @@
+"""DeepSpeed's MoE layer: TopKGate, an all-to-all of every expert's whole capacity, experts of the user's own module.
+
+Its capacity is that of one call, so each group of tokens is a call, as a micro-batch is.
+"""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from harness.spec import Topology, Unsupported, Workload
+from impls.models.deepspeed import deepspeed  # which sets the device first
+from impls.models.mesh import device
+from impls.models.weights import TORCH_DTYPES
+from impls.parallelism.expert_parallel.rule import Rule
+from impls.parallelism.expert_parallel.spread import Spread, summed
+from impls.parallelism.expert_parallel.unstacked import unstacked
+
+from deepspeed.moe.layer import MoE  # isort: skip
+
+
+class Expert(nn.Module):
+    def __init__(self, h: int, f: int) -> None:
+        super().__init__()
+        self.gate_up, self.down = nn.Linear(h, 2 * f, bias=False), nn.Linear(f, h, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, -1)
+        return self.down(F.silu(gate) * up)
+
+
+class Layer:
+    def __init__(self, workload: Workload, topology: Topology, **variant: object) -> None:
+        self.rule = rule = Rule(**variant)
+        if rule.bias:
+            raise Unsupported("deepspeed.moe.layer.MoE's gates have no bias on the choice of experts")
+        if rule.z:
+            raise Unsupported("deepspeed.moe.layer.MoE has no z-loss, and does not give its logits")
+        if rule.drop == "priority":
+            raise Unsupported("DeepSpeed's top-1 gate drops by position or at random; by gate only for k > 2")
+        if rule.k == 1 and not torch.cuda.is_available():
+            raise Unsupported(
+                "DeepSpeed's top-1 gate leaves it to the ties of torch.topk whom a full expert drops, and on a CPU they"
+                " are in no order"
+            )
+        if workload.dtype == "fp64":
+            raise Unsupported("DeepSpeed's gate computes in float32")
+        deepspeed.init_distributed(dist_init_required=False)
+        self.spread = Spread(topology, rule.experts)
+        self.split, self.gather = self.spread.split, self.spread.gather
+        self.mine, self.scale = rule.groups // topology.dp, rule.auxiliary * workload.tokens
+        self.moe = MoE(
+            workload.model.hidden_size,
+            Expert(workload.model.hidden_size, workload.model.intermediate_size),
+            num_experts=rule.experts,
+            ep_size=topology.ep,
+            k=rule.k,
+            capacity_factor=rule.capacity,  # times k inside
+            min_capacity=0,  # its default of 4 would be another capacity
+            use_rts=False,  # or it drops at random
+            top2_2nd_expert_sampling=False,  # or it adds noise to the second choice
+        ).to(device(), TORCH_DTYPES[workload.dtype])
+        self.moe.set_deepspeed_parallelism()
+        self.kept: list[Tensor] = []
+        self.moe.deepspeed_moe.gate.register_forward_hook(lambda module, arguments, out: self.kept.append(out[3]))
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        weights = {"deepspeed_moe.gate.wg.weight": summed(inputs["router"], self.spread.world)}
+        for name in ("gate_up", "down"):
+            for index, part in enumerate(unstacked(inputs[name], self.spread.replicas)):
+                weights[f"deepspeed_moe.experts.deepspeed_experts.{index}.{name}.weight"] = part
+        self.kept.clear()
+        calls = [functional_call(self.moe, weights, (part,)) for part in inputs["x"].chunk(self.mine)]
+        chosen = torch.cat(self.kept, 1)  # [k, t], −1 where it was dropped
+        loss = torch.stack([call[1] for call in calls]).sum() / self.rule.groups
+        return {
+            "output": torch.cat([call[0] for call in calls]),
+            "tokens_per_expert": chosen[chosen >= 0].bincount(minlength=self.rule.experts),
+            "dropped": (chosen < 0).sum(),
+            "auxiliary_loss": loss.detach(),
+            "router_loss": self.scale * loss,
+        }
+
+
+def build(workload: Workload, topology: Topology, **variant: object) -> Layer:
+    return Layer(workload, topology, **variant)

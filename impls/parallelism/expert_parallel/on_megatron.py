@@ -1,0 +1,182 @@
+"""Megatron-Core's MoELayer (local specification: no Transformer Engine), with either of its token dispatchers.
+
+Its auxiliary losses are never returned: they enter the backward pass by themselves, times one scale for all of them
+(MoEAuxLossAutoScaler), and are logged. So the scale is set to the cotangent of ``router_loss``, and its value is the
+log's. Its capacity is that of one call, so each group of tokens is a call, as a micro-batch is.
+"""
+
+import contextlib
+from collections.abc import Mapping
+from functools import cache, partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from megatron.core import jit
+from torch import Tensor
+from torch.autograd import Function
+from torch.func import functional_call
+
+from harness.spec import Topology, Unsupported, Workload
+from impls.models import megatron
+from impls.models.weights import TORCH_DTYPES
+from impls.parallelism.expert_parallel.rule import SPEED, Rule
+from impls.parallelism.expert_parallel.spread import Spread, summed
+from impls.parallelism.expert_parallel.unstacked import unstacked
+
+if not torch.cuda.is_available():
+    jit.disable_jit_fuser()  # it would compile for seconds what takes microseconds
+
+from megatron.core.models.gpt.moe_module_specs import get_moe_module_spec
+from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.moe import moe_utils, token_dispatcher
+from megatron.core.transformer.moe.moe_layer import MoELayer
+
+
+@cache
+def _redirect_to_cpu() -> None:
+    """What the dispatchers ask of CUDA's streams: on a CPU everything is in order already."""
+
+    class Stream:
+        def wait_stream(self, other: "Stream") -> None:
+            pass
+
+        def record_event(self) -> "Stream":
+            return self
+
+        def synchronize(self) -> None:
+            pass
+
+    only = Stream()
+    torch.cuda.Stream = Stream
+    torch.cuda.current_stream = lambda *_args: only
+    torch.cuda.stream = lambda *_args: contextlib.nullcontext()
+
+    def to_cpu(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
+        """The original converts to numpy, which all_to_all_single's splits must be, only what comes from a GPU."""
+        return tensor.numpy() if as_numpy and torch.is_tensor(tensor) else tensor
+
+    moe_utils.maybe_move_tensor_to_cpu = token_dispatcher.maybe_move_tensor_to_cpu = to_cpu
+
+
+class _Loss(Function):
+    """The value of the losses that Megatron adds by itself. It is the last node made, so the first that runs back."""
+
+    @staticmethod
+    def forward(ctx: Any, after: Tensor, value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None]:
+        moe_utils.MoEAuxLossAutoScaler.set_loss_scale(gradient.clone())
+        return None, None
+
+
+def configuration(workload: Workload, topology: Topology, rule: Rule, dispatcher: str, calls: int) -> TransformerConfig:
+    """``calls``: of all ranks, over which Megatron takes the mean of what it computes a call."""
+    model, tokens = workload.model, workload.tokens
+    balancing = "none" if not rule.auxiliary else "aux_loss" if rule.capacity else "global_aux_loss"
+    return TransformerConfig(
+        num_layers=1,
+        hidden_size=model.hidden_size,
+        num_attention_heads=1,
+        ffn_hidden_size=model.intermediate_size,
+        moe_ffn_hidden_size=model.intermediate_size,
+        num_moe_experts=rule.experts,
+        expert_model_parallel_size=topology.ep,
+        moe_token_dispatcher_type=dispatcher,
+        moe_router_topk=rule.k,
+        moe_router_pre_softmax=rule.k == 1,  # of several, its softmax over k logits is their share
+        moe_router_score_function="sigmoid" if rule.bias else "softmax",
+        moe_router_enable_expert_bias=rule.bias,
+        moe_router_dtype="fp32",
+        moe_router_load_balancing_type=balancing,
+        moe_aux_loss_coeff=rule.auxiliary * tokens / (calls if rule.capacity else 1),  # a global loss is one already
+        moe_z_loss_coeff=rule.z * tokens / calls if rule.z else None,
+        moe_expert_capacity_factor=rule.capacity or None,
+        moe_token_drop_policy={"priority": "probs", "position": "position"}[rule.drop],
+        gated_linear_unit=True,
+        activation_func=F.silu,
+        add_bias_linear=False,
+        params_dtype=TORCH_DTYPES[workload.dtype],
+        bf16=workload.dtype == "bf16",
+        use_cpu_initialization=True,
+        perform_initialization=False,
+        gradient_accumulation_fusion=False,  # an Apex kernel
+        bias_activation_fusion=False,  # rounds differently
+    )
+
+
+class Layer:
+    def __init__(self, dispatcher: str, workload: Workload, topology: Topology, **variant: object) -> None:
+        self.rule = rule = Rule(**variant)
+        if workload.dtype == "fp64":
+            raise Unsupported("Megatron-Core's router takes its softmax and sigmoid in float32")
+        if rule.capacity and rule.k > 1:
+            raise Unsupported(
+                "Megatron-Core's auxiliary loss counts all k choices and its capacity gives first choices no precedence"
+                " over second ones, where GShard's count and prefer the first"
+            )
+        if rule.capacity and rule.drop == "position" and not torch.cuda.is_available():
+            raise Unsupported(
+                "Megatron-Core's drop policy 'position' leaves it to the ties of torch.topk whom a full expert drops,"
+                " and on a CPU those are in no order"
+            )
+        megatron.start(topology)
+        if not torch.cuda.is_available():
+            _redirect_to_cpu()
+        if not moe_utils.HAVE_TE:
+            moe_utils.te_general_gemm = None  # router_gating_linear asks for it, but only Transformer Engine binds it
+        self.spread = Spread(topology, rule.experts)
+        self.split, self.gather = self.spread.split, self.spread.gather
+        self.mine = rule.groups // topology.dp if rule.capacity else 1
+        self.calls = self.mine * topology.dp
+        config = configuration(workload, topology, rule, dispatcher, self.calls)
+        specification = get_moe_module_spec(use_te=False, num_experts=rule.experts)
+        self.layer = MoELayer(config, specification.submodules)
+        self.layer.set_layer_number(1)
+        self.maps: list[Tensor] = []
+        self.layer.router.register_forward_hook(lambda module, arguments, out: self.maps.append(out[1]))
+        self.tokens = workload.tokens
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        router = self.layer.router
+        weights = {"router.weight": summed(inputs["router"], self.spread.world)}
+        for name, tensor in (("linear_fc1", inputs["gate_up"]), ("linear_fc2", inputs["down"])):
+            for index, part in enumerate(unstacked(tensor, self.spread.replicas)):
+                weights[f"experts.local_experts.{index}.{name}.weight"] = part
+        if self.rule.bias:
+            weights["router.expert_bias"] = inputs["bias"].float()
+            router.local_tokens_per_expert.zero_()
+        router.reset_global_aux_loss_tracker()
+        moe_utils.clear_aux_losses_tracker()
+        self.maps.clear()
+        groups = inputs["x"].flatten(0, 1).unsqueeze(1).chunk(self.mine)  # each [S, 1, h]
+        output = torch.cat([functional_call(self.layer, weights, (part,))[0] for part in groups])
+        kept = torch.cat(self.maps)
+        found = {"output": output.view_as(inputs["x"]), "tokens_per_expert": kept.sum(0)}
+        if self.rule.capacity:
+            found["dropped"] = self.rule.k * len(kept) - kept.sum()
+        if self.rule.bias:
+            counts = router.local_tokens_per_expert.clone()
+            found["expert_bias"] = moe_utils.get_updated_expert_bias(counts, weights["router.expert_bias"], SPEED)
+        return found | self._losses(output)
+
+    def _losses(self, output: Tensor) -> dict[str, Tensor]:
+        """This rank's part, from the log, which adds up calls."""
+        log = {name: entry["values"].sum() for name, entry in moe_utils.get_moe_layer_wise_logging_tracker().items()}
+        found = {}
+        if self.rule.capacity:
+            found["auxiliary_loss"] = log["load_balancing_loss"] / self.calls
+        elif self.rule.auxiliary:
+            found["auxiliary_loss"] = log["global_load_balancing_loss"]
+        if self.rule.z:
+            found["z_loss"] = log["z_loss"] / self.calls
+        if not found:
+            return {}
+        value = self.rule.auxiliary * found["auxiliary_loss"] + self.rule.z * found.get("z_loss", 0.0)
+        return found | {"router_loss": _Loss.apply(output, self.tokens * value)}
+
+
+build_alltoall = partial(Layer, "alltoall")
+build_allgather = partial(Layer, "allgather")

@@ -1,0 +1,61 @@
+"""Transformers' Mixtral block, undistributed: its experts one after another, or by PyTorch's grouped matrix product."""
+
+from collections.abc import Mapping
+from functools import partial
+
+from torch import Tensor
+from torch.func import functional_call
+from transformers import MixtralConfig
+from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock, load_balancing_loss_func
+from transformers.models.switch_transformers.modeling_switch_transformers import router_z_loss_func
+
+from harness.spec import Topology, Unsupported, Workload
+from impls.models.mesh import device
+from impls.models.weights import TORCH_DTYPES
+from impls.parallelism.expert_parallel.rule import Rule
+
+
+class Layer:
+    def __init__(self, implementation: str, workload: Workload, topology: Topology, **variant: object) -> None:
+        self.rule = rule = Rule(**variant)
+        if topology.world_size > 1:
+            raise Unsupported("Transformers' MixtralSparseMoeBlock is a module of one process")
+        if rule.capacity:
+            raise Unsupported("Transformers' MixtralSparseMoeBlock has no capacity: it drops no token")
+        if rule.bias:
+            raise Unsupported("Transformers' DeepseekV3TopkRouter holds its bias as a buffer that nothing updates")
+        if workload.dtype == "fp64":
+            raise Unsupported("Transformers' MixtralTopKRouter takes its softmax in float32")
+        config = MixtralConfig(
+            hidden_size=workload.model.hidden_size,
+            intermediate_size=workload.model.intermediate_size,
+            num_local_experts=rule.experts,
+            num_experts_per_tok=rule.k,
+            experts_implementation=implementation,
+        )
+        self.block = MixtralSparseMoeBlock(config).to(device(), TORCH_DTYPES[workload.dtype])
+        self.routed: tuple[Tensor, ...] = ()
+        self.block.gate.register_forward_hook(lambda module, arguments, out: setattr(self, "routed", out))
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        rule = self.rule
+        weights = {
+            "gate.weight": inputs["router"],
+            "experts.gate_up_proj": inputs["gate_up"],
+            "experts.down_proj": inputs["down"],
+        }
+        output = functional_call(self.block, weights, (inputs["x"],))
+        logits, _, chosen = self.routed
+        auxiliary = load_balancing_loss_func((logits,), rule.experts, rule.k) / rule.k  # which sums shares to k
+        z = router_z_loss_func(logits[None])
+        return {
+            "output": output,
+            "tokens_per_expert": chosen.flatten().bincount(minlength=rule.experts),
+            "auxiliary_loss": auxiliary.detach(),
+            "z_loss": z.detach(),
+            "router_loss": len(logits) * (rule.auxiliary * auxiliary + rule.z * z),
+        }
+
+
+build = partial(Layer, "eager")
+build_grouped = partial(Layer, "grouped_mm")
