@@ -100,12 +100,12 @@ def _bytes(argument: Any) -> int:
 
 def _exchanged(arguments: list[Any], group: dist.ProcessGroup) -> float:
     """Bytes of an all-to-all that leave this rank."""
-    given = [argument for argument in arguments if _bytes(argument)]
-    if not given:
-        return 0.0
+    given = [argument for argument in arguments if any(isinstance(x, torch.Tensor) for x in tree_leaves(argument))]
     parts = given[-1]  # the input comes after the output
     if not isinstance(parts, torch.Tensor):
         return float(_bytes(parts) - parts[group.rank()].nbytes)
+    if not parts.nbytes:  # this rank has nothing to send
+        return 0.0
     splits = [a for a in arguments if isinstance(a, list | tuple) and a and all(isinstance(n, int) for n in a)]
     own = splits[-1][group.rank()] / sum(splits[-1]) if splits else 1 / group.size()
     return parts.nbytes * (1 - own)

@@ -105,6 +105,9 @@ def collectives(context: Context) -> dict[str, dict[str, dict[str, float]] | str
         "all_to_all": lambda: dist.all_to_all([ones(N // 2), ones(N // 2)], [ones(N // 2), ones(N // 2)]),
         "all_to_all flat": lambda: dist.all_to_all_single(ones(), ones()),
         "all_to_all uneven": lambda: dist.all_to_all_single(ones(sum(theirs)), ones(), theirs, mine),
+        "all_to_all one way": lambda: dist.all_to_all_single(
+            ones(N * rank), ones(N * (1 - rank)), [N * rank, 0], [0, N * (1 - rank)]
+        ),
         "broadcast": lambda: dist.broadcast(ones(), 0),
         "reduce": lambda: dist.reduce(ones(), 0),
         "gather": lambda: dist.gather(ones(), None if rank else [ones(), ones()], 0),

@@ -28,6 +28,7 @@ EXPECTED: dict[str, tuple[str, tuple[float, float]]] = {
     "all_to_all": ("all_to_all", (B / 2, B / 2)),
     "all_to_all flat": ("all_to_all", (B / 2, B / 2)),
     "all_to_all uneven": ("all_to_all", (0.9 * B, 0.3 * B)),
+    "all_to_all one way": ("all_to_all", (B, 0)),
     "broadcast": ("broadcast", (B / 2, B / 2)),
     "reduce": ("reduce", (B / 2, B / 2)),
     "gather": ("gather", (B, B)),
