@@ -14,6 +14,7 @@ from impls.acceleration.gradient_clipping import reference as gradient_clipping
 from impls.models.step import accumulate
 from impls.parallelism.context_parallel import reference as context_parallel
 from impls.parallelism.data_parallel import reference as data_parallel
+from impls.parallelism.expert_parallel import reference as expert_parallel
 from impls.parallelism.gradient_accumulation import reference as gradient_accumulation
 from impls.parallelism.hybrid_shard import reference as hybrid_shard
 from impls.parallelism.sequence_parallel import reference as sequence_parallel
@@ -154,3 +155,10 @@ def no_log_sum_exp(workload: Workload, topology: Topology, **variant: Any) -> Fu
 
     context_parallel.merge = added
     return context_parallel.build(workload, topology, **variant)
+
+
+def no_sum_over_replicas(workload: Workload, topology: Topology, **variant: Any) -> Function:
+    """Each copy of an expert keeps the gradient of the tokens that came to it alone."""
+    layer = expert_parallel.build(workload, topology, **variant)
+    layer.spread.replicas = layer.spread.ep  # without expert parallelism that is this rank
+    return layer

@@ -90,6 +90,7 @@ FAULTS = {
     "no_log_sum_exp": Fault(
         "context_parallel", "ring_zigzag", "cp2", OUTPUT | GRADIENT, OUTPUT | GRADIENT, "output of output"
     ),
+    "no_sum_over_replicas": Fault("expert_parallel", "st_moe", "dp2", GRADIENT, GRADIENT, "step 1, gradient of "),
 }
 
 

@@ -122,13 +122,13 @@ def plain(inputs: Mapping[str, Tensor], **variant: object) -> dict[str, Tensor]:
     if rule.auxiliary:
         counted = (chosen[:, :1] if rule.capacity else chosen).chunk(rule.groups)
         parts = [
-            _count(part, rule).to(score.dtype) / part.numel() @ each.mean(0)
+            (_count(part, rule).to(score.dtype) / part.numel() * each.sum(0) / len(each)).sum(0)
             for part, each in zip(counted, score.chunk(rule.groups), strict=True)
         ]
-        auxiliary = rule.experts * torch.stack(parts).mean()
+        auxiliary = rule.experts * torch.stack(parts).sum(0) / rule.groups
         loss, found["auxiliary_loss"] = loss + rule.auxiliary * auxiliary, auxiliary.detach()
     if rule.z:
-        z = logits.logsumexp(-1).square().mean()
+        z = logits.logsumexp(-1).square().sum(0) / tokens
         loss, found["z_loss"] = loss + rule.z * z, z.detach()
     if rule.auxiliary or rule.z:
         found["router_loss"] = tokens * loss

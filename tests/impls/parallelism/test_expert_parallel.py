@@ -1,0 +1,196 @@
+"""Expert parallelism: its parts one by one, and the layer where the suites do not go."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from harness.lab import Lab
+from harness.launch.local import LocalLauncher
+from harness.launch.outcome import Done, Job, describe
+from harness.launch.rank import Context
+from harness.spec import Case, ModelConfig, Topology, Workload
+from impls.parallelism.expert_parallel import CARD, claims, exchange, laws, problem, router
+from impls.parallelism.expert_parallel.experts import experts, naive
+from impls.parallelism.expert_parallel.rule import Rule
+from impls.parallelism.expert_parallel.spread import Spread
+
+ALONE: Any = SimpleNamespace(size=lambda: 1, rank=lambda: 0)
+WORK = Workload("odd", ModelConfig(hidden_size=13, intermediate_size=7), batch_size=4, sequence_length=5, dtype="fp64")
+# Three of six experts with too little room, and one of twelve: of those most have no token, and some ranks no row.
+ODD = {
+    "crowded": {"experts": 6, "k": 3, "capacity": 0.7, "groups": 4, "auxiliary": 0.1, "z": 0.1},
+    "crowded_priority": {"experts": 6, "k": 3, "capacity": 0.7, "groups": 4, "drop": "priority", "auxiliary": 0.1},
+    "deserted": {"experts": 12, "k": 1, "auxiliary": 0.1, "z": 0.1},
+    "biased": {"experts": 12, "k": 1, "bias": True},
+}
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    lab = Lab({CARD.name: replace(CARD, variants=ODD)}, [], LocalLauncher(), lambda *_: None, capacity=4)
+    yield lab
+    lab.close()
+
+
+@pytest.mark.parametrize("variant", ODD)
+@pytest.mark.parametrize("topology", ["dp1", "dp2ep2", "dp4ep2"])
+def test_the_layer_is_the_dense_formula_in_float64_on_odd_sizes(lab: Lab, variant: str, topology: str) -> None:
+    work = WORK if "crowded" in variant else WORK.with_(name="few", sequence_length=1)
+    findings = lab.parity(Case(CARD.name, variant, "reference", Topology.parse(topology), work))
+    assert [finding.reason for finding in findings if finding.verdict != "pass"] == []
+    assert {finding.quantity for finding in findings} >= {"output", "gradient"}
+
+
+def test_more_ranks_than_experts_divide_into_are_refused() -> None:
+    with pytest.raises(ValueError, match="ep 4 does not divide 6 experts"):
+        Spread(Topology(dp=4, ep=4), 6)
+
+
+@settings(derandomize=True, deadline=None, max_examples=80)
+@given(
+    seed=st.integers(0, 10**6),
+    k=st.integers(1, 3),
+    groups=st.integers(1, 3),
+    size=st.integers(1, 9),
+    capacity=st.floats(0.1, 3.0),
+    drop=st.sampled_from(["position", "priority"]),
+)
+def test_whom_a_full_expert_drops_is_what_one_token_after_another_gives(
+    seed: int, k: int, groups: int, size: int, capacity: float, drop: str
+) -> None:
+    rule = Rule(experts=4, k=k, capacity=capacity, groups=groups, drop=drop)
+    generator = torch.Generator().manual_seed(seed)
+    gates, chosen = torch.rand(groups * size, 4, generator=generator).topk(k)
+    kept = router.keep(chosen, gates, rule, groups)
+    assert torch.equal(kept, problem.keep(chosen, gates, rule))
+    for part, mask in zip(chosen.chunk(groups), kept.chunk(groups), strict=True):
+        assert part[mask].bincount(minlength=4).max() <= rule.slots(size)
+
+
+def test_first_choices_come_before_second_ones() -> None:
+    """Two tokens want expert 0, the first of them only as its second choice; there is room for one."""
+    chosen, gates = torch.tensor([[1, 0], [0, 1]]), torch.tensor([[0.6, 0.4], [0.7, 0.3]])
+    rule = Rule(experts=2, k=2, capacity=0.5)
+    assert router.keep(chosen, gates, rule, 1).tolist() == [[True, False], [True, False]]
+
+
+def test_equal_shares_and_scores_have_an_auxiliary_loss_of_one() -> None:
+    even = torch.full((3, 4), 0.25)
+    assert router.balance(even, torch.full((12, 4), 0.25), 4, 3, 3).item() == pytest.approx(1.0)
+
+
+def test_the_bias_moves_the_choice_and_not_the_gates() -> None:
+    logits = torch.tensor([[2.0, 1.0, 0.0]])
+    rule = Rule(experts=3, k=2, bias=True)
+    scores, chosen, gates = router.choose(logits, torch.tensor([-1.0, 0.0, 0.5]), rule)
+    assert chosen.tolist() == [[2, 1]]
+    assert torch.equal(gates, scores[:, [2, 1]] / scores[:, [2, 1]].sum())
+
+
+@settings(derandomize=True, deadline=None, max_examples=30)
+@given(counts=st.lists(st.integers(0, 4), min_size=1, max_size=4), f=st.integers(1, 5), h=st.integers(1, 5))
+def test_grouped_experts_are_the_naive_ones_also_where_no_row_comes(counts: list[int], f: int, h: int) -> None:
+    generator, m, e = torch.Generator().manual_seed(0), sum(counts), len(counts)
+
+    def leaves() -> list[Tensor]:
+        generator.manual_seed(0)
+        shapes = ((m, h), (m,), (e, 2 * f, h), (e, h, f))
+        return [torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes]
+
+    ours, theirs = leaves(), leaves()
+    out, expected = experts(*ours, counts, ALONE), naive(*theirs, counts)
+    torch.testing.assert_close(out, expected)
+    found, true = (torch.autograd.grad(y.sin().sum(), x) for y, x in ((out, ours), (expected, theirs)))
+    torch.testing.assert_close(found, true)
+
+
+def test_a_second_backward_pass_is_refused_since_the_first_has_used_up_what_was_kept() -> None:
+    x, p, gate_up, down = (torch.randn(s).requires_grad_() for s in ((3, 2), (3,), (1, 8, 2), (1, 2, 4)))
+    loss = experts(x, p, gate_up, down, [3], ALONE).sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def transposes(context: Context) -> list[tuple[float, float]]:
+    """⟨D x, y⟩ and ⟨x, Dᵀ y⟩ over all ranks: of tokens, and of slots; rank 1 drops some and sends nothing to rank 0."""
+    generator = torch.Generator().manual_seed(context.rank)
+    experts_of = torch.tensor([[0, 3], [2, 1], [0, 2]]) if context.rank == 0 else torch.tensor([[2, 3], [3, 1]])
+    kept = torch.ones_like(experts_of, dtype=torch.bool) if context.rank == 0 else experts_of > 1
+    way, _ = exchange.plan(experts_of, kept, 4, torch.distributed.group.WORLD)
+    found = []
+    for size in (len(experts_of), experts_of.numel()):
+        x = torch.randn(size, 3, generator=generator, dtype=torch.float64)
+        y = torch.randn(sum(way.counts), 3, generator=generator, dtype=torch.float64)
+        forth, back = exchange.to_experts(x, way), exchange.to_tokens(y, way, size)
+        pair = torch.stack([(forth * y).sum(), (x * back).sum()])
+        torch.distributed.all_reduce(pair)
+        found.append((float(pair[0]), float(pair[1])))
+    return found
+
+
+def test_dispatch_and_combine_are_each_others_transpose_with_uneven_splits(lab: Lab) -> None:
+    world = lab.launcher.world(2, "reference", CARD.engines["reference"].build.partition(":")[0])
+    try:
+        outcomes = world.run(Job(f"{__name__}:transposes", {}), 60.0)
+    finally:
+        world.close()
+    assert all(isinstance(outcome, Done) for outcome in outcomes), describe(outcomes)
+    for forth, back in outcomes[0].value:
+        assert forth == pytest.approx(back, rel=1e-12)
+        assert forth != 0.0
+
+
+@pytest.mark.parametrize("variant", CARD.variants)
+@pytest.mark.parametrize("seed", range(3))
+def test_every_drawn_token_is_beyond_doubt_and_held_by_bfloat16(variant: str, seed: int) -> None:
+    arguments = CARD.variants[variant]
+    inputs = problem.draw(Workload(seed=seed), **arguments)
+    assert not problem.doubtful(inputs, Rule(**arguments)).any()
+    for name in ("x", "router"):
+        assert torch.equal(inputs[name], inputs[name].bfloat16().double())
+    exact, _ = problem.choose(inputs, Rule(**arguments))
+    rough = {name: tensor.detach().bfloat16() for name, tensor in inputs.items()}
+    assert torch.equal(problem.choose(rough, Rule(**arguments))[0], exact)
+
+
+def test_a_batch_that_groups_do_not_divide_is_refused() -> None:
+    with pytest.raises(ValueError, match="batch_size 6 is not a multiple of the variant's 4 groups"):
+        problem.draw(Workload(batch_size=6), **CARD.variants["switch"])
+
+
+def test_the_law_counts_the_rows_that_change_ranks() -> None:
+    """On as many ranks as hold a copy of the experts each (ep 1) no row travels; sums of gradients do."""
+    work, variant = Workload(), CARD.variants["gshard"]
+    model, ring = work.model, 2 * (2 - 1) / 2 * 4
+    weights = 8 * model.hidden_size + 8 * 3 * model.hidden_size * model.intermediate_size
+    assert laws.traffic(work, Topology(dp=2), **variant) == ring * weights
+    table = laws.rows(work, Topology(dp=2, ep=2), Rule(**variant), **variant)
+    dropped = int(problem.plain(problem.draw(work, **variant), **variant)["dropped"])
+    assert sum(map(sum, table)) == 2 * work.tokens - dropped
+    assert laws.traffic(work, Topology(), **variant) is None
+
+
+def test_topk_on_a_cpu_breaks_ties_in_no_order() -> None:
+    """Why two engines are not asked on a CPU whom they drop by position. If this fails, they can be."""
+    wanted = (torch.rand(64, 8, generator=torch.Generator().manual_seed(0)) < 0.25).int()
+    taken = torch.zeros_like(wanted, dtype=torch.bool).scatter(0, wanted.topk(8, dim=0).indices, True)
+    assert not torch.equal(taken & (wanted > 0), (wanted > 0) & (wanted.cumsum(0) <= 8))
+
+
+def test_claims_say_what_arithmetic_and_the_routers_give() -> None:
+    parameters, balance = claims.practice_parameters([]), claims.practice_entropy([])
+    assert (parameters.value, parameters.detail["status"]) == (4160.0, "contradicted")
+    assert balance.detail["status"] == "reproduced"
+    assert balance.detail["most"] >= balance.value > max(balance.detail["auxiliary_loss"][0], balance.detail["bias"][0])
+
+
+def test_the_entropy_of_equal_loads_is_the_logarithm_of_their_number() -> None:
+    assert claims.entropy(torch.tensor([3, 3, 0, 3])) == pytest.approx(torch.tensor(3.0).log().item())
