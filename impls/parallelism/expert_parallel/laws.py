@@ -44,5 +44,24 @@ def traffic(workload: Workload, topology: Topology, **variant: object) -> float 
     return busiest * (2 * h * element + max(4, element)) + (ep - 1) * experts * 8 + gradients + load
 
 
+def saved(workload: Workload, topology: Topology, **variant: object) -> float:
+    """Bytes that the busiest rank keeps between the forward and the backward pass, if each product keeps its factors:
+
+        of its m rows       x (h), W_gate_up x (2f), silu(gate), p silu(gate), p silu(gate) up (f each)
+        of its t tokens     y (h), and x again in float32 for the router where it is narrower
+
+    m is what came, not t k: where experts are not chosen alike, neither are ranks. Scores and indices are not counted.
+    """
+    rule, model, element = Rule(**variant), workload.model, workload.element_size  # type: ignore[arg-type]
+    table, local = rows(workload, topology, rule, **variant), rule.experts // topology.ep
+    busiest = max(
+        sum(sum(table[other][rank * local : (rank + 1) * local]) for other in range(first, first + topology.ep))
+        for rank in range(topology.ep)
+        for first in range(0, topology.dp, topology.ep)
+    )
+    tokens = workload.tokens // topology.dp * model.hidden_size * (element + (4 if element < 4 else 0))
+    return float(busiest * (model.hidden_size + 5 * model.intermediate_size) * element + tokens)
+
+
 def _ring(buffer: float, ranks: int) -> float:
     return 2 * (ranks - 1) / ranks * buffer

@@ -14,6 +14,7 @@ from harness.spec import Topology, Unsupported, Workload
 from impls.models.deepspeed import deepspeed  # which sets the device first
 from impls.models.mesh import device
 from impls.models.weights import TORCH_DTYPES
+from impls.parallelism.expert_parallel.problem import slope
 from impls.parallelism.expert_parallel.rule import Rule
 from impls.parallelism.expert_parallel.spread import Spread, summed
 from impls.parallelism.expert_parallel.unstacked import unstacked
@@ -80,7 +81,7 @@ class Layer:
             "tokens_per_expert": chosen[chosen >= 0].bincount(minlength=self.rule.experts),
             "dropped": (chosen < 0).sum(),
             "auxiliary_loss": loss.detach(),
-            "router_loss": self.scale * loss,
+            "router_loss": slope(self.scale * loss),
         }
 
 

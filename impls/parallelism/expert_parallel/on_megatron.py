@@ -1,7 +1,7 @@
 """Megatron-Core's MoELayer (local specification: no Transformer Engine), with either of its token dispatchers.
 
 Its auxiliary losses are never returned: they enter the backward pass by themselves, times one scale for all of them
-(MoEAuxLossAutoScaler), and are logged. So the scale is set to the cotangent of ``router_loss``, and its value is the
+(MoEAuxLossAutoScaler), and are logged. So the scale is set to the cotangent of ``router_loss``, and the values are the
 log's. Its capacity is that of one call, so each group of tokens is a call, as a micro-batch is.
 """
 
@@ -59,17 +59,16 @@ def _redirect_to_cpu() -> None:
     moe_utils.maybe_move_tensor_to_cpu = token_dispatcher.maybe_move_tensor_to_cpu = to_cpu
 
 
-class _Loss(Function):
-    """The value of the losses that Megatron adds by itself. It is the last node made, so the first that runs back."""
+class _Scale(Function):
+    """Stands for the losses that Megatron adds by itself. It is the last node made, so the first that runs back."""
 
     @staticmethod
-    def forward(ctx: Any, after: Tensor, value: Tensor) -> Tensor:
-        return value.clone()
+    def forward(ctx: Any, after: Tensor) -> Tensor:
+        return after.new_zeros(())
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> None:
         moe_utils.MoEAuxLossAutoScaler.set_loss_scale(gradient.clone())
-        return None, None
 
 
 def configuration(workload: Workload, topology: Topology, rule: Rule, dispatcher: str, calls: int) -> TransformerConfig:
@@ -137,7 +136,6 @@ class Layer:
         self.layer.set_layer_number(1)
         self.maps: list[Tensor] = []
         self.layer.router.register_forward_hook(lambda module, arguments, out: self.maps.append(out[1]))
-        self.tokens = workload.tokens
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         router = self.layer.router
@@ -172,10 +170,7 @@ class Layer:
             found["auxiliary_loss"] = log["global_load_balancing_loss"]
         if self.rule.z:
             found["z_loss"] = log["z_loss"] / self.calls
-        if not found:
-            return {}
-        value = self.rule.auxiliary * found["auxiliary_loss"] + self.rule.z * found.get("z_loss", 0.0)
-        return found | {"router_loss": _Loss.apply(output, self.tokens * value)}
+        return found | {"router_loss": _Scale.apply(output)} if found else {}
 
 
 build_alltoall = partial(Layer, "alltoall")

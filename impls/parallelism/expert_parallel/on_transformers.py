@@ -12,6 +12,7 @@ from transformers.models.switch_transformers.modeling_switch_transformers import
 from harness.spec import Topology, Unsupported, Workload
 from impls.models.mesh import device
 from impls.models.weights import TORCH_DTYPES
+from impls.parallelism.expert_parallel.problem import reported, slope
 from impls.parallelism.expert_parallel.rule import Rule
 
 
@@ -51,9 +52,9 @@ class Layer:
         return {
             "output": output,
             "tokens_per_expert": chosen.flatten().bincount(minlength=rule.experts),
-            "auxiliary_loss": auxiliary.detach(),
-            "z_loss": z.detach(),
-            "router_loss": len(logits) * (rule.auxiliary * auxiliary + rule.z * z),
+            "auxiliary_loss": reported(auxiliary),
+            "z_loss": reported(z),
+            "router_loss": slope(len(logits) * (rule.auxiliary * auxiliary + rule.z * z)),
         }
 
 

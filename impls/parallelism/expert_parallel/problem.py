@@ -100,10 +100,11 @@ def keep(chosen: Tensor, gates: Tensor, rule: Rule) -> Tensor:
 def plain(inputs: Mapping[str, Tensor], **variant: object) -> dict[str, Tensor]:
     """y = Σ_i g_i(x) E_i(x), every expert on every token; E_i(x) = W_down (silu(W_gate x) ∘ W_up x).
 
-    ``output`` [b, s, h]; ``router_loss`` = T (α L_aux + β L_z), summed over tokens as the output's cotangents are;
-    its parts, and the counts, are reported and not differentiated. L_aux is 1 when experts are chosen alike and
-    scores are equal: E Σ f_i P_i, f_i the share of first choices in a group (GShard, times E²; Switch), or of all
-    choices in the batch where nothing is dropped (Mixtral). ``expert_bias``: after its update.
+    ``output`` [b, s, h]; ``router_loss``, whose gradient is that of T (α L_aux + β L_z), the sum over tokens, as the
+    output's cotangents are; ``auxiliary_loss`` and ``z_loss``, reported; counts; ``expert_bias`` after its update.
+
+    L_aux is 1 when experts are chosen alike and scores are equal: E Σ f_i P_i, f_i the share of first choices in a
+    group (Switch; GShard, times E²), or of all choices in the batch where nothing is dropped (Mixtral).
     """
     rule = Rule(**variant)  # type: ignore[arg-type]
     x, tokens = inputs["x"].flatten(0, 1), inputs["x"].shape[:2].numel()
@@ -126,16 +127,26 @@ def plain(inputs: Mapping[str, Tensor], **variant: object) -> dict[str, Tensor]:
             for part, each in zip(counted, score.chunk(rule.groups), strict=True)
         ]
         auxiliary = rule.experts * torch.stack(parts).sum(0) / rule.groups
-        loss, found["auxiliary_loss"] = loss + rule.auxiliary * auxiliary, auxiliary.detach()
+        loss, found["auxiliary_loss"] = loss + rule.auxiliary * auxiliary, reported(auxiliary)
     if rule.z:
         z = logits.logsumexp(-1).square().sum(0) / tokens
-        loss, found["z_loss"] = loss + rule.z * z, z.detach()
+        loss, found["z_loss"] = loss + rule.z * z, reported(z)
     if rule.auxiliary or rule.z:
-        found["router_loss"] = tokens * loss
+        found["router_loss"] = slope(tokens * loss)
     if rule.bias:
         load = found["tokens_per_expert"]
         found["expert_bias"] = inputs["bias"] + SPEED * (load.double().mean() - load).sign()
     return found
+
+
+def reported(loss: Tensor) -> Tensor:
+    """To three places: whether the last one of a single float32 is right is luck, and so would be its noise floor."""
+    return loss.detach().round(decimals=3)
+
+
+def slope(loss: Tensor) -> Tensor:
+    """The loss with its gradient and without its value."""
+    return loss - loss.detach()
 
 
 def _count(chosen: Tensor, rule: Rule) -> Tensor:

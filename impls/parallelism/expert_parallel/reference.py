@@ -25,6 +25,7 @@ from torch import Tensor
 from harness.spec import Topology, Workload
 from impls.parallelism.expert_parallel.exchange import Combine, Dispatch, add_up, plan
 from impls.parallelism.expert_parallel.experts import experts as grouped_experts
+from impls.parallelism.expert_parallel.problem import slope
 from impls.parallelism.expert_parallel.router import balance, choose, keep, z_loss
 from impls.parallelism.expert_parallel.rule import SPEED, Rule
 from impls.parallelism.expert_parallel.spread import Spread, summed
@@ -77,7 +78,7 @@ class ExpertParallel:
         if not parts:
             return {}
         loss = rule.auxiliary * parts["auxiliary_loss"] + rule.z * parts.get("z_loss", 0.0)
-        return {name: part.detach() for name, part in parts.items()} | {"router_loss": tokens * loss}
+        return {name: part.detach() for name, part in parts.items()} | {"router_loss": slope(tokens * loss)}
 
     def _moved(self, bias: Tensor, load: Tensor) -> Tensor:
         """b_i + γ sign(mean load − load_i), the load that of all ranks (Wang et al. 2024, algorithm 1)."""

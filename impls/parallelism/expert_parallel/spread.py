@@ -18,10 +18,12 @@ from torch.distributed.device_mesh import init_device_mesh
 from harness.spec import Topology
 from impls.models.mesh import device
 from impls.parallelism.expert_parallel.exchange import add_up
+from impls.parallelism.expert_parallel.problem import reported
 
 TOKENS = ("x", "output")
 EXPERTS = ("gate_up", "down")
-ADDITIVE = ("router_loss", "auxiliary_loss", "z_loss", "tokens_per_expert", "dropped")  # a rank has its part of them
+LOSSES = ("auxiliary_loss", "z_loss")
+ADDITIVE = (*LOSSES, "router_loss", "tokens_per_expert", "dropped")  # a rank has its part of them
 
 
 class Spread:
@@ -48,6 +50,8 @@ class Spread:
     def _whole(self, name: str, part: Tensor) -> Tensor:
         if name in ADDITIVE:
             part = add_up(part.clone(), self.world)
+        if name in LOSSES:
+            return reported(part)
         if name not in (*TOKENS, *EXPERTS):
             return part
         group = self.world if name in TOKENS else self.ep
