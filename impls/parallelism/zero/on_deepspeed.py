@@ -5,7 +5,9 @@ from impls.models.deepspeed import Engine
 
 
 class Zero(Engine):
-    def __init__(self, workload: Workload, topology: Topology, stage: int) -> None:
+    """``options`` are more of the configuration's section ``zero_optimization``."""
+
+    def __init__(self, workload: Workload, topology: Topology, stage: int, **options: bool | int) -> None:
         # In proportion to the model: the default of 5e8 elements is more than many a model.
         bucket = workload.model.parameters // 64
         zero = {
@@ -21,6 +23,7 @@ class Zero(Engine):
             "stage3_max_reuse_distance": 0,
             "stage3_max_live_parameters": 4 * bucket,
             "stage3_prefetch_bucket_size": bucket,
+            **options,
         }
         super().__init__(workload, topology, zero)
         self.stage = stage

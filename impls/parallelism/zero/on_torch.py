@@ -19,16 +19,18 @@ from impls.models.weights import TORCH_DTYPES, build_model
 
 
 class Sharded:
-    """Stage 2 keeps the weights gathered between forward and backward pass, stage 3 does not. ``shards``: the mesh
-    over which to shard, by default all data-parallel ranks."""
+    """Stage 2 keeps the weights gathered between forward and backward pass, stage 3 (``reshard``) does not. ``shards``:
+    the mesh over which to shard, by default all data-parallel ranks."""
 
-    def __init__(self, workload: Workload, topology: Topology, stage: int, shards: DeviceMesh | None = None) -> None:
+    def __init__(
+        self, workload: Workload, topology: Topology, reshard: bool | int, shards: DeviceMesh | None = None
+    ) -> None:
         self.workload, self.topology, self.shards = workload, topology, shards or mesh(topology)["dp"]
         # FSDP2's recipe: the sharded float32 weights are the masters; the gathered copies are narrow.
         self.model = build_model(workload, max(TORCH_DTYPES[workload.dtype], torch.float32, key=lambda d: d.itemsize))
         narrow = TORCH_DTYPES[workload.dtype]
         policy = MixedPrecisionPolicy(param_dtype=narrow, reduce_dtype=narrow)
-        options = {"mesh": self.shards, "mp_policy": policy, "reshard_after_forward": stage == 3}
+        options = {"mesh": self.shards, "mp_policy": policy, "reshard_after_forward": reshard}
         for layer in self.model.model.layers:
             fully_shard(layer, **options)
         fully_shard(self.model, **options)
@@ -90,4 +92,4 @@ class Redundancy:
 
 
 def build(workload: Workload, topology: Topology, stage: int = 3) -> Sharded | Redundancy:
-    return Redundancy(workload, topology) if stage == 1 else Sharded(workload, topology, stage)
+    return Redundancy(workload, topology) if stage == 1 else Sharded(workload, topology, reshard=stage == 3)

@@ -15,7 +15,7 @@ In stage 3 weights are gathered just before a unit's forward and backward pass, 
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 import torch.distributed as dist
@@ -23,29 +23,32 @@ from torch import Tensor, nn
 
 from harness.spec import Batch, Topology, Workload
 from impls.acceleration.gradient_clipping.reference import clip_by_global_norm
-from impls.models.flat import distinct, views
+from impls.models.flat import views
 from impls.models.optimizer import optimizer
 from impls.models.step import accumulate
 from impls.models.weights import build_model
-from impls.parallelism.zero.unit import Reduction, Unit
+from impls.parallelism.zero.unit import Reduction, Unit, owners
 
 
 class Zero:
     """One rank's view of a model whose states are partitioned by ``stage`` over a group, by default of all ranks."""
 
-    def __init__(self, workload: Workload, stage: int, group: dist.ProcessGroup | None = None) -> None:
+    def __init__(
+        self,
+        workload: Workload,
+        stage: int,
+        group: dist.ProcessGroup | None = None,
+        make: Callable[..., Unit] = Unit,
+    ) -> None:
         self.workload, self.stage, self.rank, self.ranks = workload, stage, dist.get_rank(), dist.get_world_size()
         self.group = group or dist.group.WORLD
         self.model = build_model(workload)
-        blocks = [block for layer in self.model.model.layers for block in (layer.self_attn, layer.mlp)]
-        inside = {p for block in blocks for p in block.parameters()}
-        rest = [p for p in distinct(self.model.parameters()) if p not in inside]
-        # The root's weights, embedding, norms and head, are used all along; it encloses the blocks.
-        self.units = [Unit(list(owned), stage, self.group) for owned in (rest, *map(nn.Module.parameters, blocks))]
+        owned = owners(self.model)
+        self.units = [make(parameters, stage, self.group) for _, parameters in owned]
         self.optimizer = optimizer([unit.master for unit in self.units], workload)
         self.reducing: tuple[Unit, Reduction] | None = None
         self.last = False  # the micro-batch after which stage 1 reduces
-        for index, module in enumerate([self.model, *blocks]):
+        for index, (module, _) in enumerate(owned):
             self._reduce_when_ready(index)
             if stage == 3:
                 self._gather_around(module, index)

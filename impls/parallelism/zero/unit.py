@@ -4,9 +4,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from impls.models.flat import flatten, views
+from impls.models.decoder import Decoder
+from impls.models.flat import distinct, flatten, views
 
 Reduction = tuple[dist.Work, Tensor, Tensor]
+
+
+def owners(model: Decoder) -> list[tuple[nn.Module, list[nn.Parameter]]]:
+    """Who gathers what: the root and its weights (embedding, norms, head), used all along; then the blocks in it."""
+    blocks = [block for layer in model.model.layers for block in (layer.self_attn, layer.mlp)]
+    inside = {p for block in blocks for p in block.parameters()}
+    rest = [p for p in distinct(model.parameters()) if p not in inside]
+    return [(model, rest), *((block, list(block.parameters())) for block in blocks)]
 
 
 class Unit:
