@@ -21,6 +21,7 @@ from impls.parallelism.sequence_parallel import reference as sequence_parallel
 from impls.parallelism.tensor_parallel import reference as tensor_parallel
 from impls.parallelism.zero import reference as zero
 from impls.parallelism.zero_offload import reference as zero_offload
+from impls.parallelism.zero_plus_plus import reference as zero_plus_plus
 from impls.posttraining.preference import reference as preference
 
 
@@ -162,3 +163,11 @@ def no_sum_over_replicas(workload: Workload, topology: Topology, **variant: Any)
     layer = expert_parallel.build(workload, topology, **variant)
     layer.spread.replicas = layer.spread.ep  # without expert parallelism that is this rank
     return layer
+
+
+def a_stale_partition(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """The secondary partition outlives the update it should be dropped for: later steps use the first step's weights."""
+    trainer = zero_plus_plus.build(workload, topology, **variant)
+    for unit in trainer.units:
+        unit.left, unit.spread = 1_000_000, lambda: None
+    return trainer

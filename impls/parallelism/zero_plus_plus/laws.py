@@ -1,0 +1,69 @@
+"""What ZeRO++ promises (Wang et al. 2023, §3): each message to the byte, with its scales and the units' padding."""
+
+from math import prod
+
+from harness.spec import ModelConfig, Topology, Workload
+from impls.parallelism.zero import laws as zero
+
+BLOCK, SCALE = 256, 4  # elements of a block, bytes of its scale
+
+
+def units(model: ModelConfig) -> list[int]:
+    """Elements of the units: what is in no block, then each layer's attention and MLP."""
+    sizes: dict[str, int] = {}
+    for name, shape in model.shapes():
+        layer, block, _ = name.partition(".self_attn." if ".self_attn." in name else ".mlp.")
+        unit = layer + block if block else ""
+        sizes[unit] = sizes.get(unit, 0) + prod(shape)
+    return list(sizes.values())
+
+
+def message(elements: int, element_size: int, bits: int) -> int:
+    """Bytes of a shard: as it is, or a scale for each block and then the codes."""
+    return SCALE * -(-elements // BLOCK) + -(-elements * bits // 8) if bits else elements * element_size
+
+
+def states(
+    workload: Workload, topology: Topology, group: int, weight_bits: int, gradient_bits: int, hierarchical: bool
+) -> float:
+    """Bytes of model states: ZeRO-3's, and with hpZ 1/g of the weights besides (§3.2).
+
+    The figure is taken between backward pass and update. Who drops the secondary partition after its last gather is
+    leaner then.
+    """
+    secondary = workload.model.parameters * workload.element_size / group if hierarchical else 0.0
+    return zero.states(workload, topology, stage=3) + secondary
+
+
+def traffic(workload: Workload, topology: Topology, **variant: int) -> float:
+    """Bytes that a rank sends in a step."""
+    return sum(_sent(workload, topology, **variant))
+
+
+def across(workload: Workload, topology: Topology, **variant: int) -> float:
+    """Bytes of those collectives that not only ranks of one group take part in."""
+    return _sent(workload, topology, **variant)[0]
+
+
+def _sent(
+    workload: Workload, topology: Topology, group: int, weight_bits: int, gradient_bits: int, hierarchical: bool
+) -> tuple[float, float]:
+    """(in collectives of several groups, in those of one).
+
+    For a shard of a unit, Ψ_unit/N, a gather in a ring sends all of the N shards but one, and inside a group all of
+    its g parts of m shards but one; a reduce-scatter the same, and each all-to-all of a reduction in two hops too.
+    With k micro-batches there are 2k gathers, of which hpZ needs all ranks for the first alone, and k reductions.
+    """
+    ranks, groups, k, e = topology.dp, topology.dp // group, workload.micro_batches, workload.element_size
+    everywhere = inside = 0.0
+    for unit in units(workload.model):
+        shard = -(-unit // ranks)
+        near = 2 * k - 1 if hierarchical else 0
+        inside += near * (group - 1) * groups * shard * e
+        everywhere += (2 * k - near) * (ranks - 1) * message(shard, e, weight_bits)
+        if gradient_bits:
+            inside += k * (group - 1) * groups * message(shard, e, gradient_bits)
+            everywhere += k * (groups - 1) * message(shard, e, gradient_bits)
+        else:
+            everywhere += k * (ranks - 1) * shard * e
+    return (everywhere, inside) if groups > 1 else (0.0, everywhere + inside)
