@@ -166,7 +166,7 @@ def no_sum_over_replicas(workload: Workload, topology: Topology, **variant: Any)
 
 
 def a_stale_partition(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
-    """The secondary partition outlives the update it should be dropped for: later steps use the first step's weights."""
+    """The secondary partition outlives the update: later steps use the first step's weights."""
     trainer = zero_plus_plus.build(workload, topology, **variant)
     for unit in trainer.units:
         unit.left, unit.spread = 1_000_000, lambda: None

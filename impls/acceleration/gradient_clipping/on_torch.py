@@ -20,4 +20,4 @@ def build(workload: Workload, topology: Topology, stage: int = 0) -> Trainer:
     check(topology, stage)
     if topology.tp > 1:
         return TensorParallel(workload, topology)
-    return Sharded(workload, topology, stage) if stage else Clipped(workload, topology)
+    return Sharded(workload, topology, reshard=stage == 3) if stage else Clipped(workload, topology)

@@ -14,7 +14,7 @@ from impls.parallelism.zero.on_torch import Sharded
 
 class HybridShard(Sharded):
     def __init__(self, workload: Workload, topology: Topology, group: int, two_hop: bool) -> None:
-        super().__init__(workload, topology, 3, groups(topology, group))
+        super().__init__(workload, topology, reshard=True, shards=groups(topology, group))
         self.two_hop = two_hop
 
     def backward(self, batch: Batch) -> Tensor:

@@ -34,9 +34,9 @@ from torch.optim.sgd import sgd
 
 from harness.spec import Batch, Topology, Workload
 from impls.acceleration.gradient_clipping.reference import clip_by_global_norm
-from impls.models.flat import distinct
 from impls.models.weights import build_model
 from impls.parallelism.zero.reference import Zero
+from impls.parallelism.zero.unit import owners
 from impls.parallelism.zero_offload import files, host
 from impls.parallelism.zero_offload.host import Rows
 from impls.parallelism.zero_offload.partition import Partition
@@ -68,14 +68,11 @@ class Offload(Zero):
         self.workload, self.stage, self.rank, self.ranks = workload, stage, dist.get_rank(), dist.get_world_size()
         self.reducing, self.last, self.count, self.group = None, False, 0, dist.group.WORLD
         self.model = build_model(workload)
-        blocks = [block for layer in self.model.model.layers for block in (layer.self_attn, layer.mlp)]
-        inside = {p for block in blocks for p in block.parameters()}
-        rest = [p for p in distinct(self.model.parameters()) if p not in inside]
-        owned = [rest, *(list(block.parameters()) for block in blocks)]
-
-        sizes = [-(-sum(p.numel() for p in own) // self.ranks) for own in owned]
+        owned = owners(self.model)
+        sizes = [-(-sum(p.numel() for p in own) // self.ranks) for _, own in owned]
         self.pieces = cut(sizes, longest(workload.model.parameters, self.ranks))
-        narrow, wide = rest[0].dtype, torch.promote_types(rest[0].dtype, torch.float32)
+        narrow = self.model.lm_head.weight.dtype
+        wide = torch.promote_types(narrow, torch.float32)
         rows = 3 if workload.optimizer == "adamw" else 1
         self.units: list[Partition] = []
         self.states = (files if states_on == "files" else host).States(sizes, self.pieces, rows, wide, folder)
@@ -86,7 +83,7 @@ class Offload(Zero):
                 sizes, self.pieces, narrow, self.states, folder
             )
         self.fallback = self.states.fallback
-        for index, own in enumerate(owned):
+        for index, (_, own) in enumerate(owned):
             unit = Partition(own, stage, self.group, partial(self.weights.fetch, index))
             self.states.add(unit.master)
             for piece in self.pieces:
@@ -95,7 +92,7 @@ class Offload(Zero):
             del unit.master  # it is among the states now
             self.units.append(unit)
         self.weights.flush()
-        for index, module in enumerate([self.model, *blocks]):
+        for index, (module, _) in enumerate(owned):
             self._reduce_when_ready(index)
             if stage == 3:
                 self._gather_around(module, index)

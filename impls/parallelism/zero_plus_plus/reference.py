@@ -53,8 +53,7 @@ class Unit(unit.Unit):
         self,
         parameters: list[nn.Parameter],
         stage: int,
-        rank: int,
-        ranks: int,
+        group: dist.ProcessGroup,
         inside: dist.ProcessGroup,
         across: dist.ProcessGroup,
         weight_bits: int,
@@ -62,8 +61,8 @@ class Unit(unit.Unit):
         hierarchical: bool,
         gathers: int,
     ) -> None:
-        super().__init__(parameters, stage, rank, ranks)
-        self.ranks, self.inside, self.across = ranks, inside, across
+        super().__init__(parameters, stage, group)
+        self.ranks, self.inside, self.across = group.size(), inside, across
         self.weight_bits, self.gradient_bits, self.hierarchical = weight_bits, gradient_bits, hierarchical
         self.secondary: Tensor | None = None
         self.gathers = self.left = gathers
@@ -73,7 +72,7 @@ class Unit(unit.Unit):
             return
         self.full.untyped_storage().resize_(self.bytes)
         self.left -= 1
-        self.arriving, group, shard = self.full, dist.group.WORLD, self.master.detach()
+        self.arriving, group, shard = self.full, self.group, self.master.detach()
         if self.secondary is not None:  # hpZ
             send, group = self.secondary, self.inside
         elif self.weight_bits:  # qwZ
@@ -122,4 +121,4 @@ def build(workload: Workload, topology: Topology, group: int, **techniques: int 
         raise Unsupported(f"{topology.dp} data-parallel ranks are not a multiple of the group of {group}")
     mesh = init_device_mesh(device().type, (topology.dp // group, group), mesh_dim_names=("across", "inside"))
     groups = {name: mesh.get_group(name) for name in ("inside", "across")}
-    return ZeroPlusPlus(workload, 3, partial(Unit, gathers=2 * workload.micro_batches, **groups, **techniques))
+    return ZeroPlusPlus(workload, 3, make=partial(Unit, gathers=2 * workload.micro_batches, **groups, **techniques))
