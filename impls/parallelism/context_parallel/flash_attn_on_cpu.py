@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from impls.parallelism.context_parallel.kernels import attend, attend_backward
+from impls.parallelism.context_parallel.block_attention import attend, attend_backward
 
 FALLBACK = "PyTorch's flash kernel in place of flash-attn's, which has none for the CPU"
 NARROW = "its rings add float32 gradients to the kernel's own buffers where these are float32 too"

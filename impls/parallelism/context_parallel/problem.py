@@ -8,8 +8,9 @@ from torch import Tensor
 
 from harness.spec import Workload
 from impls.acceleration.flash_attention import problem
-from impls.acceleration.flash_attention.reference import naive
 from impls.parallelism.context_parallel.layouts import documents
+from impls.parallelism.context_parallel.reference import naive
+from impls.parallelism.context_parallel.spread import folded, unfolded
 
 
 def draw(workload: Workload, packed: bool = False, **variant: Any) -> dict[str, Tensor]:
@@ -25,17 +26,12 @@ def plain(inputs: Mapping[str, Tensor], **variant: Any) -> dict[str, Tensor]:
     """softmax(QKᵀ/√d) V with what comes later masked, of every document by itself (Vaswani et al. 2017, §3.2)."""
     tensors = [inputs[name] for name in ("query", "key", "value")]
     if "cu_seqlens" not in inputs:
-        return {"output": naive(*tensors, True)}
+        return {"output": whole(*tensors)}
     sizes = inputs["cu_seqlens"].diff().tolist()
     parts = zip(*(folded(x).split(sizes, dim=2) for x in tensors), strict=True)
-    return {"output": unfolded(torch.cat([naive(*part, True) for part in parts], dim=2), len(tensors[0]))}
+    return {"output": unfolded(torch.cat([whole(*part) for part in parts], dim=2), len(tensors[0]))}
 
 
-def folded(x: Tensor) -> Tensor:
-    """[b, h, s, d] → [1, h, b·s, d]: the sequences of a batch one after another."""
-    return x.transpose(0, 1).flatten(1, 2).unsqueeze(0)
-
-
-def unfolded(x: Tensor, batch: int) -> Tensor:
-    """[1, h, b·s, d] → [b, h, s, d]."""
-    return x.squeeze(0).unflatten(1, (batch, -1)).transpose(0, 1)
+def whole(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Of all the sequence's queries."""
+    return naive(query, key, value, torch.arange(query.shape[2], device=query.device))

@@ -5,26 +5,31 @@ Ring Attention (Liu et al. 2023, arXiv:2310.01889, §3, algorithm 1), with the k
 in ``exchange``); and USP (Fang & Zhao 2024, arXiv:2405.07719, §3), which has both: Ulysses among neighbours, and a
 ring of such groups.
 
-The naive form gathers all keys and values on every rank: o = softmax(q Kᵀ/√d) V, s/N rows of it. The ring never has
-more than two blocks of them: while queries meet the block of keys that is here, it is on its way to the next rank.
+The naive form gathers all keys and values on every rank. The ring never has more than two blocks of them: while the
+queries meet the block that is here, it is on its way to the next rank.
 
-    step         0       1       2       3                     ┌→ 0 → 1 ┐
-    rank 0      k₀      k₃      k₂      k₁      blocks go on   │        ↓       O and L grow: with a further block's
-    rank 1      k₁      k₀      k₃      k₂                     └─ 3 ← 2 ┘       O_b and L_b, σ the logistic function,
+    step         0    1    2    3
+    rank 0      k₀   k₃   k₂   k₁        0 → 1
+    rank 1      k₁   k₀   k₃   k₂        ↑   ↓
+    rank 2      k₂   k₁   k₀   k₃        3 ← 2
+    rank 3      k₃   k₂   k₁   k₀
 
-        O ← O + σ(L_b − L) (O_b − O)        L ← log(e^L + e^L_b)
+With each further block's output O_b and log-sum-exp L_b (σ is the logistic function)
 
-which is the softmax over both, for σ(L_b − L) is the block's share of e^L + e^L_b. Sums of blocks' own softmaxes are
-something else. The backward pass computes P = e^(S − L) with the L of all blocks, so each block's gradients can simply
-be added. Those of keys and values travel with their block, from the first rank that it visits until it is home: N − 1
-hops, for what its own rank has to add waits there.
+    O ← O + σ(L_b − L) (O_b − O)        L ← log(e^L + e^L_b)
+
+which is the softmax over both, for σ(L_b − L) is the block's share of e^L + e^L_b. Sums of the blocks' own softmaxes
+are something else. The backward pass computes P = e^(S − L) with the L of all blocks, so that each block's gradients
+can simply be added. Those of keys and values travel with their block, from the first rank that it visits until it is
+home: N − 1 hops, for what its own rank has to add waits there.
 
     N      ranks, R in a ring × U that exchange heads          q o     [b, h, n, d]      this rank's
     s n    sequence length, s/N                                k v     [b, h_k, n, d]
-    h h_k  heads of queries, of keys                           O L     so far, in float32 at least; [b, h, n] for L
+    h h_k  heads of queries, of keys                           O L     so far, in float32 at least; L [b, h, n]
 """
 
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Any
 
 import torch
@@ -32,11 +37,20 @@ from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
 from harness.spec import Topology, Workload
+from impls.parallelism.context_parallel.block_attention import attend, attend_backward
 from impls.parallelism.context_parallel.exchange import ToHeads, ToSequence, head_shares
-from impls.parallelism.context_parallel.kernels import attend, attend_backward
 from impls.parallelism.context_parallel.layouts import blocks
 from impls.parallelism.context_parallel.ring import Passing, Ring
 from impls.parallelism.context_parallel.spread import Spread
+
+
+def naive(query: Tensor, keys: Tensor, values: Tensor, places: Tensor) -> Tensor:
+    """softmax(q Kᵀ/√d) V over all s keys; ``places`` [n]: where in the sequence the queries are."""
+    group = query.shape[1] // keys.shape[1]
+    keys, values = (x.repeat_interleave(group, dim=1) for x in (keys, values))
+    later = torch.arange(keys.shape[2], device=places.device) > places.unsqueeze(1)
+    scores = (query @ keys.mT * query.shape[-1] ** -0.5).masked_fill(later, -inf)
+    return scores.softmax(-1) @ values
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:

@@ -10,7 +10,16 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from harness.spec import Topology, Unsupported, Workload
 from impls.models.mesh import device
 from impls.parallelism.context_parallel.layouts import documents, padded, runs
-from impls.parallelism.context_parallel.problem import folded, unfolded
+
+
+def folded(x: Tensor) -> Tensor:
+    """[b, h, s, d] → [1, h, b·s, d]: the sequences of a batch one after another."""
+    return x.transpose(0, 1).flatten(1, 2).unsqueeze(0)
+
+
+def unfolded(x: Tensor, batch: int) -> Tensor:
+    """[1, h, b·s, d] → [b, h, s, d]."""
+    return x.squeeze(0).unflatten(1, (batch, -1)).transpose(0, 1)
 
 
 def grid(topology: Topology, group: int) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from harness.spec import ModelConfig, Topology, Workload
 from harness.spec import Unsupported as Refused
 from impls.acceleration.flash_attention.reference import naive
 from impls.parallelism.context_parallel import CARD, claims, exchange, flash_attn_on_cpu, laws, problem, reference
-from impls.parallelism.context_parallel.kernels import attend
+from impls.parallelism.context_parallel.block_attention import attend
 from impls.parallelism.context_parallel.layouts import LAYOUTS, Block, blocks, documents, padded, runs, work
 from impls.parallelism.context_parallel.spread import Spread
 from tests.impls.oracle import distance
@@ -195,6 +195,17 @@ def test_parts_put_together_are_the_whole(layout: str, cp: int, group: int, leng
     parts = [spread.part(whole, rank) for rank in range(cp)]
     assert len({part.shape for part in parts}) == 1
     assert torch.equal(spread.whole(parts), whole)
+
+
+@quietly
+@given(layout=layouts, ranks=st.integers(1, 4), length=st.integers(1, 12), kv_heads=st.integers(1, 2))
+def test_rows_of_gathered_attention_are_rows_of_the_whole(layout: str, ranks: int, length: int, kv_heads: int) -> None:
+    size = padded(length, layout, ranks)
+    generator = torch.Generator().manual_seed(size)
+    query, key, value = (torch.randn(1, h, size, 4, generator=generator) for h in (2, kv_heads, kv_heads))
+    exact = naive(query, key, value, True)
+    for mine in map(torch.tensor, on_ranks(layout, ranks, size)):
+        torch.testing.assert_close(reference.naive(query[:, :, mine], key, value, mine), exact[:, :, mine])
 
 
 # On ranks
