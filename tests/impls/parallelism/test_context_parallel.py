@@ -4,7 +4,6 @@ import io
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -19,9 +18,9 @@ from harness.launch.tasks import function_inputs
 from harness.spec import ModelConfig, Topology, Workload
 from harness.spec import Unsupported as Refused
 from impls.acceleration.flash_attention.reference import naive
-from impls.parallelism.context_parallel import CARD, claims, exchange, flash_attn_on_cpu, laws, problem, reference
+from impls.parallelism.context_parallel import CARD, exchange, flash_attn_on_cpu, laws, problem, reference
 from impls.parallelism.context_parallel.block_attention import attend
-from impls.parallelism.context_parallel.layouts import LAYOUTS, Block, blocks, documents, padded, runs, work
+from impls.parallelism.context_parallel.layouts import LAYOUTS, blocks, documents, padded, runs, work
 from impls.parallelism.context_parallel.spread import Spread
 from tests.impls.oracle import distance
 
@@ -346,56 +345,3 @@ def test_the_stand_in_is_gone_afterwards() -> None:
     with flash_attn_on_cpu.stand_in() as fallback:
         assert not fallback or sys.modules["flash_attn"].flash_attn_interface._flash_attn_forward
     assert ("flash_attn" in sys.modules) == before
-
-
-# Claims
-
-
-@pytest.mark.parametrize("name", ["activations", "sum_of_softmaxes"])
-def test_claim_gives_a_finding_of_its_own_name(name: str) -> None:
-    finding = getattr(claims, name)([])
-    assert (finding.measure, finding.quantity) == ("claim", name)
-    assert finding.detail["arithmetic"]
-
-
-def records(**bytes_kept: float) -> list[dict[str, Any]]:
-    common = {"engine": "reference", "measure": "memory", "quantity": "saved", "dtype": "fp32", "variant": "ring"}
-    return [{**common, "topology": name, "value": value} for name, value in bytes_kept.items()]
-
-
-@pytest.mark.parametrize(
-    ("kept", "status"),
-    [({"cp2": 8.0, "cp4": 4.0}, "reproduced"), ({"cp2": 8.0, "cp4": 8.0}, "contradicted"), ({}, "out of reach here")],
-)
-def test_activations_claim_follows_the_records(kept: dict[str, float], status: str) -> None:
-    assert claims.activations(records(**kept)).detail["status"] == status
-
-
-def test_a_sum_of_softmaxes_is_told_from_the_merge() -> None:
-    finding = claims.sum_of_softmaxes([])
-    assert finding.detail["status"] == "contradicted"
-    assert finding.detail["merged"] < finding.value / 1e6
-
-
-@pytest.mark.parametrize(("power", "status"), [(2, "reproduced"), (1, "contradicted")])
-def test_cost_claim_follows_the_measurement(power: int, status: str) -> None:
-    with patch.object(claims, "_seconds", lambda query, *rest, causal: (query.shape[2] ** power, 0.0)):
-        assert claims.quadratic_cost([]).detail["status"] == status
-
-
-@pytest.mark.parametrize(("backward", "status"), [(2.5, "reproduced"), (1.0, "contradicted")])
-def test_recomputation_claim_follows_the_measurement(backward: float, status: str) -> None:
-    with patch.object(claims, "_seconds", lambda *tensors, causal: (1.0, backward)):
-        assert claims.recomputation([]).detail["status"] == status
-
-
-def test_balance_claim_follows_the_measured_seconds() -> None:
-    def seconds(query: Tensor, key: Tensor, value: Tensor, d_output: Tensor, causal: bool) -> tuple[float, float]:
-        return float(Block(slice(0, query.shape[2]), slice(0, key.shape[2]), causal).pairs), 0.0
-
-    with patch.object(claims, "_seconds", seconds):
-        finding = claims.balance([])
-    assert finding.detail["status"] == "reproduced"
-    assert finding.detail["measured"] == finding.detail["counted"]
-    with patch.object(claims, "_rank_seconds", lambda layout, rank, lengths: 1.0 + rank):
-        assert claims.balance([]).detail["status"] == "contradicted"
