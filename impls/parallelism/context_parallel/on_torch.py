@@ -72,4 +72,6 @@ def build(
         raise Unsupported(f"SDPA's flash kernel on CUDA takes bf16, not {workload.dtype}")
     ring = RingAttention(workload, topology, layout, group, packed)
     ring.rings = ring.mesh()["ring"]
+    if not torch.cuda.is_available():
+        ring.fallback = "context_parallel's templates around the CPU's kernel: it has operators for CUDA alone"
     return ring
