@@ -183,15 +183,17 @@ def test_of_what_is_in_files_the_buffers_count() -> None:
     )
 
 
-def _record(value: float, meter: str) -> dict[str, Any]:
-    return {**claims.MIXED, **claims.STATES, "value": value, "law": 16.0 * 918_784, "detail": {"meter": meter}}
+def _record(each: float, meter: str) -> dict[str, Any]:
+    psi = 1000
+    return {**claims.MIXED, **claims.STATES, "value": each * psi, "law": 16.0 * psi, "detail": {"meter": meter}}
 
 
 def test_the_papers_13b_is_measured_on_a_device_only() -> None:
-    psi = ModelConfig().parameters
     assert claims.paper_13b([]).detail["status"] == "out of reach here"
-    together = claims.paper_13b([_record(16.0 * psi, "counting allocator")])
+    together = claims.paper_13b([_record(16.0, "counting allocator")])
     assert (together.detail["status"], together.value) == ("formula only", None)
-    assert claims.paper_13b([_record(2.0 * psi, "cuda caching allocator")]).detail["status"] == "reproduced"
-    assert claims.paper_13b([_record(4.0 * psi, "cuda caching allocator")]).detail["status"] == "contradicted"
+    assert claims.paper_13b([_record(2.0, "cuda caching allocator")]).detail["status"] == "reproduced"
+    assert claims.paper_13b([_record(4.0, "cuda caching allocator")]).detail["status"] == "contradicted"
     assert "2 × 13 B = 26 GB" in together.detail["arithmetic"]
+    assert laws.device(MIXED, DP1, **CARD.variants["offload_optimizer"]) / MIXED.model.parameters == claims.DEVICE
+    assert laws.states(MIXED, DP1, **CARD.variants["offload_optimizer"]) / MIXED.model.parameters == claims.WHOLE
