@@ -18,8 +18,8 @@ def paper_13b(records: Records) -> Finding:
     whole, weights = WHOLE * psi, DEVICE * psi
     arithmetic = (
         f"16 × 13 B = {whole / 1e9:.0f} GB of states; 32 GB hold those of {card / WHOLE / 1e9:.1f} B parameters. "
-        f"2 × 13 B = {weights / 1e9:.0f} GB of weights fit and leave {(card - weights) / 1e9:.0f} GB for activations and "
-        f"buffers; {(whole - weights) / 1e9:.0f} GB go to the host: possible, if nothing else stays on the device"
+        f"2 × 13 B = {weights / 1e9:.0f} GB of weights fit and leave {(card - weights) / 1e9:.0f} GB for activations "
+        f"and buffers; {(whole - weights) / 1e9:.0f} GB go to the host: possible, if nothing else stays on the device"
     )
     figures = {"law": float(DEVICE), "unit": "B a parameter on the device"}
     wanted = MIXED | STATES
