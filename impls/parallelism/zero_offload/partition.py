@@ -33,7 +33,7 @@ class Alone:
 class Partition(Unit):
     """A unit of ZeRO whose shard's states and gradient, [size] in the weights' dtype, are on the host.
 
-    ``fetch(shard)`` copies this rank's part of the weights to the device.
+    ``fetch(shard)`` copies this rank's part of the weights to the device, ``finish()`` ends the reduction under way.
     """
 
     def __init__(
@@ -42,15 +42,17 @@ class Partition(Unit):
         stage: int,
         group: dist.ProcessGroup,
         fetch: Callable[[Tensor], None],
+        finish: Callable[[], None],
     ) -> None:
         super().__init__(parameters, stage, group)
-        self.fetch = fetch
+        self.fetch, self.finish = fetch, finish
         self.copies = torch.cuda.Stream() if self.full.is_cuda else None
         self.arriving: tuple[Tensor, torch.cuda.Event | None] | None = None
 
     def gather(self) -> None:
         """Starts the weights' way: host or file → this rank's place → every rank's (Infinity, §6.2)."""
         if not self.full.untyped_storage().size():
+            self.finish()  # its buffers go before these come
             self.full.untyped_storage().resize_(self.bytes)
             shard = self.full[self.mine]
             with torch.autograd._unsafe_preserve_version_counter(self.full), beside(self.copies):

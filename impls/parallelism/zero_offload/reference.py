@@ -84,7 +84,7 @@ class Offload(Zero):
             )
         self.fallback = self.states.fallback
         for index, (_, own) in enumerate(owned):
-            unit = Partition(own, stage, self.group, partial(self.weights.fetch, index))
+            unit = Partition(own, stage, self.group, partial(self.weights.fetch, index), self._finish)
             self.states.add(unit.master)
             for piece in self.pieces:
                 if piece.unit == index and stage == 3:
