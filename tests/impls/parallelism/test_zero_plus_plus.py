@@ -24,9 +24,9 @@ OTHER = {
     "groups_of_three": {**ALL, "group": 3},
 }
 CARD = replace(zero_plus_plus.CARD, variants={**zero_plus_plus.CARD.variants, **OTHER})
-# No size but those of the heads is even, and no unit is a multiple of the ranks or its shards of the blocks.
+# No size but those of the heads is even: there is padding, and shards end inside a block.
 UNEVEN = Workload(
-    "uneven_blocks", ModelConfig(131, 45, 76, 2, 4, 4, 6, tie_word_embeddings=True), sequence_length=13, dtype="fp64"
+    "uneven_blocks", ModelConfig(131, 45, 77, 2, 4, 4, 6, tie_word_embeddings=True), sequence_length=13, dtype="fp64"
 )
 # Ranks and micro-batches have other numbers of tokens; with so large an epsilon AdamW hides no wrong norm.
 UNEQUAL = Workload(
@@ -103,6 +103,12 @@ def test_deepspeeds_qgz_is_zero_3_on_one_node_and_says_so(lab: Lab) -> None:
 def test_fsdp2_keeps_the_backward_gather_in_the_group_too(lab: Lab) -> None:
     ours, theirs = (lab.traffic(case("hpz", engine, DP4, NAMED["tiny"])) for engine in ("reference", "torch"))
     assert [finding.value for finding in ours] == [finding.value for finding in theirs]
+
+
+def test_what_fsdp2_adds_to_divide_its_parameters_may_leave_the_group(lab: Lab) -> None:
+    findings = lab.traffic(case("hpz", "torch"))
+    assert [finding.verdict for finding in findings] == ["pass", "pass"]
+    assert findings[1].value > findings[1].law
 
 
 def test_the_laws_know_the_units_and_blocks(lab: Lab) -> None:
