@@ -17,6 +17,7 @@ from impls.parallelism.data_parallel import reference as data_parallel
 from impls.parallelism.expert_parallel import reference as expert_parallel
 from impls.parallelism.gradient_accumulation import reference as gradient_accumulation
 from impls.parallelism.hybrid_shard import reference as hybrid_shard
+from impls.parallelism.pipeline_parallel import reference as pipeline_parallel
 from impls.parallelism.sequence_parallel import reference as sequence_parallel
 from impls.parallelism.tensor_parallel import reference as tensor_parallel
 from impls.parallelism.zero import reference as zero
@@ -170,4 +171,11 @@ def a_stale_partition(workload: Workload, topology: Topology, **variant: Any) ->
     trainer = zero_plus_plus.build(workload, topology, **variant)
     for unit in trainer.units:
         unit.left, unit.spread = 1_000_000, lambda: None
+    return trainer
+
+
+def a_tie_that_is_not_summed(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """Each end of the pipeline keeps its own gradient of the tied embedding."""
+    trainer = pipeline_parallel.build(workload, topology, **variant)
+    trainer.shared = {}
     return trainer

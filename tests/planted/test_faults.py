@@ -94,6 +94,15 @@ FAULTS = {
     "a_stale_partition": Fault(
         "zero_plus_plus", "hpz", "dp2", TRAINED, frozenset({"update", "update slope"}), "step 2, loss "
     ),
+    "a_tie_that_is_not_summed": Fault(
+        "pipeline_parallel",
+        "1f1b",
+        "pp2",
+        GRADIENT | TRAINED,
+        frozenset({"gradient"}),
+        "step 1, gradient of model.embed_tokens.weight",
+        "pipelined_tied",
+    ),
 }
 
 

@@ -1,0 +1,87 @@
+"""Pipelines of any layout compute what the dense model does, send what the law says, and name what cannot be run."""
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from harness.lab import Lab
+from harness.launch.local import LocalLauncher
+from harness.spec import Case, ModelConfig, Topology, Workload
+from impls.parallelism import model_parallel, pipeline_parallel
+from impls.parallelism.pipeline_parallel.places import homes, split
+from impls.parallelism.pipeline_parallel.schedules import SCHEDULES, zb_v
+
+CARDS = {card.name: card for card in (pipeline_parallel.CARD, model_parallel.CARD)}
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    lab = Lab(CARDS, [], LocalLauncher(), lambda *_: None, capacity=4)
+    yield lab
+    lab.close()
+
+
+def wrong(lab: Lab, case: Case) -> list[str]:
+    """The reasons of all that is not right; nothing may be skipped."""
+    return [f"{case.id}: {f.reason}" for f in [*lab.parity(case), *lab.traffic(case)] if f.verdict != "pass"]
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> Case:
+    """Small and odd: tied or not, clipped or not, of one length or many, with data parallelism or without."""
+    name = draw(st.sampled_from(sorted(SCHEDULES)))
+    pp, dp = draw(st.sampled_from([(2, 1), (2, 2), (4, 1)]))
+    micro_batches = draw(st.sampled_from([4, 8]))
+    work = Workload(
+        "drawn",
+        ModelConfig(31, 12, 20, 8, 2, 1, 6, tie_word_embeddings=draw(st.booleans())),
+        batch_size=dp * micro_batches * draw(st.integers(1, 2)),
+        micro_batches=micro_batches,
+        sequence_length=draw(st.sampled_from([3, 8])),
+        min_length=draw(st.sampled_from([0, 2])),
+        max_grad_norm=draw(st.sampled_from([0.0, 0.3])),
+        dtype="fp64",
+    )
+    return Case("pipeline_parallel", name, "reference", Topology(dp=dp, pp=pp), work)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(case=layouts())
+def test_any_schedule_on_any_layout_computes_what_the_dense_model_does(lab: Lab, case: Case) -> None:
+    lab._checked.clear()  # a name does not tell all of a layout
+    assert wrong(lab, case) == []
+
+
+def test_micro_batches_go_through_the_naive_pipeline_one_after_the_other(lab: Lab) -> None:
+    work = Workload("two", ModelConfig(31, 12, 20, 4, 2, 1, 6), batch_size=4, micro_batches=2, dtype="fp64")
+    assert wrong(lab, Case("model_parallel", "layers", "reference", Topology(pp=2), work)) == []
+
+
+@pytest.mark.parametrize(
+    ("variant", "work", "reason"),
+    [
+        ("interleaved", Workload(micro_batches=1), "a multiple of p micro-batches: 2 does not divide 1"),
+        ("dual_pipe", Workload(micro_batches=1), "an even number of ranks and of micro-batches, not 2 and 1"),
+        ("zb_v", Workload(model=ModelConfig(num_hidden_layers=2)), "2 layers do not fill 4 stages"),
+    ],
+)
+def test_what_a_schedule_cannot_do_is_skipped_with_the_reason(
+    lab: Lab, variant: str, work: Workload, reason: str
+) -> None:
+    (found,) = lab.parity(Case("pipeline_parallel", variant, "reference", Topology(pp=2), work.with_(name=variant)))
+    assert found.verdict == "skipped"
+    assert reason in found.reason
+
+
+def test_the_first_stages_have_a_layer_more_where_stages_do_not_divide_them() -> None:
+    assert [len(layers) for layers in split(7, 4)] == [2, 2, 2, 1]
+    assert [layer for layers in split(7, 4) for layer in layers] == list(range(7))
+
+
+def test_a_v_has_both_ends_on_the_first_rank_and_a_tied_embedding_once() -> None:
+    config = ModelConfig(num_hidden_layers=4, tie_word_embeddings=True)
+    found = homes(config, zb_v(2, 4))
+    assert found["model.embed_tokens.weight"] == found["model.norm.weight"] == (0,)
+    assert found["model.layers.1.mlp.up_proj.weight"] == found["model.layers.2.mlp.up_proj.weight"] == (1,)
