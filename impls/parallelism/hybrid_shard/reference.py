@@ -6,13 +6,13 @@ Sharding over all W ranks sends every weight over the slowest link. In groups of
 are gathered inside the group only, and what crosses is each rank's shard of the gradient. That is the same sum
 (Zhao et al., equation 1):
 
-    Σ_{r=1}^{W} g_r  =  Σ_{i=1}^{W/F} Σ_{r ∈ S_i} g_r          W = 4, F = 2:
+    Σ_{r=1}^{W} g_r  =  Σ_{i=1}^{W/F} Σ_{r ∈ S_i} g_r
 
-               S_1                    S_2
-        rank 0     rank 1      rank 2     rank 3       weights: all-gather       in S_i    ─ as ZeRO's stage 3 ─
-       [shard 0]  [shard 1]   [shard 0]  [shard 1]     gradients, hop 1: reduce-scatter in S_i
-           └──────────┼───────────┘          │                    hop 2: all-reduce in R_j, among equal shards
-                      └──────────────────────┘
+            ┌───────── R_1 ─────────┐                  weights, as in ZeRO:  all-gather in S_i
+          rank 0      rank 1      rank 2      rank 3   gradients, hop 1:     reduce-scatter in S_i
+        [shard 0]   [shard 1]   [shard 0]   [shard 1]             hop 2:     all-reduce in R_j
+                        └───────── R_2 ─────────┘
+         ────── S_1 ──────       ────── S_2 ──────                           W = 4, F = 2
 
     W  ranks   F  ranks in a group   S_i  sharding group i, neighbours   R_j  replication group j: who holds shard j
     g_r  [Ψ], the gradient of rank r's share of the batch                Ψ  parameters
