@@ -9,7 +9,7 @@ from reports.tidy import CaseView, Record, TopicView
 
 Spans = Sequence[Sequence[Sequence[float]]]  # of each rank: (kind, stage, micro-batch, start, end) in microseconds
 
-WIDTH, LINE, GAP, HEAD = 600.0, 9.0, 7.0, 15.0  # px
+WIDTH, LINE, GAP, HEAD = 360.0, 9.0, 7.0, 15.0  # px
 KINDS = {"F": "forward", "B": "backward", "W": "weights' gradients"}
 
 

@@ -17,9 +17,10 @@ def bubble(ranks: Ranks) -> float:
 
 def in_flight(spans: Sequence[Span]) -> float:
     """The most micro-batches whose activations a rank keeps; one that is in one of its v stages counts 1/v."""
-    closing = "W" if any(s.kind == "W" for s in spans) else "B"
+    split = {(s.stage, s.micro) for s in spans if s.kind == "W"}  # a schedule may split some backward passes only
     now = most = 0
     for span in sorted(spans, key=lambda s: s.start):
+        closing = "W" if (span.stage, span.micro) in split else "B"
         now += (span.kind == "F") - (span.kind == closing)
         most = max(most, now)
     return most / len({s.stage for s in spans})

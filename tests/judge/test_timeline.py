@@ -54,6 +54,11 @@ def test_a_micro_batch_is_in_flight_until_its_gradients_are_done(kinds: str, mos
     assert timeline.in_flight(spans) == most
 
 
+def test_a_schedule_may_split_some_backward_passes_only() -> None:
+    order = [("F", 0), ("B", 0), ("F", 1), ("B", 1), ("W", 1), ("F", 2), ("B", 2)]
+    assert timeline.in_flight([Span(kind, 0, micro, at, at + 1) for at, (kind, micro) in enumerate(order)]) == 1
+
+
 def test_one_of_two_stages_counts_half() -> None:
     spans = [Span(kind, stage, 0, at, at + 1) for at, (kind, stage) in enumerate([("F", 0), ("F", 1), ("B", 1)])]
     assert timeline.in_flight(spans) == 1.0
