@@ -10,8 +10,8 @@ outlier coarsens the grid of every element; with blocks that of its neighbours a
     s        [..., ⌈n/B⌉]                   float32; the last block of a row may be shorter
     message  [..., 4⌈n/B⌉ + ⌈n·bits/8⌉]     bytes: the scales, then the codes, two a byte for 4 bits
 
-A block of zeros stays zero. One that holds an infinity or a NaN comes back as NaN, all of it: an overflow is passed on
-to whoever looks for one, and never becomes a number.
+A block of zeros stays zero. Of one that holds an infinity or a NaN nothing comes back finite, since s is not and 0 · ∞
+is NaN: an overflow is passed on to whoever looks for one, and never becomes a number.
 """
 
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ def quantise(x: Tensor, bits: int, block: int = BLOCK) -> tuple[Tensor, Tensor]:
     for (values, _), (q, s) in zip(_blocks(x, scales, block), _blocks(codes, scales, block), strict=True):
         scale = (values.abs().amax(-1, keepdim=True) / levels(bits)).clamp_(min=LEAST)
         q.copy_((values / scale).round_())
-        s.copy_(scale + 0 * scale)  # 0 · ∞ is NaN
+        s.copy_(scale)
     return codes, scales
 
 
