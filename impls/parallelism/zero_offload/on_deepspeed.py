@@ -76,6 +76,10 @@ def build(workload: Workload, topology: Topology, stage: int, states_on: str, we
     if weights_on != "device":
         sections["offload_param"] = {"device": _device(weights_on), "pin_memory": pinned}
     if states_on == "files":
+        if stage < 3:
+            raise Unsupported(
+                "DeepSpeed's stages 1 and 2 take the device nvme for cpu without a word: no file is written"
+            )
         require(AsyncIOBuilder)
         # The world's folder, which is removed even if its ranks are killed.
         folder = tempfile.mkdtemp(dir=os.environ.get("PLUMBLINE_SCRATCH"))

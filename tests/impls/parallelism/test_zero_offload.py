@@ -113,6 +113,7 @@ def test_a_rank_leaves_no_file_in_the_folder(tmp_path: Path, monkeypatch: pytest
     [
         ("offload_optimizer", "zenflow", CLIPPED.with_(optimizer="sgd"), "ZenFlow takes AdamW only, not sgd"),
         ("offload_params", "deepspeed", CLIPPED.with_(dtype="fp64"), "float32, float16 and bfloat16 only"),
+        ("nvme_optimizer", "deepspeed", CLIPPED, "take the device nvme for cpu without a word"),
     ],
 )
 def test_what_an_engine_does_not_take_is_skipped_with_the_reason(
@@ -121,6 +122,17 @@ def test_what_an_engine_does_not_take_is_skipped_with_the_reason(
     (finding,) = lab.parity(case(variant, engine, workload))
     assert finding.verdict == "skipped"
     assert reason in finding.reason
+
+
+def test_an_operator_of_deepspeed_that_is_not_built_is_a_skip_that_says_how(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    with LocalLauncher() as launcher:
+        alone = Lab({CARD.name: CARD}, [], launcher, lambda *_: None, capacity=1)
+        (finding,) = alone.parity(case("nvme_states", "deepspeed", MIXED, DP1))
+    assert finding.verdict == "skipped"
+    assert "DeepSpeed's async_io is not built yet; once: python -c" in finding.reason or "libaio-dev" in finding.reason
 
 
 def naive(p: float, m: float, v: float, g: float, count: int, work: Workload) -> tuple[float, float, float]:
