@@ -1,7 +1,7 @@
 """The dense model that quantises what ZeRO++ quantises: weights before they are used, each rank's share of a gradient.
 
-It knows who owns what (the blocks lie in shards) and which sequences a rank has, and communicates nothing. The codes are
-those of quantisation.py, whose error has tests of its own.
+It knows who owns what (the blocks lie in shards) and which sequences a rank has, and communicates nothing. Its codes
+are those of quantisation.py, whose error has tests of its own.
 """
 
 from collections.abc import Mapping

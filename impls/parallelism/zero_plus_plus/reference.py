@@ -21,8 +21,8 @@ more group by group (two_hops.py). All of it is deterministic, so a dense model 
 
 How it is judged. Which of two codes an element near a tie gets depends on the last bits of what is rounded, and one
 such decision moves it by a whole step of its block. In float64 no decision is in doubt: with the right blocks, hops and
-sums a quantised gradient is the oracle's to the bit, and a wrong one stands out; so sizes that divide nothing are judged
-in float64. In lower precision the dense model's honest variants decide otherwise than float64 as well, and their floor
+sums a quantised gradient is the oracle's to the bit, a wrong one stands out; so sizes that divide nothing are judged in
+float64. In lower precision the dense model's honest variants decide otherwise than float64 as well, and their floor
 says how far that carries, farthest with 4 bits. The judge stays as strict as it is; an engine whose kernels flip a
 decision that no variant flips would fail there by that one step, and its float64 case would have to tell.
 """
