@@ -13,6 +13,7 @@ from harness.spec.named import load
 
 CARDS = catalog.topics()
 SEEDS = range(1, 21)
+FEW = 2  # seeds of work other than tiny, whose oracles cost many times as much
 
 OUTPUT, GRADIENT, UPDATE = (frozenset({kind, f"{kind} slope"}) for kind in ("output", "gradient", "update"))
 LOSS = frozenset({"loss"})
@@ -171,6 +172,8 @@ def test_the_unbroken_references_pass_with_twenty_other_seeds(lab: Lab, dtype: s
     unbroken = {(fault.topic, fault.variant, fault.topology, fault.workload) for fault in FAULTS.values()}
     for seed in SEEDS:
         for topic, variant, topology, name in sorted(unbroken):
+            if name != "tiny" and seed > FEW:
+                continue
             work = load(name).with_(name=f"{name}_seed{seed}", seed=seed, dtype=dtype)
             case = Case(topic, variant, "reference", Topology.parse(topology), work)
             found = [finding.reason for finding in lab.parity(case) if finding.verdict != "pass"]
