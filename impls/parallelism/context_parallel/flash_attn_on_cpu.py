@@ -114,7 +114,10 @@ def _spans(cu_seqlens: Tensor) -> list[slice]:
 
 def _plain_only(q: Tensor, softmax_scale: float, *others: Any) -> None:
     if softmax_scale != q.shape[-1] ** -0.5 or others not in ((0.0, -1, -1, 0.0, None), (0, -1, -1, 0.0, None)):
-        raise NotImplementedError(f"scale {softmax_scale}, dropout, windows, soft cap, slopes {others}: not here")
+        raise ValueError(
+            f"the stand-in for flash-attn takes a scale of {q.shape[-1] ** -0.5:g}, no dropout, windows, soft cap or "
+            f"slopes; it was given {softmax_scale:g} and {others}"
+        )
 
 
 def _differentiable(
