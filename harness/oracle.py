@@ -82,8 +82,10 @@ class Oracles:
             change = update(found["parameters"], self.initial(work))
             kinds.append({"gradient": found["gradient"], "update": change})
         truth = parity.Oracle(kinds[0], runs[0]["losses"])
+        floors = _floors(truth, kinds[1:])
+        floors["update"] = parity.at_least(floors["update"], parity.unit(found["parameters"], kinds[0]["update"]))
         curves = [run["losses"] for run in runs]
-        return parity.Reference(truth, _floors(truth, kinds[1:]), loss_floor(curves[0], curves[1:]))
+        return parity.Reference(truth, floors, loss_floor(curves[0], curves[1:]))
 
     def _function(self, problem: str, variant: dict[str, Any], work: Workload) -> Any:
         from harness.judge import parity

@@ -7,8 +7,9 @@ scale that a norm is blind to in low precision.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from harness.spec import Finding
@@ -84,6 +85,22 @@ def floor(runs: Sequence[Errors]) -> Errors:
         max(max(abs(run.slope), run.slope_error) for run in runs),
         max(run.total for run in runs),
     )
+
+
+def unit(values: Mapping[str, Tensor], changes: Mapping[str, Tensor]) -> dict[str, float]:
+    """By tensor, the relative error of ``changes`` where one element of ``values`` is off by a unit in the last place:
+    a change is the difference of two such values and cannot be told finer."""
+    sizes = {name: float(change.double().norm()) for name, change in changes.items()}
+    return {
+        name: float(values[name].abs().max()) * torch.finfo(values[name].dtype).eps / size
+        for name, size in sizes.items()
+        if size
+    }
+
+
+def at_least(floor: Errors, tensors: Mapping[str, float]) -> Errors:
+    """The floor with no tensor's below ``tensors``: an ensemble may round a few elements alike by luck."""
+    return replace(floor, tensors={name: max(error, tensors.get(name, 0.0)) for name, error in floor.tensors.items()})
 
 
 def judge(

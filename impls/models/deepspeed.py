@@ -65,10 +65,14 @@ class Engine:
             if index:
                 self.engine.step()  # between micro-batches it only counts
             loss = self.engine(*micro)
-            loss = loss * token_share(micro, batch) * self.topology.dp
+            loss = loss * self.weigh(micro, batch)
             self.engine.backward(loss * self.workload.micro_batches)  # which it divides by
             total += loss.detach()
         return total
+
+    def weigh(self, micro: Batch, batch: Batch) -> float:
+        """What a micro-batch's mean loss counts for: its share of the batch's tokens, of which DDP takes the mean."""
+        return token_share(micro, batch) * self.topology.dp
 
     def update(self) -> None:
         self.engine.step()

@@ -14,11 +14,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from harness.spec import Batch, Span, Topology, Unsupported, Workload
+from harness.spec import Batch, Span, Topology, Workload
 from impls.models.mesh import device
-from impls.parallelism.pipeline_parallel.executor import now
 from impls.parallelism.pipeline_parallel.places import plan_of
 from impls.parallelism.pipeline_parallel.reference import Pipeline
+from impls.parallelism.pipeline_parallel.watch import now
 
 
 class ModelParallel(Pipeline):
@@ -61,8 +61,4 @@ class ModelParallel(Pipeline):
 
 
 def build(workload: Workload, topology: Topology) -> ModelParallel:
-    try:
-        plan = plan_of(workload, topology, "gpipe", 1)
-    except ValueError as error:
-        raise Unsupported(str(error)) from None
-    return ModelParallel(workload, topology, plan)
+    return ModelParallel(workload, topology, plan_of(workload, topology, "gpipe", 1))

@@ -1,6 +1,5 @@
 """Runs a schedule on one rank: computes its actions in order, and sends what other ranks wait for."""
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from harness.spec import Batch, Span
 from impls.models.mesh import device
 from impls.parallelism.pipeline_parallel.schedules import Action, Plan, consumer
 from impls.parallelism.pipeline_parallel.stage import Stage, weight_gradients
+from impls.parallelism.pipeline_parallel.watch import now
 
 Group = dist.ProcessGroup
 
@@ -127,12 +127,3 @@ def run(
             spans.append(Span(kind, stage, micro, start, now(spans)))
     messages.finish()
     return total
-
-
-def now(spans: list[Span] | None) -> float:
-    """The time at which what was asked of the device is done; 0 where nobody asks."""
-    if spans is None:
-        return 0.0
-    if device().type == "cuda":
-        torch.cuda.synchronize()
-    return time.monotonic()

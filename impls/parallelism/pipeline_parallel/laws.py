@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from math import prod
 
-from harness.spec import Topology, Workload
+from harness.spec import Topology, Unsupported, Workload
 from impls.parallelism.pipeline_parallel.places import homes, plan_of
 from impls.parallelism.pipeline_parallel.schedules import consumer
 from impls.parallelism.tensor_parallel.laws import MOMENTS
@@ -15,7 +15,7 @@ def states(workload: Workload, topology: Topology, schedule: str, chunks: int = 
     """Bytes of weights, gradients, masters and moments on the rank that holds most."""
     try:
         plan = plan_of(workload, topology, schedule, chunks)
-    except ValueError:
+    except Unsupported:
         return None
     homes_, sizes = homes(workload.model, plan), {name: prod(shape) for name, shape in workload.model.shapes()}
     most = max(sum(sizes[n] for n, ranks in homes_.items() if rank in ranks) for rank in range(topology.pp))
@@ -29,7 +29,7 @@ def traffic(workload: Workload, topology: Topology, schedule: str, chunks: int =
     ranks hold: a tied embedding's, and everything in DualPipe."""
     try:
         plan = plan_of(workload, topology, schedule, chunks)
-    except ValueError:
+    except Unsupported:
         return None
     dp, e = topology.dp, workload.element_size
     sizes = {name: prod(shape) * e for name, shape in workload.model.shapes()}
@@ -60,7 +60,7 @@ def bubble(
     """
     try:
         plan = plan_of(workload, topology, schedule, chunks)
-    except ValueError:
+    except Unsupported:
         return None
     p, m = topology.pp, workload.micro_batches
     split_backward = any(action.kind == "W" for action in plan.actions[0])

@@ -1,9 +1,9 @@
 """DeepSpeed's PipelineModule and PipelineEngine, which runs 1F1B. ``train_batch`` includes the optimizer's step, so the
 instruction for it waits until :meth:`update`."""
 
+import itertools
 from collections.abc import Callable, Mapping
 from types import MethodType
-from typing import Any
 
 import deepspeed
 import torch
@@ -20,8 +20,9 @@ from impls.models.deepspeed import configuration
 from impls.models.mesh import device, gather, mesh, share
 from impls.models.optimizer import optimizer
 from impls.models.weights import TORCH_DTYPES, initial
-from impls.parallelism.pipeline_parallel.executor import now
 from impls.parallelism.pipeline_parallel.places import EMBEDDING
+from impls.parallelism.pipeline_parallel.schedules import Action
+from impls.parallelism.pipeline_parallel.watch import watched
 
 
 class Block(Layer):
@@ -83,8 +84,8 @@ class Pipeline:
         self.engine._INSTRUCTION_MAP = {
             **known,
             instructions.OptimizerStep: lambda engine: None,
-            instructions.ForwardPass: self._timed(known[instructions.ForwardPass], "F"),
-            instructions.BackwardPass: self._timed(known[instructions.BackwardPass], "B"),
+            instructions.ForwardPass: self._watched(known[instructions.ForwardPass], "F"),
+            instructions.BackwardPass: self._watched(known[instructions.BackwardPass], "B"),
         }
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -92,15 +93,10 @@ class Pipeline:
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum") * self.scale
 
-    def _timed(self, function: Callable[..., None], kind: str) -> Callable[..., None]:
-        def timed(engine: Any, **keywords: Any) -> None:
-            start = now(self.spans)
-            function(engine, **keywords)
-            if self.spans is not None:
-                micro = sum(span.kind == kind for span in self.spans)  # 1F1B takes them in order
-                self.spans.append(Span(kind, self.places.get_local_rank("pp"), micro, start, now(self.spans)))
-
-        return timed
+    def _watched(self, function: Callable[..., None], kind: str) -> Callable[..., None]:
+        stage, micro_batches = self.places.get_local_rank("pp"), range(self.workload.micro_batches)
+        order = itertools.cycle([Action(kind, stage, micro) for micro in micro_batches])  # as 1F1B takes them
+        return watched(self, function, lambda *_: next(order))
 
     def record(self, spans: list[Span] | None) -> None:
         self.spans = spans

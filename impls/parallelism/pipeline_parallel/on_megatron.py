@@ -1,15 +1,13 @@
 """Megatron-Core's schedules: 1F1B, and interleaved 1F1B on several model chunks a rank."""
 
-from collections.abc import Callable
-from functools import wraps
-from typing import Any
+import itertools
 
 from megatron.core.pipeline_parallel import schedules
 
 from harness.spec import Span, Topology, Unsupported, Workload
-from impls.parallelism.pipeline_parallel.executor import now
 from impls.parallelism.pipeline_parallel.places import plan_of
 from impls.parallelism.pipeline_parallel.schedules import Plan
+from impls.parallelism.pipeline_parallel.watch import watched
 from impls.parallelism.tensor_parallel.on_megatron import TensorParallel
 
 
@@ -27,33 +25,16 @@ class Pipeline(TensorParallel):
         self.spans: list[Span] | None = None
         mine = plan.actions[self.pp.rank()]
         for name, kind in {"forward_step": "F", "backward_step": "B"}.items():
-            order = [action for action in mine if action.kind == kind]
-            setattr(schedules, name, self._timed(getattr(schedules, name), kind, order))
+            # The function does not say which stage and micro-batch it is called for; the schedule's order does.
+            order = itertools.cycle([action for action in mine if action.kind == kind])
+            setattr(schedules, name, watched(self, getattr(schedules, name), lambda *_, order=order: next(order)))
 
     def record(self, spans: list[Span] | None) -> None:
         self.spans = spans
 
-    def _timed(self, function: Callable[..., Any], kind: str, order: list[Any]) -> Callable[..., Any]:
-        """The function does not say which stage and micro-batch it is called for; the schedule's order does."""
-
-        @wraps(function)
-        def timed(*arguments: Any, **keywords: Any) -> Any:
-            start = now(self.spans)
-            found = function(*arguments, **keywords)
-            if self.spans is not None:
-                action = order[sum(span.kind == kind for span in self.spans)]
-                self.spans.append(Span(*action, start, now(self.spans)))
-            return found
-
-        return timed
-
 
 def build(workload: Workload, topology: Topology, schedule: str, chunks: int = 2, batched: bool = False) -> Pipeline:
-    try:
-        plan = plan_of(workload, topology, schedule, chunks)
-    except ValueError as error:
-        raise Unsupported(str(error)) from None
-    return Pipeline(workload, topology, plan, batched)
+    return Pipeline(workload, topology, plan_of(workload, topology, schedule, chunks), batched)
 
 
 def build_batched(workload: Workload, topology: Topology, schedule: str, chunks: int = 2) -> Pipeline:

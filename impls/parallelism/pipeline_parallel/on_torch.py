@@ -1,21 +1,19 @@
 """torch.distributed.pipelining: its schedules on its PipelineStages. What it leaves to its user, the reference does:
 sums of a tied embedding's gradients, clipping, the optimizer."""
 
-from collections.abc import Callable
-from functools import wraps
-from typing import Any
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.pipelining import PipelineStage, schedules
 
-from harness.spec import Batch, Span, Topology, Unsupported, Workload
+from harness.spec import Batch, Topology, Workload
 from impls.models.mesh import device
-from impls.parallelism.pipeline_parallel.executor import now
 from impls.parallelism.pipeline_parallel.places import plan_of
 from impls.parallelism.pipeline_parallel.reference import Pipeline
-from impls.parallelism.pipeline_parallel.schedules import Plan
+from impls.parallelism.pipeline_parallel.schedules import Action, Plan
+from impls.parallelism.pipeline_parallel.watch import watched
 
 SCHEDULES = {
     "gpipe": schedules.ScheduleGPipe,
@@ -49,18 +47,8 @@ class Pipelining(Pipeline):
     def _record(self, part: PipelineStage) -> None:
         kinds = {"forward_one_chunk": "F", "backward_one_chunk": "B", "backward_weight_one_chunk": "W"}
         for name, kind in kinds.items():
-            setattr(part, name, self._timed(getattr(part, name), kind, part.stage_index))
-
-    def _timed(self, function: Callable[..., Any], kind: str, stage: int) -> Callable[..., Any]:
-        @wraps(function)
-        def timed(micro: int, *arguments: Any, **keywords: Any) -> Any:
-            start = now(self.spans)
-            found = function(micro, *arguments, **keywords)
-            if self.spans is not None:
-                self.spans.append(Span(kind, stage, micro, start, now(self.spans)))
-            return found
-
-        return timed
+            action = partial(Action, kind, part.stage_index)  # of the micro-batch, the function's first argument
+            setattr(part, name, watched(self, getattr(part, name), lambda micro, *_, action=action: action(micro)))
 
     def run(self, micro_batches: list[Batch], weights: list[float]) -> Tensor:
         inputs, labels = (torch.cat(parts) for parts in zip(*micro_batches, strict=True))
@@ -76,8 +64,4 @@ class Pipelining(Pipeline):
 
 
 def build(workload: Workload, topology: Topology, schedule: str, chunks: int = 2) -> Pipelining:
-    try:
-        plan = plan_of(workload, topology, schedule, chunks)
-    except ValueError as error:
-        raise Unsupported(str(error)) from None
-    return Pipelining(workload, topology, plan, schedule)
+    return Pipelining(workload, topology, plan_of(workload, topology, schedule, chunks), schedule)

@@ -2,7 +2,7 @@
 
 import itertools
 
-from harness.spec import ModelConfig, Topology, Workload
+from harness.spec import ModelConfig, Topology, Unsupported, Workload
 from impls.parallelism.pipeline_parallel.schedules import LOOPED, SCHEDULES, Plan
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -31,8 +31,11 @@ def homes(config: ModelConfig, plan: Plan) -> dict[str, tuple[int, ...]]:
 
 
 def plan_of(workload: Workload, topology: Topology, schedule: str, chunks: int) -> Plan:
-    """The schedule's plan for this work. Raises ValueError where it cannot be made."""
+    """The schedule's plan for this work. Raises Unsupported where it cannot be made."""
     arguments = (chunks,) if schedule in LOOPED else ()
-    plan = SCHEDULES[schedule](topology.pp, workload.micro_batches, *arguments)
-    split(workload.model.num_hidden_layers, plan.stages)
+    try:
+        plan = SCHEDULES[schedule](topology.pp, workload.micro_batches, *arguments)
+        split(workload.model.num_hidden_layers, plan.stages)
+    except ValueError as error:
+        raise Unsupported(str(error)) from None
     return plan

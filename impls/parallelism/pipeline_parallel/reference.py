@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from harness.spec import Batch, Span, Topology, Unsupported, Workload
+from harness.spec import Batch, Span, Topology, Workload
 from impls.models.mesh import gather, mesh, share, token_share
 from impls.models.optimizer import MasterWeights, clip
 from impls.models.weights import initial
@@ -103,8 +103,4 @@ class Pipeline:
 
 def build(workload: Workload, topology: Topology, schedule: str = "1f1b", chunks: int = 2) -> Pipeline:
     """``chunks``: stages a rank of the interleaved schedule."""
-    try:
-        plan = plan_of(workload, topology, schedule, chunks)
-    except ValueError as error:
-        raise Unsupported(str(error)) from None
-    return Pipeline(workload, topology, plan)
+    return Pipeline(workload, topology, plan_of(workload, topology, schedule, chunks))

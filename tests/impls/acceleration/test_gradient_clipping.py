@@ -1,6 +1,5 @@
 """The global norm of parameters that are spread over ranks, and what clips by it."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,35 +12,21 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
 from harness.lab import Lab
-from harness.launch.local import LocalLauncher
 from harness.launch.outcome import Done, Job, describe
 from harness.launch.rank import Context
-from harness.spec import Case, ModelConfig, Topology, Unsupported, Workload
+from harness.spec import Case, ModelConfig, Topology, Unsupported
 from impls.acceleration import gradient_clipping
 from impls.acceleration.gradient_clipping.layout import check
 from impls.acceleration.gradient_clipping.reference import clip_by_global_norm, global_norm
 from impls.models.optimizer import PIECE, square
+from tests.impls.work import CLIPPED as WORK
 
-# With so large an epsilon AdamW's step is nearly linear in the gradient. Sizes are odd, weights tied.
-SMALL = Workload(
-    "small_clipped",
-    ModelConfig(97, 22, 42, 2, 2, 2, 6, tie_word_embeddings=True),
-    micro_batches=2,
-    sequence_length=11,
-    optimizer="adamw",
-    lr=1.0,
-    eps=1.0,
-    weight_decay=0.1,
+SMALL = WORK.with_(
+    name="small_clipped",
+    model=ModelConfig(97, 22, 42, 2, 2, 2, 6, tie_word_embeddings=True),
     max_grad_norm=0.5,
 )
 CARD = replace(gradient_clipping.CARD, variants={**gradient_clipping.CARD.variants, "clip_zero2": {"stage": 2}})
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    lab = Lab({CARD.name: CARD}, [], LocalLauncher(), lambda *_: None, capacity=4)
-    yield lab
-    lab.close()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])

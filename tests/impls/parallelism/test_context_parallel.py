@@ -336,7 +336,7 @@ def test_the_stand_in_computes_packed_documents_one_by_one() -> None:
 )
 def test_the_stand_in_refuses_what_it_does_not_compute(option: dict[str, float]) -> None:
     q = torch.zeros(1, 2, 1, 4)
-    with pytest.raises(NotImplementedError, match="not here"):
+    with pytest.raises(ValueError, match=r"the stand-in for flash-attn takes a scale of 0\.5, no dropout"):
         flash_attn_on_cpu._forward(q, q, q, **{"dropout_p": 0.0, "softmax_scale": 0.5, "causal": True, **option})
 
 

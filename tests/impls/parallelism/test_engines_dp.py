@@ -1,13 +1,11 @@
 """DeepSpeed's and Megatron-Core's data parallelism on two CPU ranks, against the float64 oracle and the laws."""
 
 import importlib
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
 from harness.lab import Lab
-from harness.launch.local import LocalLauncher
 from harness.spec import Case, Engine, Topology, Trainer, Workload
 from harness.spec.named import NAMED
 from impls.parallelism import data_parallel, zero
@@ -26,13 +24,6 @@ def with_a_larger_rate(workload: Workload, topology: Topology, adapter: str) -> 
     faster = workload.with_(lr=workload.lr * 1.01)
     trainer: Trainer = importlib.import_module(adapter).build(faster, topology)
     return trainer
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    lab = Lab(CARDS, [], LocalLauncher(), lambda *_: None, capacity=2)
-    yield lab
-    lab.close()
 
 
 def case(variant: str, engine: str, workload: Workload) -> Case:

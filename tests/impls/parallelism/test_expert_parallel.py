@@ -1,6 +1,5 @@
 """Expert parallelism: its parts one by one, and the layer where the suites do not go."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +11,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from harness.lab import Lab
-from harness.launch.local import LocalLauncher
 from harness.launch.outcome import Done, Job, describe
 from harness.launch.rank import Context
 from harness.spec import Case, ModelConfig, Topology, Workload
@@ -32,11 +30,7 @@ ODD = {
 }
 
 
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    lab = Lab({CARD.name: replace(CARD, variants=ODD)}, [], LocalLauncher(), lambda *_: None, capacity=4)
-    yield lab
-    lab.close()
+CARDS = {CARD.name: replace(CARD, variants=ODD)}
 
 
 @pytest.mark.parametrize("variant", ODD)

@@ -1,6 +1,5 @@
 """Hybrid sharding: groups of every size, uneven and clipped work, what crosses, and what cannot be asked for."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -8,39 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.lab import Lab
-from harness.launch.local import LocalLauncher
-from harness.spec import Case, ModelConfig, Topology, Workload
+from harness.spec import Case, Topology, Workload
 from harness.spec.named import NAMED
 from impls.parallelism import hybrid_shard
 from impls.parallelism.hybrid_shard import laws
 from impls.parallelism.zero import laws as zero_laws
+from tests.impls.work import CLIPPED
 
 DP2, DP4 = Topology(dp=2), Topology(dp=4)
-# No unit's elements are a multiple of four; with so large an epsilon AdamW's step is nearly linear in the gradient: a
-# wrong norm cannot hide in it.
-CLIPPED = Workload(
-    "clipped",
-    ModelConfig(97, 23, 41, 2, 2, 1, 6, tie_word_embeddings=True),
-    micro_batches=2,
-    sequence_length=11,
-    optimizer="adamw",
-    lr=1.0,
-    eps=1.0,
-    weight_decay=0.1,
-    max_grad_norm=0.3,
-)
 SIZES = {
     f"{name}_by_{group}": {**hybrid_shard.CARD.variants[name], "group": group}
     for name, group in (("mics", 2), ("mics", 4), ("hsdp", 1), ("hsdp_zero1", 2))
 }
 CARD = replace(hybrid_shard.CARD, variants={**hybrid_shard.CARD.variants, **SIZES, "threes": {"group": 3}})
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    lab = Lab({CARD.name: CARD}, [], LocalLauncher(), lambda *_: None, capacity=4)
-    yield lab
-    lab.close()
 
 
 def case(variant: str, workload: Workload, topology: Topology = DP4, engine: str = "reference") -> Case:

@@ -1,6 +1,6 @@
 """Sequence parallelism on two and four CPU ranks: against the float64 oracle, the laws, and planted faults."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.lab import Lab
-from harness.launch.local import LocalLauncher
 from harness.launch.outcome import Done, Job, describe
 from harness.launch.rank import Context
 from harness.spec import Case, Engine, Finding, ModelConfig, Topology, Trainer, Workload
@@ -41,13 +40,6 @@ CLIPPED = Workload(
 )
 MIXED = Workload("mixed", SMALL, micro_batches=2, sequence_length=16, dtype="bf16")
 ENDS = Workload("ends", SMALL, sequence_length=15, min_length=2)  # on the last rank some sequences have no label
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    lab = Lab({CARD.name: CARD}, [], LocalLauncher(), lambda *_: None, capacity=4)
-    yield lab
-    lab.close()
 
 
 def case(engine: str, workload: Workload, topology: Topology = TP2, variant: str = "sp") -> Case:

@@ -1,6 +1,6 @@
 """Tensor parallelism on two and four CPU ranks: against the float64 oracle, the laws, and planted faults."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from harness.lab import Lab
-from harness.launch.local import LocalLauncher
 from harness.launch.outcome import Done, Job, describe
 from harness.launch.rank import Context
 from harness.meter.traffic import CONTROL
@@ -39,13 +38,6 @@ CLIPPED = Workload(
     max_grad_norm=0.3,
 )
 MIXED = Workload("mixed", SMALL, micro_batches=2, sequence_length=16, dtype="bf16")
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    lab = Lab({CARD.name: CARD}, [], LocalLauncher(), lambda *_: None, capacity=4)
-    yield lab
-    lab.close()
 
 
 def case(engine: str, workload: Workload, topology: Topology = TP2, variant: str = "tp") -> Case:

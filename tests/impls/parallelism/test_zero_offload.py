@@ -1,6 +1,5 @@
 """ZeRO-Offload and ZeRO-Infinity on two CPU ranks: what the suites' work does not have, the laws and the claims."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +15,12 @@ from harness.spec.named import NAMED
 from impls.parallelism import zero_offload
 from impls.parallelism.zero import laws as zero_laws
 from impls.parallelism.zero_offload import claims, laws, reference
+from tests.impls.work import CLIPPED as WORK
 
 CARD = zero_offload.CARD
 DP1, DP2 = Topology(), Topology(dp=2)
 MIXED = NAMED["tiny_adamw"].with_(dtype="bf16")
-# Odd sizes, tied embeddings, two micro-batches, clipping. With so large an epsilon AdamW's step is nearly linear in the
-# gradient: a wrong norm cannot hide in it.
-CLIPPED = Workload(
-    "clipped",
-    ModelConfig(131, 45, 76, 2, 4, 2, 6, tie_word_embeddings=True),
-    micro_batches=2,
-    sequence_length=13,
-    optimizer="adamw",
-    lr=1.0,
-    eps=1.0,
-    weight_decay=0.1,
-    max_grad_norm=0.3,
-)
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    lab = Lab({CARD.name: CARD}, [], LocalLauncher(), lambda *_: None, capacity=2)
-    yield lab
-    lab.close()
+CLIPPED = WORK.with_(model=ModelConfig(131, 45, 76, 2, 4, 2, 6, tie_word_embeddings=True), sequence_length=13)
 
 
 def case(variant: str, engine: str, workload: Workload, topology: Topology = DP2) -> Case:

@@ -1,13 +1,12 @@
 """ZeRO++ on two and four CPU ranks: other groups, micro-batches and lengths than the suites', and DeepSpeed's ways."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from harness.lab import Lab
-from harness.launch.local import LocalLauncher
 from harness.spec import Case, ModelConfig, Topology, Workload
 from harness.spec.named import NAMED
 from impls.parallelism import zero_plus_plus
@@ -43,13 +42,6 @@ UNEQUAL = Workload(
     max_grad_norm=0.3,
     dtype="fp64",
 )
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    lab = Lab({CARD.name: CARD}, [], LocalLauncher(), lambda *_: None, capacity=4)
-    yield lab
-    lab.close()
 
 
 def case(variant: str, engine: str = "reference", topology: Topology = DP4, workload: Workload = UNEVEN) -> Case:
