@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from harness import catalog
@@ -11,6 +12,7 @@ from harness.spec import Card, Case, Finding, Topology, Workload
 
 TASKS = "harness.launch.tasks"
 
+EXACT: dict[str, Any] = {"workload": {"dtype": "fp64", "micro_batches": 1}}
 # Honest ways to compute the same: what they differ by is the noise floor.
 ENSEMBLE: tuple[dict[str, Any], ...] = (
     {},
@@ -23,6 +25,8 @@ ENSEMBLE: tuple[dict[str, Any], ...] = (
     {"reordered": {"seed": 1}},
     {"reordered": {"seed": 2}},
 )
+# In low precision they round to one grid, and much alike. How far that throws a slope, other draws of the model tell.
+DRAWS = (1, 2)
 # A single number's error is a single draw: it takes more of them to know how large it may be.
 FUNCTION_ENSEMBLE: tuple[dict[str, Any], ...] = (
     {},
@@ -71,32 +75,54 @@ class Oracles:
     def _trainer(self, plain: str, options: dict[str, Any], work: Workload) -> Any:
         from harness.judge import parity  # torch, which collection does without
 
-        ensemble = _members(({"workload": {"dtype": "fp64", "micro_batches": 1}}, *ENSEMBLE), options, work)
-        arguments = {"plain": plain, "ensemble": ensemble, "workload": work, "data": catalog.DATA}
-        runs = self._plain("members", arguments | {"topology": Topology()})
+        runs = self._runs(plain, options, work, ENSEMBLE)
         if isinstance(runs, Finding):
             return runs
-        kinds = []
+        losses, kinds = [run["losses"] for run in runs], [run["kinds"] for run in runs]
+        floors = _floors(kinds)
+        unit = parity.unit(tensors(runs[-1]["tensors"])["parameters"], kinds[0]["update"])
+        floors["update"] = parity.at_least(floors["update"], unit)
+        for other in _draws(work):
+            pair = self._runs(plain, options, other, ({},))
+            if isinstance(pair, Finding):
+                return pair
+            _raise_slopes(floors, [run["kinds"] for run in pair])
+        return parity.Reference(parity.Oracle(kinds[0], losses[0]), floors, loss_floor(losses[0], losses[1:]))
+
+    def _runs(self, plain: str, options: dict[str, Any], work: Workload, ensemble: Sequence[Mapping[str, Any]]) -> Any:
+        """What the checked runs gave, with the judge's ``kinds`` of tensors: in float64, then of each member."""
+        members = _members((EXACT, *ensemble), options, work)
+        arguments = {"plain": plain, "ensemble": members, "workload": work}
+        runs = self._plain("members", arguments | {"topology": Topology(), "data": catalog.DATA})
+        if isinstance(runs, Finding):
+            return runs
         for run in runs:
             found = tensors(run["tensors"])
             change = update(found["parameters"], self.initial(work))
-            kinds.append({"gradient": found["gradient"], "update": change})
-        truth = parity.Oracle(kinds[0], runs[0]["losses"])
-        floors = _floors(truth, kinds[1:])
-        floors["update"] = parity.at_least(floors["update"], parity.unit(found["parameters"], kinds[0]["update"]))
-        curves = [run["losses"] for run in runs]
-        return parity.Reference(truth, floors, loss_floor(curves[0], curves[1:]))
+            run["kinds"] = {"gradient": found["gradient"], "update": change}
+        return runs
 
     def _function(self, problem: str, variant: dict[str, Any], work: Workload) -> Any:
         from harness.judge import parity
 
-        arguments = {"problem": problem, "variant": variant, "workload": work, "ensemble": list(FUNCTION_ENSEMBLE)}
+        kinds = self._outputs(problem, variant, work, FUNCTION_ENSEMBLE)
+        if isinstance(kinds, Finding):
+            return kinds
+        floors = _floors(kinds)
+        for other in _draws(work):
+            pair = self._outputs(problem, variant, other, ({},))
+            if isinstance(pair, Finding):
+                return pair
+            _raise_slopes(floors, pair)
+        return parity.Reference(parity.Oracle(kinds[0]), floors)
+
+    def _outputs(
+        self, problem: str, variant: dict[str, Any], work: Workload, ensemble: Sequence[Mapping[str, Any]]
+    ) -> Any:
+        """The judge's ``kinds`` of tensors: in float64, then of each member."""
+        arguments = {"problem": problem, "variant": variant, "workload": work, "ensemble": list(ensemble)}
         runs = self._plain("function_members", arguments)
-        if isinstance(runs, Finding):
-            return runs
-        kinds = [tensors(run) for run in runs]
-        truth = parity.Oracle(kinds[0])
-        return parity.Reference(truth, _floors(truth, kinds[1:]))
+        return runs if isinstance(runs, Finding) else [tensors(run) for run in runs]
 
     def curves(self, case: Case, card: Card) -> Any:
         """The float64 model's learning curve, and its noise floor at every step in the case's precision."""
@@ -155,12 +181,26 @@ def loss_floor(truth: Sequence[float], honest: Sequence[Sequence[float]]) -> lis
     return [max(abs(run[step] / truth[step] - 1.0) for run in honest) for step in range(len(truth))]
 
 
-def _floors(truth: Any, honest: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _floors(kinds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """By kind, from what float64 gave and then each member."""
     from harness.judge import parity
 
-    return {
-        kind: parity.floor([parity.errors(run[kind], exact) for run in honest]) for kind, exact in truth.kinds.items()
-    }
+    exact, *honest = kinds
+    return {kind: parity.floor([parity.errors(run[kind], exact[kind]) for run in honest]) for kind in exact}
+
+
+def _draws(work: Workload) -> list[Workload]:
+    return [work.with_(seed=work.seed + draw) for draw in DRAWS] if work.element_size < 4 else []
+
+
+def _raise_slopes(floors: dict[str, Any], pair: Sequence[Mapping[str, Any]]) -> None:
+    """To those of another draw: what float64 gave, and the case's own precision."""
+    from harness.judge import parity
+
+    exact, rounded = pair
+    for kind, limit in floors.items():
+        slope = abs(parity.errors(rounded[kind], exact[kind]).slope)
+        floors[kind] = replace(limit, slope=max(limit.slope, slope))
 
 
 def _members(ensemble: Sequence[Mapping[str, Any]], options: Mapping[str, Any], work: Workload) -> list[dict[str, Any]]:

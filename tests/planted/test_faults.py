@@ -172,8 +172,7 @@ def test_the_unbroken_references_pass_with_twenty_other_seeds(lab: Lab, dtype: s
     unbroken = {(fault.topic, fault.variant, fault.topology, fault.workload) for fault in FAULTS.values()}
     for seed in SEEDS:
         for topic, variant, topology, name in sorted(unbroken):
-            # Of experts seed 19 fails in bfloat16, a gradient's slope at 3.8 floors: not understood yet.
-            if (name != "tiny" or topic == "expert_parallel") and seed > FEW:
+            if name != "tiny" and seed > FEW:
                 continue
             work = load(name).with_(name=f"{name}_seed{seed}", seed=seed, dtype=dtype)
             case = Case(topic, variant, "reference", Topology.parse(topology), work)
