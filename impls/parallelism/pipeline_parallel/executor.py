@@ -85,10 +85,9 @@ def run(
 ) -> Tensor:
     """One step's actions. ``weights`` of the micro-batches' mean losses; the gradients are those of their weighted sum,
     which is returned on the ranks that have a last stage, elsewhere 0. ``spans`` takes the time of each action."""
-    config, weight = next((stage.config, next(stage.parameters())) for stage in stages.values())
-    shape = (*micro_batches[0].inputs.shape, config.hidden_size)
+    shape, dtype = next((s.message(micro_batches[0].inputs), next(s.parameters()).dtype) for s in stages.values())
     rank = groups["F"].rank()
-    messages = Messages(plan, rank, groups, torch.empty(shape, dtype=weight.dtype, device="meta"))
+    messages = Messages(plan, rank, groups, torch.empty(shape, dtype=dtype, device="meta"))
     total = torch.zeros((), device=device(), dtype=torch.float64)
     kept: dict[tuple[int, int], tuple[Tensor, Tensor, list[Tensor]]] = {}  # between forward and backward pass
     later: dict[tuple[int, int], list[Any]] = {}  # between backward pass and weights' gradients

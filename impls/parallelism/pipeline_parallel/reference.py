@@ -17,7 +17,7 @@ What is run, in which order, on which rank is data (schedules.py); one executor 
     p ranks   m micro-batches   v stages a rank   b sequences of a micro-batch   s sequence   h hidden_size
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.distributed as dist
@@ -30,28 +30,28 @@ from impls.models.weights import initial
 from impls.parallelism.pipeline_parallel.executor import run
 from impls.parallelism.pipeline_parallel.places import homes, plan_of
 from impls.parallelism.pipeline_parallel.schedules import Plan
-from impls.parallelism.pipeline_parallel.stage import build_stages
+from impls.parallelism.pipeline_parallel.stage import Stage, build_stages
 from impls.parallelism.tensor_parallel.operators import sum_flat
 
 
 class Pipeline:
     defers = True  # splits the backward pass where the plan does
 
-    def __init__(self, workload: Workload, topology: Topology, plan: Plan) -> None:
+    def __init__(self, workload: Workload, topology: Topology, plan: Plan, make: Callable[..., Stage] = Stage) -> None:
         places = mesh(topology)
         self.workload, self.topology, self.plan = workload, topology, plan
         self.pp, self.dp, self.dp_rank = places.get_group("pp"), places.get_group("dp"), places.get_local_rank("dp")
         lines = places.mesh.movedim(0, -1).flatten(0, -2).tolist()  # the ranks of each pipeline
         # Forward and backward messages cross: each direction has a communicator of its own.
         self.groups = {kind: dist.new_subgroups_by_enumeration(lines)[0] for kind in "FB"}
-        self.stages, self.weights = build_stages(workload, plan, self.pp.rank())
+        self.stages, self.weights = build_stages(workload, plan, self.pp.rank(), make)
         if self.defers and any(action.kind == "W" for action in plan.actions[self.pp.rank()]):
             for stage in self.stages.values():
                 stage.defer()
         with torch.no_grad():
             for name, full in initial(workload):
                 if name in self.weights:
-                    self.weights[name].copy_(full)
+                    self.weights[name].copy_(self.part(name, full))
         # A tied embedding is at both ends, and every layer is twice in DualPipe: their gradients are sums.
         self.homes = homes(workload.model, plan)
         self.shared = {
@@ -69,11 +69,19 @@ class Pipeline:
         for ranks, group in self.shared.items():
             if self.pp.rank() in ranks:
                 sum_flat([p.grad for name, p in self.weights.items() if self.homes[name] == ranks], group)
+        self.reduce()
+        return total
+
+    def part(self, name: str, full: Tensor) -> Tensor:
+        """What this rank holds of a parameter that its stages have."""
+        return full
+
+    def reduce(self) -> None:
+        """The mean of the gradients over data-parallel ranks."""
         if self.topology.dp > 1:
             gradients = [p.grad for p in self.weights.values()]
             sum_flat(gradients, self.dp)
             torch._foreach_div_(gradients, self.topology.dp)
-        return total
 
     def run(self, micro_batches: list[Batch], weights: list[float]) -> Tensor:
         """The schedule: the weighted sum of losses on the ranks that have a last stage, elsewhere 0."""

@@ -67,6 +67,10 @@ class Stage(nn.Module):
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.later: list[tuple[nn.Parameter, Tensor, Tensor]] = []
 
+    def message(self, inputs: Tensor) -> tuple[int, ...]:
+        """The shape of what goes on to the next stage, of token ids [b, s]."""
+        return (*inputs.shape, self.config.hidden_size)
+
     def defer(self) -> None:
         """Splits the backward pass of all products from here on."""
         for module in self.modules():
@@ -91,7 +95,9 @@ def _deferred(module: nn.Linear, later: list[tuple[nn.Parameter, Tensor, Tensor]
     return lambda x: Deferred.apply(x, module.weight, later)
 
 
-def build_stages(workload: Workload, plan: Plan, rank: int) -> tuple[dict[int, Stage], dict[str, nn.Parameter]]:
+def build_stages(
+    workload: Workload, plan: Plan, rank: int, make: Callable[[ModelConfig, range, bool, bool], Stage] = Stage
+) -> tuple[dict[int, Stage], dict[str, nn.Parameter]]:
     """A rank's stages, uninitialised, and their parameters by canonical name: a tied embedding is one of them, also
     where this rank has both ends."""
     config, stages = workload.model, {}
@@ -99,7 +105,7 @@ def build_stages(workload: Workload, plan: Plan, rank: int) -> tuple[dict[int, S
     for stage in (s for s, holder in enumerate(plan.rank_of) if holder == rank):
         place = stage % plan.stages
         with torch.device("meta"):
-            module = Stage(config, layers[place], place == 0, place == plan.stages - 1)
+            module = make(config, layers[place], place == 0, place == plan.stages - 1)
         stages[stage] = module.to(TORCH_DTYPES[workload.dtype]).to_empty(device=device())
         for name, parameter in list(module.named_parameters()):
             if name == HEAD and config.tie_word_embeddings:

@@ -25,14 +25,14 @@ Where t does not divide s, every rank holds ⌈s/t⌉ positions, those beyond s 
     b batch   s sequence   h hidden_size   a heads   V vocab_size   v this rank's part of V   t ranks
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from harness.spec import ModelConfig, Topology, Workload
-from impls.models.decoder import MLP, Attention, rope_table
+from impls.models.decoder import MLP, Attention, Layer, rope_table
 from impls.parallelism.sequence_parallel.operators import columns, naive_columns, scatter
 from impls.parallelism.tensor_parallel.operators import Group
 from impls.parallelism.tensor_parallel.reference import ParallelDecoder, TensorParallel, heads
@@ -59,16 +59,22 @@ class SequenceParallelDecoder(ParallelDecoder):
         gate, up = self.columns(y, self.group, s, part.gate_proj.weight, part.up_proj.weight)
         return scatter(part.down_proj(F.silu(gate) * up), self.group)
 
-    def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """Token ids [b, s] and labels [b, s] → mean cross-entropy, the same scalar on every rank."""
-        tokens, labels, body = tokens.t(), labels.t(), self.model
-        s = len(tokens)
-        x = scatter(embedding(tokens, body.embed_tokens.weight, self.start), self.group)  # [s/t, b, h]
+    def embed(self, tokens: Tensor) -> Tensor:
+        """[b, s] → [s/t, b, h]"""
+        return scatter(embedding(tokens.t(), self.model.embed_tokens.weight, self.start), self.group)
+
+    def blocks(self, x: Tensor, layers: Iterable[Layer], s: int) -> Tensor:
+        """[s/t, b, h] → [s/t, b, h]"""
         cos, sin = (table.to(x.dtype) for table in rope_table(s, self.config, x.device))
-        for layer in body.layers:
+        for layer in layers:
             x = x + self.attention(layer.input_layernorm(x), layer.self_attn, cos, sin)
             x = x + self.mlp(layer.post_attention_layernorm(x), layer.mlp, s)
-        (logits,) = self.columns(body.norm(x), self.group, s, self.lm_head.weight)  # [s, b, v]
+        return x
+
+    def loss(self, x: Tensor, labels: Tensor) -> Tensor:
+        """[s/t, b, h] and [b, s] → mean cross-entropy, the same scalar on every rank."""
+        labels = labels.t()
+        (logits,) = self.columns(self.model.norm(x), self.group, len(labels), self.lm_head.weight)  # [s, b, v]
         return CrossEntropy.apply(logits, labels, self.start, self.group)[labels >= 0].mean()
 
 

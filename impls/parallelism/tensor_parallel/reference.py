@@ -16,7 +16,7 @@ begins with f, and the logits stay where they are.
     b batch   s sequence   h hidden_size   d head_dim   V vocab_size   v this rank's part of V   t ranks
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from harness.spec import Batch, ModelConfig, Topology, Workload
 from impls.acceleration.gradient_clipping.reference import clip_by_global_norm
-from impls.models.decoder import MLP, Attention, Decoder, rope_table, rotate
+from impls.models.decoder import MLP, Attention, Decoder, Layer, rope_table, rotate
 from impls.models.mesh import device, mesh, share, token_share
 from impls.models.optimizer import MasterWeights
 from impls.models.weights import TORCH_DTYPES, initial
@@ -68,14 +68,25 @@ class ParallelDecoder(Decoder):
 
     def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
         """Token ids [b, s] and labels [b, s] → mean cross-entropy, the same scalar on every rank."""
-        group, body = self.group, self.model
-        x = reduce(embedding(tokens, body.embed_tokens.weight, self.start), group)
-        cos, sin = (table.to(x.dtype) for table in rope_table(tokens.shape[1], self.config, x.device))
-        for layer in body.layers:
-            x = x + attention(layer.input_layernorm(x), layer.self_attn, cos, sin, group)
-            x = x + mlp(layer.post_attention_layernorm(x), layer.mlp, group)
-        (logits,) = column_parallel(body.norm(x), group, self.lm_head.weight)  # [b, s, v]
-        return CrossEntropy.apply(logits, labels, self.start, group)[labels >= 0].mean()
+        x = self.blocks(self.embed(tokens), self.model.layers, tokens.shape[1])
+        return self.loss(x, labels)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """[b, s] → [b, s, h]"""
+        return reduce(embedding(tokens, self.model.embed_tokens.weight, self.start), self.group)
+
+    def blocks(self, x: Tensor, layers: Iterable[Layer], s: int) -> Tensor:
+        """[b, s, h] → [b, s, h]"""
+        cos, sin = (table.to(x.dtype) for table in rope_table(s, self.config, x.device))
+        for layer in layers:
+            x = x + attention(layer.input_layernorm(x), layer.self_attn, cos, sin, self.group)
+            x = x + mlp(layer.post_attention_layernorm(x), layer.mlp, self.group)
+        return x
+
+    def loss(self, x: Tensor, labels: Tensor) -> Tensor:
+        """[b, s, h] and [b, s] → mean cross-entropy, the same scalar on every rank."""
+        (logits,) = column_parallel(self.model.norm(x), self.group, self.lm_head.weight)  # [b, s, v]
+        return CrossEntropy.apply(logits, labels, self.start, self.group)[labels >= 0].mean()
 
 
 class TensorParallel:
