@@ -21,7 +21,7 @@ from harness.spec.finding import worst
 from harness.spec.requires import gpus
 
 SESSION = pytest.StashKey["Session"]()
-DEFAULT_RANKS, DEFAULT_TIMEOUT = 4, 120.0
+DEFAULT_RANKS, DEFAULT_TIMEOUT = 8, 120.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

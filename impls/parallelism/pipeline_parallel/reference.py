@@ -17,13 +17,13 @@ What is run, in which order, on which rank is data (schedules.py); one executor 
     p ranks   m micro-batches   v stages a rank   b sequences of a micro-batch   s sequence   h hidden_size
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from harness.spec import Batch, Span, Topology, Workload
+from harness.spec import Batch, ModelConfig, Span, Topology, Workload
 from impls.models.mesh import gather, mesh, share, token_share
 from impls.models.optimizer import MasterWeights, clip
 from impls.models.weights import initial
@@ -37,14 +37,14 @@ from impls.parallelism.tensor_parallel.operators import sum_flat
 class Pipeline:
     defers = True  # splits the backward pass where the plan does
 
-    def __init__(self, workload: Workload, topology: Topology, plan: Plan, make: Callable[..., Stage] = Stage) -> None:
-        places = mesh(topology)
+    def __init__(self, workload: Workload, topology: Topology, plan: Plan) -> None:
+        self.places = places = mesh(topology)
         self.workload, self.topology, self.plan = workload, topology, plan
         self.pp, self.dp, self.dp_rank = places.get_group("pp"), places.get_group("dp"), places.get_local_rank("dp")
         lines = places.mesh.movedim(0, -1).flatten(0, -2).tolist()  # the ranks of each pipeline
         # Forward and backward messages cross: each direction has a communicator of its own.
         self.groups = {kind: dist.new_subgroups_by_enumeration(lines)[0] for kind in "FB"}
-        self.stages, self.weights = build_stages(workload, plan, self.pp.rank(), make)
+        self.stages, self.weights = build_stages(workload, plan, self.pp.rank(), self.stage)
         if self.defers and any(action.kind == "W" for action in plan.actions[self.pp.rank()]):
             for stage in self.stages.values():
                 stage.defer()
@@ -58,7 +58,7 @@ class Pipeline:
             ranks: dist.new_subgroups_by_enumeration([[line[r] for r in ranks] for line in lines])[0]
             for ranks in sorted({ranks for ranks in self.homes.values() if len(ranks) > 1})
         }
-        self.optimizer = MasterWeights(self.weights.values(), workload)
+        self.optimizer = self.states()
         self.spans: list[Span] | None = None
 
     def backward(self, batch: Batch) -> Tensor:
@@ -71,6 +71,12 @@ class Pipeline:
                 sum_flat([p.grad for name, p in self.weights.items() if self.homes[name] == ranks], group)
         self.reduce()
         return total
+
+    def stage(self, config: ModelConfig, layers: range, first: bool, last: bool) -> Stage:
+        return Stage(config, layers, first, last)
+
+    def states(self) -> MasterWeights:
+        return MasterWeights(self.weights.values(), self.workload)
 
     def part(self, name: str, full: Tensor) -> Tensor:
         """What this rank holds of a parameter that its stages have."""

@@ -96,7 +96,7 @@ def _deferred(module: nn.Linear, later: list[tuple[nn.Parameter, Tensor, Tensor]
 
 
 def build_stages(
-    workload: Workload, plan: Plan, rank: int, make: Callable[[ModelConfig, range, bool, bool], Stage] = Stage
+    workload: Workload, plan: Plan, rank: int, make: Callable[[ModelConfig, range, bool, bool], Stage]
 ) -> tuple[dict[int, Stage], dict[str, nn.Parameter]]:
     """A rank's stages, uninitialised, and their parameters by canonical name: a tied embedding is one of them, also
     where this rank has both ends."""

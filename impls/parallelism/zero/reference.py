@@ -23,11 +23,10 @@ from torch import Tensor, nn
 
 from harness.spec import Batch, Topology, Workload
 from impls.acceleration.gradient_clipping.reference import clip_by_global_norm
-from impls.models.flat import views
 from impls.models.optimizer import optimizer
 from impls.models.step import accumulate
 from impls.models.weights import build_model
-from impls.parallelism.zero.unit import Reduction, Unit, owners
+from impls.parallelism.zero.unit import Reduction, Unit, owners, padding, step, whole
 
 
 class Zero:
@@ -113,24 +112,10 @@ class Zero:
         # Shards are distinct; what is held in other groups is held there again.
         mine = [unit.gradient for unit in self.units if unit.gradient is not None]
         clip_by_global_norm({(self.group,): mine}, self.workload.max_grad_norm)
-        for unit in self.units:
-            assert unit.gradient is not None
-            unit.master.grad = unit.gradient.to(unit.master.dtype)
-            unit.gradient = None
-            for parameter in unit.parameters:
-                parameter.grad = None
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        for work in [unit.spread() for unit in self.units]:
-            if work is not None:
-                work.wait()
+        step(self.units, self.optimizer)
 
     def _named(self, shards: list[Tensor]) -> Mapping[str, Tensor]:
-        found = {}
-        for unit, shard in zip(self.units, shards, strict=True):
-            whole = shard.new_empty(unit.elements)
-            dist.all_gather_into_tensor(whole, shard, self.group)
-            found.update(zip(unit.parameters, views(whole, unit.parameters), strict=True))
+        found = whole(self.units, shards)
         return {name: found[parameter].cpu() for name, parameter in self.model.named_parameters()}
 
     def gradients(self) -> Mapping[str, Tensor]:
@@ -141,7 +126,7 @@ class Zero:
 
     def padding(self) -> int:
         """Elements that fill the units up to a multiple of the ranks."""
-        return sum(unit.elements - sum(p.numel() for p in unit.parameters) for unit in self.units)
+        return padding(self.units)
 
 
 def build(workload: Workload, topology: Topology, stage: int = 3) -> Zero:

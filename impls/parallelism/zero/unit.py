@@ -1,5 +1,7 @@
 """A unit of ZeRO: some parameters as one flat buffer, cut into one shard a rank."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -88,3 +90,33 @@ class Unit:
         if self.master.data_ptr() != shard.data_ptr():
             shard.copy_(self.master)
         return dist.all_gather_into_tensor(self.full, shard, self.group, async_op=True)
+
+
+def step(units: Sequence[Unit], optimizer: torch.optim.Optimizer) -> None:
+    """Of the masters, by the gradients that the units have taken; then everybody's weights."""
+    for unit in units:
+        assert unit.gradient is not None
+        unit.master.grad = unit.gradient.to(unit.master.dtype)
+        unit.gradient = None
+        for parameter in unit.parameters:
+            parameter.grad = None
+    optimizer.step()
+    optimizer.zero_grad()
+    for work in [unit.spread() for unit in units]:
+        if work is not None:
+            work.wait()
+
+
+def whole(units: Sequence[Unit], shards: Sequence[Tensor]) -> dict[nn.Parameter, Tensor]:
+    """Every rank's ``shards``, one of each unit, in the parameters' shapes."""
+    found: dict[nn.Parameter, Tensor] = {}
+    for unit, shard in zip(units, shards, strict=True):
+        full = shard.new_empty(unit.elements)
+        dist.all_gather_into_tensor(full, shard, unit.group)
+        found.update(zip(unit.parameters, views(full, unit.parameters), strict=True))
+    return found
+
+
+def padding(units: Sequence[Unit]) -> int:
+    """Elements that fill the units up to a multiple of the ranks."""
+    return sum(unit.elements - sum(p.numel() for p in unit.parameters) for unit in units)

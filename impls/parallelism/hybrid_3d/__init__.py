@@ -1,0 +1,29 @@
+"""Hybrid parallelism: data, tensor and pipeline parallelism on one device mesh."""
+
+from harness.spec import Card, Engine, Law
+
+HERE = "impls.parallelism.hybrid_3d"
+NARAYANAN = "Narayanan et al. 2021, Efficient Large-Scale Language Model Training on GPU Clusters"
+
+CARD = Card(
+    name="hybrid_3d",
+    title="Hybrid parallelism (3D)",
+    sources=(
+        f"{NARAYANAN}, §3",
+        "Korthikanti et al. 2022, Reducing Activation Recomputation in Large Transformer Models, §4.2.2",
+        "Rajbhandari et al. 2020, ZeRO, §5.1",
+    ),
+    variants={
+        "mesh": {},
+        "mesh_sp": {"sequence_parallel": True},
+        "mesh_zero1": {"partition": True},
+    },
+    engines={
+        "reference": Engine(f"{HERE}.reference:build"),
+    },
+    topologies=("dp2tp2", "tp2pp2", "dp2pp2", "dp2tp2pp2"),
+    laws=(
+        Law("memory", "states", f"{HERE}.laws:states", 0.05, f"{NARAYANAN}, §3: Ψ ÷ (p·t)"),
+        Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.0, f"{NARAYANAN}, §3: the sum of what the axes send"),
+    ),
+)

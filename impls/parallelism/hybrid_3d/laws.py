@@ -1,0 +1,71 @@
+"""What a mesh promises: on each rank the sum of what its axes promise of the part that it holds."""
+
+from collections.abc import Iterator
+from math import prod
+
+from harness.spec import Topology, Unsupported, Workload
+from impls.parallelism.pipeline_parallel.places import homes, plan_of
+from impls.parallelism.tensor_parallel.laws import MOMENTS, REPLICATED, ring
+
+
+def held(workload: Workload, topology: Topology) -> Iterator[dict[str, float]]:
+    """The elements that a rank of each stage holds of each parameter there."""
+    places = homes(workload.model, plan_of(workload, topology, "1f1b", 1))
+    sizes = {name: prod(shape) for name, shape in workload.model.shapes()}
+    for rank in range(topology.pp):
+        yield {
+            name: size if name.endswith(REPLICATED) else size / topology.tp
+            for name, size in sizes.items()
+            if rank in places[name]
+        }
+
+
+def states(
+    workload: Workload, topology: Topology, sequence_parallel: bool = False, partition: bool = False
+) -> float | None:
+    """Bytes of weights, gradients, masters and moments on a rank of the stage that holds most; with ZeRO-1 masters and
+    moments ÷ d."""
+    try:
+        most = max(sum(each.values()) for each in held(workload, topology))
+    except Unsupported:
+        return None
+    e = workload.element_size
+    optimizer = (4 if e < 4 else 0) + MOMENTS[workload.optimizer]
+    return most * (2 * e + optimizer / (topology.dp if partition else 1))
+
+
+def traffic(
+    workload: Workload, topology: Topology, sequence_parallel: bool = False, partition: bool = False
+) -> float | None:
+    """Bytes that a rank of the busiest stage sends in a step, n = b·s·h elements of each micro-batch:
+
+        pp    n to each neighbour, forward down and backward up; with sequence parallelism b·⌈s/t⌉·h
+        tp    all-reduces of n: 4 a layer, 1 of the embedding, 1 of the head; the cross-entropy's statistics; with
+              sequence parallelism half an all-reduce more for each gather that is done again (2 a layer, 1 of the head)
+        once  the gains' gradients over tp, a tied embedding's over its stages, and all gradients over dp
+
+    ZeRO-1's reduce-scatter and all-gather are an all-reduce in two halves.
+    """
+    try:
+        stages = list(held(workload, topology))
+    except Unsupported:
+        return None
+    model, dp, t, p, e = workload.model, topology.dp, topology.tp, topology.pp, workload.element_size
+    b, s = workload.batch_size // dp // workload.micro_batches, workload.sequence_length
+    part = -(-s // t) if sequence_parallel else s
+    n = b * model.hidden_size * e * (t * part if sequence_parallel else s)
+    statistics = ring(b * s * max(4, e), t) + ring(2 * b * s * max(4, e), t)
+    again = 0.5 if sequence_parallel else 0.0
+    totals = []
+    for rank, mine in enumerate(stages):
+        first, last = rank == 0, rank == p - 1
+        layers = sum(name.endswith("q_norm.weight") for name in mine)
+        sums = layers * (4 + 2 * again) + first + last * (1 + again)
+        neighbours = (not first) + (not last)
+        step = sums * ring(n, t) + last * statistics + neighbours * b * part * model.hidden_size * e
+        summed = "norm.weight" if sequence_parallel else ("q_norm.weight", "k_norm.weight")
+        gains = sum(size for name, size in mine.items() if name.endswith(summed)) * e
+        tied = mine["model.embed_tokens.weight"] * e if model.tie_word_embeddings and p > 1 and (first or last) else 0
+        once = ring(gains, t) + ring(tied, 2) + ring(sum(mine.values()) * e, dp)
+        totals.append(workload.micro_batches * step + once)
+    return max(totals)

@@ -1,0 +1,94 @@
+"""Data, tensor and pipeline parallelism at once (Narayanan et al. 2021, "Efficient Large-Scale Language Model Training
+on GPU Clusters", §3), with sequence parallelism and ZeRO-1: a composition of the references beside this one.
+
+The ranks are a grid p × d × t; each belongs to one group along every axis. Of eight (p = d = t = 2):
+
+                     pipeline 0            pipeline 1
+    stage 0       [ rank 0  rank 1 ]    [ rank 2  rank 3 ]        [ … ] tp: parts of the same layers, neighbours
+    stage 1       [ rank 4  rank 5 ]    [ rank 6  rank 7 ]
+                  pp: 0-4, 1-5, 2-6, 3-7     dp: 0-2, 1-3, 4-6, 5-7
+
+    layers        cut into p stages (pipeline_parallel), each matrix of them into t parts (tensor_parallel); with
+                  sequence parallelism also what lies between the matrices (sequence_parallel)
+    activations   from a rank to the next stage's rank of the same part: b·s·h, or a t-th with sequence parallelism
+    gradients     of a gain, which acts on a part only: a sum over tp; of a tied embedding: a sum over its two stages,
+                  part by part; then the mean over dp of what the rank holds, a 1/(p·t) of the model
+    states        with ZeRO-1 each dp rank steps 1/d of what it holds (zero)
+    ‖g‖           squares of a matrix are added over tp and pp, of a gain over pp, with ZeRO-1 of both over dp
+
+    p, d, t ranks along pp, dp and tp   b sequences of a micro-batch   s sequence   h hidden_size
+"""
+
+import itertools
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from harness.spec import ModelConfig, Topology, Unsupported, Workload
+from impls.acceleration.gradient_clipping.reference import global_norm
+from impls.models.mesh import gather
+from impls.models.optimizer import clip
+from impls.parallelism.hybrid_3d.stage import SequenceStage, TensorStage
+from impls.parallelism.hybrid_3d.states import Partitioned, Replicated
+from impls.parallelism.pipeline_parallel.places import plan_of
+from impls.parallelism.pipeline_parallel.reference import Pipeline
+from impls.parallelism.sequence_parallel.operators import columns
+from impls.parallelism.sequence_parallel.reference import SequenceParallel
+from impls.parallelism.tensor_parallel.operators import sum_flat
+from impls.parallelism.tensor_parallel.reference import TensorParallel
+from impls.parallelism.tensor_parallel.shards import collect, dim, shard
+
+
+class Hybrid(Pipeline):
+    """``partition``: the optimizer's states are divided among data-parallel ranks."""
+
+    def __init__(self, workload: Workload, topology: Topology, sequence_parallel: bool, partition: bool) -> None:
+        self.sequence_parallel, self.partition = sequence_parallel, partition
+        self.summed = (SequenceParallel if sequence_parallel else TensorParallel).summed
+        super().__init__(workload, topology, plan_of(workload, topology, "1f1b", 1))
+
+    def stage(self, config: ModelConfig, layers: range, first: bool, last: bool) -> nn.Module:
+        if self.topology.tp == 1:
+            return super().stage(config, layers, first, last)
+        place = layers, first, last, self.workload.sequence_length
+        if self.sequence_parallel:
+            return SequenceStage(config, *place, self.places.get_group("tp"), columns)
+        return TensorStage(config, *place, self.places.get_group("tp"))
+
+    def part(self, name: str, full: Tensor) -> Tensor:
+        return shard(name, full, self.places.get_local_rank("tp"), self.topology.tp)
+
+    def states(self) -> Replicated | Partitioned:
+        kinds = {name: (dim(name) is not None, self.homes[name][0] == self.pp.rank()) for name in self.weights}
+        return (Partitioned if self.partition else Replicated)(self.weights, kinds, self.dp, self.workload)
+
+    def reduce(self) -> None:
+        gains = [p.grad for name, p in self.weights.items() if name.endswith(self.summed)]
+        sum_flat(gains, self.places.get_group("tp"))
+        self.optimizer.reduce()
+
+    def update(self) -> None:
+        if self.workload.max_grad_norm:
+            mine, among = self.optimizer.by_kind(), (self.pp, *self.optimizer.among)
+            cut, whole = mine.get((True, True), []), mine.get((False, True), [])
+            norm = global_norm({(self.places.get_group("tp"), *among): cut, among: whole})
+            clip(list(itertools.chain(*mine.values())), self.workload.max_grad_norm, norm)
+        self.optimizer.step()
+
+    def gradients(self) -> Mapping[str, Tensor]:
+        return self._collect(self.optimizer.gradients())
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        return self._collect(self.optimizer.parameters())
+
+    def _collect(self, mine: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return gather(collect(mine, self.places.get_group("tp")), self.pp)
+
+    def padding(self) -> int:
+        return self.optimizer.padding
+
+
+def build(workload: Workload, topology: Topology, sequence_parallel: bool = False, partition: bool = False) -> Hybrid:
+    if sequence_parallel and topology.tp == 1:
+        raise Unsupported("there is no sequence parallelism without tensor parallelism")
+    return Hybrid(workload, topology, sequence_parallel, partition)

@@ -1,0 +1,41 @@
+"""A pipeline's stage of tensor-parallel layers: the tensor-parallel decoder, cut down to some of its layers."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from harness.spec import ModelConfig
+from impls.parallelism.sequence_parallel.reference import SequenceParallelDecoder
+from impls.parallelism.tensor_parallel.reference import ParallelDecoder
+
+
+class TensorStage(ParallelDecoder):
+    """This rank's part of a stage's layers, with what :class:`impls.parallelism.pipeline_parallel.stage.Stage` has.
+    ``length`` of the sequences; ``decoder`` is what the decoder is made of besides."""
+
+    def __init__(self, config: ModelConfig, layers: range, first: bool, last: bool, length: int, *decoder: Any) -> None:
+        super().__init__(config, *decoder)
+        self.first, self.last, self.length = first, last, length
+        self.later: list[Any] = []  # no backward pass is split
+        body = self.model
+        body.layers = nn.ModuleDict({str(index): body.layers[index] for index in layers})
+        if not first:
+            del body.embed_tokens
+        if not last:
+            del body.norm, self.lm_head
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Token ids [b, s] or activations in; activations out, or of the last stage the mean cross-entropy."""
+        x = self.embed(x) if self.first else x
+        x = self.blocks(x, self.model.layers.values(), self.length)
+        return x if labels is None else self.loss(x, labels)
+
+    def message(self, inputs: Tensor) -> tuple[int, ...]:
+        return (*inputs.shape, self.config.hidden_size)
+
+
+class SequenceStage(TensorStage, SequenceParallelDecoder):
+    def message(self, inputs: Tensor) -> tuple[int, ...]:
+        """Each rank passes on its part of the sequence."""
+        b, s = inputs.shape
+        return -(-s // self.group.size()), b, self.config.hidden_size

@@ -1,0 +1,96 @@
+"""Gradients and the optimizer's states of what a rank holds: the same on every data-parallel rank, or divided."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+
+from harness.spec import Workload
+from impls.models.optimizer import MasterWeights, optimizer
+from impls.parallelism.tensor_parallel.operators import sum_flat
+from impls.parallelism.zero.unit import Unit, padding, step, whole
+
+Kind = tuple[bool, bool]  # of a parameter: is it cut over tp; does the global norm count it on this pipeline rank
+
+
+class Replicated:
+    """``weights`` and their kinds by name; ``group`` of the data-parallel ranks, all of which hold them."""
+
+    def __init__(
+        self, weights: Mapping[str, nn.Parameter], kinds: Mapping[str, Kind], group: ProcessGroup, workload: Workload
+    ) -> None:
+        self.weights, self.kinds, self.group = weights, kinds, group
+        self.among: tuple[ProcessGroup, ...] = ()  # who has other parts of the gradients
+        self.optimizer = MasterWeights(weights.values(), workload)
+        self.padding = 0  # elements
+
+    def reduce(self) -> None:
+        """The mean of the gradients over the group."""
+        if self.group.size() > 1:
+            gradients = [p.grad for p in self.weights.values()]
+            sum_flat(gradients, self.group)
+            torch._foreach_div_(gradients, self.group.size())
+
+    def by_kind(self) -> Mapping[Kind, list[Tensor]]:
+        """The gradients that this rank steps."""
+        return _sorted((self.kinds[name], p.grad) for name, p in self.weights.items())
+
+    def step(self) -> None:
+        self.optimizer.step()
+
+    def gradients(self) -> Mapping[str, Tensor]:
+        return {name: p.grad for name, p in self.weights.items()}
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        return dict(zip(self.weights, self.optimizer.masters, strict=True))
+
+
+class Partitioned:
+    """ZeRO-1: each rank of the group steps its part of flat units, one of each layer's matrices, one of all gains."""
+
+    def __init__(
+        self, weights: Mapping[str, nn.Parameter], kinds: Mapping[str, Kind], group: ProcessGroup, workload: Workload
+    ) -> None:
+        self.weights, self.group, self.among = weights, group, (group,)
+        members: dict[tuple[str, Kind], list[nn.Parameter]] = {}
+        for name, parameter in weights.items():
+            cut, _ = kind = kinds[name]
+            layer = name.split(".")[2] if cut and ".layers." in name else ""
+            members.setdefault((layer, kind), []).append(parameter)
+        self.kinds = [kind for _, kind in members]
+        self.units = [Unit(parameters, 1, group) for parameters in members.values()]
+        self.optimizer = optimizer([unit.master for unit in self.units], workload)
+        self.padding = padding(self.units)
+
+    def reduce(self) -> None:
+        for unit in self.units:
+            for parameter in unit.parameters:
+                unit.collect(parameter)
+        for unit, (work, _, part) in [(unit, unit.reduce()) for unit in self.units]:
+            work.wait()
+            unit.add(part.div_(self.group.size()))
+
+    def by_kind(self) -> Mapping[Kind, list[Tensor]]:
+        return _sorted((kind, unit.gradient) for kind, unit in zip(self.kinds, self.units, strict=True))
+
+    def step(self) -> None:
+        step(self.units, self.optimizer)
+
+    def gradients(self) -> Mapping[str, Tensor]:
+        return self._named([unit.gradient for unit in self.units if unit.gradient is not None])
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        return self._named([unit.master.detach() for unit in self.units])
+
+    def _named(self, shards: list[Tensor]) -> Mapping[str, Tensor]:
+        found = whole(self.units, shards)
+        return {name: found[parameter] for name, parameter in self.weights.items()}
+
+
+def _sorted(gradients: Iterable[tuple[Kind, Tensor | None]]) -> Mapping[Kind, list[Tensor]]:
+    found: dict[Kind, list[Tensor]] = {}
+    for kind, gradient in gradients:
+        assert gradient is not None
+        found.setdefault(kind, []).append(gradient)
+    return found
