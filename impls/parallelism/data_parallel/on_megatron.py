@@ -6,12 +6,12 @@ from collections.abc import Mapping
 import torch
 from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
-from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.transformer import TransformerConfig
 from torch import Tensor
 
 from harness.spec import Batch, Topology, Unsupported, Workload
 from impls.models import megatron
+from impls.models.megatron_optimizer import megatron_optimizer
 from impls.models.mesh import device, share, token_share
 from impls.models.weights import TORCH_DTYPES, build_model
 
@@ -48,24 +48,7 @@ class DataParallel:
             bucket_size=min(BUCKET, workload.model.parameters // 4),
         )
         self.model = DistributedDataParallel(config, communication, model)
-        settings = OptimizerConfig(
-            optimizer="adam" if workload.optimizer == "adamw" else "sgd",
-            lr=workload.lr,
-            weight_decay=workload.weight_decay,
-            adam_beta1=workload.betas[0],
-            adam_beta2=workload.betas[1],
-            adam_eps=workload.eps,
-            sgd_momentum=0.0,  # its default is 0.9
-            clip_grad=workload.max_grad_norm,  # its default is 1.0
-            bf16=config.bf16,
-            params_dtype=config.params_dtype,
-            use_distributed_optimizer=shard,
-            overlap_param_gather=shard,
-        )
-        # Without overrides it would put norms into a group that a scheduler does not decay; the workload decays all.
-        self.optimizer = get_megatron_optimizer(
-            settings, [self.model], config_overrides={}, use_gloo_process_groups=False
-        )
+        self.optimizer = megatron_optimizer(workload, config, [self.model], shard)
 
     def backward(self, batch: Batch) -> Tensor:
         micro_batches = list(share(batch, self.workload, self.rank, self.topology.dp))

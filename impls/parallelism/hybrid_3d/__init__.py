@@ -20,6 +20,7 @@ CARD = Card(
     },
     engines={
         "reference": Engine(f"{HERE}.reference:build"),
+        "megatron": Engine(f"{HERE}.on_megatron:build", requires=("megatron-core>=0.16",)),
     },
     topologies=("dp2tp2", "tp2pp2", "dp2pp2", "dp2tp2pp2"),
     laws=(

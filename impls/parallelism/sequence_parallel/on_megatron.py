@@ -34,7 +34,9 @@ def specification(layers: int) -> TransformerBlockSubmodules:
     return TransformerBlockSubmodules(layer_specs=[layer] * layers, layer_norm=Norm)
 
 
-def build(workload: Workload, topology: Topology, gather_again: bool = True) -> TensorParallel:
+def build(
+    workload: Workload, topology: Topology, gather_again: bool = True, shard_states: bool = False
+) -> TensorParallel:
     if not gather_again:
         raise Unsupported("Megatron-Core saves its part of a product's input and always gathers it again")
     if topology.tp == 1:
@@ -44,6 +46,7 @@ def build(workload: Workload, topology: Topology, gather_again: bool = True) -> 
             f"Megatron-Core cuts the sequence into equal parts only, and tp {topology.tp} does not divide "
             f"{workload.sequence_length}"
         )
+    layers = workload.model.num_hidden_layers // topology.pp
     return TensorParallel(
-        workload, topology, lambda: specification(workload.model.num_hidden_layers), sequence_parallel=True
+        workload, topology, lambda: specification(layers), shard_states=shard_states, sequence_parallel=True
     )

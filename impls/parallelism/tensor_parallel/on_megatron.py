@@ -15,7 +15,6 @@ from megatron.core.distributed import (
 )
 from megatron.core.models.gpt import GPTModel
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
-from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.tensor_parallel import set_tensor_model_parallel_attributes
 from megatron.core.transformer import ModuleSpec, TransformerConfig
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 
 from harness.spec import Batch, ModelConfig, Topology, Unsupported, Workload
 from impls.models import megatron
+from impls.models.megatron_optimizer import megatron_optimizer, sharded_gradients, sharded_parameters
 from impls.models.mesh import device, gather, share, token_share
 from impls.models.weights import TORCH_DTYPES, initial
 from impls.parallelism.tensor_parallel.shards import collect, dim, shard
@@ -114,7 +114,7 @@ def specification() -> ModuleSpec:
 
 class TensorParallel:
     """GPTModels of this rank's pipeline stages (one stage is the whole model where there is no pipeline), ``chunks`` of
-    them; ``changes`` to :func:`transformer_config`."""
+    them. ``shard_states``: by the distributed optimizer; ``changes`` to :func:`transformer_config`."""
 
     def __init__(
         self,
@@ -122,6 +122,7 @@ class TensorParallel:
         topology: Topology,
         layers: Callable[[], ModuleSpec | TransformerBlockSubmodules] = specification,
         chunks: int = 1,
+        shard_states: bool = False,
         **changes: Any,
     ) -> None:
         if workload.dtype == "fp64":
@@ -132,7 +133,7 @@ class TensorParallel:
                 f"{workload.model.vocab_size}; rows of padding would take part in its softmax"
             )
         megatron.start(topology, chunks)
-        self.workload, self.topology = workload, topology
+        self.workload, self.topology, self.shard_states = workload, topology, shard_states
         self.tp = parallel_state.get_tensor_model_parallel_group()
         self.pp = parallel_state.get_pipeline_model_parallel_group()
         model = workload.model
@@ -158,26 +159,16 @@ class TensorParallel:
             parts.append(part.to(device(), self.config.params_dtype))  # the norms are born in float32
         self.weights = {self._global(name, part): p for part in parts for name, p in part.named_parameters()}
         self._fill()
-        communication = DistributedDataParallelConfig(grad_reduce_in_fp32=False)
+        communication = DistributedDataParallelConfig(
+            grad_reduce_in_fp32=False,
+            use_distributed_optimizer=shard_states,
+            overlap_grad_reduce=shard_states,
+            overlap_param_gather=shard_states,
+        )
         self.parts = [DistributedDataParallel(self.config, communication, part) for part in parts]
         self.config.no_sync_func = self.parts[0].no_sync if chunks == 1 else [part.no_sync for part in self.parts]
         self.config.finalize_model_grads_func = finalize_model_grads  # sums over dp, tp (QK-norms), pp (tied embedding)
-        settings = OptimizerConfig(
-            optimizer="adam" if workload.optimizer == "adamw" else "sgd",
-            lr=workload.lr,
-            weight_decay=workload.weight_decay,
-            adam_beta1=workload.betas[0],
-            adam_beta2=workload.betas[1],
-            adam_eps=workload.eps,
-            sgd_momentum=0.0,  # its default is 0.9
-            clip_grad=workload.max_grad_norm,  # its default is 1.0
-            bf16=self.config.bf16,
-            params_dtype=self.config.params_dtype,
-        )
-        # Without overrides it would put norms into a group that a scheduler does not decay; the workload decays all.
-        self.optimizer = get_megatron_optimizer(
-            settings, self.parts, config_overrides={}, use_gloo_process_groups=False
-        )
+        self.optimizer = megatron_optimizer(workload, self.config, self.parts, shard_states)
 
     def _global(self, name: str, part: GPTModel) -> str:
         """Megatron counts the layers of each stage from 0; and a tied head on another rank than the embedding."""
@@ -244,9 +235,13 @@ class TensorParallel:
             part.zero_grad_buffer()
 
     def gradients(self) -> Mapping[str, Tensor]:
+        if self.shard_states:
+            return self._collect(sharded_gradients(self.optimizer, self.weights))
         return self._collect({name: parameter.main_grad for name, parameter in self.weights.items()})
 
     def parameters(self) -> Mapping[str, Tensor]:
+        if self.shard_states:
+            return self._collect(sharded_parameters(self.optimizer, self.weights))
         return self._collect({name: getattr(p, "main_param", p) for name, p in self.weights.items()})
 
     def _collect(self, fused: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

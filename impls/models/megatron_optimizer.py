@@ -1,0 +1,73 @@
+"""Megatron-Core's optimizer for a workload, and what its distributed optimizer (ZeRO-1) keeps where."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.distributed import DistributedDataParallel
+from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.transformer import TransformerConfig
+from torch import Tensor, nn
+
+from harness.spec import Unsupported, Workload
+
+
+def megatron_optimizer(
+    workload: Workload, config: TransformerConfig, parts: Sequence[DistributedDataParallel], shard: bool = False
+) -> Any:
+    """``shard`` spreads the states over data-parallel ranks: the distributed optimizer."""
+    if shard and workload.optimizer != "adamw":
+        raise Unsupported(f"Megatron-Core's distributed optimizer takes Adam only, not {workload.optimizer}")
+    settings = OptimizerConfig(
+        optimizer="adam" if workload.optimizer == "adamw" else "sgd",
+        lr=workload.lr,
+        weight_decay=workload.weight_decay,
+        adam_beta1=workload.betas[0],
+        adam_beta2=workload.betas[1],
+        adam_eps=workload.eps,
+        sgd_momentum=0.0,  # its default is 0.9
+        clip_grad=workload.max_grad_norm,  # its default is 1.0
+        bf16=config.bf16,
+        params_dtype=config.params_dtype,
+        use_distributed_optimizer=shard,
+        overlap_param_gather=shard,
+    )
+    # Without overrides it would put norms into a group that a scheduler does not decay; the workload decays all.
+    return get_megatron_optimizer(settings, list(parts), config_overrides={}, use_gloo_process_groups=False)
+
+
+def shards(optimizer: Any) -> Iterator[tuple[nn.Parameter, Tensor, slice]]:
+    """Each parameter of which this rank of a distributed optimizer owns a part: the parameter, the part's master, its
+    place among the parameter's elements."""
+    for each in optimizer.chained_optimizers:
+        parameters = chain(*each.model_float16_groups, *each.model_fp32_groups)
+        masters = chain(*each.shard_fp32_from_float16_groups, *each.shard_fp32_groups)
+        for parameter, master in zip(parameters, masters, strict=True):
+            place = each._get_model_param_range_map(parameter)["param"]
+            yield parameter, master.detach(), slice(place.start, place.end)
+
+
+def sharded_gradients(optimizer: Any, names: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """Whole, on the CPU: after the reduce-scatter only this rank's own part of the buffer holds the mean."""
+    return _assembled(((p, place, p.main_grad.flatten()[place]) for p, _, place in shards(optimizer)), names)
+
+
+def sharded_parameters(optimizer: Any, names: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """The masters, whole, on the CPU."""
+    return _assembled(((p, place, master) for p, master, place in shards(optimizer)), names)
+
+
+def _assembled(
+    parts: Iterator[tuple[nn.Parameter, slice, Tensor]], names: Mapping[str, nn.Parameter]
+) -> dict[str, Tensor]:
+    """Whole float32 tensors from the parts of every rank of an instance, each element owned by one of them."""
+    instance = parallel_state.get_data_parallel_group(with_context_parallel=True, partial_data_parallel=True)
+    whole = {p: torch.zeros(p.numel(), device=p.device) for p in names.values()}
+    for parameter, place, part in parts:
+        whole[parameter][place] = part
+    for tensor in whole.values():
+        dist.all_reduce(tensor, group=instance)
+    return {name: whole[parameter].view_as(parameter).cpu() for name, parameter in names.items()}
