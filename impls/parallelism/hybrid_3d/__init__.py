@@ -20,6 +20,10 @@ CARD = Card(
     },
     engines={
         "reference": Engine(f"{HERE}.reference:build"),
+        "torch": Engine(f"{HERE}.on_torch:build"),
+        "deepspeed": Engine(
+            f"{HERE}.on_deepspeed:build", requires=("deepspeed>=0.16",), variants=("mesh", "mesh_zero1")
+        ),
         "megatron": Engine(f"{HERE}.on_megatron:build", requires=("megatron-core>=0.16",)),
     },
     topologies=("dp2tp2", "tp2pp2", "dp2pp2", "dp2tp2pp2"),

@@ -4,6 +4,7 @@ instruction for it waits until :meth:`update`."""
 import itertools
 from collections.abc import Callable, Mapping
 from types import MethodType
+from typing import Any
 
 import deepspeed
 import torch
@@ -43,7 +44,9 @@ def project(embedding: nn.Embedding, x: Tensor) -> Tensor:
 
 
 class Pipeline:
-    def __init__(self, workload: Workload, topology: Topology) -> None:
+    """``zero`` is the configuration's section ``zero_optimization``, over the data-parallel ranks."""
+
+    def __init__(self, workload: Workload, topology: Topology, zero: Mapping[str, Any]) -> None:
         self.workload, self.topology = workload, topology
         self.places = mesh(topology)
         deepspeed.init_distributed(dist_init_required=False)  # takes the process group that there is
@@ -75,7 +78,7 @@ class Pipeline:
         self.engine, *_ = deepspeed.initialize(
             model=module,
             optimizer=optimizer(module.parameters(), workload),
-            config=configuration(workload, topology, {"stage": 0}),
+            config=configuration(workload, topology, zero),
             dist_init_required=False,
         )
         self.spans: list[Span] | None = None
@@ -124,4 +127,4 @@ class Pipeline:
 def build(workload: Workload, topology: Topology, schedule: str) -> Pipeline:
     if workload.dtype == "fp64":
         raise Unsupported("DeepSpeed's engine trains in float32, float16 and bfloat16 only")
-    return Pipeline(workload, topology)
+    return Pipeline(workload, topology, {"stage": 0})

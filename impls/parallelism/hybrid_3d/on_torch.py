@@ -1,0 +1,144 @@
+"""PyTorch's FSDP2 × DTensor × torch.distributed.pipelining: each stage's layers cut by ``parallelize_module``, the rest
+over data-parallel ranks by ``fully_shard``. What it leaves to its user is done here: a tied embedding's sum over two
+stages, and the norm over all of them."""
+
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatch
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.parallel import loss_parallel, parallelize_module
+from torch.nn.utils import get_total_norm
+
+from harness.spec import Batch, Topology, Unsupported, Workload
+from impls.models.mesh import device, gather, mesh, share
+from impls.models.optimizer import MasterWeights, clip, optimizer
+from impls.models.weights import TORCH_DTYPES, initial
+from impls.parallelism.pipeline_parallel.places import EMBEDDING, HEAD, split
+from impls.parallelism.pipeline_parallel.stage import Stage
+from impls.parallelism.tensor_parallel.on_torch import PLAN
+
+
+def by_mesh(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Tensors of one mesh together, and plain ones: multi-tensor kernels take no mixture."""
+    groups: dict[object, list[Tensor]] = {}
+    for tensor in tensors:
+        groups.setdefault(tensor.device_mesh if isinstance(tensor, DTensor) else None, []).append(tensor)
+    return list(groups.values())
+
+
+def whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+class Composed:
+    def __init__(self, workload: Workload, topology: Topology) -> None:
+        self.workload, self.topology, self.places = workload, topology, mesh(topology)
+        model, rank = workload.model, self.places.get_local_rank("pp")
+        self.pp, self.first, self.last = self.places.get_group("pp"), rank == 0, rank == topology.pp - 1
+        narrow = TORCH_DTYPES[workload.dtype]
+        # FSDP2's recipe: the sharded float32 weights are the masters; the gathered copies are narrow.
+        self.sharded = topology.dp > 1
+        dtype = max(narrow, torch.float32, key=lambda d: d.itemsize) if self.sharded else narrow
+        layers = split(model.num_hidden_layers, topology.pp)[rank]
+        self.module = Stage(model, layers, self.first, self.last).to(device(), dtype)
+        self._fill()
+        if topology.tp > 1:
+            names = [name for name, _ in self.module.named_modules()]
+            plan = {key: style for key, style in PLAN.items() if any(fnmatch(name, key) for name in names)}
+            parallelize_module(self.module, self.places["tp"], plan, src_data_rank=None)
+        self.tied = model.tie_word_embeddings and topology.pp > 1 and (self.first or self.last)
+        if model.tie_word_embeddings and topology.pp == 1:
+            self.module.lm_head.weight = self.module.model.embed_tokens.weight
+        if self.sharded:
+            policy = MixedPrecisionPolicy(param_dtype=narrow, reduce_dtype=narrow)
+            options = {"mesh": self.places["dp"], "mp_policy": policy, "reshard_after_forward": False}
+            for layer in self.module.model.layers.values():
+                fully_shard(layer, **options)
+            fully_shard(self.module, **options)
+        self.weights = {self._canonical(name): p for name, p in self.module.named_parameters()}
+        lines = self.places.mesh.movedim(0, -1).flatten(0, -2).tolist()
+        self.ends = dist.new_subgroups_by_enumeration([[line[0], line[-1]] for line in lines])[0] if self.tied else None
+        self.optimizer = MasterWeights(self.weights.values(), workload, _optimizer)
+        self.scale = 0.0  # what a token's loss weighs
+        part = PipelineStage(self.module, rank, topology.pp, device(), group=self.pp)
+        self.schedule = Schedule1F1B(part, workload.micro_batches, self._loss, scale_grads=False)
+
+    def _canonical(self, name: str) -> str:
+        return EMBEDDING if name == HEAD and self.workload.model.tie_word_embeddings else name
+
+    def _fill(self) -> None:
+        held: dict[str, list[nn.Parameter]] = {}
+        for name, parameter in self.module.named_parameters():
+            held.setdefault(self._canonical(name), []).append(parameter)
+        with torch.no_grad():
+            for name, full in initial(self.workload):
+                for parameter in held.get(name, []):
+                    parameter.copy_(full)
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum") * self.scale
+
+    def backward(self, batch: Batch) -> Tensor:
+        mine = share(batch, self.workload, self.places.get_local_rank("dp"), self.topology.dp)
+        inputs, labels = (torch.cat(parts) for parts in zip(*mine, strict=True))
+        self.scale = self.topology.dp / int((batch.labels >= 0).sum())
+        losses: list[Tensor] = []
+        with loss_parallel():
+            given = {"target": labels, "losses": losses} if self.last else {}
+            self.schedule.step(*([inputs] if self.first else []), **given)
+        total = sum((whole(loss).detach().double() for loss in losses), torch.zeros((), device=device()).double())
+        dist.all_reduce(total, group=self.pp)
+        for parameter in self.weights.values():  # gains' gradients are partial sums
+            if isinstance(parameter, DTensor) and parameter.grad.placements != parameter.placements:
+                parameter.grad = parameter.grad.redistribute(placements=parameter.placements)
+        if self.tied:
+            gradient = self.weights[EMBEDDING].grad
+            dist.all_reduce(gradient.to_local() if isinstance(gradient, DTensor) else gradient, group=self.ends)
+        return total
+
+    def update(self) -> None:
+        if self.workload.max_grad_norm:
+            counted = {n: p.grad for n, p in self.weights.items() if n != EMBEDDING or self.first}
+            norms = [whole(get_total_norm(group)) for group in by_mesh(counted.values())]
+            square = torch.stack(norms).float().square().sum()
+            dist.all_reduce(square, group=self.pp)
+            for gradients in by_mesh(p.grad for p in self.weights.values()):
+                clip(gradients, self.workload.max_grad_norm, square.sqrt())
+        self.optimizer.step()
+
+    def gradients(self) -> Mapping[str, Tensor]:
+        return gather({name: whole(p.grad) for name, p in self.weights.items()}, self.pp)
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        masters = zip(self.weights, self.optimizer.masters, strict=True)
+        return gather({name: whole(p.detach()) for name, p in masters}, self.pp)
+
+    def padding(self) -> int:
+        """FSDP2 pads each parameter's first dimension to a multiple of the ranks."""
+        sizes = (p.to_local().numel() * self.topology.dp - p.numel() for p in self.weights.values() if self.sharded)
+        return max(0, sum(sizes)) if self.topology.tp == 1 else 0
+
+
+def _optimizer(parameters: Iterable[Tensor], workload: Workload) -> torch.optim.Optimizer:
+    groups = [{"params": group} for group in by_mesh(parameters)]
+    if workload.optimizer == "sgd":  # its fused kernel takes no DTensor
+        return torch.optim.SGD(groups, lr=workload.lr, weight_decay=workload.weight_decay, foreach=True)
+    return optimizer(groups, workload)
+
+
+def build(workload: Workload, topology: Topology, sequence_parallel: bool = False, partition: bool = False) -> Composed:
+    if sequence_parallel:
+        raise Unsupported(
+            "DTensor saves what its products were given, gathered: the naive form of sequence parallelism"
+        )
+    if topology.dp > 1 and not partition:
+        raise Unsupported(
+            "PyTorch's data parallelism of DTensors is FSDP2, which divides states: the variant mesh_zero1"
+        )
+    return Composed(workload, topology)
