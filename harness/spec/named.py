@@ -62,6 +62,7 @@ _WIDE = ModelConfig(
 )
 _DEEP = ModelConfig(vocab_size=128, num_hidden_layers=8)
 _DEEP_TIED = ModelConfig(**{**vars(_DEEP), "tie_word_embeddings": True})
+_MESHED = ModelConfig(vocab_size=128, num_hidden_layers=4, tie_word_embeddings=True)
 _UNEVEN_TIED = ModelConfig(**{**vars(_UNEVEN), "tie_word_embeddings": True})
 
 NAMED: Mapping[str, Workload] = MappingProxyType(
@@ -79,6 +80,18 @@ NAMED: Mapping[str, Workload] = MappingProxyType(
             Workload("pipelined", _DEEP, batch_size=16, micro_batches=8),
             Workload(
                 "pipelined_tied", _DEEP_TIED, batch_size=16, micro_batches=8, optimizer="adamw", lr=1e-3, eps=1e-6
+            ),
+            # Of everything that a mesh of several axes can get wrong some: a tied embedding, unequal lengths, clipping.
+            Workload(
+                "meshed",
+                _MESHED,
+                batch_size=16,
+                micro_batches=4,
+                min_length=4,
+                optimizer="adamw",
+                lr=1e-3,
+                eps=1e-6,
+                max_grad_norm=0.5,
             ),
             # Every step's gradient exceeds the threshold, some three times over.
             Workload("clipped", max_grad_norm=1.0),

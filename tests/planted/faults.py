@@ -16,6 +16,7 @@ from impls.parallelism.context_parallel import reference as context_parallel
 from impls.parallelism.data_parallel import reference as data_parallel
 from impls.parallelism.expert_parallel import reference as expert_parallel
 from impls.parallelism.gradient_accumulation import reference as gradient_accumulation
+from impls.parallelism.hybrid_3d import reference as hybrid_3d
 from impls.parallelism.hybrid_shard import reference as hybrid_shard
 from impls.parallelism.pipeline_parallel import reference as pipeline_parallel
 from impls.parallelism.sequence_parallel import reference as sequence_parallel
@@ -178,4 +179,11 @@ def a_tie_that_is_not_summed(workload: Workload, topology: Topology, **variant: 
     """Each end of the pipeline keeps its own gradient of the tied embedding."""
     trainer = pipeline_parallel.build(workload, topology, **variant)
     trainer.shared = {}
+    return trainer
+
+
+def gains_of_one_part(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """The gain of the keys' norm keeps the gradient of this rank's heads."""
+    trainer = hybrid_3d.build(workload, topology, **variant)
+    trainer.summed = ("q_norm.weight",)
     return trainer

@@ -104,6 +104,15 @@ FAULTS = {
         "step 1, gradient of model.embed_tokens.weight",
         "pipelined_tied",
     ),
+    "gains_of_one_part": Fault(
+        "hybrid_3d",
+        "mesh_zero1",
+        "tp2pp2",
+        GRADIENT | TRAINED,
+        frozenset({"gradient"}),
+        "_norm.weight",
+        "meshed",
+    ),
 }
 
 
@@ -119,7 +128,7 @@ def lab(recorded: list[tuple[Case, Finding]]) -> Iterator[Lab]:
         [],
         LocalLauncher(),
         lambda case, findings: recorded.extend((case, finding) for finding in findings),
-        capacity=2,
+        capacity=4,
     )
     yield lab
     lab.close()

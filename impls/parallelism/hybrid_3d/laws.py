@@ -4,20 +4,22 @@ from collections.abc import Iterator
 from math import prod
 
 from harness.spec import Topology, Unsupported, Workload
-from impls.parallelism.pipeline_parallel.places import homes, plan_of
-from impls.parallelism.tensor_parallel.laws import MOMENTS, REPLICATED, ring
+from impls.parallelism.pipeline_parallel.places import EMBEDDING, HEAD, homes, plan_of
+from impls.parallelism.tensor_parallel.laws import MOMENTS, ring
+from impls.parallelism.tensor_parallel.shards import bounds, dim
 
 
 def held(workload: Workload, topology: Topology) -> Iterator[dict[str, float]]:
-    """The elements that a rank of each stage holds of each parameter there."""
+    """The elements that a rank of each stage holds of each parameter there: the first of the tp ranks, which has a row
+    more of a vocabulary that they do not divide."""
     places = homes(workload.model, plan_of(workload, topology, "1f1b", 1))
-    sizes = {name: prod(shape) for name, shape in workload.model.shapes()}
+    sizes = {}
+    for name, shape in workload.model.shapes():
+        rows = bounds(shape[0], 0, topology.tp)[1]
+        vocabulary = name in (EMBEDDING, HEAD)
+        sizes[name] = rows * shape[1] if vocabulary else prod(shape) / (1 if dim(name) is None else topology.tp)
     for rank in range(topology.pp):
-        yield {
-            name: size if name.endswith(REPLICATED) else size / topology.tp
-            for name, size in sizes.items()
-            if rank in places[name]
-        }
+        yield {name: size for name, size in sizes.items() if rank in places[name]}
 
 
 def states(
@@ -65,7 +67,7 @@ def traffic(
         step = sums * ring(n, t) + last * statistics + neighbours * b * part * model.hidden_size * e
         summed = "norm.weight" if sequence_parallel else ("q_norm.weight", "k_norm.weight")
         gains = sum(size for name, size in mine.items() if name.endswith(summed)) * e
-        tied = mine["model.embed_tokens.weight"] * e if model.tie_word_embeddings and p > 1 and (first or last) else 0
+        tied = mine[EMBEDDING] * e if model.tie_word_embeddings and p > 1 and (first or last) else 0
         once = ring(gains, t) + ring(tied, 2) + ring(sum(mine.values()) * e, dp)
         totals.append(workload.micro_batches * step + once)
     return max(totals)

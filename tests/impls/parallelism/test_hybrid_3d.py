@@ -1,0 +1,82 @@
+"""Any mesh computes what the dense model does, sends what the axes promise, and says what cannot be meshed."""
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from harness.lab import Lab
+from harness.spec import Case, ModelConfig, Topology, Workload
+from impls.parallelism.hybrid_3d import CARD
+from impls.parallelism.hybrid_3d.laws import held, states
+
+MESHES = ((2, 2, 1), (1, 2, 2), (2, 1, 2), (1, 1, 4), (4, 1, 1), (1, 4, 1), (1, 1, 2), (3, 1, 1), (1, 3, 1), (1, 1, 3))
+
+
+def wrong(lab: Lab, case: Case) -> list[str]:
+    """The reasons of all that is not right; nothing may be skipped."""
+    return [f"{case}: {f.reason}" for f in [*lab.parity(case), *lab.traffic(case)] if f.verdict != "pass"]
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> Case:
+    """Ranks along three axes, heads and widths that they divide, everything else as odd as may be."""
+    dp, tp, pp = draw(st.sampled_from(MESHES))
+    groups, queries = draw(st.integers(1, 2)), draw(st.integers(1, 2))
+    variant = draw(st.sampled_from(sorted(CARD.variants) if tp > 1 else ["mesh", "mesh_zero1"]))
+    micro_batches = draw(st.integers(1, 3))
+    work = Workload(
+        "drawn",
+        ModelConfig(
+            vocab_size=draw(st.integers(20, 40)),
+            hidden_size=draw(st.sampled_from([10, 13])),
+            intermediate_size=tp * draw(st.integers(3, 8)),
+            num_hidden_layers=pp * draw(st.integers(1, 2)),
+            num_attention_heads=tp * groups * queries,
+            num_key_value_heads=tp * groups,
+            head_dim=draw(st.sampled_from([2, 6])),
+            tie_word_embeddings=draw(st.booleans()),
+        ),
+        batch_size=dp * micro_batches * draw(st.integers(1, 2)),
+        micro_batches=micro_batches,
+        sequence_length=draw(st.integers(2, 9)),
+        min_length=draw(st.sampled_from([0, 2])),
+        optimizer=draw(st.sampled_from(["sgd", "adamw"])),
+        eps=1e-3,
+        max_grad_norm=draw(st.sampled_from([0.0, 0.3])),
+        dtype=draw(st.sampled_from(["fp64", "fp32", "bf16"])),
+    )
+    return Case("hybrid_3d", variant, "reference", Topology(dp=dp, tp=tp, pp=pp), work)
+
+
+EIGHT = Workload("eight", ModelConfig(33, 12, 20, 2, 4, 2, 6, tie_word_embeddings=True), 4, 2, 7, 2, max_grad_norm=0.3)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(case=layouts())
+@example(case=Case("hybrid_3d", "mesh_sp", "reference", Topology(dp=2, tp=2, pp=2), EIGHT))
+@example(case=Case("hybrid_3d", "mesh_zero1", "reference", Topology(dp=2, tp=2, pp=2), EIGHT))
+def test_any_mesh_computes_what_the_dense_model_does(lab: Lab, case: Case) -> None:
+    lab._checked.clear()  # a name does not tell all of a layout
+    assert wrong(lab, case) == []
+
+
+def test_ranks_of_a_stage_hold_their_parts_and_all_ends_of_a_tied_embedding() -> None:
+    work = Workload(model=ModelConfig(30, 12, 20, 3, 2, 2, 6, tie_word_embeddings=True))
+    first, last = held(work, Topology(tp=2, pp=2))
+    assert first["model.embed_tokens.weight"] == last["model.embed_tokens.weight"] == 30 * 12 / 2
+    assert first["model.layers.1.mlp.up_proj.weight"] == 20 * 12 / 2
+    assert first["model.layers.1.input_layernorm.weight"] == 12
+    assert "model.layers.1.mlp.up_proj.weight" not in last
+
+
+def test_zero_divides_the_states_of_the_optimizer_alone() -> None:
+    work, mesh = Workload(optimizer="adamw", dtype="bf16"), Topology(dp=2, tp=2)
+    whole, divided = states(work, mesh), states(work, mesh, partition=True)
+    assert whole is not None
+    assert divided == pytest.approx(whole * (4 + 12 / 2) / 16)
+
+
+def test_what_cannot_be_meshed_is_skipped_with_the_reason(lab: Lab) -> None:
+    (found,) = lab.parity(Case("hybrid_3d", "mesh_sp", "reference", Topology(dp=2, pp=2), Workload()))
+    assert found.verdict == "skipped"
+    assert "no sequence parallelism without tensor parallelism" in found.reason
