@@ -17,6 +17,8 @@ CARD = Card(
         "mesh": {},
         "mesh_sp": {"sequence_parallel": True},
         "mesh_zero1": {"partition": True},
+        # Saved after two steps, and resumed on another mesh of as many ranks.
+        "resharding": {"partition": True, "resharding": True},
     },
     engines={
         "reference": Engine(f"{HERE}.reference:build"),

@@ -23,10 +23,16 @@ def held(workload: Workload, topology: Topology) -> Iterator[dict[str, float]]:
 
 
 def states(
-    workload: Workload, topology: Topology, sequence_parallel: bool = False, partition: bool = False
+    workload: Workload,
+    topology: Topology,
+    sequence_parallel: bool = False,
+    partition: bool = False,
+    resharding: bool = False,
 ) -> float | None:
     """Bytes of weights, gradients, masters and moments on a rank of the stage that holds most; with ZeRO-1 masters and
-    moments ÷ d."""
+    moments ÷ d. None of a run that changes its mesh."""
+    if resharding:
+        return None
     try:
         most = max(sum(each.values()) for each in held(workload, topology))
     except Unsupported:
@@ -37,7 +43,11 @@ def states(
 
 
 def traffic(
-    workload: Workload, topology: Topology, sequence_parallel: bool = False, partition: bool = False
+    workload: Workload,
+    topology: Topology,
+    sequence_parallel: bool = False,
+    partition: bool = False,
+    resharding: bool = False,
 ) -> float | None:
     """Bytes that a rank of the busiest stage sends in a step, n = b·s·h elements of each micro-batch:
 
@@ -46,8 +56,10 @@ def traffic(
               sequence parallelism half an all-reduce more for each gather that is done again (2 a layer, 1 of the head)
         once  the gains' gradients over tp, a tied embedding's over its stages, and all gradients over dp
 
-    ZeRO-1's reduce-scatter and all-gather are an all-reduce in two halves.
+    ZeRO-1's reduce-scatter and all-gather are an all-reduce in two halves. None of a run that changes its mesh.
     """
+    if resharding:
+        return None
     try:
         stages = list(held(workload, topology))
     except Unsupported:

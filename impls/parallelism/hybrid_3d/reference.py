@@ -21,13 +21,16 @@ The ranks are a grid p × d × t; each belongs to one group along every axis. Of
 
 import itertools
 from collections.abc import Mapping
+from pathlib import Path
 
 from torch import Tensor, nn
 
-from harness.spec import ModelConfig, Topology, Unsupported, Workload
+from harness.spec import ModelConfig, Topology, Trainer, Unsupported, Workload
 from impls.acceleration.gradient_clipping.reference import global_norm
 from impls.models.mesh import gather
 from impls.models.optimizer import clip
+from impls.parallelism.hybrid_3d.checkpoint import Reader, write
+from impls.parallelism.hybrid_3d.moved import Moved
 from impls.parallelism.hybrid_3d.stage import SequenceStage, TensorStage
 from impls.parallelism.hybrid_3d.states import Partitioned, Replicated
 from impls.parallelism.pipeline_parallel.places import plan_of
@@ -45,6 +48,7 @@ class Hybrid(Pipeline):
     def __init__(self, workload: Workload, topology: Topology, sequence_parallel: bool, partition: bool) -> None:
         self.sequence_parallel, self.partition = sequence_parallel, partition
         self.summed = (SequenceParallel if sequence_parallel else TensorParallel).summed
+        self.steps = 0
         super().__init__(workload, topology, plan_of(workload, topology, "1f1b", 1))
 
     def stage(self, config: ModelConfig, layers: range, first: bool, last: bool) -> nn.Module:
@@ -74,6 +78,7 @@ class Hybrid(Pipeline):
             norm = global_norm({(self.places.get_group("tp"), *among): cut, among: whole})
             clip(list(itertools.chain(*mine.values())), self.workload.max_grad_norm, norm)
         self.optimizer.step()
+        self.steps += 1
 
     def gradients(self) -> Mapping[str, Tensor]:
         return self._collect(self.optimizer.gradients())
@@ -87,8 +92,30 @@ class Hybrid(Pipeline):
     def padding(self) -> int:
         return self.optimizer.padding
 
+    def save(self, folder: Path) -> None:
+        """One of the data-parallel ranks writes; of a tied embedding the first stage."""
+        kinds = {"master": self.optimizer.parameters(), **self.optimizer.moments()}
+        if self.dp_rank == 0:
+            mine = {k: {n: t for n, t in v.items() if self.homes[n][0] == self.pp.rank()} for k, v in kinds.items()}
+            write(folder, self.pp.rank(), self.places.get_local_rank("tp"), mine, self.steps)
 
-def build(workload: Workload, topology: Topology, sequence_parallel: bool = False, partition: bool = False) -> Hybrid:
+    def load(self, folder: Path) -> None:
+        reader = Reader(folder, self.places.get_local_rank("tp"), self.topology.tp)
+        self.optimizer.load(reader.read, reader.steps)
+        self.steps = reader.steps
+        reader.close()
+
+
+def build(
+    workload: Workload,
+    topology: Topology,
+    sequence_parallel: bool = False,
+    partition: bool = False,
+    resharding: bool = False,
+) -> Trainer:
+    """``resharding``: after two steps everything is saved, and the run goes on on another mesh."""
     if sequence_parallel and topology.tp == 1:
         raise Unsupported("there is no sequence parallelism without tensor parallelism")
+    if resharding:
+        return Moved(lambda mesh: Hybrid(workload, mesh, sequence_parallel, partition), topology)
     return Hybrid(workload, topology, sequence_parallel, partition)

@@ -1,16 +1,19 @@
 """Gradients and the optimizer's states of what a rank holds: the same on every data-parallel rank, or divided."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from harness.spec import Workload
+from impls.models.flat import views
 from impls.models.optimizer import MasterWeights, optimizer
 from impls.parallelism.tensor_parallel.operators import sum_flat
 from impls.parallelism.zero.unit import Unit, padding, step, whole
 
+MOMENTS = {"sgd": (), "adamw": ("exp_avg", "exp_avg_sq")}
+Read = Callable[[str, str], Tensor]  # of a checkpoint: kind, name → this rank's part
 Kind = tuple[bool, bool]  # of a parameter: is it cut over tp; does the global norm count it on this pipeline rank
 
 
@@ -24,6 +27,7 @@ class Replicated:
         self.among: tuple[ProcessGroup, ...] = ()  # who has other parts of the gradients
         self.optimizer = MasterWeights(weights.values(), workload)
         self.padding = 0  # elements
+        self.kinds_of_moments = MOMENTS[workload.optimizer]
 
     def reduce(self) -> None:
         """The mean of the gradients over the group."""
@@ -45,6 +49,19 @@ class Replicated:
     def parameters(self) -> Mapping[str, Tensor]:
         return dict(zip(self.weights, self.optimizer.masters, strict=True))
 
+    def moments(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """The optimizer's, by kind and name."""
+        state, masters = self.optimizer.optimizer.state, self.parameters()
+        return {kind: {name: state[m][kind] for name, m in masters.items()} for kind in self.kinds_of_moments}
+
+    @torch.no_grad()
+    def load(self, read: Read, steps: int) -> None:
+        for name, master in self.parameters().items():
+            master.copy_(read("master", name))
+            self.weights[name].copy_(master)
+            moments = {kind: read(kind, name).to(master.device) for kind in self.kinds_of_moments}
+            _resume(self.optimizer.optimizer, master, moments, steps)
+
 
 class Partitioned:
     """ZeRO-1: each rank of the group steps its part of flat units, one of each layer's matrices, one of all gains."""
@@ -62,6 +79,7 @@ class Partitioned:
         self.units = [Unit(parameters, 1, group) for parameters in members.values()]
         self.optimizer = optimizer([unit.master for unit in self.units], workload)
         self.padding = padding(self.units)
+        self.kinds_of_moments = MOMENTS[workload.optimizer]
 
     def reduce(self) -> None:
         for unit in self.units:
@@ -83,6 +101,27 @@ class Partitioned:
     def parameters(self) -> Mapping[str, Tensor]:
         return self._named([unit.master.detach() for unit in self.units])
 
+    def moments(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """The optimizer's, whole, by kind and name."""
+        states = [self.optimizer.state[unit.master] for unit in self.units]
+        return {kind: self._named([state[kind] for state in states]) for kind in self.kinds_of_moments}
+
+    @torch.no_grad()
+    def load(self, read: Read, steps: int) -> None:
+        names = {parameter: name for name, parameter in self.weights.items()}
+        for unit in self.units:
+
+            def part(kind: str, unit: Unit = unit) -> Tensor:
+                flat = torch.zeros(unit.elements, dtype=unit.master.dtype, device=unit.master.device)
+                for parameter, view in zip(unit.parameters, views(flat, unit.parameters), strict=True):
+                    view.copy_(read(kind, names[parameter]))
+                return flat[unit.mine].clone()
+
+            unit.master.copy_(part("master"))
+            for parameter in unit.parameters:
+                parameter.copy_(read("master", names[parameter]))
+            _resume(self.optimizer, unit.master, {kind: part(kind) for kind in self.kinds_of_moments}, steps)
+
     def _named(self, shards: list[Tensor]) -> Mapping[str, Tensor]:
         found = whole(self.units, shards)
         return {name: found[parameter] for name, parameter in self.weights.items()}
@@ -94,3 +133,8 @@ def _sorted(gradients: Iterable[tuple[Kind, Tensor | None]]) -> Mapping[Kind, li
         assert gradient is not None
         found.setdefault(kind, []).append(gradient)
     return found
+
+
+def _resume(stepping: torch.optim.Optimizer, master: Tensor, moments: Mapping[str, Tensor], steps: int) -> None:
+    if moments:
+        stepping.state[master] = {"step": torch.tensor(float(steps), device=master.device), **moments}

@@ -1,0 +1,69 @@
+"""A run that is saved on one mesh and goes on on another: what comes after must not show it."""
+
+import contextlib
+import gc
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor
+
+from harness.spec import Batch, Topology, Unsupported
+
+AFTER = 2  # steps: moments and masters have left their initial values by then
+
+
+def other(topology: Topology) -> Topology:
+    """A mesh of as many ranks: the sizes go round (dp → tp → pp → dp), or where they are equal pipelines turn into
+    data-parallel ranks. Raises Unsupported where that is the same mesh."""
+    found = Topology(dp=topology.pp, tp=topology.dp, pp=topology.tp)
+    if found == topology:
+        found = Topology(dp=topology.dp * topology.pp, tp=topology.tp)
+    if found == topology:
+        raise Unsupported(f"{topology} has no axis that could be exchanged for another")
+    return found
+
+
+@contextlib.contextmanager
+def shared_folder() -> Iterator[Path]:
+    """A new folder that all ranks of this host see, until all of them have left it."""
+    name = [tempfile.mkdtemp(prefix="plumbline-checkpoint-") if dist.get_rank() == 0 else ""]
+    dist.broadcast_object_list(name, src=0)
+    try:
+        yield Path(name[0])
+        dist.barrier()
+    finally:
+        if dist.get_rank() == 0:
+            shutil.rmtree(name[0], ignore_errors=True)
+
+
+class Moved:
+    """``make`` builds a trainer with ``save(folder)`` and ``load(folder)`` on a mesh."""
+
+    def __init__(self, make: Callable[[Topology], Any], topology: Topology) -> None:
+        self.make, self.target, self.steps = make, other(topology), 0
+        self.trainer = make(topology)
+
+    def backward(self, batch: Batch) -> Tensor:
+        return self.trainer.backward(batch)
+
+    def update(self) -> None:
+        self.trainer.update()
+        self.steps += 1
+        if self.steps == AFTER:
+            with shared_folder() as folder:
+                self.trainer.save(folder)
+                dist.barrier()
+                self.trainer = None  # no two models at a time
+                gc.collect()
+                self.trainer = self.make(self.target)
+                self.trainer.load(folder)
+
+    def gradients(self) -> Mapping[str, Tensor]:
+        return self.trainer.gradients()
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        return self.trainer.parameters()
