@@ -222,7 +222,8 @@ class Lab:
             if promised is None:
                 continue
             if elements:
-                padding = promised * elements / case.workload.model.parameters
+                held = case.workload.model.parameters / (case.topology.tp * case.topology.pp)
+                padding = promised * elements / held
             return law_judge.judge(law, promised, value, "B", padding)
         text = f"{value:,.0f} B; no law is stated for it here"
         return Finding(measure, quantity, value, "B", "pass", text)

@@ -80,7 +80,7 @@ class Oracles:
             return runs
         losses, kinds = [run["losses"] for run in runs], [run["kinds"] for run in runs]
         floors = _floors(kinds)
-        unit = parity.unit(tensors(runs[-1]["tensors"])["parameters"], kinds[0]["update"])
+        unit = parity.unit(tensors(runs[0]["tensors"])["parameters"], kinds[0]["update"])
         floors["update"] = parity.at_least(floors["update"], unit)
         for other in _draws(work):
             pair = self._runs(plain, options, other, ({},))

@@ -88,14 +88,10 @@ def floor(runs: Sequence[Errors]) -> Errors:
 
 
 def unit(values: Mapping[str, Tensor], changes: Mapping[str, Tensor]) -> dict[str, float]:
-    """By tensor, the relative error of ``changes`` where one element of ``values`` is off by a unit in the last place:
-    a change is the difference of two such values and cannot be told finer."""
-    sizes = {name: float(change.double().norm()) for name, change in changes.items()}
-    return {
-        name: float(values[name].abs().max()) * torch.finfo(values[name].dtype).eps / size
-        for name, size in sizes.items()
-        if size
-    }
+    """By tensor, the relative error of ``changes`` where each element of ``values`` is off by a unit in float64's last
+    place. A change is the difference of two such values: not even the oracle's is known any better."""
+    eps, sizes = torch.finfo(torch.float64).eps, {name: float(change.norm()) for name, change in changes.items()}
+    return {name: float(values[name].double().norm()) * eps / size for name, size in sizes.items() if size}
 
 
 def at_least(floor: Errors, tensors: Mapping[str, float]) -> Errors:

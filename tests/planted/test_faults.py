@@ -180,6 +180,7 @@ def test_the_unbroken_references_pass_with_twenty_other_seeds(lab: Lab, dtype: s
     lab.cards = CARDS
     unbroken = {(fault.topic, fault.variant, fault.topology, fault.workload) for fault in FAULTS.values()}
     for seed in SEEDS:
+        lab._oracles._known.clear()  # no other test asks for these
         for topic, variant, topology, name in sorted(unbroken):
             if name != "tiny" and seed > FEW:
                 continue

@@ -46,6 +46,7 @@ class Moved:
     def __init__(self, make: Callable[[Topology], Any], topology: Topology) -> None:
         self.make, self.target, self.steps = make, other(topology), 0
         self.trainer = make(topology)
+        self.fallback = ""  # what the report shows of a trainer that does less than was asked
 
     def backward(self, batch: Batch) -> Tensor:
         return self.trainer.backward(batch)

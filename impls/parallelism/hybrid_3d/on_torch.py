@@ -4,9 +4,11 @@ stages, and the norm over all of them."""
 
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as checkpoint
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -15,10 +17,11 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import loss_parallel, parallelize_module
 from torch.nn.utils import get_total_norm
 
-from harness.spec import Batch, Topology, Unsupported, Workload
+from harness.spec import Batch, Topology, Trainer, Unsupported, Workload
 from impls.models.mesh import device, gather, mesh, share
 from impls.models.optimizer import MasterWeights, clip, optimizer
 from impls.models.weights import TORCH_DTYPES, initial
+from impls.parallelism.hybrid_3d.moved import Moved
 from impls.parallelism.pipeline_parallel.places import EMBEDDING, HEAD, split
 from impls.parallelism.pipeline_parallel.stage import Stage
 from impls.parallelism.tensor_parallel.on_torch import PLAN
@@ -119,6 +122,27 @@ class Composed:
         masters = zip(self.weights, self.optimizer.masters, strict=True)
         return gather({name: whole(p.detach()) for name, p in masters}, self.pp)
 
+    def _checkpoint(self) -> dict[str, Tensor]:
+        """Masters and moments, each under a name of its own, as torch.distributed.checkpoint takes and fills them."""
+        found, state = {}, self.optimizer.optimizer.state
+        for name, master in zip(self.weights, self.optimizer.masters, strict=True):
+            found |= {f"master/{name}": master.detach()}
+            found |= {f"{kind}/{name}": tensor for kind, tensor in state[master].items()}
+        return found
+
+    def save(self, folder: Path) -> None:
+        checkpoint.save(self._checkpoint(), checkpoint_id=folder)
+
+    def load(self, folder: Path) -> None:
+        for master in self.optimizer.masters:
+            if self.workload.optimizer == "adamw":
+                moments = {kind: torch.zeros_like(master) for kind in ("exp_avg", "exp_avg_sq")}
+                self.optimizer.optimizer.state[master] = {"step": torch.zeros((), device=device()), **moments}
+        checkpoint.load(self._checkpoint(), checkpoint_id=folder)
+        with torch.no_grad():
+            for parameter, master in zip(self.weights.values(), self.optimizer.masters, strict=True):
+                parameter.copy_(master)
+
     def padding(self) -> int:
         """FSDP2 pads each parameter's first dimension to a multiple of the ranks."""
         sizes = (p.to_local().numel() * self.topology.dp - p.numel() for p in self.weights.values() if self.sharded)
@@ -132,7 +156,13 @@ def _optimizer(parameters: Iterable[Tensor], workload: Workload) -> torch.optim.
     return optimizer(groups, workload)
 
 
-def build(workload: Workload, topology: Topology, sequence_parallel: bool = False, partition: bool = False) -> Composed:
+def build(
+    workload: Workload,
+    topology: Topology,
+    sequence_parallel: bool = False,
+    partition: bool = False,
+    resharding: bool = False,
+) -> Trainer:
     if sequence_parallel:
         raise Unsupported(
             "DTensor saves what its products were given, gathered: the naive form of sequence parallelism"
@@ -141,4 +171,6 @@ def build(workload: Workload, topology: Topology, sequence_parallel: bool = Fals
         raise Unsupported(
             "PyTorch's data parallelism of DTensors is FSDP2, which divides states: the variant mesh_zero1"
         )
+    if resharding:
+        return Moved(lambda mesh: Composed(workload, mesh), topology)
     return Composed(workload, topology)

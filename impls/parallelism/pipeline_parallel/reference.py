@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from harness.spec import Batch, ModelConfig, Span, Topology, Workload
+from impls.acceleration.gradient_clipping.reference import global_norm
 from impls.models.mesh import gather, mesh, share, token_share
 from impls.models.optimizer import MasterWeights, clip
 from impls.models.weights import initial
@@ -94,16 +95,11 @@ class Pipeline:
         return run(self.plan, self.stages, micro_batches, weights, self.groups, self.spans)
 
     def update(self) -> None:
-        if self.workload.max_grad_norm:
-            clip([p.grad for p in self.weights.values()], self.workload.max_grad_norm, self.norm())
+        if self.workload.max_grad_norm:  # what several ranks hold counts on the first of them
+            mine = [p.grad for name, p in self.weights.items() if self.homes[name][0] == self.pp.rank()]
+            norm = global_norm({(self.pp,): mine})
+            clip([p.grad for p in self.weights.values()], self.workload.max_grad_norm, norm)
         self.optimizer.step()
-
-    def norm(self) -> Tensor:
-        """The global gradient norm; what several ranks hold counts on the first of them."""
-        mine = [p.grad for name, p in self.weights.items() if self.homes[name][0] == self.pp.rank()]
-        square = torch.nn.utils.get_total_norm(mine).square()
-        dist.all_reduce(square, group=self.pp)
-        return square.sqrt()
 
     def record(self, spans: list[Span] | None) -> None:
         self.spans = spans

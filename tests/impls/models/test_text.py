@@ -192,6 +192,9 @@ def test_the_synthetic_stream_follows_seed_and_step() -> None:
 
 
 def test_sequences_that_end_early_have_no_labels_behind_their_end() -> None:
+    one = Workload(batch_size=1, min_length=1)
+    assert (batch(one, 0).labels < 0).any()
+    assert (batch(one, 0).inputs >= 0).all()
     work = Workload(batch_size=64, min_length=5)
     found, whole = batch(work, 3), batch(work.with_(min_length=0), 3)
     lengths = (found.labels >= 0).sum(1)
