@@ -11,8 +11,9 @@ CARD = Card(
     title="Pipeline parallelism",
     sources=(
         "Huang et al. 2019, GPipe, §2.3",
-        "Narayanan et al. 2019, PipeDream, §3.2",
+        "Narayanan et al. 2019, PipeDream, §3.2-3.3",
         f"{NARAYANAN}, §2.2",
+        "Narayanan et al. 2021, Memory-Efficient Pipeline-Parallel DNN Training, §3.1",
         f"{QI}, §2",
         "Qi et al. 2024, Pipeline Parallelism with Controllable Memory, §4.1",
         "DeepSeek-AI 2024, DeepSeek-V3 Technical Report, §3.2.1",
@@ -27,6 +28,9 @@ CARD = Card(
         "zb_v": {"schedule": "zb_v"},
         "dual_pipe": {"schedule": "dual_pipe"},
         "dual_pipe_v": {"schedule": "dual_pipe_v"},
+        # Asynchronous: no engine that can be installed has them (PipeDream's own repository cannot be)
+        "pipedream": {"schedule": "pipedream"},
+        "pipedream_2bw": {"schedule": "pipedream_2bw"},
     },
     engines={
         "reference": Engine(f"{HERE}.reference:build"),

@@ -11,6 +11,7 @@ Narayanan et al. 2021, §2.2):
     GPipe, 1F1B      (p − 1)(F + B) idle    of (m + p − 1)(F + B)           bubble (p − 1)/(m + p − 1)
     interleaved      (p − 1)(F + B)/v       of (m + (p − 1)/v)(F + B)
     ZB-H1            (p − 1)(F + B − W)     W: the weights' gradients, no longer a part of B (Qi et al. 2023, §2.3)
+    PipeDream, 2BW   as 1F1B, with m or m/p updates in it; a flush at each of m/p updates would idle (p − 1)/(2p − 1)
 
 What is run, in which order, on which rank is data (schedules.py); one executor runs them all (executor.py).
 
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from harness.spec import Batch, ModelConfig, Span, Topology, Workload
 from impls.models.mesh import gather, mesh, share, token_share
-from impls.models.optimizer import MasterWeights, clip
+from impls.models.optimizer import MasterWeights, clip, square
 from impls.models.weights import initial
 from impls.parallelism.pipeline_parallel.executor import run
 from impls.parallelism.pipeline_parallel.places import homes, plan_of
@@ -91,7 +92,7 @@ class Pipeline:
 
     def run(self, micro_batches: list[Batch], weights: list[float]) -> Tensor:
         """The schedule: the weighted sum of losses on the ranks that have a last stage, elsewhere 0."""
-        return run(self.plan, self.stages, micro_batches, weights, self.groups, self.spans)
+        return run(self.plan, self.stages, micro_batches, weights, self.groups, self.spans).sum()
 
     def update(self) -> None:
         if self.workload.max_grad_norm:
@@ -101,9 +102,9 @@ class Pipeline:
     def norm(self) -> Tensor:
         """The global gradient norm; what several ranks hold counts on the first of them."""
         mine = [p.grad for name, p in self.weights.items() if self.homes[name][0] == self.pp.rank()]
-        square = torch.nn.utils.get_total_norm(mine).square()
-        dist.all_reduce(square, group=self.pp)
-        return square.sqrt()
+        total = square(mine)
+        dist.all_reduce(total, group=self.pp)
+        return total.sqrt()
 
     def record(self, spans: list[Span] | None) -> None:
         self.spans = spans
@@ -117,4 +118,7 @@ class Pipeline:
 
 def build(workload: Workload, topology: Topology, schedule: str = "1f1b", chunks: int = 2) -> Pipeline:
     """``chunks``: stages a rank of the interleaved schedule."""
-    return Pipeline(workload, topology, plan_of(workload, topology, schedule, chunks))
+    from impls.parallelism.pipeline_parallel.asynchronous import Asynchronous  # a Pipeline too
+
+    plan = plan_of(workload, topology, schedule, chunks)
+    return (Asynchronous if plan.versions else Pipeline)(workload, topology, plan)
