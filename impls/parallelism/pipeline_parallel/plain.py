@@ -50,39 +50,39 @@ class Delayed(Plain):
         )
         self.ranks, self.mini_batches = ranks, mini_batches
         layers = split(workload.model.num_hidden_layers, len(delays))
-        self.delay = {name: delays[_stage(name, layers)] for name in self.names}
-        self.summed: dict[str, Tensor] = {}
+        self.delays = [delays[_stage(name, layers)] for name in self.names]
+        self.weights = list(self.model.parameters())
+        self.summed: list[Tensor] = []
 
     def backward(self, batch: Batch) -> Tensor:
         total = torch.zeros((), dtype=torch.float64)
-        weights = dict(self.model.named_parameters())
-        # The newest is the last; as far back as the delay reaches.
-        seen = {n: deque([w.detach().clone()], maxlen=self.delay[n] + 1) for n, w in weights.items()}
-        self.summed = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-        # Of every rank's share the t-th part
-        shares = [t.unflatten(0, (self.ranks, self.mini_batches, -1)) for t in batch]
+        # The last is the newest; as many as the longest delay reaches back.
+        versions = deque([self._copies()], maxlen=max(self.delays) + 1)
+        self.summed = [torch.zeros_like(weight) for weight in self.weights]
+        shares = [tensor.unflatten(0, (self.ranks, self.mini_batches, -1)) for tensor in batch]
         for t in range(self.mini_batches):
-            mini_batch = Batch(*(share[:, t].flatten(0, 1) for share in shares))
-            self._load({name: versions[0] for name, versions in seen.items()})
+            mini_batch = Batch(*(share[:, t].flatten(0, 1) for share in shares))  # the t-th part of every rank's share
+            used = [versions[max(-1 - delay, -len(versions))][i] for i, delay in enumerate(self.delays)]
+            self._load(used)
             total += super().backward(mini_batch) * token_share(mini_batch, batch)
-            self._load({name: versions[-1] for name, versions in seen.items()})
-            for name, weight in weights.items():
-                self.summed[name] += weight.grad
+            self._load(versions[-1])
+            torch._foreach_add_(self.summed, [weight.grad for weight in self.weights])
             self.optimizer.step()
-            for name, weight in weights.items():
-                seen[name].append(weight.detach().clone())
+            versions.append(self._copies())
         return total
 
+    def _copies(self) -> list[Tensor]:
+        return [weight.detach().clone() for weight in self.weights]
+
     @torch.no_grad()
-    def _load(self, values: Mapping[str, Tensor]) -> None:
-        for name, weight in self.model.named_parameters():
-            weight.copy_(values[name])
+    def _load(self, values: list[Tensor]) -> None:
+        torch._foreach_copy_(self.weights, values)
 
     def update(self) -> None:
         pass
 
     def gradients(self) -> Mapping[str, Tensor]:
-        return {name: gradient.cpu() for name, gradient in self.summed.items()}
+        return {name: gradient.cpu() for name, gradient in zip(self.names, self.summed, strict=True)}
 
 
 def _stage(name: str, layers: list[range]) -> int:
