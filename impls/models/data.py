@@ -25,7 +25,7 @@ def batch(workload: Workload, step: int) -> Batch:
     ValueError where ``workload.data`` or its tokenizer cannot serve.
     """
     tokens = _text(workload, step) if workload.data else _synthetic(workload, step)
-    inputs, labels = tokens[:, :-1].clone(), tokens[:, 1:].clone()  # of a single sequence both would be views of one
+    inputs, labels = tokens[:, :-1].contiguous(), tokens[:, 1:].clone()  # of one row, contiguous() is a view
     if workload.min_length:
         ends = (workload.min_length, workload.sequence_length + 1)
         length = torch.randint(*ends, (len(labels), 1), generator=_generator(workload.seed + 1, step))

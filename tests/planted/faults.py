@@ -187,3 +187,11 @@ def gains_of_one_part(workload: Workload, topology: Topology, **variant: Any) ->
     trainer = hybrid_3d.build(workload, topology, **variant)
     trainer.summed = ("q_norm.weight",)
     return trainer
+
+
+def no_stashed_weights(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """Updates are made in place: a backward pass finds the newest weights, not those of its forward pass."""
+    trainer = pipeline_parallel.build(workload, topology, **variant)
+    for versions in trainer.versions.values():
+        versions.room = lambda versions=versions: versions.held[versions.newest]
+    return trainer

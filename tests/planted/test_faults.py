@@ -113,6 +113,15 @@ FAULTS = {
         "_norm.weight",
         "meshed",
     ),
+    "no_stashed_weights": Fault(
+        "pipeline_parallel",
+        "pipedream",
+        "pp2",
+        GRADIENT | TRAINED,
+        GRADIENT | UPDATE,
+        "step 1, gradient of model.",
+        "pipelined",
+    ),
 }
 
 

@@ -1,18 +1,20 @@
 """Pipeline parallelism: the layers are cut into stages."""
 
-from harness.spec import Card, Engine, Law
+from harness.spec import Card, Claim, Engine, Law
 
 HERE = "impls.parallelism.pipeline_parallel"
 NARAYANAN = "Narayanan et al. 2021, Efficient Large-Scale Language Model Training on GPU Clusters"
 QI = "Qi et al. 2023, Zero Bubble Pipeline Parallelism"
+COURSE = "AIInfra course, pipeline parallelism"
 
 CARD = Card(
     name="pipeline_parallel",
     title="Pipeline parallelism",
     sources=(
         "Huang et al. 2019, GPipe, §2.3",
-        "Narayanan et al. 2019, PipeDream, §3.2",
+        "Narayanan et al. 2019, PipeDream, §3.2-3.3",
         f"{NARAYANAN}, §2.2",
+        "Narayanan et al. 2021, Memory-Efficient Pipeline-Parallel DNN Training, §3.1",
         f"{QI}, §2",
         "Qi et al. 2024, Pipeline Parallelism with Controllable Memory, §4.1",
         "DeepSeek-AI 2024, DeepSeek-V3 Technical Report, §3.2.1",
@@ -27,6 +29,9 @@ CARD = Card(
         "zb_v": {"schedule": "zb_v"},
         "dual_pipe": {"schedule": "dual_pipe"},
         "dual_pipe_v": {"schedule": "dual_pipe_v"},
+        # Asynchronous: no engine that can be installed has them (PipeDream's own repository cannot be)
+        "pipedream": {"schedule": "pipedream"},
+        "pipedream_2bw": {"schedule": "pipedream_2bw"},
     },
     engines={
         "reference": Engine(f"{HERE}.reference:build"),
@@ -48,5 +53,25 @@ CARD = Card(
         Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.0, f"{NARAYANAN}, §3.2: b·s·h a boundary and direction"),
         Law("timeline", "bubble", f"{HERE}.laws:bubble", 0.10, f"{NARAYANAN}, §2.2; {QI}, §2.3: idle ÷ total"),
         Law("timeline", "in_flight", f"{HERE}.laws:in_flight", 0.0, f"{NARAYANAN}, §2.2"),
+    ),
+    claims=(
+        Claim(
+            "course_bubble",
+            "(S−1)/(M+S−1): (4, 4) .429, (4, 8) .273, (4, 16) .158, (4, 32) .086, (8, 16) .304, (8, 32) .179",
+            COURSE,
+            f"{HERE}.claims:course_bubble",
+        ),
+        Claim(
+            "course_schedules",
+            "bubbles: naive 0, GPipe .086, 1F1B .094, interleaved .047",
+            COURSE,
+            f"{HERE}.claims:course_schedules",
+        ),
+        Claim("enough_micro_batches", "M ≥ 4S micro-batches", COURSE, f"{HERE}.claims:enough_micro_batches"),
+        Claim("hanayo", "Hanayo up to 30.4 % better, on at most 32 GPUs", COURSE, f"{HERE}.claims:hanayo"),
+        Claim("dual_pipe_memory", "DualPipe holds twice the parameters", COURSE, f"{HERE}.claims:dual_pipe_memory"),
+        Claim("dual_pipe_bubble", "DualPipe idles (PP/2 − 1)(F&B + B − 3W)", COURSE, f"{HERE}.claims:dual_pipe_bubble"),
+        Claim("zb_h1", "ZB-H1 has a third of 1F1B's bubble at the same memory", f"{QI}, §2.3", f"{HERE}.claims:zb_h1"),
+        Claim("interleaved", "v chunks divide the bubble by v", f"{NARAYANAN}, §2.2", f"{HERE}.claims:interleaved"),
     ),
 )

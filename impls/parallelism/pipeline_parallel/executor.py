@@ -1,6 +1,7 @@
 """Runs a schedule on one rank: computes its actions in order, and sends what other ranks wait for."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from harness.spec import Batch, Span
 from impls.models.mesh import device
 from impls.parallelism.pipeline_parallel.schedules import Action, Plan, consumer
 from impls.parallelism.pipeline_parallel.stage import Stage, weight_gradients
+from impls.parallelism.pipeline_parallel.versions import Versions
 from impls.parallelism.pipeline_parallel.watch import now
 
 Group = dist.ProcessGroup
@@ -82,15 +84,20 @@ def run(
     weights: list[float],
     groups: Mapping[str, Group],
     spans: list[Span] | None = None,
+    versions: Mapping[int, Versions] | None = None,
 ) -> Tensor:
-    """One step's actions. ``weights`` of the micro-batches' mean losses; the gradients are those of their weighted sum,
-    which is returned on the ranks that have a last stage, elsewhere 0. ``spans`` takes the time of each action."""
+    """One step's actions. ``weights`` of the micro-batches' mean losses; the gradients are those of their weighted sum.
+    The weighted losses [m] are returned on the ranks that have a last stage, elsewhere 0. ``spans`` takes the time of
+    each action; an update's counts as its backward pass's. ``versions`` of each stage's weights, if the plan has
+    some."""
     shape, dtype = next((s.message(micro_batches[0].inputs), next(s.parameters()).dtype) for s in stages.values())
     rank = groups["F"].rank()
     messages = Messages(plan, rank, groups, torch.empty(shape, dtype=dtype, device="meta"))
-    total = torch.zeros((), device=device(), dtype=torch.float64)
+    losses = torch.zeros(len(micro_batches), device=device(), dtype=torch.float64)
     kept: dict[tuple[int, int], tuple[Tensor, Tensor, list[Tensor]]] = {}  # between forward and backward pass
     later: dict[tuple[int, int], list[Any]] = {}  # between backward pass and weights' gradients
+    for stage_versions in (versions or {}).values():
+        stage_versions.begin()
     for action in plan.actions[rank]:
         kind, stage, micro = action
         module = stages[stage]
@@ -98,11 +105,12 @@ def run(
             x = micro_batches[micro].inputs if module.first else messages.receive(action, stage - 1)
             start = now(spans)
             x = x if module.first else x.requires_grad_()
-            out = module(x, micro_batches[micro].labels if module.last else None)
+            compute = partial(versions[stage].forward, micro) if versions else module
+            out = compute(x, micro_batches[micro].labels if module.last else None)
             gradient: list[Tensor] = []
             if module.last:
                 out = out * weights[micro]
-                total += out.detach()
+                losses[micro] = out.detach()
             else:
                 messages.send(out.detach(), Action("F", stage + 1, micro))
                 out = Cut.apply(out, gradient)
@@ -119,10 +127,15 @@ def run(
             if module.later:
                 later[stage, micro] = list(module.later)
                 module.later.clear()
-        else:
+        elif kind == "W":
             start = now(spans)
             weight_gradients(later.pop((stage, micro)))
+        elif versions:
+            versions[stage].update(micro)
+            if spans:
+                spans[-1] = spans[-1]._replace(end=now(spans))
+            continue
         if spans is not None:
             spans.append(Span(kind, stage, micro, start, now(spans)))
     messages.finish()
-    return total
+    return losses

@@ -12,21 +12,36 @@ EQUAL_TIMES = ("zb_v", "dual_pipe_v", "dual_pipe")  # their papers speak of F = 
 
 
 def states(workload: Workload, topology: Topology, schedule: str, chunks: int = 2) -> float | None:
-    """Bytes of weights, gradients, masters and moments on the rank that holds most."""
+    """Bytes of weights in all their versions, gradients, masters and moments on the rank that holds most."""
     try:
         plan = plan_of(workload, topology, schedule, chunks)
     except Unsupported:
         return None
     homes_, sizes = homes(workload.model, plan), {name: prod(shape) for name, shape in workload.model.shapes()}
-    most = max(sum(sizes[n] for n, ranks in homes_.items() if rank in ranks) for rank in range(topology.pp))
-    e = workload.element_size
-    return float(most * (2 * e + (4 if e < 4 else 0) + MOMENTS[workload.optimizer]))
+    p, m, e = topology.pp, workload.micro_batches, workload.element_size
+    each = (4 if e < 4 else 0) + MOMENTS[workload.optimizer]
+    return float(
+        max(
+            sum(sizes[n] for n, ranks in homes_.items() if rank in ranks)
+            * (e * (versions(schedule, p, m, rank) + 1) + each)
+            for rank in range(p)
+        )
+    )
+
+
+def versions(schedule: str, p: int, m: int, stage: int) -> int:
+    """Of a stage's weights, the newest included: p − s (Narayanan et al. 2019, §3.3), or two (Narayanan et al. 2021,
+    "Memory-Efficient …", §3.1); fewer where the step is drained before so many differ."""
+    later = p - 1 - stage  # micro-batches in flight after an update
+    if schedule == "pipedream":
+        return 1 + min(later, m - 1, max(m - later, 1))
+    return 2 if schedule == "pipedream_2bw" and m > p else 1
 
 
 def traffic(workload: Workload, topology: Topology, schedule: str, chunks: int = 2) -> float | None:
     """Bytes that the rank which sends most sends in a step: b·s·h elements for each micro-batch that crosses to
     another rank, forward and backward (Narayanan et al. 2021, §3.2), and an all-reduce of the gradients that several
-    ranks hold: a tied embedding's, and everything in DualPipe."""
+    ranks hold: a tied embedding's, and everything in DualPipe; of those of data-parallel ranks at each update."""
     try:
         plan = plan_of(workload, topology, schedule, chunks)
     except Unsupported:
@@ -40,7 +55,8 @@ def traffic(workload: Workload, topology: Topology, schedule: str, chunks: int =
         sent = message * sum(r is not None and plan.rank_of[r.stage] != rank for r in receivers)
         held = {name: len(ranks) for name, ranks in homes(workload.model, plan).items() if rank in ranks}
         shared = sum(2 * (n - 1) / n * sizes[name] for name, n in held.items())
-        totals.append(sent + shared + 2 * (dp - 1) / dp * sum(sizes[name] for name in held))
+        updates = sum(action.kind == "U" for action in actions) or 1
+        totals.append(sent + shared + updates * 2 * (dp - 1) / dp * sum(sizes[name] for name in held))
     return max(totals)
 
 
@@ -51,12 +67,16 @@ def bubble(
     2 where the backward pass is not split). A V has two half stages a rank.
 
         GPipe, 1F1B                    (p − 1)(F + B)                  Narayanan et al. 2021, §2.2
+        PipeDream, 2BW                 (p − 1)(F + B)                  once a step, not once an update
         interleaved, breadth-first     (p − 1)(F + B) a chunk, which is a v-th of the layers
         ZB-H1, and interleaved         (p − 1)(F + B − W)              Qi et al. 2023, §2.3
         ZB-V, DualPipeV                F a half stage and rank: its first micro-batch must reach it
         DualPipe                       (p/2 − 1)(F + 2B + W − 3W)      DeepSeek-AI 2024, table 2, nothing overlapped
 
-    The last two are promised for F = B = W only: None where they differ by more than a twentieth.
+    PipeDream makes m updates in a step, 2BW m/p, without idling for one: the first fills the pipeline, the last drains
+    it. With a flush at each of m/p updates, as GPipe's on p micro-batches, (p − 1)/(2p − 1) of the time would be idle.
+
+    Those of a V and DualPipe are promised for F = B = W only: None where they differ by more than a twentieth.
     """
     try:
         plan = plan_of(workload, topology, schedule, chunks)

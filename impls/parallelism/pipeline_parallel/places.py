@@ -5,6 +5,13 @@ import itertools
 from harness.spec import ModelConfig, Topology, Unsupported, Workload
 from impls.parallelism.pipeline_parallel.schedules import LOOPED, SCHEDULES, Plan
 
+# Both of its copies are updated with the sum of both stages' gradients.
+TIED = {
+    "pipedream": "a tied embedding: the last stage would wait for the first one's gradient before each of its updates, "
+    "which is a flush",
+    "pipedream_2bw": "a tied embedding: its two gradients would have to be summed while the next mini-batch is "
+    "computed, which is not done here",
+}
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
@@ -38,4 +45,8 @@ def plan_of(workload: Workload, topology: Topology, schedule: str, chunks: int) 
         split(workload.model.num_hidden_layers, plan.stages)
     except ValueError as error:
         raise Unsupported(str(error)) from None
+    if plan.versions and workload.max_grad_norm:
+        raise Unsupported("a global gradient norm is known when all stages are done: clipping would take a flush")
+    if plan.versions and workload.model.tie_word_embeddings and plan.stages > 1:
+        raise Unsupported(TIED[schedule])
     return plan

@@ -11,6 +11,7 @@ Narayanan et al. 2021, §2.2):
     GPipe, 1F1B      (p − 1)(F + B) idle    of (m + p − 1)(F + B)           bubble (p − 1)/(m + p − 1)
     interleaved      (p − 1)(F + B)/v       of (m + (p − 1)/v)(F + B)
     ZB-H1            (p − 1)(F + B − W)     W: the weights' gradients, no longer a part of B (Qi et al. 2023, §2.3)
+    PipeDream, 2BW   as 1F1B, with m or m/p updates in it; a flush at each of m/p updates would idle (p − 1)/(2p − 1)
 
 What is run, in which order, on which rank is data (schedules.py); one executor runs them all (executor.py).
 
@@ -92,7 +93,7 @@ class Pipeline:
 
     def run(self, micro_batches: list[Batch], weights: list[float]) -> Tensor:
         """The schedule: the weighted sum of losses on the ranks that have a last stage, elsewhere 0."""
-        return run(self.plan, self.stages, micro_batches, weights, self.groups, self.spans)
+        return run(self.plan, self.stages, micro_batches, weights, self.groups, self.spans).sum()
 
     def update(self) -> None:
         if self.workload.max_grad_norm:  # what several ranks hold counts on the first of them
@@ -113,4 +114,7 @@ class Pipeline:
 
 def build(workload: Workload, topology: Topology, schedule: str = "1f1b", chunks: int = 2) -> Pipeline:
     """``chunks``: stages a rank of the interleaved schedule."""
-    return Pipeline(workload, topology, plan_of(workload, topology, schedule, chunks))
+    from impls.parallelism.pipeline_parallel.asynchronous import Asynchronous  # a Pipeline too
+
+    plan = plan_of(workload, topology, schedule, chunks)
+    return (Asynchronous if plan.versions else Pipeline)(workload, topology, plan)

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 
 class Action(NamedTuple):
-    """``kind``: F forward, B backward, W the weights' part of it. Where a schedule has W, B is the inputs' part.
-    ``stage`` counts along the model; a second copy of the model (DualPipe) counts on from the first."""
+    """``kind``: F forward, B backward, W the weights' part of it. Where a schedule has W, B is the inputs' part. Of an
+    asynchronous schedule U, which updates the stage's weights with what backward passes left since the last one, up to
+    this micro-batch's. ``stage`` counts along the model; a second copy of it (DualPipe) counts on from the first."""
 
     kind: str
     stage: int
@@ -22,11 +23,14 @@ Schedule = tuple[tuple[Action, ...], ...]
 
 
 class Plan(NamedTuple):
-    """``rank_of[stage]`` holds a stage; a copy of the model has ``stages`` of them, one behind the other."""
+    """``rank_of[stage]`` holds a stage; a copy of the model has ``stages`` of them, one behind the other. Of an
+    asynchronous schedule ``versions[stage][micro]`` says how many of the step's updates that stage's weights have seen
+    with which this micro-batch is computed, forward and backward."""
 
     actions: Schedule
     rank_of: tuple[int, ...]
     stages: int
+    versions: tuple[tuple[int, ...], ...] = ()
 
 
 def gpipe(p: int, m: int) -> Plan:
@@ -55,6 +59,40 @@ def one_f_one_b(p: int, m: int) -> Plan:
         pairs = [action for pair in zip(forward[warm:], backward, strict=False) for action in pair]
         ranks.append(forward[:warm] + pairs + backward[m - warm :])
     return _plan(ranks, tuple(range(p)))
+
+
+def pipedream(p: int, m: int) -> Plan:
+    """1F1B without a flush: every micro-batch is a mini-batch, and a stage updates its weights after each backward
+    pass. A forward pass takes the newest weights, its backward pass the same ones, which are stashed until then: on
+    stage s the gradient is p − 1 − s updates old (Narayanan et al. 2019, §3.3, "weight stashing"; without their
+    "vertical sync", which would give a micro-batch the first stage's version on every stage).
+
+    p = 3, m = 6        micro-batches       012345
+                        versions, stage 0   000123
+                        versions, stage 1   001234
+                        versions, stage 2   012345
+    """
+    plan = _updated(one_f_one_b(p, m), 1)
+    versions = []
+    for r, actions in enumerate(plan.actions):
+        kinds = [action.kind for action in actions]
+        versions.append(tuple(kinds[: actions.index(Action("F", r, i))].count("U") for i in range(m)))
+    return plan._replace(versions=tuple(versions))
+
+
+def pipedream_2bw(p: int, m: int) -> Plan:
+    """1F1B without a flush, with an update after every p micro-batches, a mini-batch; all stages compute one with the
+    weights before the last update, W(t + 1) = W(t) − lr ∇f(W(t − 1)), so that two versions do (Narayanan et al. 2021,
+    "Memory-Efficient Pipeline-Parallel DNN Training", §3.1, "2BW"). Raises ValueError unless p divides m.
+
+    p = 3, m = 9        micro-batches       012345678
+                        versions, stage 0   000000111
+                        versions, stage 1   000000111
+                        versions, stage 2   000000111
+    """
+    if m % p:
+        raise ValueError(f"2BW makes an update of p micro-batches: {p} does not divide {m}")
+    return _updated(one_f_one_b(p, m), p)._replace(versions=(tuple(max(0, i // p - 1) for i in range(m)),) * p)
 
 
 def interleaved(p: int, m: int, v: int) -> Plan:
@@ -167,14 +205,28 @@ SCHEDULES: dict[str, Callable[..., Plan]] = {
     "zb_v": zb_v,
     "dual_pipe": dual_pipe,
     "dual_pipe_v": dual_pipe_v,
+    "pipedream": pipedream,
+    "pipedream_2bw": pipedream_2bw,
 }
 
 
 LOOPED = ("interleaved", "looped_bfs", "interleaved_zb")  # take the number of stages a rank
+ASYNCHRONOUS = ("pipedream", "pipedream_2bw")  # update inside the step
 
 
 def _plan(ranks: Sequence[Sequence[Action]], rank_of: tuple[int, ...]) -> Plan:
     return Plan(tuple(tuple(actions) for actions in ranks), rank_of, len(rank_of))
+
+
+def _updated(plan: Plan, every: int) -> Plan:
+    """The plan with an update after every so many micro-batches' backward passes."""
+    ranks = []
+    for actions in plan.actions:
+        ends = [action.kind == "B" and (action.micro + 1) % every == 0 for action in actions]
+        ranks.append(
+            [a for b, end in zip(actions, ends, strict=True) for a in ([b, b._replace(kind="U")] if end else [b])]
+        )
+    return plan._replace(actions=tuple(tuple(actions) for actions in ranks))
 
 
 def before(action: Action, plan: Plan) -> list[Action]:
@@ -183,7 +235,7 @@ def before(action: Action, plan: Plan) -> list[Action]:
     first, last = stage % plan.stages == 0, (stage + 1) % plan.stages == 0
     if kind == "F":
         return [] if first else [Action("F", stage - 1, micro)]
-    if kind == "W":
+    if kind in "WU":
         return [Action("B", stage, micro)]
     own = Action("F", stage, micro)
     return [own] if last else [own, Action("B", stage + 1, micro)]

@@ -205,3 +205,9 @@ def test_sequences_that_end_early_have_no_labels_behind_their_end() -> None:
     assert torch.equal(found.labels[counted], whole.labels[counted])
     assert torch.equal(found.inputs, whole.inputs)
     assert not torch.equal(lengths, (batch(work, 4).labels >= 0).sum(1))
+
+
+def test_labels_that_do_not_count_leave_the_inputs_of_a_single_sequence_alone() -> None:
+    found = batch(Workload(batch_size=1, sequence_length=8, min_length=1), 2)
+    assert (found.labels < 0).any()
+    assert (found.inputs >= 0).all()

@@ -8,7 +8,7 @@ from harness.lab import Lab
 from harness.spec import Case, ModelConfig, Topology, Workload
 from impls.parallelism import model_parallel, pipeline_parallel
 from impls.parallelism.pipeline_parallel.places import homes, split
-from impls.parallelism.pipeline_parallel.schedules import SCHEDULES, zb_v
+from impls.parallelism.pipeline_parallel.schedules import ASYNCHRONOUS, SCHEDULES, zb_v
 
 CARDS = {card.name: card for card in (pipeline_parallel.CARD, model_parallel.CARD)}
 
@@ -21,7 +21,7 @@ def wrong(lab: Lab, case: Case) -> list[str]:
 @st.composite
 def layouts(draw: st.DrawFn) -> Case:
     """Small and odd: tied or not, clipped or not, of one length or many, with data parallelism or without."""
-    name = draw(st.sampled_from(sorted(SCHEDULES)))
+    name = draw(st.sampled_from(sorted(set(SCHEDULES) - set(ASYNCHRONOUS))))
     pp, dp = draw(st.sampled_from([(2, 1), (2, 2), (4, 1)]))
     micro_batches = draw(st.sampled_from([4, 8]))
     work = Workload(
@@ -46,6 +46,7 @@ ALIKE = Workload(
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=layouts())
 @example(case=Case("pipeline_parallel", "1f1b", "reference", Topology(pp=2), ALIKE))
+@example(case=Case("pipeline_parallel", "dual_pipe", "reference", Topology(pp=2), ALIKE))  # all counts on rank 0
 def test_any_schedule_on_any_layout_computes_what_the_dense_model_does(lab: Lab, case: Case) -> None:
     lab._checked.clear()  # a name does not tell all of a layout
     assert wrong(lab, case) == []

@@ -1,0 +1,101 @@
+"""What becomes of published figures of pipelines, given even, uneven, other timelines or none."""
+
+from typing import Any
+
+import pytest
+
+from harness.judge import timeline
+from harness.spec import Span
+from impls.parallelism.pipeline_parallel import CARD, claims
+from impls.parallelism.pipeline_parallel.schedules import SCHEDULES, Plan
+
+CHECKS = {claim.name: getattr(claims, claim.check.partition(":")[2]) for claim in CARD.claims}
+UNIT = {"F": 10.0, "B": 10.0, "W": 10.0}
+WHOLE = {"F": 10.0, "B": 20.0}  # where B has the weights' part
+
+
+def record(variant: str, plan: Plan, times: dict[str, float], stretched: float = 1.0) -> dict[str, Any]:
+    """The bubble of a timeline whose ideal is this plan's; the measured one has a first stage ``stretched`` times as
+    long."""
+    spans = [[Span(*a, at, at + 1) for at, a in enumerate(actions)] for actions in plan.actions]
+    keys = [(a.kind, rank, a.stage) for rank, actions in enumerate(plan.actions) for a in actions]
+    ideal = timeline.replay(spans, {key: times[key[0]] for key in keys})
+    shown = timeline.replay(spans, {key: times[key[0]] * (1 if key[1] else stretched) for key in keys})
+    return {
+        **claims.WORK,
+        "measure": "timeline",
+        "quantity": "bubble",
+        "variant": variant,
+        "topology": "pp4",
+        "value": timeline.bubble(shown),
+        "detail": {
+            "ideal": [[[*s] for s in row] for row in ideal],
+            "replayed": True,
+            "times": {"F": 0.0, "B": 0.0, "W": 0.0} | times,
+        },
+    }
+
+
+def in_flight(variant: str, value: float) -> dict[str, Any]:
+    about = {"measure": "timeline", "quantity": "in_flight", "variant": variant, "topology": "pp4", "value": value}
+    return claims.WORK | about | {"detail": {}}
+
+
+def test_every_figure_can_be_told_without_a_measurement() -> None:
+    found = {name: check([]) for name, check in CHECKS.items()}
+    assert {finding.detail["status"] for finding in found.values()} == {
+        "out of reach here",
+        "formula only",
+        "contradicted",
+    }
+    assert "all six figures follow from the formula" in found["course_bubble"].detail["arithmetic"]
+
+
+def test_even_stages_reproduce_what_is_promised_for_them() -> None:
+    records = [
+        record("gpipe", SCHEDULES["gpipe"](4, 8), WHOLE),
+        record("1f1b", SCHEDULES["1f1b"](4, 8), WHOLE),
+        record("interleaved", SCHEDULES["interleaved"](4, 8, 2), {"F": 5.0, "B": 10.0}),
+        record("zb_h1", SCHEDULES["zb_h1"](4, 8), UNIT),
+        in_flight("1f1b", 4.0),
+        in_flight("zb_h1", 4.0),
+    ]
+    for name in ("course_bubble", "interleaved", "zb_h1"):
+        found = CHECKS[name](records)
+        assert found.detail["status"] == "reproduced", found.reason
+        assert found.value == pytest.approx(found.law, rel=0.01)
+    assert CHECKS["course_schedules"](records).value == pytest.approx(1.0)
+
+
+def test_uneven_stages_tell_nothing_about_a_formula_for_even_ones() -> None:
+    found = CHECKS["course_bubble"]([record("gpipe", SCHEDULES["gpipe"](4, 8), WHOLE, stretched=1.5)])
+    assert found.detail["status"] == "out of reach here"
+    assert found.detail["ideal"] == pytest.approx(3 / 11)
+
+
+def test_a_schedule_that_idles_longer_contradicts_the_formula() -> None:
+    found = CHECKS["course_bubble"]([record("gpipe", SCHEDULES["gpipe"](4, 4), WHOLE)])
+    assert found.detail["status"] == "contradicted"
+
+
+def test_a_third_of_the_bubble_at_more_memory_contradicts_the_claim() -> None:
+    timelines = [record(name, SCHEDULES[name](4, 8), UNIT if name == "zb_h1" else WHOLE) for name in ("zb_h1", "1f1b")]
+    found = CHECKS["zb_h1"]([*timelines, in_flight("1f1b", 4.0), in_flight("zb_h1", 7.0)])
+    assert found.detail["status"] == "contradicted"
+    assert "7 micro-batches in flight for 4" in found.reason
+
+
+def test_a_third_is_not_expected_of_weight_gradients_that_are_quick() -> None:
+    times = {"F": 10.0, "B": 10.0, "W": 5.0}
+    records = [record("zb_h1", SCHEDULES["zb_h1"](4, 8), times), record("1f1b", SCHEDULES["1f1b"](4, 8), WHOLE)]
+    found = CHECKS["zb_h1"]([*records, in_flight("1f1b", 4.0), in_flight("zb_h1", 4.0)])
+    assert found.detail["status"] == "out of reach here"
+    assert found.detail["formula"] == pytest.approx(15 / 25)
+
+
+def test_twice_the_parameters_are_told_from_model_states() -> None:
+    about = claims.WORK | {"measure": "memory", "quantity": "states", "topology": "pp4", "detail": {}}
+    states = [about | {"variant": "1f1b", "value": 100.0}, about | {"variant": "dual_pipe", "value": 198.0}]
+    assert CHECKS["dual_pipe_memory"](states).detail["status"] == "reproduced"
+    states[1]["value"] = 150.0
+    assert CHECKS["dual_pipe_memory"](states).detail["status"] == "contradicted"
