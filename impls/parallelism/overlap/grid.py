@@ -1,0 +1,19 @@
+"""The work of this topic: five rows a micro-batch, whose halves differ by one; sequences that no rank count divides."""
+
+from harness.spec import ModelConfig, Workload
+
+# As many key/value heads as query heads, since DeepSpeed's Domino knows no other attention.
+HALVES = Workload(
+    "halves",
+    ModelConfig(num_hidden_layers=3, num_key_value_heads=8),
+    batch_size=10,
+    micro_batches=2,
+    sequence_length=64,
+)
+GRID = (
+    (HALVES, "fp32", True),
+    (HALVES.with_(name="halves_adamw", optimizer="adamw", lr=1e-3, eps=1e-6), "bf16", False),
+    ("tiny", "fp32", False),
+    ("uneven_tied", "fp32", True),
+)
+TIMED = ("halves",)
