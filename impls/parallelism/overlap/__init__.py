@@ -3,9 +3,7 @@
 from harness.spec import Card, Engine, Law
 
 HERE = "impls.parallelism.overlap"
-DOMINO = (
-    "Wang et al. 2024, Domino: Eliminating Communication in LLM Training via Generic Tensor Slicing and Overlapping"
-)
+DOMINO = "Wang et al. 2024, Domino: Eliminating Communication in LLM Training"
 DECOMPOSITION = "Wang et al. 2023, Overlap Communication with Dependent Computation via Decomposition"
 FLUX = "Chang et al. 2024, FLUX: Fast Software-based Communication Overlap On GPUs Through Kernel Fusion"
 
@@ -28,6 +26,6 @@ CARD = Card(
         Law("memory", "states", f"{HERE}.laws:states", 0.05, "those of tensor parallelism"),
         Law("memory", "activations", f"{HERE}.laws:activations", 0.10, "those of tensor and of sequence parallelism"),
         Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.0, "those of tensor and of sequence parallelism"),
-        Law("timeline", "hidden", f"{HERE}.laws:hidden", 0.0, f"{DOMINO}; {FLUX}: all of it at best"),
+        Law("timeline", "flights", f"{HERE}.laws:flights", 0.0, f"{DOMINO}; {DECOMPOSITION}"),
     ),
 )

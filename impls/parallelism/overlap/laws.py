@@ -1,4 +1,4 @@
-"""What overlap promises: the memory and the bytes of tensor and sequence parallelism, and communication hidden."""
+"""What overlap promises: the memory and the bytes of tensor and sequence parallelism, in pieces that can be counted."""
 
 from collections.abc import Mapping
 
@@ -23,13 +23,18 @@ def traffic(workload: Workload, topology: Topology, technique: str, overlap: boo
     return sequence_parallel.traffic(workload, topology, sequence_parallel=technique == "async_tp")
 
 
-def hidden(
+def flights(
     workload: Workload,
     topology: Topology,
     technique: str,
     overlap: bool = True,
     times: Mapping[str, float] | None = None,
 ) -> float:
-    """The largest share of the communication's time in which the same rank can be computing: all of it, or none where
-    it waits for all that it issues."""
-    return float(overlap and topology.tp > 1)
+    """What a rank issues in a step, on L layers and for each micro-batch:
+
+    Domino   2 sums, of the two halves, at 2L + 1 boundaries of stages, forward and backward
+    rings    t−1 messages of 2L + 1 gathers and 2L scatters forward; backward the gathers have two rings each
+    """
+    layers, t = workload.model.num_hidden_layers, topology.tp
+    once = 4 * (2 * layers + 1) if technique == "domino" else (t - 1) * (10 * layers + 3)
+    return float(workload.micro_batches * once)

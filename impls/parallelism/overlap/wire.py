@@ -63,9 +63,7 @@ class Wire:
 
     def record(self, spans: list[Span] | None) -> None:
         if device().type != "cpu":
-            raise Unsupported(
-                "on a GPU a collective's time takes events on its stream; only CPU ranks are watched here"
-            )
+            raise Unsupported("a collective on a GPU is timed by events on its stream; only CPU ranks are watched here")
         self.spans, self.since = spans, 0.0
         self.watchers = ThreadPoolExecutor(4)
 
