@@ -14,8 +14,8 @@ Decomposition in Large Deep Learning Models"; Chang et al. 2024, "FLUX: Fast Sof
 GPUs Through Kernel Fusion"). With sequence parallelism a product follows a gather, or a reduce-scatter follows a
 product. Both are cut into t tiles that go round a ring, each behind the product of another one (ring.py).
 
-With ``overlap=False`` all that is issued is waited for at once: the same pieces, nothing hidden. That is what the two
-are to be compared with, beside tensor and sequence parallelism themselves.
+With ``overlap=False`` all that is issued is waited for at once: the same pieces, nothing hidden. The two are compared
+with that, and with tensor and sequence parallelism themselves.
 
 A sum in flight is hidden as far as the same rank computes; whether that gains time is another question: on a CPU the
 transfer takes the cores that compute. Not overlapped, and not watched, are the cross-entropy's three numbers a token,
@@ -32,6 +32,7 @@ from impls.models.decoder import MLP, Attention
 from impls.parallelism.overlap import ring
 from impls.parallelism.overlap.domino import DominoDecoder
 from impls.parallelism.overlap.wire import Wire
+from impls.parallelism.sequence_parallel import reference as sequence_parallel
 from impls.parallelism.sequence_parallel.reference import SequenceParallel, SequenceParallelDecoder
 from impls.parallelism.tensor_parallel.operators import Group
 from impls.parallelism.tensor_parallel.reference import TensorParallel, heads
@@ -90,6 +91,12 @@ class AsyncTensorParallel(Watched, SequenceParallel):
 
 
 def build(workload: Workload, topology: Topology, technique: str, overlap: bool = True) -> TensorParallel:
+    """``technique``: domino, async_tp, or what they overlap, whole: tensor_parallel, sequence_parallel."""
+    if technique == "tensor_parallel":
+        return TensorParallel(workload, topology)
+    if technique == "sequence_parallel":
+        return sequence_parallel.build(workload, topology)
+
     def decoder(config: ModelConfig, group: Group) -> RingDecoder | DominoDecoder:
         return (DominoDecoder if technique == "domino" else RingDecoder)(config, group, Wire(group, overlap))
 
