@@ -37,9 +37,9 @@ class Half:
     x: Tensor
     dx: Tensor
 
-    def __init__(self, model: "DominoDecoder", index: int, tokens: Tensor, labels: Tensor, share: Tensor) -> None:
+    def __init__(self, model: "DominoDecoder", index: int, tokens: Tensor, labels: Tensor, count: Tensor) -> None:
         self.model, self.wire, self.index = model, model.wire, index
-        self.tokens, self.labels, self.share = tokens, labels, share  # ÷ labels of both halves
+        self.tokens, self.labels, self.count = tokens, labels, count  # of the labels of both halves
         self.roots: list[tuple[Tensor, list[Tensor]]] = []  # of each stage: where its graph begins backward
         self.norms: list[tuple[Tensor, Tensor, Tensor]] = []  # before each but the first: its input, output, and n
 
@@ -58,7 +58,7 @@ class Half:
         else:
             logits = self.model.lm_head(n)
             losses = CrossEntropy.apply(logits, self.labels, self.model.start, self.model.group)[self.labels >= 0]
-            self.roots.append((losses.sum() * self.share, []))
+            self.roots.append((losses.sum() / self.count, []))
 
     def _send(self, partial: Tensor) -> None:
         gradient: list[Tensor] = []
@@ -119,9 +119,9 @@ class DominoDecoder(ParallelDecoder):
         odd number of rows the first half has one more."""
         dtype = self.lm_head.weight.dtype
         self.rope = [table.to(dtype) for table in rope_table(tokens.shape[1], self.config, tokens.device)]
-        share = 1.0 / (labels >= 0).sum()
+        count = (labels >= 0).sum()
         pairs = zip(tokens.tensor_split(2), labels.tensor_split(2), strict=True)
-        halves = [Half(self, index, *pair, share) for index, pair in enumerate(pairs)]
+        halves = [Half(self, index, *pair, count) for index, pair in enumerate(pairs)]
         for stage in range(self.stages):
             for half in halves:
                 half.forward(stage)
