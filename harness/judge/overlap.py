@@ -1,4 +1,4 @@
-"""Communication that goes on while ranks compute: how much of its time is hidden, and how long they stood waiting.
+"""Communication that goes on while ranks compute: how much of its time is hidden, and what it costs them all the same.
 
 A share that is hidden is no gain by itself: where the transfer takes the cores that compute, as on a CPU, the step may
 take as long, or longer. That is for step times to say.
@@ -24,7 +24,7 @@ def hidden(ranks: Ranks) -> float:
 
 
 def exposed(ranks: Ranks) -> float:
-    """Of the step's time, from the first action of any rank to the last, the share in which ranks stood waiting."""
+    """Of the step's time, from the first action of any rank to the last, the share in which ranks issued or waited."""
     times = [moment for spans in ranks for s in spans for moment in (s.start, s.end)]
     return _seconds(ranks, "X") / (max(times) - min(times)) / len(ranks)
 
@@ -36,20 +36,20 @@ def judge(
     laws: Mapping[str, Law],
     disturbed: bool = False,
 ) -> list[Finding]:
-    """The hidden share, what was waited, and the number of flights against its law; nothing where none was watched."""
+    """The hidden share, what was exposed, and the number of flights against its law; nothing where none was watched."""
     if not any(s.kind == "C" for ranks in rounds for spans in ranks for s in spans):
         return []
     shown = sorted(rounds, key=hidden)[len(rounds) // 2]
     flying, waiting = (_seconds(shown, kind) / len(shown) for kind in "CX")
     share, waited = (median(figure(ranks) for ranks in rounds) for figure in (hidden, exposed))
     texts = [f"{share:.1%} of the communication's time was hidden: {1e3 * flying:.2f} ms a rank in flight"]
-    texts.append(f"ranks stood waiting {waited:.1%} of the step: {1e3 * waiting:.2f} ms each")
+    texts.append(f"issuing it and waiting for it took {waited:.1%} of the step: {1e3 * waiting:.2f} ms a rank")
     # A rank that waits for a core looks as if it computed.
     doubts = [f"{len(shown)} ranks on {cores} cores"] * (len(shown) > cores)
     doubts += ["other processes took some of the cores"] * disturbed
     verdict = "inconclusive" if doubts else "pass"
     texts = ["; ".join([text, *doubts]) for text in texts]
-    about = {"measured": plain(shown), "seconds_in_flight": flying, "seconds_waited": waiting}
+    about = {"measured": plain(shown), "seconds_in_flight": flying, "seconds_exposed": waiting}
     findings = [
         Finding("timeline", "hidden", share, "", verdict, texts[0], direction="higher", detail=about),
         Finding("timeline", "exposed", waited, "", verdict, texts[1]),

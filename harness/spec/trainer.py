@@ -25,7 +25,7 @@ class Span(NamedTuple):
 
     ``kind``: F forward, B backward (of inputs alone where there is W), W weights' gradients; ``stage`` counts along the
     model, ``micro`` the micro-batches. Of communication that goes on while a rank computes: C from issue to completion,
-    X while the rank stands waiting for it; F, B and W are then the times in which it does compute.
+    X while the rank issues it or waits for it; F, B and W are then the times in which it does compute.
     """
 
     kind: str

@@ -34,7 +34,7 @@ def test_what_is_hidden_is_what_the_same_rank_computes_meanwhile() -> None:
     assert overlap.hidden([other, [Span("F", 0, 0, 0.0, 1.0)]]) == 0.0  # another rank computed
 
 
-def test_waiting_is_exposed_as_a_share_of_the_step() -> None:
+def test_what_is_waited_is_exposed_as_a_share_of_the_step() -> None:
     assert overlap.exposed([one_rank(wait=1.0)]) == pytest.approx(1 / 7)
     assert overlap.exposed([one_rank(wait=4.0), one_rank(wait=0.0)]) == pytest.approx(4 / 10 / 2)
 
