@@ -19,31 +19,29 @@ class Flight:
 
     def __init__(self, wire: "Wire", start: Start) -> None:
         wire.pause()
-        self.wire, self.issued, self.landing = wire, time.monotonic(), None
+        self.wire, self.issued, self.waited = wire, time.monotonic(), False
         self.tensor, self.works = start()
-        if wire.spans is not None:
-            self.landing: Future[float] | None = wire.watchers.submit(_landed, self.works)
-        self.waited = False
+        self.landed: Future[float] | None = None if wire.spans is None else wire.landing(self.works)
+        wire.note("X", self.issued, time.monotonic())
         if not wire.overlap:
             self.wait()
 
     def wait(self) -> Tensor:
-        if self.waited:
-            return self.tensor
-        self.wire.pause()
-        self.waited, begun = True, time.monotonic()
-        if self.landing is None:
-            _landed(self.works)
-        else:
-            landed, done = self.landing.result(), time.monotonic()
-            self.wire.note("C", self.issued, min(landed, done))
-            self.wire.note("X", begun, done)
-        self.works = ()
+        if not self.waited:
+            self.wire.pause()
+            self.waited, begun = True, time.monotonic()
+            if self.landed is None or len(self.works) == 1:
+                _wait(self.works)
+            if self.landed is not None:
+                landed, done = self.landed.result(), time.monotonic()
+                self.wire.note("C", self.issued, landed)
+                self.wire.note("X", begun, done)
+            self.works = ()
         return self.tensor
 
 
-def _landed(works: Sequence[dist.Work]) -> float:
-    """When all of it is done. In a thread of its own: gloo's messages have no callback that could take the time."""
+def _wait(works: Sequence[dist.Work]) -> float:
+    """The time when all of it is done."""
     for work in works:
         work.wait()
     return time.monotonic()
@@ -53,19 +51,28 @@ class Wire:
     """The communication of one group. Without ``overlap`` all that is issued is waited for at once.
 
     Once ``spans`` is a list it takes this rank's actions (F, B), each from ``compute`` to the next thing that is issued
-    or waited for; C, from issue to completion; and X, in which the rank stood waiting.
+    or waited for; C, from issue to completion; and X, in which the rank issued or waited.
     """
 
     def __init__(self, group: dist.ProcessGroup, overlap: bool = True) -> None:
         self.group, self.overlap = group, overlap
         self.spans: list[Span] | None = None
         self.action, self.since = ("F", 0, 0), 0.0
+        self.waiters = ThreadPoolExecutor(4)  # has no threads before there is work for them
 
     def record(self, spans: list[Span] | None) -> None:
         if device().type != "cpu":
             raise Unsupported("a collective on a GPU is timed by events on its stream; only CPU ranks are watched here")
         self.spans, self.since = spans, 0.0
-        self.watchers = ThreadPoolExecutor(4)
+
+    def landing(self, works: Sequence[dist.Work]) -> "Future[float]":
+        """The time when all of it is done: a collective calls back; for gloo's messages, which do not, a thread waits.
+        Both may be late, when they get no core, but neither is ever early."""
+        if len(works) > 1:
+            return self.waiters.submit(_wait, works)
+        landed: Future[float] = Future()
+        works[0].get_future().then(lambda _: landed.set_result(time.monotonic()))
+        return landed
 
     def sum(self, x: Tensor) -> Flight:
         """All-reduce in place."""
