@@ -161,7 +161,7 @@ def case_row(case: CaseView) -> CaseRow:
         "parity": parity(case),
         "memory": _first(case, "memory", "states", "saved", "peak"),
         "traffic": _first(case, "traffic", "bytes"),
-        "timeline": _first(case, "timeline", "bubble"),
+        "timeline": _first(case, "timeline", "bubble", "hidden"),
         "throughput": fast(case) or _first(case, "throughput"),
         "quality": _first(case, "quality"),
     }

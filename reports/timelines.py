@@ -1,4 +1,5 @@
-"""Pipelines' timelines: what each rank did when, and below it the same schedule with equal times and no waiting."""
+"""Timelines: what each rank did when; below a pipeline's the same schedule with equal times and no waiting, below
+ranks that overlap communication what they had in flight."""
 
 from collections.abc import Iterator, Sequence
 from html import escape
@@ -10,14 +11,14 @@ from reports.tidy import CaseView, Record, TopicView
 Spans = Sequence[Sequence[Sequence[float]]]  # of each rank: (kind, stage, micro-batch, start, end) in microseconds
 
 WIDTH, LINE, GAP, HEAD = 360.0, 9.0, 7.0, 15.0  # px
-KINDS = {"F": "forward", "B": "backward", "W": "weights' gradients"}
+KINDS = {"F": "forward", "B": "backward", "W": "weights' gradients", "C": "communication in flight"}
 
 
 def timelines(topic: TopicView) -> list[Figure]:
     """A figure a variant, with a strip for each engine and topology."""
     strips: dict[str, list[tuple[CaseView, Record]]] = {}
     for case in topic.cases:
-        for record in case.of("timeline", "bubble"):
+        for record in (*case.of("timeline", "bubble"), *case.of("timeline", "hidden")):
             if record["detail"].get("measured"):
                 strips.setdefault(case.setting.variant, []).append((case, record))
     return [_figure(variant, found) for variant, found in strips.items()]
@@ -27,15 +28,18 @@ def _figure(variant: str, found: list[tuple[CaseView, Record]]) -> Figure:
     parts, top = [], 0.0
     kinds: set[str] = set()
     for case, record in found:
-        measured, ideal = record["detail"]["measured"], record["detail"]["ideal"]
-        kinds |= {str(span[0]) for spans in measured for span in spans}
-        scale = WIDTH / max(span[4] for spans in (*measured, *ideal) for span in spans)
-        text = f"{case.engine}, {case.setting.topology}: bubble {units.figure(record['value'], '')}"
+        every, ideal = record["detail"]["measured"], record["detail"].get("ideal")
+        measured, flights = ([[s for s in spans if s[0] in some] for spans in every] for some in ("FBW", "C"))
+        lower = ideal or flights
+        kinds |= {str(span[0]) for spans in (*measured, *lower) for span in spans}
+        scale = WIDTH / max(span[4] for spans in (*measured, *lower) for span in spans)
+        what = f"{record['quantity']} {units.figure(record['value'], '')}"
+        text = f"{case.engine}, {case.setting.topology}: {what}"
         text += f", promised {units.figure(record['law'], '')}" if record["law"] is not None else ""
         text += ", replayed" if record["detail"].get("replayed") else ""
         parts.append(f'<text x="0" y="{top + 11:.0f}" font-size="11" fill="currentColor">{escape(text)}</text>')
         top += HEAD
-        for spans, opacity in ((measured, 1.0), (ideal, 0.45)):
+        for spans, opacity in ((measured, 1.0), (lower, 0.45 if ideal else 1.0)):
             parts += _strip(spans, top, scale, opacity)
             top += len(spans) * LINE + 3
         top += GAP
@@ -44,7 +48,8 @@ def _figure(variant: str, found: list[tuple[CaseView, Record]]) -> Figure:
         f' style="max-width:{WIDTH * 1.2:.0f}px">{"".join(parts)}</svg>'
     )
     legend = tuple(("box", _colour(kind), name) for kind, name in KINDS.items() if kind in kinds)
-    caption = "a line a rank; above as measured, below (pale) the same actions with equal times and no waiting"
+    below = "what it had in flight" if "C" in kinds else "(pale) the same actions with equal times and no waiting"
+    caption = f"a line a rank; above as measured, below {below}"
     return Figure(f"Timeline of {variant}", caption, svg, legend)
 
 

@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from statistics import median, quantiles
 
+from harness.judge import overlap
+from harness.judge.overlap import Ranks, plain
 from harness.spec import Finding, Law, Span
 
-Ranks = Sequence[Sequence[Span]]  # the actions of each rank in one step
 Key = tuple[str, int, int]
 
 
@@ -83,7 +84,12 @@ def judge(
 ) -> list[Finding]:
     """Bubble and micro-batches in flight against their laws (``promised``, by quantity). Where ranks share cores the
     measured durations are replayed, and the finding says so; where other processes took their cores
-    (``disturbed``), a bubble that is too large is nobody's fault."""
+    (``disturbed``), a bubble that is too large is nobody's fault. Communication that was watched too is judged by
+    itself (:mod:`harness.judge.overlap`); no bubble then, unless one is promised."""
+    findings = overlap.judge(rounds, cores, promised, laws, disturbed)
+    if findings and "bubble" not in laws:
+        return findings
+    rounds = [[[s for s in spans if s.kind in "FBW"] for spans in ranks] for ranks in rounds]
     seconds = times(rounds)
     shared = len(rounds[0]) > cores
     shown = replay(rounds[0], seconds) if shared else sorted(rounds, key=bubble)[len(rounds) // 2]
@@ -95,12 +101,11 @@ def judge(
     detail = {
         "replayed": shared,
         "times": means(seconds),
-        "measured": _plain(shown),
-        "ideal": _plain(ideal),
+        "measured": plain(shown),
+        "ideal": plain(ideal),
         "imbalance": bubble(replay(rounds[0], seconds)),
     }
     how = f"replayed from measured durations ({len(rounds[0])} ranks on {cores} cores)" if shared else "measured"
-    findings = []
     for quantity, value in values.items():
         law, law_value = laws.get(quantity), promised.get(quantity)
         text, verdict = f"{quantity.replace('_', ' ')} {value:.3g} {how}", "pass"
@@ -115,12 +120,3 @@ def judge(
             Finding("timeline", quantity, value, "", verdict, text, law=law_value, direction="lower", detail=about)
         )
     return findings
-
-
-def _plain(ranks: Ranks) -> list[list[list[object]]]:
-    """As JSON has it, from the first action on, in microseconds."""
-    first = min(s.start for spans in ranks for s in spans)
-    return [
-        [[s.kind, s.stage, s.micro, round(1e6 * (s.start - first)), round(1e6 * (s.end - first))] for s in spans]
-        for spans in ranks
-    ]

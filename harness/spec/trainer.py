@@ -24,7 +24,8 @@ class Span(NamedTuple):
     """When an action of a step began and ended on this rank, in seconds of a clock that all ranks of a host share.
 
     ``kind``: F forward, B backward (of inputs alone where there is W), W weights' gradients; ``stage`` counts along the
-    model, ``micro`` the micro-batches.
+    model, ``micro`` the micro-batches. Of communication that goes on while a rank computes: C from issue to completion,
+    X while the rank issues it or waits for it; F, B and W are then the times in which it does compute.
     """
 
     kind: str

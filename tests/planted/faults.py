@@ -18,6 +18,9 @@ from impls.parallelism.expert_parallel import reference as expert_parallel
 from impls.parallelism.gradient_accumulation import reference as gradient_accumulation
 from impls.parallelism.hybrid_3d import reference as hybrid_3d
 from impls.parallelism.hybrid_shard import reference as hybrid_shard
+from impls.parallelism.overlap import domino
+from impls.parallelism.overlap import reference as overlap
+from impls.parallelism.overlap.wire import Flight, Wire
 from impls.parallelism.pipeline_parallel import reference as pipeline_parallel
 from impls.parallelism.sequence_parallel import reference as sequence_parallel
 from impls.parallelism.tensor_parallel import reference as tensor_parallel
@@ -195,3 +198,21 @@ def no_stashed_weights(workload: Workload, topology: Topology, **variant: Any) -
     for versions in trainer.versions.values():
         versions.room = lambda versions=versions: versions.held[versions.newest]
     return trainer
+
+
+def a_half_that_is_not_summed(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """Backward, the second half's input gradients are each rank's own: what is waited for was never issued."""
+
+    class Alone(Wire):
+        def sum(self, x: Tensor) -> Flight:
+            return Flight(self, lambda: (x, []))
+
+    backward = domino.Half.backward
+
+    def alone(half: domino.Half, stage: int, scale: Tensor) -> None:
+        if half.index:
+            half.wire = Alone(half.wire.group)
+        backward(half, stage, scale)
+
+    domino.Half.backward = alone
+    return overlap.build(workload, topology, **variant)

@@ -122,6 +122,9 @@ FAULTS = {
         "step 1, gradient of model.",
         "pipelined",
     ),
+    "a_half_that_is_not_summed": Fault(
+        "overlap", "domino", "tp2", GRADIENT | TRAINED, GRADIENT | UPDATE, "step 1, gradient of model."
+    ),
 }
 
 

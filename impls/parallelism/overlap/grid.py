@@ -1,0 +1,21 @@
+"""The work of this topic: five rows a micro-batch, whose halves differ by one; sequences that no rank count divides."""
+
+from harness.spec import ModelConfig, Workload
+
+# As many key/value heads as query heads, since DeepSpeed's Domino knows no other attention.
+HALVES = Workload(
+    "halves",
+    ModelConfig(num_hidden_layers=3, num_key_value_heads=8),
+    batch_size=10,
+    micro_batches=2,
+    sequence_length=64,
+)
+GROUPED = HALVES.with_(
+    name="grouped", model=ModelConfig(num_hidden_layers=2), sequence_length=32, optimizer="adamw", lr=1e-3, eps=1e-6
+)
+GRID = (
+    (HALVES, "fp32", False),
+    (GROUPED, "bf16", False),
+    ("uneven_tied", "fp32", True),
+)
+TIMED = ("halves",)

@@ -1,0 +1,46 @@
+"""What overlap promises: the memory and the bytes of tensor and sequence parallelism, in pieces that can be counted."""
+
+from collections.abc import Mapping
+
+from harness.spec import Topology, Workload
+from impls.parallelism.sequence_parallel import laws as sequence_parallel
+from impls.parallelism.tensor_parallel import laws as tensor_parallel
+
+ALONG_THE_SEQUENCE = ("async_tp", "sequence_parallel")
+
+
+def states(workload: Workload, topology: Topology, **variant: object) -> float:
+    """Bytes: those of tensor parallelism."""
+    return tensor_parallel.states(workload, topology)
+
+
+def activations(workload: Workload, topology: Topology, technique: str, overlap: bool = True) -> float:
+    """Bytes that autograd saves: halves and tiles together keep what the whole keeps."""
+    return sequence_parallel.activations(workload, topology, sequence_parallel=technique in ALONG_THE_SEQUENCE)
+
+
+def traffic(workload: Workload, topology: Topology, technique: str, overlap: bool = True) -> float | None:
+    """Bytes that a rank sends in a step. Domino: the all-reduces of tensor parallelism, each in two halves. A ring: t−1
+    messages of ⌈s/t⌉·b·h elements for what a gather or a reduce-scatter of sequence parallelism sends."""
+    return sequence_parallel.traffic(workload, topology, sequence_parallel=technique in ALONG_THE_SEQUENCE)
+
+
+def flights(
+    workload: Workload,
+    topology: Topology,
+    technique: str,
+    overlap: bool = True,
+    times: Mapping[str, float] | None = None,
+) -> float:
+    """What a rank issues in a step, for each micro-batch of L layers, forward and backward:
+
+        Domino          2 sums, of the two halves, at 2L + 1 boundaries of stages; backward as many
+        asynchronous    rings of t−1 messages: 2L + 1 gathers and 2L scatters; backward 2L gathers of what was
+                        scattered, and of what was gathered 2L + 1 again and 2L + 1 scatters of its gradient
+
+    and one collective for each of these, and the embedding's, where nothing is in pieces and nobody watches.
+    """
+    layers, t = workload.model.num_hidden_layers, topology.tp
+    sums, rings = 2 * (2 * layers + 1), 10 * layers + 3
+    issued = {"domino": 2 * sums, "tensor_parallel": sums, "async_tp": (t - 1) * rings, "sequence_parallel": rings + 2}
+    return float(workload.micro_batches * issued[technique])

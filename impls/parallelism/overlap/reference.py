@@ -1,0 +1,108 @@
+"""Communication of tensor parallelism hidden behind computation, in two ways.
+
+**Domino** (Wang et al. 2024, "Domino: Eliminating Communication in LLM Training via Generic Tensor Slicing and
+Overlapping", row-wise split of the inputs). A block's sum is needed by the next block at once, so of one batch nothing
+can be computed meanwhile. Rows of a batch do not depend on each other: cut in two halves, the sum of one half is on its
+way while the other half is computed. What is sent is the same, in twice as many pieces (domino.py):
+
+    tensor parallelism                     Domino
+    compute   A ─ · ─ M ─ · ─              A₀ A₁ M₀ M₁
+    wire      · ─ a ─ · ─ m ─                 a₀ a₁ m₀ m₁
+
+**Asynchronous tensor parallelism** (Wang et al. 2023, "Overlap Communication with Dependent Computation via
+Decomposition in Large Deep Learning Models"; Chang et al. 2024, "FLUX: Fast Software-based Communication Overlap On
+GPUs Through Kernel Fusion"). With sequence parallelism a product follows a gather, or a reduce-scatter follows a
+product. Both are cut into t tiles that go round a ring, each behind the product of another one (ring.py).
+
+With ``overlap=False`` all that is issued is waited for at once: the same pieces, nothing hidden. The two are compared
+with that, and with tensor and sequence parallelism themselves.
+
+A sum in flight is hidden as far as the same rank computes; whether that gains time is another question: on a CPU the
+transfer takes the cores that compute. Not overlapped, and not watched, are the cross-entropy's three numbers a token,
+the sum of the gains' gradients, and in ``async_tp`` the embedding's sum, after which there is no product.
+"""
+
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from harness.spec import Batch, ModelConfig, Span, Topology, Unsupported, Workload
+from impls.models.decoder import MLP, Attention
+from impls.parallelism.overlap import ring
+from impls.parallelism.overlap.domino import DominoDecoder
+from impls.parallelism.overlap.wire import Wire
+from impls.parallelism.sequence_parallel import reference as sequence_parallel
+from impls.parallelism.sequence_parallel.reference import SequenceParallel, SequenceParallelDecoder
+from impls.parallelism.tensor_parallel.operators import Group
+from impls.parallelism.tensor_parallel.reference import TensorParallel, heads
+
+
+class RingDecoder(SequenceParallelDecoder):
+    """Sequence parallelism's part of the decoder, its gathers and scatters inside the products beside them."""
+
+    def __init__(self, config: ModelConfig, group: Group, wire: Wire) -> None:
+        super().__init__(config, group, self._columns)
+        self.wire, self.products = wire, 0
+
+    def _columns(self, x: Tensor, group: Group, s: int, *weights: Tensor) -> tuple[Tensor, ...]:
+        self.products += 1
+        out: tuple[Tensor, ...] = ring.Columns.apply(x, self.wire, self.products, s, *weights)
+        return out
+
+    def _rows(self, z: Tensor, weight: Tensor) -> Tensor:
+        self.products += 1
+        return ring.Rows.apply(z, self.wire, self.products, weight)
+
+    def attention(self, y: Tensor, part: Attention, cos: Tensor, sin: Tensor) -> Tensor:
+        weights = part.q_proj.weight, part.k_proj.weight, part.v_proj.weight
+        projected = [p.transpose(0, 1) for p in self._columns(y, self.group, len(cos), *weights)]  # [b, s, n/t]
+        return self._rows(heads(projected, part, cos, sin).transpose(0, 1), part.o_proj.weight)
+
+    def mlp(self, y: Tensor, part: MLP, s: int) -> Tensor:
+        gate, up = self._columns(y, self.group, s, part.gate_proj.weight, part.up_proj.weight)
+        return self._rows(F.silu(gate) * up, part.down_proj.weight)
+
+    def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
+        self.products = 0
+        return super().forward(tokens, labels)
+
+
+class Watched:
+    """A trainer whose communication goes over ``model.wire``."""
+
+    model: Any
+
+    def record(self, spans: list[Span] | None) -> None:
+        self.model.wire.record(spans)
+
+    def backward(self, batch: Batch) -> Tensor:
+        loss: Tensor = super().backward(batch)  # type: ignore[misc]
+        self.model.wire.pause()
+        return loss
+
+
+class Domino(Watched, TensorParallel):
+    pass
+
+
+class AsyncTensorParallel(Watched, SequenceParallel):
+    pass
+
+
+def build(workload: Workload, topology: Topology, technique: str, overlap: bool = True) -> TensorParallel:
+    """``technique``: domino, async_tp, or what they overlap, whole: tensor_parallel, sequence_parallel."""
+    if technique == "tensor_parallel":
+        return TensorParallel(workload, topology)
+    if technique == "sequence_parallel":
+        return sequence_parallel.build(workload, topology)
+
+    def decoder(config: ModelConfig, group: Group) -> RingDecoder | DominoDecoder:
+        return (DominoDecoder if technique == "domino" else RingDecoder)(config, group, Wire(group, overlap))
+
+    if technique == "async_tp":
+        return AsyncTensorParallel(workload, topology, decoder)
+    rows = workload.batch_size // (topology.dp * workload.micro_batches)
+    if rows < 2:
+        raise Unsupported(f"Domino cuts a micro-batch into two halves of its rows, and this one has {rows}")
+    return Domino(workload, topology, decoder)
