@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from math import prod
 
 from harness.spec import Topology, Unsupported, Workload
+from impls.parallelism.hybrid_3d.meshes import other
 from impls.parallelism.pipeline_parallel.places import EMBEDDING, HEAD, homes, plan_of
 from impls.parallelism.tensor_parallel.laws import MOMENTS, ring
 from impls.parallelism.tensor_parallel.shards import bounds, dim
@@ -30,9 +31,9 @@ def states(
     resharding: bool = False,
 ) -> float | None:
     """Bytes of weights, gradients, masters and moments on a rank of the stage that holds most; with ZeRO-1 masters and
-    moments ÷ d. None of a run that changes its mesh."""
+    moments ÷ d. A run that changes its mesh is measured on the second."""
     if resharding:
-        return None
+        topology = other(topology)
     try:
         most = max(sum(each.values()) for each in held(workload, topology))
     except Unsupported:
@@ -56,10 +57,11 @@ def traffic(
               sequence parallelism half an all-reduce more for each gather that is done again (2 a layer, 1 of the head)
         once  the gains' gradients over tp, a tied embedding's over its stages, and all gradients over dp
 
-    ZeRO-1's reduce-scatter and all-gather are an all-reduce in two halves. None of a run that changes its mesh.
+    ZeRO-1's reduce-scatter and all-gather are an all-reduce in two halves. A run that changes its mesh is measured on
+    the second.
     """
     if resharding:
-        return None
+        topology = other(topology)
     try:
         stages = list(held(workload, topology))
     except Unsupported:

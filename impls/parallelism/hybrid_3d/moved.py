@@ -11,20 +11,10 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
-from harness.spec import Batch, Topology, Unsupported
+from harness.spec import Batch, Topology
+from impls.parallelism.hybrid_3d.meshes import other
 
 AFTER = 2  # steps: moments and masters have left their initial values by then
-
-
-def other(topology: Topology) -> Topology:
-    """A mesh of as many ranks: the sizes go round (dp → tp → pp → dp), or where they are equal pipelines turn into
-    data-parallel ranks. Raises Unsupported where that is the same mesh."""
-    found = Topology(dp=topology.pp, tp=topology.dp, pp=topology.tp)
-    if found == topology:
-        found = Topology(dp=topology.dp * topology.pp, tp=topology.tp)
-    if found == topology:
-        raise Unsupported(f"{topology} has no axis that could be exchanged for another")
-    return found
 
 
 @contextlib.contextmanager

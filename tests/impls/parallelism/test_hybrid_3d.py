@@ -12,7 +12,7 @@ from harness.spec import Case, ModelConfig, Topology, Unsupported, Workload
 from impls.parallelism.hybrid_3d import CARD  # noqa: F401
 from impls.parallelism.hybrid_3d.checkpoint import Reader, write
 from impls.parallelism.hybrid_3d.laws import held, states
-from impls.parallelism.hybrid_3d.moved import other
+from impls.parallelism.hybrid_3d.meshes import other
 from impls.parallelism.tensor_parallel.shards import shard
 
 MESHES = ((2, 2, 1), (1, 2, 2), (2, 1, 2), (1, 1, 4), (4, 1, 1), (1, 4, 1), (1, 1, 2), (3, 1, 1), (1, 3, 1), (1, 1, 3))
