@@ -1,24 +1,17 @@
 """What a mesh promises: on each rank the sum of what its axes promise of the part that it holds."""
 
 from collections.abc import Iterator
-from math import prod
 
 from harness.spec import Topology, Unsupported, Workload
 from impls.parallelism.hybrid_3d.meshes import other
-from impls.parallelism.pipeline_parallel.places import EMBEDDING, HEAD, homes, plan_of
-from impls.parallelism.tensor_parallel.laws import MOMENTS, ring
-from impls.parallelism.tensor_parallel.shards import bounds, dim
+from impls.parallelism.pipeline_parallel.places import EMBEDDING, homes, plan_of
+from impls.parallelism.tensor_parallel.laws import MOMENTS, part, ring
 
 
 def held(workload: Workload, topology: Topology) -> Iterator[dict[str, float]]:
-    """The elements that a rank of each stage holds of each parameter there: the first of the tp ranks, which has a row
-    more of a vocabulary that they do not divide."""
+    """The elements that the first of each stage's tp ranks holds of each parameter there."""
     places = homes(workload.model, plan_of(workload, topology, "1f1b", 1))
-    sizes = {}
-    for name, shape in workload.model.shapes():
-        rows = bounds(shape[0], 0, topology.tp)[1]
-        vocabulary = name in (EMBEDDING, HEAD)
-        sizes[name] = rows * shape[1] if vocabulary else prod(shape) / (1 if dim(name) is None else topology.tp)
+    sizes = {name: part(name, shape, topology.tp) for name, shape in workload.model.shapes()}
     for rank in range(topology.pp):
         yield {name: size for name, size in sizes.items() if rank in places[name]}
 
@@ -68,8 +61,8 @@ def traffic(
         return None
     model, dp, t, p, e = workload.model, topology.dp, topology.tp, topology.pp, workload.element_size
     b, s = workload.batch_size // dp // workload.micro_batches, workload.sequence_length
-    part = -(-s // t) if sequence_parallel else s
-    n = b * model.hidden_size * e * (t * part if sequence_parallel else s)
+    length = -(-s // t) if sequence_parallel else s
+    n = b * model.hidden_size * e * (t * length if sequence_parallel else s)
     statistics = ring(b * s * max(4, e), t) + ring(2 * b * s * max(4, e), t)
     again = 0.5 if sequence_parallel else 0.0
     totals = []
@@ -78,7 +71,7 @@ def traffic(
         layers = sum(name.endswith("q_norm.weight") for name in mine)
         sums = layers * (4 + 2 * again) + first + last * (1 + again)
         neighbours = (not first) + (not last)
-        step = sums * ring(n, t) + last * statistics + neighbours * b * part * model.hidden_size * e
+        step = sums * ring(n, t) + last * statistics + neighbours * b * length * model.hidden_size * e
         summed = "norm.weight" if sequence_parallel else ("q_norm.weight", "k_norm.weight")
         gains = sum(size for name, size in mine.items() if name.endswith(summed)) * e
         tied = mine[EMBEDDING] * e if model.tie_word_embeddings and p > 1 and (first or last) else 0

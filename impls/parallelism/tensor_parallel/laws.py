@@ -6,13 +6,22 @@ from harness.spec import Topology, Workload
 
 MOMENTS = {"sgd": 0, "adamw": 8}  # bytes a parameter: AdamW's two, in float32
 REPLICATED = "norm.weight"  # how the names of the only parameters end that are not cut
+VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
 CONTROL = 16  # bytes: a buffer that is no larger is counted as control, not as data
 
 
 def held(workload: Workload, t: int) -> float:
     """Parameters a rank holds: its t-th of the matrices and all the norms (Shoeybi et al. 2019, §3)."""
-    sizes = [(name, prod(shape)) for name, shape in workload.model.shapes()]
-    return sum(size if name.endswith(REPLICATED) else size / t for name, size in sizes)
+    return sum(part(name, shape, t) for name, shape in workload.model.shapes())
+
+
+def part(name: str, shape: tuple[int, ...], t: int) -> float:
+    """Of a parameter, on the first rank, which has a row more of a vocabulary that t does not divide."""
+    if name.endswith(REPLICATED):
+        return prod(shape)
+    if name in VOCABULARY:
+        return -(-shape[0] // t) * prod(shape[1:])
+    return prod(shape) / t
 
 
 def states(workload: Workload, topology: Topology) -> float:
