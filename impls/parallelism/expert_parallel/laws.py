@@ -24,10 +24,12 @@ def traffic(workload: Workload, topology: Topology, **variant: object) -> float 
     counts        an all-gather of E int64 among the ep ranks, so that every rank knows its splits
     gradients     all-reduces in a ring: the router's over dp, the experts' over their dp/ep replicas
     load          where a loss or the bias looks at the whole batch: an all-reduce of E counts over dp
+    cut experts   all-reduces over tp: of y forward, of the gradients of x and of the gates backward
     """
     rule, model, element = Rule(**variant), workload.model, workload.element_size  # type: ignore[arg-type]
     dp, ep, experts, h = topology.dp, topology.ep, rule.experts, workload.model.hidden_size
-    if dp == 1:
+    tp, tokens = topology.tp, workload.tokens // dp
+    if dp * tp == 1:
         return None
     table, local = rows(workload, topology, rule, **variant), experts // ep
     busiest = 0
@@ -38,16 +40,17 @@ def traffic(workload: Workload, topology: Topology, **variant: object) -> float 
         back = sum(sum(table[other][mine]) for other in range(first, first + ep) if other != rank)
         busiest = max(busiest, out + back)
     gradients = _ring(experts * h * element, dp)
-    gradients += _ring(local * 3 * h * model.intermediate_size * element, dp // ep)
+    gradients += _ring(local * 3 * h * model.intermediate_size // tp * element, dp // ep)
+    cut = 2 * _ring(tokens * h * element, tp) + _ring(tokens * rule.k * max(4, element), tp)
     load = _ring(experts * 8, dp) if rule.auxiliary and not rule.capacity else 0.0
     load += _ring(experts * 4, dp) if rule.bias else 0.0
-    return busiest * (2 * h * element + max(4, element)) + (ep - 1) * experts * 8 + gradients + load
+    return busiest * (2 * h * element + max(4, element)) + (ep - 1) * experts * 8 + gradients + load + cut
 
 
 def saved(workload: Workload, topology: Topology, **variant: object) -> float:
     """Bytes that the busiest rank keeps between the forward and the backward pass, if each product keeps its factors:
 
-        of its m rows       x (h), W_gate_up x (2f), silu(gate), p silu(gate), p silu(gate) up (f each)
+        of its m rows       x (h), W_gate_up x (2f), silu(gate), p silu(gate), p silu(gate) up (f each; f/tp, if cut)
         of its t tokens     y (h), and x again in float32 for the router where it is narrower
 
     m is what came, not t k: where experts are not chosen alike, neither are ranks. Scores and indices are not counted.
@@ -60,7 +63,7 @@ def saved(workload: Workload, topology: Topology, **variant: object) -> float:
         for first in range(0, topology.dp, topology.ep)
     )
     tokens = workload.tokens // topology.dp * model.hidden_size * (element + (4 if element < 4 else 0))
-    return float(busiest * (model.hidden_size + 5 * model.intermediate_size) * element + tokens)
+    return float(busiest * (model.hidden_size + 5 * model.intermediate_size // topology.tp) * element + tokens)
 
 
 def _ring(buffer: float, ranks: int) -> float:

@@ -35,6 +35,8 @@ class Expert(nn.Module):
 class Layer:
     def __init__(self, workload: Workload, topology: Topology, **variant: object) -> None:
         self.rule = rule = Rule(**variant)
+        if topology.tp > 1:
+            raise Unsupported("deepspeed.moe.layer.MoE leaves tensor parallelism to the expert that it is given")
         if rule.bias:
             raise Unsupported("deepspeed.moe.layer.MoE's gates have no bias on the choice of experts")
         if rule.z:
@@ -68,7 +70,7 @@ class Layer:
         self.moe.deepspeed_moe.gate.register_forward_hook(lambda module, arguments, out: self.kept.append(out[3]))
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        weights = {"deepspeed_moe.gate.wg.weight": summed(inputs["router"], self.spread.world)}
+        weights = {"deepspeed_moe.gate.wg.weight": summed(inputs["router"], self.spread.dp)}
         for name in ("gate_up", "down"):
             for index, part in enumerate(unstacked(inputs[name], self.spread.replicas)):
                 weights[f"deepspeed_moe.experts.deepspeed_experts.{index}.{name}.weight"] = part

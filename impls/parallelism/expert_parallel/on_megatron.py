@@ -109,6 +109,11 @@ def configuration(workload: Workload, topology: Topology, rule: Rule, dispatcher
 class Layer:
     def __init__(self, dispatcher: str, workload: Workload, topology: Topology, **variant: object) -> None:
         self.rule = rule = Rule(**variant)
+        if topology.tp > 1:
+            raise Unsupported(
+                "Megatron-Core's MoELayer with tensor and expert parallelism takes tokens that are cut along the"
+                " sequence; here the ranks of tp have the same ones"
+            )
         if workload.dtype == "fp64":
             raise Unsupported("Megatron-Core's router takes its softmax and sigmoid in float32")
         if rule.capacity and rule.k > 1:
@@ -139,7 +144,7 @@ class Layer:
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         router = self.layer.router
-        weights = {"router.weight": summed(inputs["router"], self.spread.world)}
+        weights = {"router.weight": summed(inputs["router"], self.spread.dp)}
         for name, tensor in (("linear_fc1", inputs["gate_up"]), ("linear_fc2", inputs["down"])):
             for index, part in enumerate(unstacked(tensor, self.spread.replicas)):
                 weights[f"experts.local_experts.{index}.{name}.weight"] = part

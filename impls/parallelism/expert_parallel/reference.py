@@ -29,6 +29,7 @@ from impls.parallelism.expert_parallel.problem import slope
 from impls.parallelism.expert_parallel.router import balance, choose, keep, z_loss
 from impls.parallelism.expert_parallel.rule import SPEED, Rule
 from impls.parallelism.expert_parallel.spread import Spread, summed
+from impls.parallelism.tensor_parallel.operators import copy, reduce
 
 
 class ExpertParallel:
@@ -38,19 +39,27 @@ class ExpertParallel:
         self.split, self.gather = self.spread.split, self.spread.gather
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """x [b/dp, s, h], router [E, h], gate_up [E/ep, 2f, h], down [E/ep, h, f], bias [E] → output [b/dp, s, h], and
-        this rank's part of losses and counts."""
+        """x [b/dp, s, h], router [E, h], gate_up [E/ep, 2f/tp, h], down [E/ep, h, f/tp], bias [E] →
+        output [b/dp, s, h], and this rank's part of losses and counts."""
         rule, x = self.rule, inputs["x"].flatten(0, 1)
         wide = torch.promote_types(x.dtype, torch.float32)
-        router = summed(inputs["router"], self.spread.world).to(wide)
+        router = summed(inputs["router"], self.spread.dp).to(wide)
         logits = F.linear(x.to(wide), router)  # in float32 at least: selective precision (Fedus et al. 2022, §2.4)
         scores, experts, gates = choose(logits, inputs.get("bias"), rule)
         kept = keep(experts, gates.detach(), rule, rule.groups // self.dp) if rule.capacity else None
         way, load = plan(experts, kept, rule.experts, self.spread.ep)
 
-        rows, p = Dispatch.apply(x, way), Dispatch.apply(gates.flatten(), way)
+        tp = self.spread.tp  # experts are cut like an MLP: f before the gates and tokens go to them, g behind
+        if tp.size() > 1:
+            gates, to_experts = copy(gates, tp), copy(x, tp)
+        else:
+            to_experts = x
+        rows, p = Dispatch.apply(to_experts, way), Dispatch.apply(gates.flatten(), way)
         y = grouped_experts(rows, p, inputs["gate_up"], inputs["down"], way.counts, self.spread.replicas)
-        found = {"output": Combine.apply(y, way, len(x)).view_as(inputs["x"]), "tokens_per_expert": load}
+        output = Combine.apply(y, way, len(x))
+        if tp.size() > 1:
+            output = reduce(output, tp)
+        found = {"output": output.view_as(inputs["x"]), "tokens_per_expert": load}
 
         if kept is not None:
             found["dropped"] = (~kept).sum()
@@ -70,7 +79,7 @@ class ExpertParallel:
                 shares = firsts.to(scores.dtype).mean(1)
             else:
                 groups = 1
-                loads = add_up(load.clone(), self.spread.world)
+                loads = add_up(load.clone(), self.spread.dp)
                 shares = loads.to(scores.dtype)[None] / (rule.k * tokens)
             parts["auxiliary_loss"] = balance(shares, scores, rule.experts, groups, groups * self.dp)
         if rule.z:
@@ -82,7 +91,7 @@ class ExpertParallel:
 
     def _moved(self, bias: Tensor, load: Tensor) -> Tensor:
         """b_i + γ sign(mean load − load_i), the load that of all ranks (Wang et al. 2024, algorithm 1)."""
-        loads = add_up(load.float(), self.spread.world)
+        loads = add_up(load.float(), self.spread.dp)
         return bias.float() + SPEED * (loads.mean() - loads).sign()
 
 

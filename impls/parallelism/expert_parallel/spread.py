@@ -4,6 +4,8 @@ dp4ep2      rank 0          rank 1          rank 2          rank 3
 tokens      quarter 0       quarter 1       quarter 2       quarter 3
 experts     first half      second half     first half      second half      {0, 1}, {2, 3} exchange tokens
             └──────────── replicas: gradients add up ───────┘                {0, 2}, {1, 3} sum gradients
+
+With tensor parallelism t neighbours share all that a rank has above, and of each expert have a t-th of its width.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,16 +34,25 @@ class Spread:
     def __init__(self, topology: Topology, experts: int) -> None:
         if experts % topology.ep:
             raise ValueError(f"ep {topology.ep} does not divide {experts} experts")
-        shape = (topology.dp // topology.ep, topology.ep)
-        places = init_device_mesh(device().type, shape, mesh_dim_names=("replica", "ep"))
-        self.ep, self.replicas, self.world = places.get_group("ep"), places.get_group("replica"), dist.group.WORLD
+        shape = (topology.dp // topology.ep, topology.ep, topology.tp)
+        places = init_device_mesh(device().type, shape, mesh_dim_names=("replica", "ep", "tp"))
+        self.ep, self.replicas, self.tp = (places.get_group(name) for name in ("ep", "replica", "tp"))
+        self.dp = dist.group.WORLD if topology.tp == 1 else places["replica", "ep"]._flatten("dp").get_group()
 
     def split(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        groups = {**dict.fromkeys(TOKENS, self.world), **dict.fromkeys(EXPERTS, self.ep)}
-        return {
-            name: tensor.chunk(groups[name].size())[groups[name].rank()] if name in groups else tensor
-            for name, tensor in whole.items()
-        }
+        return {name: self._part(name, tensor) for name, tensor in whole.items()}
+
+    def _part(self, name: str, tensor: Tensor) -> Tensor:
+        if name not in (*TOKENS, *EXPERTS):
+            return tensor
+        group = self.dp if name in TOKENS else self.ep
+        part = tensor.chunk(group.size())[group.rank()]
+        t, rank = self.tp.size(), self.tp.rank()
+        if name == "gate_up" and t > 1:  # of the gate's rows and of the other's as many
+            part = torch.cat([half.chunk(t, 1)[rank] for half in part.chunk(2, 1)], 1)
+        elif name == "down":
+            part = part.chunk(t, 2)[rank].contiguous()
+        return part
 
     def gather(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The router's gradient, and those of an expert's replicas, are sums already."""
@@ -49,15 +60,26 @@ class Spread:
 
     def _whole(self, name: str, part: Tensor) -> Tensor:
         if name in ADDITIVE:
-            part = add_up(part.clone(), self.world)
+            part = add_up(part.clone(), self.dp)
         if name in LOSSES:
             return reported(part)
         if name not in (*TOKENS, *EXPERTS):
             return part
-        group = self.world if name in TOKENS else self.ep
-        pieces = [torch.empty_like(part) for _ in range(group.size())]
-        dist.all_gather(pieces, part.contiguous(), group=group)
-        return torch.cat(pieces)
+        if name == "gate_up":
+            halves = zip(*(piece.chunk(2, 1) for piece in _pieces(part, self.tp)), strict=True)
+            part = torch.cat([piece for half in halves for piece in half], 1)
+        elif name == "down":
+            part = torch.cat(_pieces(part, self.tp), 2)
+        return torch.cat(_pieces(part, self.dp if name in TOKENS else self.ep))
+
+
+def _pieces(part: Tensor, group: dist.ProcessGroup) -> list[Tensor]:
+    """Every rank's, in their order."""
+    if group.size() == 1:
+        return [part]
+    pieces = [torch.empty_like(part, memory_format=torch.contiguous_format) for _ in range(group.size())]
+    dist.all_gather(pieces, part.contiguous(), group=group)
+    return pieces
 
 
 class Summed(Function):

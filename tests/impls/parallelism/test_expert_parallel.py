@@ -34,7 +34,7 @@ CARDS = {CARD.name: replace(CARD, variants=ODD)}
 
 
 @pytest.mark.parametrize("variant", ODD)
-@pytest.mark.parametrize("topology", ["dp1", "dp2ep2", "dp4ep2"])
+@pytest.mark.parametrize("topology", ["dp1", "dp2ep2", "dp4ep2", "dp2tp2ep2"])
 def test_the_layer_is_the_dense_formula_in_float64_on_odd_sizes(lab: Lab, variant: str, topology: str) -> None:
     work = WORK if "crowded" in variant else WORK.with_(name="few", sequence_length=1)
     findings = lab.parity(Case(CARD.name, variant, "reference", Topology.parse(topology), work))
