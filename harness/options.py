@@ -5,7 +5,7 @@ from typing import Any
 # option → (argparse keywords); names with commas take several.
 OPTIONS: dict[str, dict[str, Any]] = {
     "--gpus": {"type": int, "metavar": "N", "help": "GPUs to use; 0: gloo ranks on the CPU (default: all there are)"},
-    "--ranks": {"type": int, "metavar": "N", "help": "at most N ranks a case (default: as many as GPUs, 4 on a CPU)"},
+    "--ranks": {"type": int, "metavar": "N", "help": "at most N ranks a case (default: as many as GPUs, 8 on a CPU)"},
     "--topics": {"metavar": "A,B", "help": "only these topics (plumbline list names them)"},
     "--engines": {"metavar": "A,B", "help": "only these engines"},
     "--workload": {"metavar": "NAME|FILE", "help": "the work: named ones or TOML files, separated by commas"},
