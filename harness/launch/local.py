@@ -96,6 +96,7 @@ class _Server:
                 if message[0] == "ended":
                     self.ended[message[1]] = message[2]
                 else:
+                    self.ended.pop(message[1], None)  # of an earlier rank: process ids come round again
                     pids.append(message[1])
         return pids
 

@@ -28,6 +28,13 @@ def test_all_ranks_of_a_world_join_one_collective(launcher: LocalLauncher) -> No
     assert run(launcher, "total") == (Done(0, 3.0), Done(1, 3.0))
 
 
+def test_a_process_id_that_comes_round_again_is_a_new_rank(launcher: LocalLauncher) -> None:
+    (server,) = launcher._servers.values()
+    server.ended |= dict.fromkeys(range(2**22), -9)  # ranks of long ago had every id that there is
+    assert run(launcher, "total") == (Done(0, 3.0), Done(1, 3.0))
+    server.ended.clear()
+
+
 def test_a_ranks_garbage_collections_leave_out_what_was_imported(launcher: LocalLauncher) -> None:
     for outcome in run(launcher, "frozen"):
         assert isinstance(outcome, Done)
