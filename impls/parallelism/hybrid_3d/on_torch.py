@@ -2,7 +2,7 @@
 over data-parallel ranks by ``fully_shard``. What it leaves to its user is done here: a tied embedding's sum over two
 stages, and the norm over all of them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -19,24 +19,12 @@ from torch.nn.utils import get_total_norm
 
 from harness.spec import Batch, Topology, Trainer, Unsupported, Workload
 from impls.models.mesh import device, gather, mesh, share
-from impls.models.optimizer import MasterWeights, clip, optimizer
+from impls.models.optimizer import MasterWeights, clip
 from impls.models.weights import TORCH_DTYPES, initial
 from impls.parallelism.hybrid_3d.moved import Moved
 from impls.parallelism.pipeline_parallel.places import EMBEDDING, HEAD, split
 from impls.parallelism.pipeline_parallel.stage import Stage
-from impls.parallelism.tensor_parallel.on_torch import PLAN
-
-
-def by_mesh(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
-    """Tensors of one mesh together, and plain ones: multi-tensor kernels take no mixture."""
-    groups: dict[object, list[Tensor]] = {}
-    for tensor in tensors:
-        groups.setdefault(tensor.device_mesh if isinstance(tensor, DTensor) else None, []).append(tensor)
-    return list(groups.values())
-
-
-def whole(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+from impls.parallelism.tensor_parallel.on_torch import PLAN, by_mesh, make_optimizer, whole
 
 
 class Composed:
@@ -67,7 +55,7 @@ class Composed:
         self.weights = {self._canonical(name): p for name, p in self.module.named_parameters()}
         lines = self.places.mesh.movedim(0, -1).flatten(0, -2).tolist()
         self.ends = dist.new_subgroups_by_enumeration([[line[0], line[-1]] for line in lines])[0] if self.tied else None
-        self.optimizer = MasterWeights(self.weights.values(), workload, _optimizer)
+        self.optimizer = MasterWeights(self.weights.values(), workload, make_optimizer)
         self.scale = 0.0  # what a token's loss weighs
         part = PipelineStage(self.module, rank, topology.pp, device(), group=self.pp)
         self.schedule = Schedule1F1B(part, workload.micro_batches, self._loss, scale_grads=False)
@@ -147,13 +135,6 @@ class Composed:
         """FSDP2 pads each parameter's first dimension to a multiple of the ranks."""
         sizes = (p.to_local().numel() * self.topology.dp - p.numel() for p in self.weights.values() if self.sharded)
         return max(0, sum(sizes)) if self.topology.tp == 1 else 0
-
-
-def _optimizer(parameters: Iterable[Tensor], workload: Workload) -> torch.optim.Optimizer:
-    groups = [{"params": group} for group in by_mesh(parameters)]
-    if workload.optimizer == "sgd":  # its fused kernel takes no DTensor
-        return torch.optim.SGD(groups, lr=workload.lr, weight_decay=workload.weight_decay, foreach=True)
-    return optimizer(groups, workload)
 
 
 def build(

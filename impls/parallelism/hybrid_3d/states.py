@@ -9,7 +9,7 @@ from torch.distributed import ProcessGroup
 from harness.spec import Workload
 from impls.models.flat import views
 from impls.models.optimizer import MasterWeights, optimizer
-from impls.parallelism.tensor_parallel.operators import sum_flat
+from impls.parallelism.tensor_parallel.operators import mean_flat
 from impls.parallelism.zero.unit import Unit, padding, step, whole
 
 MOMENTS = {"sgd": (), "adamw": ("exp_avg", "exp_avg_sq")}
@@ -31,10 +31,7 @@ class Replicated:
 
     def reduce(self) -> None:
         """The mean of the gradients over the group."""
-        if self.group.size() > 1:
-            gradients = [p.grad for p in self.weights.values()]
-            sum_flat(gradients, self.group)
-            torch._foreach_div_(gradients, self.group.size())
+        mean_flat([p.grad for p in self.weights.values()], self.group)
 
     def by_kind(self) -> Mapping[Kind, list[Tensor]]:
         """The gradients that this rank steps."""

@@ -33,7 +33,7 @@ from impls.parallelism.pipeline_parallel.executor import run
 from impls.parallelism.pipeline_parallel.places import homes, plan_of
 from impls.parallelism.pipeline_parallel.schedules import Plan
 from impls.parallelism.pipeline_parallel.stage import Stage, build_stages
-from impls.parallelism.tensor_parallel.operators import sum_flat
+from impls.parallelism.tensor_parallel.operators import mean_flat, sum_flat
 
 
 class Pipeline:
@@ -86,10 +86,7 @@ class Pipeline:
 
     def reduce(self) -> None:
         """The mean of the gradients over data-parallel ranks."""
-        if self.topology.dp > 1:
-            gradients = [p.grad for p in self.weights.values()]
-            sum_flat(gradients, self.dp)
-            torch._foreach_div_(gradients, self.topology.dp)
+        mean_flat([p.grad for p in self.weights.values()], self.dp)
 
     def run(self, micro_batches: list[Batch], weights: list[float]) -> Tensor:
         """The schedule: the weighted sum of losses on the ranks that have a last stage, elsewhere 0."""

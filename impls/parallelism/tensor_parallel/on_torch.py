@@ -45,16 +45,16 @@ PLAN = {
 }
 
 
-def _groups(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
-    """Plain tensors and DTensors apart: multi-tensor kernels take no mixture."""
-    groups: tuple[list[Tensor], list[Tensor]] = ([], [])
+def by_mesh(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Tensors of one mesh together, and plain ones: multi-tensor kernels take no mixture."""
+    groups: dict[object, list[Tensor]] = {}
     for tensor in tensors:
-        groups[isinstance(tensor, DTensor)].append(tensor)
-    return list(groups)
+        groups.setdefault(tensor.device_mesh if isinstance(tensor, DTensor) else None, []).append(tensor)
+    return list(groups.values())
 
 
-def _optimizer(parameters: Iterable[Tensor], workload: Workload) -> torch.optim.Optimizer:
-    groups = [{"params": group} for group in _groups(parameters)]
+def make_optimizer(parameters: Iterable[Tensor], workload: Workload) -> torch.optim.Optimizer:
+    groups = [{"params": group} for group in by_mesh(parameters)]
     if workload.optimizer == "sgd":  # its fused kernel takes no DTensor
         return torch.optim.SGD(groups, lr=workload.lr, weight_decay=workload.weight_decay, foreach=True)
     return optimizer(groups, workload)
@@ -78,7 +78,7 @@ class TensorParallel:
                 if isinstance(mine, DTensor):  # every rank has drawn the same: nothing is to be sent
                     full = distribute_tensor(full.to(device()), mine.device_mesh, mine.placements, src_data_rank=None)
                 mine.copy_(full)
-        self.optimizer = MasterWeights(self.weights.values(), workload, _optimizer)
+        self.optimizer = MasterWeights(self.weights.values(), workload, make_optimizer)
 
     def backward(self, batch: Batch) -> Tensor:
         total = torch.zeros((), device=device(), dtype=torch.float64)
@@ -94,20 +94,20 @@ class TensorParallel:
             if isinstance(parameter, DTensor) and parameter.grad.placements != parameter.placements:
                 parameter.grad = parameter.grad.redistribute(placements=parameter.placements)
         if self.workload.max_grad_norm:
-            groups = [group for group in _groups(p.grad for p in self.weights.values()) if group]
-            norm = torch.stack([_whole(get_total_norm(group)) for group in groups]).norm()
+            groups = by_mesh(p.grad for p in self.weights.values())
+            norm = torch.stack([whole(get_total_norm(group)) for group in groups]).norm()
             for gradients in groups:
                 clip(gradients, self.workload.max_grad_norm, norm)
         self.optimizer.step()
 
     def gradients(self) -> Mapping[str, Tensor]:
-        return {name: _whole(p.grad).cpu() for name, p in self.weights.items()}
+        return {name: whole(p.grad).cpu() for name, p in self.weights.items()}
 
     def parameters(self) -> Mapping[str, Tensor]:
-        return {name: _whole(p.detach()).cpu() for name, p in zip(self.weights, self.optimizer.masters, strict=True)}
+        return {name: whole(p.detach()).cpu() for name, p in zip(self.weights, self.optimizer.masters, strict=True)}
 
 
-def _whole(tensor: Tensor) -> Tensor:
+def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 

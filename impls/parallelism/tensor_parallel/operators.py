@@ -114,3 +114,10 @@ def sum_flat(tensors: Sequence[Tensor], group: Group) -> None:
     flat = torch.cat([tensor.flatten() for tensor in tensors])
     dist.all_reduce(flat, group=group)
     torch._foreach_copy_(list(tensors), views(flat, tensors))
+
+
+def mean_flat(tensors: Sequence[Tensor], group: Group) -> None:
+    """Averages tensors over the group in place, in one all-reduce."""
+    if group.size() > 1:
+        sum_flat(tensors, group)
+        torch._foreach_div_(list(tensors), group.size())

@@ -29,7 +29,7 @@ from impls.models.decoder import MLP, Attention, Decoder, Layer, rope_table, rot
 from impls.models.mesh import device, mesh, share, token_share
 from impls.models.optimizer import MasterWeights
 from impls.models.weights import TORCH_DTYPES, initial
-from impls.parallelism.tensor_parallel.operators import Group, column_parallel, reduce, sum_flat
+from impls.parallelism.tensor_parallel.operators import Group, column_parallel, mean_flat, reduce, sum_flat
 from impls.parallelism.tensor_parallel.shards import bounds, collect, dim, shard
 from impls.parallelism.tensor_parallel.vocabulary import CrossEntropy, embedding
 
@@ -121,10 +121,7 @@ class TensorParallel:
             loss.backward()
             total += loss.detach()
         sum_flat([p.grad for n, p in self.weights.items() if n.endswith(self.summed)], self.tp)
-        if self.topology.dp > 1:
-            gradients = [p.grad for p in self.weights.values()]
-            sum_flat(gradients, self.dp)
-            torch._foreach_div_(gradients, self.topology.dp)
+        mean_flat([p.grad for p in self.weights.values()], self.dp)
         return total
 
     def update(self) -> None:
