@@ -9,13 +9,9 @@ from harness.spec import Case, ModelConfig, Topology, Workload
 from impls.parallelism import model_parallel, pipeline_parallel
 from impls.parallelism.pipeline_parallel.places import homes, split
 from impls.parallelism.pipeline_parallel.schedules import ASYNCHRONOUS, SCHEDULES, zb_v
+from tests.impls.layouts import wrong
 
 CARDS = {card.name: card for card in (pipeline_parallel.CARD, model_parallel.CARD)}
-
-
-def wrong(lab: Lab, case: Case) -> list[str]:
-    """The reasons of all that is not right; nothing may be skipped."""
-    return [f"{case.id}: {f.reason}" for f in [*lab.parity(case), *lab.traffic(case)] if f.verdict != "pass"]
 
 
 @st.composite
@@ -42,13 +38,16 @@ ALIKE = Workload(
     "drawn", ModelConfig(31, 12, 20, 8, 2, 1, 6, tie_word_embeddings=True), 8, 4, 3, 2, max_grad_norm=0.3, dtype="fp64"
 )
 
+# One gain's errors are all small but the pipeline's.
+UNLUCKY = ALIKE.with_(batch_size=16, micro_batches=8, max_grad_norm=0.0)
+
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=layouts())
 @example(case=Case("pipeline_parallel", "1f1b", "reference", Topology(pp=2), ALIKE))
 @example(case=Case("pipeline_parallel", "dual_pipe", "reference", Topology(pp=2), ALIKE))  # all counts on rank 0
+@example(case=Case("pipeline_parallel", "1f1b", "reference", Topology(dp=2, pp=2), UNLUCKY))
 def test_any_schedule_on_any_layout_computes_what_the_dense_model_does(lab: Lab, case: Case) -> None:
-    lab._checked.clear()  # a name does not tell all of a layout
     assert wrong(lab, case) == []
 
 
