@@ -44,6 +44,9 @@ class Lab:
         timeout: float = 120.0,
         capacity: int = 4,
     ) -> None:
+        import torch  # collection does without
+
+        torch.set_num_threads(1)  # what is judged is small: threads would wait for each other and for the ranks' cores
         self.cards, self.cases, self.launcher = cards, list(cases), launcher
         self.waivers, self.timeout, self.capacity = waivers, timeout, capacity
         self._record = record

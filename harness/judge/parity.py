@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from harness.spec import Finding
 
@@ -67,7 +68,8 @@ def errors(found: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> Errors:
             scale = typical * tensor.numel()
         by_name[name] = (square / scale) ** 0.5 if scale else square**0.5
         off += square
-        along += [float(part.sum()) for part in (difference * exact).flatten().tensor_split(PARTS)]
+        product = (difference * exact).flatten()
+        along += pad(product, (0, -product.numel() % PARTS)).view(PARTS, -1).sum(1).tolist()
     whole = sum(squares.values())
     if not whole:
         return Errors(by_name, 0.0, off**0.5)
