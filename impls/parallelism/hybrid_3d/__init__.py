@@ -18,13 +18,16 @@ CARD = Card(
         "mesh_sp": {"sequence_parallel": True},
         "mesh_zero1": {"partition": True},
         # Saved after two steps, and resumed on another mesh of as many ranks.
-        "resharding": {"partition": True, "resharding": True},
+        "resharding": {"partition": True, "resharding": "turned"},
+        "resharding_dp": {"partition": True, "resharding": "unpiped"},
     },
     engines={
         "reference": Engine(f"{HERE}.reference:build"),
         "torch": Engine(f"{HERE}.on_torch:build"),
         "deepspeed": Engine(
-            f"{HERE}.on_deepspeed:build", requires=("deepspeed>=0.16",), variants=("mesh", "mesh_zero1")
+            f"{HERE}.on_deepspeed:build",
+            requires=("deepspeed>=0.16",),
+            variants=("mesh", "mesh_zero1", "resharding", "resharding_dp"),
         ),
         "megatron": Engine(f"{HERE}.on_megatron:build", requires=("megatron-core>=0.16",)),
     },

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from harness.spec import Topology, Unsupported, Workload
-from impls.parallelism.hybrid_3d.meshes import other
+from impls.parallelism.hybrid_3d.meshes import meshes
 from impls.parallelism.pipeline_parallel.places import EMBEDDING, homes, plan_of
 from impls.parallelism.tensor_parallel.laws import MOMENTS, part, ring
 
@@ -21,12 +21,11 @@ def states(
     topology: Topology,
     sequence_parallel: bool = False,
     partition: bool = False,
-    resharding: bool = False,
+    resharding: str = "",
 ) -> float | None:
     """Bytes of weights, gradients, masters and moments on a rank of the stage that holds most; with ZeRO-1 masters and
     moments ÷ d. A run that changes its mesh is measured on the second."""
-    if resharding:
-        topology = other(topology)
+    *_, topology = meshes(topology, resharding)
     try:
         most = max(sum(each.values()) for each in held(workload, topology))
     except Unsupported:
@@ -41,7 +40,7 @@ def traffic(
     topology: Topology,
     sequence_parallel: bool = False,
     partition: bool = False,
-    resharding: bool = False,
+    resharding: str = "",
 ) -> float | None:
     """Bytes that a rank of the busiest stage sends in a step, n = b·s·h elements of each micro-batch:
 
@@ -53,8 +52,7 @@ def traffic(
     ZeRO-1's reduce-scatter and all-gather are an all-reduce in two halves. A run that changes its mesh is measured on
     the second.
     """
-    if resharding:
-        topology = other(topology)
+    *_, topology = meshes(topology, resharding)
     try:
         stages = list(held(workload, topology))
     except Unsupported:

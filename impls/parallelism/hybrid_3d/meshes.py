@@ -3,12 +3,18 @@
 from harness.spec import Topology, Unsupported
 
 
-def other(topology: Topology) -> Topology:
-    """A mesh of as many ranks: the sizes go round (dp → tp → pp → dp), or where they are equal pipelines turn into
-    data-parallel ranks. Raises Unsupported where that is the same mesh."""
-    found = Topology(dp=topology.pp, tp=topology.dp, pp=topology.tp)
+def other(topology: Topology, how: str) -> Topology:
+    """A mesh of as many ranks: ``turned`` (dp → tp → pp → dp), or ``unpiped``, the stages being data-parallel ranks
+    from then on. Raises Unsupported where that is the same mesh."""
+    found = {
+        "turned": Topology(dp=topology.pp, tp=topology.dp, pp=topology.tp),
+        "unpiped": Topology(dp=topology.dp * topology.pp, tp=topology.tp),
+    }[how]
     if found == topology:
-        found = Topology(dp=topology.dp * topology.pp, tp=topology.tp)
-    if found == topology:
-        raise Unsupported(f"{topology} has no axis that could be exchanged for another")
+        raise Unsupported(f"{topology} {how} is {topology} again")
     return found
+
+
+def meshes(topology: Topology, how: str) -> tuple[Topology, ...]:
+    """Those that a run is on; without a ``how`` it stays where it is."""
+    return (topology, other(topology, how)) if how else (topology,)

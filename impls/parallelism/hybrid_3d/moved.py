@@ -11,7 +11,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
-from harness.spec import Batch, Topology
+from harness.spec import Batch, Topology, Unsupported, Workload
 from impls.parallelism.hybrid_3d.meshes import other
 
 AFTER = 2  # steps: moments and masters have left their initial values by then
@@ -31,10 +31,12 @@ def shared_folder() -> Iterator[Path]:
 
 
 class Moved:
-    """``make`` builds a trainer with ``save(folder)`` and ``load(folder)`` on a mesh."""
+    """``make`` builds a trainer with ``save(folder)`` and ``load(folder)`` on a mesh; ``how``: see :func:`other`."""
 
-    def __init__(self, make: Callable[[Topology], Any], topology: Topology) -> None:
-        self.make, self.target, self.steps = make, other(topology), 0
+    def __init__(self, make: Callable[[Topology], Any], workload: Workload, topology: Topology, how: str) -> None:
+        self.make, self.target, self.steps = make, other(topology, how), 0
+        if reason := workload.check(self.target):
+            raise Unsupported(f"on {self.target}, {reason}")
         self.trainer = make(topology)
         self.fallback = ""  # what the report shows of a trainer that does less than was asked
 

@@ -31,7 +31,7 @@ def build(
     topology: Topology,
     sequence_parallel: bool = False,
     partition: bool = False,
-    resharding: bool = False,
+    resharding: str = "",
 ) -> Trainer:
     if workload.model.num_hidden_layers % topology.pp:
         raise Unsupported(
@@ -39,7 +39,9 @@ def build(
             f"{workload.model.num_hidden_layers}"
         )
     if resharding:
-        moved = Moved(lambda mesh: Saved(workload, mesh, deallocate_pipeline_outputs=True), topology)
+        moved = Moved(
+            lambda mesh: Saved(workload, mesh, deallocate_pipeline_outputs=True), workload, topology, resharding
+        )
         if partition:
             moved.fallback = (
                 "the optimizer's states are whole: a reshardable checkpoint of the distributed optimizer holds no step "

@@ -142,7 +142,7 @@ def build(
     topology: Topology,
     sequence_parallel: bool = False,
     partition: bool = False,
-    resharding: bool = False,
+    resharding: str = "",
 ) -> Trainer:
     if sequence_parallel:
         raise Unsupported(
@@ -153,5 +153,5 @@ def build(
             "PyTorch's data parallelism of DTensors is FSDP2, which divides states: the variant mesh_zero1"
         )
     if resharding:
-        return Moved(lambda mesh: Composed(workload, mesh), topology)
+        return Moved(lambda mesh: Composed(workload, mesh), workload, topology, resharding)
     return Composed(workload, topology)

@@ -111,11 +111,11 @@ def build(
     topology: Topology,
     sequence_parallel: bool = False,
     partition: bool = False,
-    resharding: bool = False,
+    resharding: str = "",
 ) -> Trainer:
     """``resharding``: after two steps everything is saved, and the run goes on on another mesh."""
     if sequence_parallel and topology.tp == 1:
         raise Unsupported("there is no sequence parallelism without tensor parallelism")
     if resharding:
-        return Moved(lambda mesh: Hybrid(workload, mesh, sequence_parallel, partition), topology)
+        return Moved(lambda mesh: Hybrid(workload, mesh, sequence_parallel, partition), workload, topology, resharding)
     return Hybrid(workload, topology, sequence_parallel, partition)

@@ -44,9 +44,10 @@ def project(embedding: nn.Embedding, x: Tensor) -> Tensor:
 
 
 class Pipeline:
-    """``zero`` is the configuration's section ``zero_optimization``, over the data-parallel ranks."""
+    """``zero`` is the configuration's section ``zero_optimization``, over the data-parallel ranks; ``sections`` are
+    others of it."""
 
-    def __init__(self, workload: Workload, topology: Topology, zero: Mapping[str, Any]) -> None:
+    def __init__(self, workload: Workload, topology: Topology, zero: Mapping[str, Any], **sections: Any) -> None:
         self.workload, self.topology = workload, topology
         self.places = mesh(topology)
         deepspeed.init_distributed(dist_init_required=False)  # takes the process group that there is
@@ -78,7 +79,7 @@ class Pipeline:
         self.engine, *_ = deepspeed.initialize(
             model=module,
             optimizer=optimizer(module.parameters(), workload),
-            config=configuration(workload, topology, zero),
+            config=configuration(workload, topology, zero) | sections,
             dist_init_required=False,
         )
         self.spans: list[Span] | None = None

@@ -61,6 +61,7 @@ ODD = EIGHT.with_(name="odd", optimizer="adamw", eps=1e-3, dtype="bf16")
 @example(case=Case("hybrid_3d", "mesh_zero1", "reference", Topology(dp=2, tp=2, pp=2), EIGHT))
 @example(case=Case("hybrid_3d", "resharding", "reference", Topology(tp=2, pp=2), ODD))
 @example(case=Case("hybrid_3d", "resharding", "reference", Topology(dp=2, tp=2), ODD))
+@example(case=Case("hybrid_3d", "resharding_dp", "reference", Topology(dp=2, pp=2), ODD.with_(batch_size=8)))
 def test_any_mesh_computes_what_the_dense_model_does(lab: Lab, case: Case) -> None:
     assert wrong(lab, case) == []
 
@@ -95,11 +96,23 @@ def test_a_folder_without_a_checkpoint_is_said_to_have_none(tmp_path: Path) -> N
         Reader(tmp_path, 0, 1)
 
 
-def test_sizes_go_round_and_equal_ones_turn_into_data_parallel_ranks() -> None:
-    moves = {"dp2tp2": "tp2pp2", "tp2pp2": "dp2pp2", "dp2pp2": "dp2tp2", "dp2tp2pp2": "dp4tp2"}
-    assert {mesh: str(other(Topology.parse(mesh))) for mesh in moves} == moves
-    with pytest.raises(Unsupported, match="dp1 has no axis"):
-        other(Topology())
+@pytest.mark.parametrize(
+    ("how", "moves"),
+    [
+        ("turned", {"dp2tp2": "tp2pp2", "tp2pp2": "dp2pp2", "dp2pp2": "dp2tp2"}),
+        ("unpiped", {"tp2pp2": "dp2tp2", "dp2pp2": "dp4", "dp2tp2pp2": "dp4tp2"}),
+    ],
+)
+def test_a_run_goes_on_on_another_mesh_of_as_many_ranks(how: str, moves: dict[str, str]) -> None:
+    assert {mesh: str(other(Topology.parse(mesh), how)) for mesh in moves} == moves
+    with pytest.raises(Unsupported, match=f"dp1 {how} is dp1 again"):
+        other(Topology(), how)
+
+
+def test_work_that_does_not_fit_the_second_mesh_is_skipped_with_the_reason(lab: Lab) -> None:
+    (found,) = lab.parity(Case("hybrid_3d", "resharding_dp", "reference", Topology(dp=2, pp=2), ODD))
+    assert found.verdict == "skipped"
+    assert "on dp4, " in found.reason
 
 
 def test_zero_divides_the_states_of_the_optimizer_alone() -> None:
