@@ -15,7 +15,9 @@ In stage 3 weights are gathered just before a unit's forward and backward pass, 
 """
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -45,7 +47,8 @@ class Zero:
         owned = owners(self.model)
         self.units = [make(parameters, stage, self.group) for _, parameters in owned]
         self.optimizer = optimizer([unit.master for unit in self.units], workload)
-        self.reducing: tuple[Unit, Reduction] | None = None
+        self.reducing: deque[tuple[Unit, Reduction]] = deque()
+        self.flying = 2 if stage == 1 else 1  # reductions at a time, which above stage 1 hold a gradient each
         self.last = False  # the micro-batch after which stage 1 reduces
         for index, (module, _) in enumerate(owned):
             self._reduce_when_ready(index)
@@ -69,11 +72,15 @@ class Zero:
         unit, missing = self.units[index], len(self.units[index].parameters)
         ahead = missing // 2 if index else missing - 1  # half way through a block, at once below the root's head
 
+        def expected(parameter: nn.Parameter, gradient: Tensor) -> None:
+            unit.expect(parameter)
+
         def arrived(parameter: nn.Parameter) -> None:
             nonlocal missing
-            unit.collect(parameter)
+            if self.stage > 1:
+                parameter.grad = None
             missing -= 1
-            self._finish(wait=False)
+            self._finish(self.flying)
             if self.stage == 3 and missing == ahead:
                 self.units[index - 1].gather()  # below the root, 0, comes the last block, −1
             if missing:
@@ -82,16 +89,17 @@ class Zero:
             if self.stage == 3:
                 unit.release()
             if self.stage > 1 or self.last:
-                self._finish()  # the one before: a single reduction's buffers at a time
-                self.reducing = unit, unit.reduce()
+                self._finish(self.flying - 1)
+                self.reducing.append((unit, unit.reduce()))
 
         for parameter in unit.parameters:
+            parameter.register_hook(partial(expected, parameter))
             parameter.register_post_accumulate_grad_hook(arrived)
 
-    def _finish(self, wait: bool = True) -> None:
-        """Takes the running reduction's result and frees its buffers; without ``wait`` only if it is done."""
-        if self.reducing is not None and (wait or self.reducing[1][0].is_completed()):
-            (unit, (work, _, part)), self.reducing = self.reducing, None
+    def _finish(self, left: int = 0) -> None:
+        """Takes the results of reductions and frees their buffers; ``left`` of them may go on."""
+        while self.reducing and (len(self.reducing) > left or self.reducing[0][1][0].is_completed()):
+            unit, (work, _, part) = self.reducing.popleft()
             work.wait()
             self._received(unit, part)
 

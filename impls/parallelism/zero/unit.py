@@ -6,10 +6,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from impls.models.collectives import Exchange, reduce_scatter
 from impls.models.decoder import Decoder
 from impls.models.flat import distinct, flatten, views
 
-Reduction = tuple[dist.Work, Tensor, Tensor]
+TOGETHER = 3  # gathers in one message, which costs their size in memory
+
+Reduction = tuple[dist.Work | Exchange, Tensor, Tensor]
 
 
 def owners(model: Decoder) -> list[tuple[nn.Module, list[nn.Parameter]]]:
@@ -59,23 +62,19 @@ class Unit:
     def release(self) -> None:
         self.full.untyped_storage().resize_(0)
 
-    def collect(self, parameter: nn.Parameter) -> None:
-        """Moves a gradient that has just arrived into the flat buffer, so that it is never held twice for long."""
+    def expect(self, parameter: nn.Parameter) -> None:
+        """Before a gradient arrives: autograd shall add it to the flat buffer, in its place, and make none itself."""
         if self.send is None:
             self.send = torch.zeros(self.elements, dtype=self.full.dtype, device=self.full.device)
             self.places = dict(zip(self.parameters, views(self.send, self.parameters), strict=True))
-        place, found = self.places[parameter], parameter.grad
-        assert found is not None
-        if found.data_ptr() != place.data_ptr():  # else a later micro-batch of stage 1 was added to the view
-            place.copy_(found)
-        parameter.grad = place if self.stage == 1 else None  # stage 1 keeps the whole gradient
+        parameter.grad = self.places[parameter]
 
     def reduce(self) -> Reduction:
         """Starts the reduce-scatter of the gradient; returns (handle, its input, its output)."""
         assert self.send is not None
         send, self.send, self.places = self.send, None, {}
         receive = send[self.mine] if self.stage == 1 else torch.empty_like(send[self.mine])
-        return dist.reduce_scatter_tensor(receive, send, group=self.group, async_op=True), send, receive
+        return reduce_scatter(receive, send, self.group), send, receive
 
     def add(self, received: Tensor) -> None:
         """Takes a reduced gradient."""
@@ -102,9 +101,10 @@ def step(units: Sequence[Unit], optimizer: torch.optim.Optimizer) -> None:
             parameter.grad = None
     optimizer.step()
     optimizer.zero_grad()
-    for work in [unit.spread() for unit in units]:
-        if work is not None:
-            work.wait()
+    for at in range(0, len(units), TOGETHER):
+        with dist._coalescing_manager(units[0].group):
+            for unit in units[at : at + TOGETHER]:
+                unit.spread()
 
 
 def whole(units: Sequence[Unit], shards: Sequence[Tensor]) -> dict[nn.Parameter, Tensor]:
