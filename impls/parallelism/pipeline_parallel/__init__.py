@@ -46,6 +46,7 @@ CARD = Card(
             f"{HERE}.on_megatron:build_batched", requires=("megatron-core>=0.16",), variants=("interleaved",)
         ),
         "deepspeed": Engine(f"{HERE}.on_deepspeed:build", requires=("deepspeed>=0.16",), variants=("1f1b",)),
+        "torchgpipe": Engine(f"{HERE}.on_torchgpipe:build", requires=("torchgpipe>=0.0.5",), variants=("gpipe",)),
     },
     topologies=("pp2", "pp4"),
     laws=(

@@ -15,27 +15,16 @@ from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
 from torch import Tensor, nn
 
-from harness.spec import Batch, ModelConfig, Span, Topology, Unsupported, Workload
-from impls.models.decoder import Layer, RMSNorm, rope_table
+from harness.spec import Batch, Span, Topology, Unsupported, Workload
+from impls.models.decoder import RMSNorm
 from impls.models.deepspeed import configuration
 from impls.models.mesh import device, gather, mesh, share
 from impls.models.optimizer import optimizer
 from impls.models.weights import TORCH_DTYPES, initial
+from impls.parallelism.pipeline_parallel.block import Block
 from impls.parallelism.pipeline_parallel.places import EMBEDDING
 from impls.parallelism.pipeline_parallel.schedules import Action
 from impls.parallelism.pipeline_parallel.watch import watched
-
-
-class Block(Layer):
-    """A layer that makes its rotary tables itself: between stages only activations travel."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config)
-        self.config = config
-
-    def forward(self, x: Tensor) -> Tensor:
-        tables = rope_table(x.shape[1], self.config, x.device)
-        return super().forward(x, *(table.to(x.dtype) for table in tables))
 
 
 def project(embedding: nn.Embedding, x: Tensor) -> Tensor:
@@ -65,7 +54,7 @@ class Pipeline:
             loss_fn=self._loss,
             partition_method="type:Block",  # as many layers on each rank
         ).to(device(), TORCH_DTYPES[workload.dtype])
-        names = {f"{1 + i}.": f"model.layers.{i}." for i in range(config.num_hidden_layers)}
+        names = {f"{1 + i}.layer.": f"model.layers.{i}." for i in range(config.num_hidden_layers)}
         names |= {"0.": "model.embed_tokens.", f"{1 + len(layers)}.": "model.norm.", f"{2 + len(layers)}.": "lm_head."}
         names["tied_modules.embedding."] = EMBEDDING.removesuffix("weight")
         self.names: dict[str, nn.Parameter] = {}
