@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness import catalog
+from harness.ahead import Ahead
 from harness.blocks import Block, BlockKey, block_key, judge_block, run_block
 from harness.judge import law as law_judge
 from harness.launch.base import Launcher
@@ -54,11 +55,18 @@ class Lab:
         self.cores = len(os.sched_getaffinity(0))
         self.timed: list[Case] = []  # the cases of this session whose throughput is asked for
         self._checked: dict[str, Checked] = {}
+        self._ahead = Ahead(self._check)
         self._oracles = Oracles(launcher, 4 * timeout)
         self._blocks: dict[BlockKey, Block] = {}
         self.judged: dict[str, list[Finding]] = {}
 
+    def expect(self, cases: Sequence[Case]) -> None:
+        """The checked runs that will be asked for, in this order; on CPU ranks they are begun ahead."""
+        if self.launcher.device == "cpu":
+            self._ahead = Ahead(self._check, cases)
+
     def close(self) -> None:
+        self._ahead.close()
         self.launcher.close()
 
     # What a case needs to run
@@ -101,7 +109,7 @@ class Lab:
     def checked(self, case: Case) -> Checked:
         """The case's checked run; it happens once."""
         if case.id not in self._checked:
-            self._checked[case.id] = self._check(case)
+            self._checked[case.id] = self._ahead(case)
         return self._checked[case.id]
 
     def _check(self, case: Case) -> Checked:
@@ -255,6 +263,7 @@ class Lab:
         if key not in self._blocks:
             members = [c for c in self.timed if block_key(c) == key and not self.obstacle(c)]
             prepare = {c.id: self._prepare(c) for c in members}
+            self._ahead.rest()
             self._blocks[key] = run_block(self.launcher, members, prepare, self.card(case), self.timeout)
         return self._conclude(case, judge_block(self._blocks[key], case))
 
@@ -264,6 +273,7 @@ class Lab:
             return self._conclude(case, [no_run("skipped", reason).but(measure="timeline")])
         from harness.judge import timeline
 
+        self._ahead.rest()
         watch = CpuWatch()
         outcomes = self.run(case, Job(f"{TASKS}:timeline", self._arguments(case) | {"data": catalog.DATA}))
         disturbed = watch.foreign() > FOREIGN

@@ -80,6 +80,7 @@ class Session:
             raise pytest.UsageError(str(error)) from None
         self.cores = len(os.sched_getaffinity(0))
         self.selected: list[Case] = []
+        self.checked: list[Case] = []
         self.timed: list[Case] = []
         self._lab: Any = None
         self._store: Any = None
@@ -128,6 +129,7 @@ class Session:
                 self.config.getoption("--timeout") or DEFAULT_TIMEOUT,
                 self.request.ranks,
             )
+            self._lab.expect(self.checked)
             self._lab.timed = self.timed
             self._lab.universe = [case.id for case in self.cases]
         return self._lab
@@ -250,11 +252,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         case = _case(item)
         if case is None:
             return (2,) if Path(str(item.path)).parent.name == "suites" else (0,)
-        if item.get_closest_marker("throughput"):
+        if _timed(item):
             return 1, case.topic, case.topology, places[case.id]
         return 0, case.topic, case.topology, case.engine, case.workload.name, places[case.id]
 
     items.sort(key=key)
+    session.checked = list(dict.fromkeys(case for item in items if (case := _case(item)) and _checked(item)))
     if ours and not config.option.collectonly:
         session.open_store()
         signal.signal(signal.SIGTERM, _terminated)
@@ -264,6 +267,14 @@ def _empty(item: pytest.Item) -> bool:
     """pytest's stand-in for a test without parameters, say of waivers where there are none."""
     mark = item.get_closest_marker("skip")
     return bool(mark and "empty parameter set" in str(mark.kwargs.get("reason", "")))
+
+
+def _timed(item: pytest.Item) -> bool:
+    return any(item.get_closest_marker(name) for name in ("timeline", "throughput"))
+
+
+def _checked(item: pytest.Item) -> bool:
+    return any(item.get_closest_marker(name) for name in ("parity", "memory", "traffic"))
 
 
 def _terminated(*_: object) -> None:
@@ -326,7 +337,7 @@ _Place = pytest.StashKey[tuple[str, ...]]()
 
 
 def _progress(item: pytest.Item, session: Session, case: Case) -> None:
-    timed = "timed rounds" if item.get_closest_marker("throughput") else "checked runs"
+    timed = "timed rounds" if _timed(item) else "checked runs"
     place = (case.topic, str(case.topology), timed)
     if item.config.stash.get(_Place, None) != place:
         item.config.stash[_Place] = place

@@ -160,7 +160,9 @@ def test_a_session_that_is_ended_keeps_what_it_measured_and_leaves_no_rank(
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=_interruptible
     ) as session:
-        ranks = _pids(user.path, 2, session)
+        ranks = _pids(user.path, 2, session)  # begun ahead, while the other engine is judged
+        while not store().records(engine="a_good"):
+            time.sleep(0.05)
         session.send_signal(signum)
         output, _ = session.communicate(timeout=60)
     assert session.returncode == pytest.ExitCode.INTERRUPTED, output

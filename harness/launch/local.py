@@ -9,7 +9,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -46,10 +48,15 @@ def _accept(listener: socket.socket, timeout: float) -> Connection | None:
     return Connection(accepted.detach())
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _free_port(given: deque[int]) -> int:
+    """None of those that were given out of late, which may not be bound yet."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port not in given:
+            given.append(port)
+            return port
 
 
 def _oom_kills() -> int:
@@ -84,11 +91,12 @@ class _Server:
                     raise RuntimeError(f"the fork server for {name} did not start:\n{log.read_text()[-2000:]}")
         self.control = control
         self.ended: dict[int, int] = {}
+        self.turn = threading.Lock()  # worlds of several threads speak to one server
 
     def fork(self, environments: Sequence[dict[str, str]]) -> list[int]:
         """The process ids of new ranks, one for each environment; fewer if the server has ended."""
         pids: list[int] = []
-        with contextlib.suppress(EOFError, OSError):
+        with self.turn, contextlib.suppress(EOFError, OSError):
             for environment in environments:
                 self.control.send(environment)
             while len(pids) < len(environments):
@@ -104,16 +112,17 @@ class _Server:
         """How a rank ended (negative: by a signal), or None if it still runs after ``patience`` seconds, or if the
         server itself has ended, and its ranks with it."""
         deadline = time.monotonic() + patience
-        with contextlib.suppress(EOFError, OSError):
+        with self.turn, contextlib.suppress(EOFError, OSError):
             while pid not in self.ended and self.control.poll(max(0.0, deadline - time.monotonic())):
                 _, ended, status = self.control.recv()
                 self.ended[ended] = status
         return self.ended.get(pid)
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self.control.send(None)
-        self.control.close()
+        with self.turn:
+            with contextlib.suppress(OSError):
+                self.control.send(None)
+            self.control.close()
         try:
             self.process.wait(2)
         except subprocess.TimeoutExpired:
@@ -137,7 +146,6 @@ class LocalWorld:
             "LOCAL_WORLD_SIZE": str(size),
             "LOCAL_SIZE": str(size),
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(_free_port()),
             "PLUMBLINE_PARENT": str(self._scratch / "parent"),
             "PLUMBLINE_SCRATCH": str(self._scratch),
         }
@@ -184,8 +192,8 @@ class LocalWorld:
             connection.send(job)
 
     def _lost_a_newcomer(self) -> bool:
-        """Whether a rank has ended, or was never forked, before it said who it is."""
-        if len(self._pids) < self.size:
+        """Whether a rank has ended, alone or with its server, or was never forked, before it said who it is."""
+        if len(self._pids) < self.size or self._server.process.poll() is not None:
             return True
         missing = [pid for rank, pid in enumerate(self._pids) if rank not in self._connections]
         return any(self._server.exit_code(pid, patience=0.0) is not None for pid in missing)
@@ -259,23 +267,31 @@ def _collective(stack: str) -> str:
 
 
 class LocalLauncher:
-    """``gpus`` 0: gloo ranks on the CPU, one thread each, so that figures of different world sizes compare."""
+    """``gpus`` 0: gloo ranks on the CPU, one thread each, so that figures of different world sizes compare.
+
+    Several threads may ask for worlds. A server ends with the thread that asked for its first."""
 
     def __init__(self, gpus: int = 0) -> None:
         self.gpus = gpus
         self.device = "cuda" if gpus else "cpu"
         self._folder = Path(tempfile.mkdtemp(prefix="plumbline-"))
         self._servers: dict[str, _Server] = {}
-        self._started = 0
+        self._started, self._closed = 0, False
+        self._ports: deque[int] = deque(maxlen=64)
+        self._turn = threading.Lock()  # worlds may be asked for by several threads
 
     def world(self, size: int, engine: str, module: str) -> LocalWorld:
         environment = dict(ENVIRONMENT)
         if not self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ""
-        server = self._servers.get(engine)
-        if server is None or server.process.poll() is not None:
-            server = self._servers[engine] = self._server(engine, module, environment)
-        return LocalWorld(server, self._folder, size, environment)
+        with self._turn:
+            if self._closed:
+                raise RuntimeError("the launcher is closed")
+            server = self._servers.get(engine)
+            if server is None or server.process.poll() is not None:
+                server = self._servers[engine] = self._server(engine, module, environment)
+            port = _free_port(self._ports)
+            return LocalWorld(server, self._folder, size, environment | {"MASTER_PORT": str(port)})
 
     def _server(self, engine: str, module: str, environment: dict[str, str]) -> _Server:
         self._started += 1
@@ -286,9 +302,11 @@ class LocalLauncher:
             return _Server(self._folder, f"{engine}-{self._started}-bare", [], environment)
 
     def close(self) -> None:
-        for server in self._servers.values():
-            server.close()
-        self._servers.clear()
+        with self._turn:
+            self._closed = True
+            for server in self._servers.values():
+                server.close()
+            self._servers.clear()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def __enter__(self) -> "LocalLauncher":

@@ -1,0 +1,36 @@
+"""Checked runs ahead of the tests that ask for them. They time nothing, so that two may share the cores."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Generic, TypeVar
+
+from harness.spec import Case
+
+AT_ONCE = min(2, len(os.sched_getaffinity(0)))
+Result = TypeVar("Result")
+
+
+class Ahead(Generic[Result]):
+    """Calls ``run`` with a case when it is asked for, and meanwhile with those of ``cases`` that come next."""
+
+    def __init__(self, run: Callable[[Case], Result], cases: Iterable[Case] = ()) -> None:
+        self._run, self._next = run, deque(cases)
+        self._pool = ThreadPoolExecutor(AT_ONCE)
+        self._begun: dict[str, Future[Result]] = {}  # and not yet asked for
+
+    def __call__(self, case: Case) -> Result:
+        asked = self._begun.pop(case.id, None) or self._pool.submit(self._run, case)
+        self._next = deque(following for following in self._next if following.id != case.id)
+        while self._next and len(self._begun) < AT_ONCE:
+            following = self._next.popleft()
+            self._begun[following.id] = self._pool.submit(self._run, following)
+        return asked.result()
+
+    def rest(self) -> None:
+        """Waits until nothing runs: what comes is timed."""
+        wait(self._begun.values())
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)

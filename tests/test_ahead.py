@@ -1,0 +1,89 @@
+"""Checked runs that are begun ahead: each once, in order, none left when time is measured."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from harness import ahead
+from harness.ahead import Ahead
+from harness.launch.local import LocalLauncher
+from harness.launch.outcome import Done
+from harness.spec import Case, Topology, Workload
+from tests.launch.worlds import run
+
+CASES = [Case("topic", "variant", f"engine{index}", Topology(), Workload()) for index in range(5)]
+FEW = len(CASES) - ahead.AT_ONCE - 1  # what is left when one was asked for and the next are begun
+
+
+def test_the_next_cases_are_begun_when_one_is_asked_for() -> None:
+    begun: list[str] = []
+    checks: Ahead[int] = Ahead(lambda case: begun.append(case.engine), CASES)
+    checks(CASES[0])
+    checks.rest()
+    assert begun == [case.engine for case in CASES[: 1 + ahead.AT_ONCE]]
+    checks.close()
+
+
+def test_every_case_runs_once_whatever_the_order_of_asking() -> None:
+    begun: list[str] = []
+
+    def run_one(case: Case) -> str:
+        begun.append(case.engine)
+        return case.engine
+
+    checks = Ahead(run_one, CASES)
+    for index in (3, 0, 1, 4, 2):
+        assert checks(CASES[index]) == f"engine{index}"
+    assert sorted(begun) == sorted(case.engine for case in CASES)
+    checks.close()
+
+
+def test_what_a_run_raises_reaches_who_asked_for_it() -> None:
+    def fails(case: Case) -> None:
+        raise ValueError(case.engine)
+
+    checks = Ahead(fails, CASES)
+    for case in CASES:
+        with pytest.raises(ValueError, match=case.engine):
+            checks(case)
+    checks.close()
+
+
+def test_nothing_runs_after_rest() -> None:
+    running: set[int] = set()
+
+    def slow(case: Case) -> None:
+        running.add(threading.get_ident())
+        time.sleep(0.1)
+        running.discard(threading.get_ident())
+
+    checks = Ahead(slow, CASES)
+    checks(CASES[0])
+    checks.rest()
+    assert not running
+    checks.close()
+
+
+def test_what_was_not_begun_is_not_begun_after_close() -> None:
+    begun: list[str] = []
+    wait = threading.Event()
+
+    def waits(case: Case) -> None:
+        begun.append(case.engine)
+        if case is not CASES[0]:
+            wait.wait()
+
+    checks = Ahead(waits, CASES)
+    checks(CASES[0])
+    checks.close()
+    wait.set()
+    checks._pool.shutdown(wait=True)
+    assert len(begun) <= len(CASES) - FEW
+
+
+def test_worlds_of_several_threads_share_a_server() -> None:
+    with LocalLauncher() as launcher, ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: run(launcher, "total"), range(15)))
+    assert found == [(Done(0, 3.0), Done(1, 3.0))] * 15
