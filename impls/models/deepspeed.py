@@ -2,7 +2,9 @@
 
 import logging
 import os
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +16,9 @@ from impls.models.mesh import device, share, token_share
 from impls.models.optimizer import optimizer
 from impls.models.weights import build_model
 
+# What DeepSpeed compiles names the headers of its environment: in a folder that several share they would build it anew
+# in turns, for minutes.
+os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
 if not torch.cuda.is_available():
     # Read at the import: DeepSpeed must not choose a device of its own.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")

@@ -81,7 +81,9 @@ class Partitioned:
     def reduce(self) -> None:
         for unit in self.units:
             for parameter in unit.parameters:
-                unit.collect(parameter)
+                found = parameter.grad
+                unit.expect(parameter)
+                parameter.grad.copy_(found)  # its own buffer goes
         for unit, (work, _, part) in [(unit, unit.reduce()) for unit in self.units]:
             work.wait()
             unit.add(part.div_(self.group.size()))

@@ -14,6 +14,7 @@ from deepspeed.ops.op_builder.builder import OpBuilder
 from torch.utils.cpp_extension import _get_build_directory
 
 from harness.spec import Topology, Unsupported, Workload
+from impls.models import deepspeed as deepspeed_here
 from impls.models.deepspeed import Engine, configuration
 from impls.models.optimizer import optimizer
 from impls.models.weights import build_model
@@ -25,9 +26,12 @@ def require(builder: type[OpBuilder]) -> None:
     name = builder.NAME
     if not builder().is_compatible(verbose=False):
         raise Unsupported(f"DeepSpeed's {name} cannot be built here; it needs a compiler and, for files, libaio-dev")
-    if not (Path(_get_build_directory(name, verbose=False)) / f"{name}.so").exists():
-        make = f"python -c 'from deepspeed.ops.op_builder import {builder.__name__} as B; B().load()'"
+    folder = Path(_get_build_directory(name, verbose=False))
+    if not (folder / f"{name}.so").exists():
+        make = f"python -c 'import {deepspeed_here.__name__}, {builder.__module__} as b; b.{builder.__name__}().load()'"
         raise Unsupported(f"DeepSpeed's {name} is not built yet; once: {make}")
+    if (folder / "lock").exists():
+        raise Unsupported(f"DeepSpeed's {name} is being built, or a build was killed: then remove its file `lock`")
 
 
 class _Initialised(Engine):
