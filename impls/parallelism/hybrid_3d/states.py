@@ -84,7 +84,7 @@ class Partitioned:
                 found = parameter.grad
                 unit.expect(parameter)
                 parameter.grad.copy_(found)  # its own buffer goes
-        for unit, (work, _, part) in [(unit, unit.reduce()) for unit in self.units]:
+            work, _, part = unit.reduce()
             work.wait()
             unit.add(part.div_(self.group.size()))
 
