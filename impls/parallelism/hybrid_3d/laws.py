@@ -25,8 +25,8 @@ def states(
 ) -> float | None:
     """Bytes of weights, gradients, masters and moments on a rank of the stage that holds most; with ZeRO-1 masters and
     moments ÷ d. A run that changes its mesh is measured on the second."""
-    *_, topology = meshes(topology, resharding)
     try:
+        *_, topology = meshes(topology, resharding)
         most = max(sum(each.values()) for each in held(workload, topology))
     except Unsupported:
         return None
@@ -52,8 +52,8 @@ def traffic(
     ZeRO-1's reduce-scatter and all-gather are an all-reduce in two halves. A run that changes its mesh is measured on
     the second.
     """
-    *_, topology = meshes(topology, resharding)
     try:
+        *_, topology = meshes(topology, resharding)
         stages = list(held(workload, topology))
     except Unsupported:
         return None
