@@ -162,6 +162,7 @@ def test_a_session_that_is_ended_keeps_what_it_measured_and_leaves_no_rank(
     ) as session:
         ranks = _pids(user.path, 2, session)  # begun ahead, while the other engine is judged
         while not store().records(engine="a_good"):
+            assert session.poll() is None
             time.sleep(0.05)
         session.send_signal(signum)
         output, _ = session.communicate(timeout=60)
