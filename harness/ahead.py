@@ -1,15 +1,17 @@
-"""Checked runs ahead of the tests that ask for them. They time nothing, so that two may share the cores."""
+"""Checked runs and their oracles ahead of the tests that ask for them. They time nothing: two may share the cores."""
 
 import os
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from harness.spec import Case
 
 AT_ONCE = min(2, len(os.sched_getaffinity(0)))
+LOOK = 4 * AT_ONCE  # so many are begun ahead or wait for their turn: while a long one runs, short ones go past it
 Result = TypeVar("Result")
+Other = TypeVar("Other")
 
 
 class Ahead(Generic[Result]):
@@ -19,18 +21,25 @@ class Ahead(Generic[Result]):
         self._run, self._next = run, deque(cases)
         self._pool = ThreadPoolExecutor(AT_ONCE)
         self._begun: dict[str, Future[Result]] = {}  # and not yet asked for
+        self._others: list[Future[Any]] = []
 
     def __call__(self, case: Case) -> Result:
         asked = self._begun.pop(case.id, None) or self._pool.submit(self._run, case)
         self._next = deque(following for following in self._next if following.id != case.id)
-        while self._next and len(self._begun) < AT_ONCE:
+        while self._next and len(self._begun) < LOOK:
             following = self._next.popleft()
             self._begun[following.id] = self._pool.submit(self._run, following)
         return asked.result()
 
+    def also(self, run: Callable[[], Other]) -> Future[Other]:
+        """Something else to be done, behind what is begun."""
+        self._others.append(self._pool.submit(run))
+        return self._others[-1]
+
     def rest(self) -> None:
         """Waits until nothing runs: what comes is timed."""
         wait(self._begun.values())
+        wait(self._others)
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -102,7 +102,7 @@ def doctor(options: argparse.Namespace) -> int:
     engines = Table("topic", "engine", "variants", "", title="Engines", title_justify="left")
     for card in plan.cards(plan.Request()).values():
         for name, engine in card.engines.items():
-            reason = missing(engine.requires, bool(found))
+            reason = missing(engine, bool(found))
             state = f"[yellow]skipped: {reason}[/]" if reason else "[green]will run[/]"
             engines.add_row(card.name, name, " ".join(engine.variants or card.variants), state)
     console.print(engines)

@@ -3,7 +3,10 @@
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from functools import partial
+from threading import Lock
 from typing import Any
 
 from harness import catalog
@@ -57,13 +60,16 @@ class Lab:
         self._checked: dict[str, Checked] = {}
         self._ahead = Ahead(self._check)
         self._oracles = Oracles(launcher, 4 * timeout)
+        self._references: dict[tuple[Any, ...], Future[Any]] = {}  # that are expected, by the oracles' keys
+        self._lock = Lock()
         self._blocks: dict[BlockKey, Block] = {}
         self.judged: dict[str, list[Finding]] = {}
 
-    def expect(self, cases: Sequence[Case]) -> None:
-        """The checked runs that will be asked for, in this order; on CPU ranks they are begun ahead."""
+    def expect(self, cases: Sequence[Case], parity: bool) -> None:
+        """The checked runs that will be asked for, in this order; on CPU ranks they are begun ahead. ``parity``: so
+        are the oracles that will judge them."""
         if self.launcher.device == "cpu":
-            self._ahead = Ahead(self._check, cases)
+            self._ahead = Ahead(self._check_and_expect_oracle if parity else self._check, cases)
 
     def close(self) -> None:
         self._ahead.close()
@@ -79,7 +85,7 @@ class Lab:
         if case.topology.world_size > self.capacity:
             return f"{case.topology} needs {case.topology.world_size} ranks; this run has {self.capacity} (--ranks)"
         engine = self.card(case).engines[case.engine]
-        return missing(engine.requires, self.launcher.device == "cuda") or case.workload.check(case.topology)
+        return missing(engine, self.launcher.device == "cuda") or case.workload.check(case.topology)
 
     def _arguments(self, case: Case) -> dict[str, Any]:
         card = self.card(case)
@@ -111,6 +117,30 @@ class Lab:
         if case.id not in self._checked:
             self._checked[case.id] = self._ahead(case)
         return self._checked[case.id]
+
+    def _taken(self, case: Case) -> Checked:
+        """The checked run with its tensors, of which only the figures are kept: a thousand cases' would take gigabytes.
+        Asked again, the case runs again."""
+        found = self.checked(case)
+        if found.ranks and found.ranks[0]["tensors"] is None:
+            found = self._check(case)
+        self._checked[case.id] = replace(found, ranks=tuple({**rank, "tensors": None} for rank in found.ranks))
+        return found
+
+    def _check_and_expect_oracle(self, case: Case) -> Checked:
+        found = self._check(case)
+        if not found.problem:
+            card = self.card(case)
+            key = self._oracles.key(case, card)
+            with self._lock:
+                if key not in self._references:
+                    self._references[key] = self._ahead.also(partial(self._oracles.reference, case, card))
+        return found
+
+    def _reference(self, case: Case) -> Any:
+        card = self.card(case)
+        expected = self._references.get(self._oracles.key(case, card))
+        return expected.result() if expected else self._oracles.reference(case, card)
 
     def _check(self, case: Case) -> Checked:
         if reason := self.obstacle(case):
@@ -145,12 +175,12 @@ class Lab:
 
     def parity(self, case: Case) -> list[Finding]:
         """Gradients, updates and losses (or outputs) against the float64 oracle, in noise floors."""
-        checked = self.checked(case)
+        checked = self._taken(case)
         if checked.problem:
             return self._conclude(case, [checked.problem.but(measure="parity")])
         from harness.judge import parity  # torch, which collection does without
 
-        reference = self._oracles.reference(case, self.card(case))
+        reference = self._reference(case)
         if isinstance(reference, Finding):
             return self._conclude(case, [reference.but(measure="parity")])
         found = tensors(checked.ranks[0]["tensors"])
@@ -205,6 +235,8 @@ class Lab:
         checked = self.checked(case)
         if checked.problem:
             return self._conclude(case, [checked.problem.but(measure="traffic")])
+        if unmetered := checked.ranks[0].get("unmetered"):
+            return self._conclude(case, [no_run("skipped", unmetered).but(measure="traffic")])
         totals = [sum(op["bytes"] for op in rank["traffic"].values()) for rank in checked.ranks]
         most = max(range(len(totals)), key=lambda rank: totals[rank])
         by_op = checked.ranks[most]["traffic"]

@@ -57,19 +57,22 @@ class Oracles:
             return problem.but(reason=f"the oracle did not run: {problem.reason}")
         return outcomes[0].value if isinstance(outcomes[0], Done) else None
 
-    def reference(self, case: Case, card: Card) -> Any:
-        """The :class:`harness.judge.parity.Reference` for the case's work and precision."""
+    def key(self, case: Case, card: Card) -> tuple[Any, ...]:
+        """What distinguishes the references: the dense model or formula, what it computes, and the work."""
         variant = dict(card.variants[case.variant])
         problem = catalog.problem(card)
         if problem:  # a Function's variants are functions of their own
-            key: tuple[Any, ...] = (problem, *variant.items(), case.workload)
-            if key not in self._known:
-                self._known[key] = self._function(problem, variant, case.workload)
-            return self._known[key]
+            return problem, *variant.items(), case.workload
         plain, options = catalog.plain(card, case.workload, case.topology, variant)
-        key = (plain, *options.items(), case.workload)
+        return plain, *options.items(), case.workload
+
+    def reference(self, case: Case, card: Card) -> Any:
+        """The :class:`harness.judge.parity.Reference` for the case's work and precision."""
+        key = self.key(case, card)
         if key not in self._known:
-            self._known[key] = self._trainer(plain, options, case.workload)
+            name, *options, work = key
+            make = self._function if catalog.problem(card) else self._trainer
+            self._known[key] = make(name, dict(options), work)
         return self._known[key]
 
     def _trainer(self, plain: str, options: dict[str, Any], work: Workload) -> Any:

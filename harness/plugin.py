@@ -87,6 +87,7 @@ class Session:
         self._run = ""
         self.started = time.monotonic()
         self.done = self.total = 0
+        self.parity = False  # whether it is asked of any case
 
     def measured(self, measure: str) -> list[Case]:
         every = ((case, self.cards[case.topic]) for case in self.cases)
@@ -129,7 +130,7 @@ class Session:
                 self.config.getoption("--timeout") or DEFAULT_TIMEOUT,
                 self.request.ranks,
             )
-            self._lab.expect(self.checked)
+            self._lab.expect(self.checked, self.parity)
             self._lab.timed = self.timed
             self._lab.universe = [case.id for case in self.cases]
         return self._lab
@@ -246,6 +247,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     session.selected = list(dict.fromkeys(case for item in ours if (case := _case(item))))
     session.timed = [c for item in ours if item.get_closest_marker("throughput") and (c := _case(item))]
     session.total = len(ours)
+    session.parity = any(item.get_closest_marker("parity") for item in ours)
     places = {case.id: index for index, case in enumerate(session.cases)}
 
     def key(item: pytest.Item) -> tuple[Any, ...]:

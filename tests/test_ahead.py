@@ -1,5 +1,6 @@
 """Checked runs that are begun ahead: each once, in order, none left when time is measured."""
 
+import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from harness.launch.outcome import Done
 from harness.spec import Case, Topology, Workload
 from tests.launch.worlds import run
 
-CASES = [Case("topic", "variant", f"engine{index}", Topology(), Workload()) for index in range(5)]
+CASES = [Case("topic", "variant", f"engine{index}", Topology(), Workload()) for index in range(3 * ahead.LOOK)]
 
 
 def test_the_next_cases_are_begun_when_one_is_asked_for() -> None:
@@ -21,7 +22,7 @@ def test_the_next_cases_are_begun_when_one_is_asked_for() -> None:
     checks: Ahead[int] = Ahead(lambda case: begun.append(case.engine), CASES)
     checks(CASES[0])
     checks.rest()
-    assert begun == [case.engine for case in CASES[: 1 + ahead.AT_ONCE]]
+    assert begun == [case.engine for case in CASES[: 1 + ahead.LOOK]]
     checks.close()
 
 
@@ -33,7 +34,7 @@ def test_every_case_runs_once_whatever_the_order_of_asking() -> None:
         return case.engine
 
     checks = Ahead(run_one, CASES)
-    for index in (3, 0, 1, 4, 2):
+    for index in random.Random(0).sample(range(len(CASES)), len(CASES)):
         assert checks(CASES[index]) == f"engine{index}"
     assert sorted(begun) == sorted(case.engine for case in CASES)
     checks.close()
@@ -76,7 +77,7 @@ def test_what_was_not_begun_is_not_begun_after_close() -> None:
     checks = Ahead(waits, CASES)
     asking = threading.Thread(target=checks, args=(CASES[0],))  # it and the next ones: one more than run at once
     asking.start()
-    while len(begun) < ahead.AT_ONCE or len(checks._begun) < ahead.AT_ONCE:
+    while len(begun) < ahead.AT_ONCE or len(checks._begun) < ahead.LOOK:
         time.sleep(0.01)
     checks.close()
     wait.set()

@@ -65,7 +65,7 @@ def checked_trainer(
         collected["parameters"] = _keep(context, trainer.parameters())
     padding = getattr(trainer, "padding", None)
     figures["padding"] = int(padding()) if padding else 0
-    figures["fallback"] = getattr(trainer, "fallback", "")
+    figures |= {name: getattr(trainer, name, "") for name in ("fallback", "unmetered")}
     figures["tensors"] = collected
     return figures
 
@@ -104,9 +104,24 @@ def curve(
     return losses
 
 
+def plain_trainer(
+    context: Context, build: str, variant: Mapping[str, Any], workload: Workload, topology: Topology, data: str
+) -> dict[str, Any]:
+    """The losses and tensors of a checked run, without its meters."""
+    batch = load(data)
+    trainer: Trainer = load(build)(workload, topology, **variant)
+    losses, collected = [], {}
+    for step in range(CHECKED_STEPS):
+        losses.append(float(trainer.backward(batch(workload, step))))
+        if step == 0:
+            collected["gradient"] = _keep(context, trainer.gradients())
+        trainer.update()
+    return {"losses": losses, "tensors": collected | {"parameters": _keep(context, trainer.parameters())}}
+
+
 def members(context: Context, **work: Any) -> list[dict[str, Any]]:
     """The plain model once for each honest way to compute the same: what they differ by is the noise floor."""
-    return _each(checked_trainer, context, **work)
+    return _each(plain_trainer, context, **work)
 
 
 def curves(context: Context, **work: Any) -> list[list[float]]:

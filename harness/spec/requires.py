@@ -3,10 +3,11 @@
 import functools
 import shutil
 import subprocess
-from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from packaging.requirements import Requirement
+
+from harness.spec.topic import Engine
 
 
 @functools.cache
@@ -20,9 +21,9 @@ def gpus() -> tuple[str, ...]:
     return tuple(found.stdout.split()) if found.returncode == 0 else ()
 
 
-def missing(requirements: Sequence[str], cuda: bool) -> str:
-    """Why these requirements are not met, or an empty string. ``cuda``: the ranks of this session have GPUs."""
-    for requirement in requirements:
+def missing(engine: Engine, cuda: bool) -> str:
+    """Why its requirements are not met, or an empty string. ``cuda``: the ranks of this session have GPUs."""
+    for requirement in engine.requires:
         if requirement == "cuda":
             if not cuda:
                 return "needs a CUDA GPU; this run has CPU ranks"
@@ -33,16 +34,17 @@ def missing(requirements: Sequence[str], cuda: bool) -> str:
                 return (
                     f"needs a GPU of compute capability {need[0]}.{need[1]}; this run has {gpus() if cuda else 'none'}"
                 )
-        elif reason := _distribution(Requirement(requirement)):
+        elif reason := _distribution(Requirement(requirement), engine.environment):
             return reason
     return ""
 
 
-def _distribution(requirement: Requirement) -> str:
+def _distribution(requirement: Requirement, environment: str) -> str:
     try:
         found = version(requirement.name)
     except PackageNotFoundError:
-        return f"{requirement.name} is not installed; pip install '{requirement}'"
+        remedy = f"tox -e {environment} has it" if environment else f"pip install '{requirement}'"
+        return f"{requirement.name} is not installed; {remedy}"
     if not requirement.specifier.contains(found, prereleases=True):
         return f"needs {requirement}; {found} is installed"
     return ""

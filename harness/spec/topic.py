@@ -9,11 +9,13 @@ from typing import Any
 @dataclass(frozen=True)
 class Engine:
     """Who computes it. ``build`` is ``"module:function"``; ``requires`` holds distributions with versions
-    (``"deepspeed>=0.16"``) and hardware (``"cuda"``, ``"sm90"``); no ``variants`` means all of the card's."""
+    (``"deepspeed>=0.16"``) and hardware (``"cuda"``, ``"sm90"``); no ``variants`` means all of the card's.
+    ``environment``: the tox environment that has them, where pip alone does not do."""
 
     build: str
     requires: tuple[str, ...] = ()
     variants: tuple[str, ...] = ()
+    environment: str = ""
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,9 @@ class Trainer(Protocol):
     Two methods may be added. ``padding() -> int``: the elements of alignment that the engine adds to the parameters.
     ``record(spans: list[Span] | None)``, of an engine that runs a schedule: from here on backward() appends each of
     its actions on this rank to the list, device-synchronised; with None it no longer does.
+
+    And two texts, attributes that the report shows: ``fallback``, how it does what was asked otherwise than asked;
+    ``unmetered``, why its collectives cannot be counted (they do not go through torch.distributed).
     """
 
     def backward(self, batch: Batch) -> "Tensor":

@@ -29,10 +29,15 @@ def share(batch: Batch, workload: Workload, dp_rank: int, dp: int) -> Iterator[B
     return (Batch(*piece) for piece in zip(*pieces, strict=True))
 
 
+def own(tensor: Tensor) -> Tensor:
+    """A copy on the CPU. Of a view of a flat buffer, pickle would send the buffer."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
 def gather(mine: Mapping[str, Tensor], group: dist.ProcessGroup) -> Mapping[str, Tensor]:
     """What the ranks of a group hold between them, whole on the group's first rank; elsewhere nothing."""
     parts = [{}] * group.size() if group.rank() == 0 else None
-    dist.gather_object({name: tensor.detach().cpu() for name, tensor in mine.items()}, parts, group=group, group_dst=0)
+    dist.gather_object({name: own(tensor) for name, tensor in mine.items()}, parts, group=group, group_dst=0)
     return {name: tensor for part in parts or [] for name, tensor in part.items()}
 
 

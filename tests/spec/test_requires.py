@@ -2,7 +2,11 @@
 
 import pytest
 
-from harness.spec import requires
+from harness.spec import Engine, requires
+
+
+def needing(*requirements: str) -> Engine:
+    return Engine("nowhere:build", requirements)
 
 
 @pytest.mark.parametrize(
@@ -16,7 +20,7 @@ from harness.spec import requires
     ],
 )
 def test_what_is_missing_on_cpu_ranks(requirement: str, reason: str) -> None:
-    found = requires.missing([requirement], cuda=False)
+    found = requires.missing(needing(requirement), cuda=False)
     assert found.startswith(reason)
     assert bool(found) == bool(reason)
 
@@ -28,9 +32,14 @@ def test_every_gpu_must_have_the_capability(
     capabilities: tuple[str, ...], good: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(requires, "gpus", lambda: capabilities)
-    assert requires.missing(["cuda"], cuda=True) == ""
-    assert (requires.missing(["sm90"], cuda=True) == "") is good
+    assert requires.missing(needing("cuda"), cuda=True) == ""
+    assert (requires.missing(needing("sm90"), cuda=True) == "") is good
 
 
 def test_the_first_thing_that_is_missing_is_named() -> None:
-    assert requires.missing(["pytest", "no-such-engine", "cuda"], cuda=False).startswith("no-such-engine")
+    assert requires.missing(needing("pytest", "no-such-engine", "cuda"), cuda=False).startswith("no-such-engine")
+
+
+def test_an_engine_of_its_own_environment_is_not_to_be_installed_by_pip() -> None:
+    engine = Engine("nowhere:build", ("no-such-engine>=2",), environment="odd-suites")
+    assert requires.missing(engine, cuda=False) == "no-such-engine is not installed; tox -e odd-suites has it"

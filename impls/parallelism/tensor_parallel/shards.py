@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 import torch.distributed as dist
 from torch import Tensor, cat
 
+from impls.models.mesh import own
+
 DIM = {"q_proj": 0, "k_proj": 0, "v_proj": 0, "gate_proj": 0, "up_proj": 0, "embed_tokens": 0, "lm_head": 0}
 DIM |= {"o_proj": 1, "down_proj": 1}
 
@@ -43,7 +45,9 @@ def join(name: str, parts: Sequence[Tensor]) -> Tensor:
 
 def collect(mine: Mapping[str, Tensor], group: dist.ProcessGroup) -> dict[str, Tensor]:
     """The full tensors, on the CPU, on the group's first rank; on the others nothing."""
-    local = {name: tensor.detach().cpu() for name, tensor in mine.items()}
+    local = {name: own(tensor) for name, tensor in mine.items()}
+    if group.size() == 1:
+        return local
     all_ranks: list[dict[str, Tensor]] | None = [{}] * group.size() if group.rank() == 0 else None
     dist.gather_object(local, all_ranks, group=group, group_dst=0)
     if all_ranks is None:
