@@ -1,7 +1,9 @@
 """What clipping costs: a number a group of ranks. The rest is the traffic of the parallelism below."""
 
 from harness.spec import Topology, Workload
+from impls.acceleration.gradient_clipping.layout import SCHEDULE, pipelined
 from impls.parallelism.data_parallel import laws as data_parallel
+from impls.parallelism.pipeline_parallel import laws as pipeline_parallel
 from impls.parallelism.tensor_parallel import laws as tensor_parallel
 from impls.parallelism.zero import laws as zero
 
@@ -10,4 +12,6 @@ def traffic(workload: Workload, topology: Topology, stage: int = 0) -> float | N
     """Bytes of data that a rank sends in a step, as if nothing were clipped."""
     if topology.tp > 1:
         return tensor_parallel.traffic(workload, topology)
+    if topology.pp > 1:
+        return pipeline_parallel.traffic(pipelined(workload, topology), topology, SCHEDULE)
     return zero.traffic(workload, topology, stage) if stage else data_parallel.traffic(workload, topology)

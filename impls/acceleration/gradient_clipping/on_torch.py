@@ -3,8 +3,9 @@
 from torch.nn.utils import clip_grad_norm_
 
 from harness.spec import Topology, Trainer, Workload
-from impls.acceleration.gradient_clipping.layout import check
+from impls.acceleration.gradient_clipping.layout import SCHEDULE, check, pipelined
 from impls.parallelism.data_parallel.on_torch import DDP
+from impls.parallelism.pipeline_parallel import on_torch as pipeline
 from impls.parallelism.tensor_parallel.on_torch import TensorParallel
 from impls.parallelism.zero.on_torch import Sharded
 
@@ -20,4 +21,6 @@ def build(workload: Workload, topology: Topology, stage: int = 0) -> Trainer:
     check(topology, stage)
     if topology.tp > 1:
         return TensorParallel(workload, topology)
+    if topology.pp > 1:
+        return pipeline.build(pipelined(workload, topology), topology, SCHEDULE)
     return Sharded(workload, topology, reshard=stage == 3) if stage else Clipped(workload, topology)

@@ -30,7 +30,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from harness.spec import Topology, Trainer, Workload
-from impls.acceleration.gradient_clipping.layout import check
+from impls.acceleration.gradient_clipping.layout import SCHEDULE, check, pipelined
 from impls.models.mesh import device
 from impls.models.optimizer import clip, square
 
@@ -59,10 +59,13 @@ def build(workload: Workload, topology: Topology, stage: int = 0) -> Trainer:
     """The reference of the parallelism that the topology asks for; each clips by the functions above."""
     # Here, since they import this file.
     from impls.parallelism.data_parallel.reference import Bucketed
+    from impls.parallelism.pipeline_parallel import reference as pipeline
     from impls.parallelism.tensor_parallel.reference import TensorParallel
     from impls.parallelism.zero.reference import Zero
 
     check(topology, stage)
     if topology.tp > 1:
         return TensorParallel(workload, topology)
+    if topology.pp > 1:
+        return pipeline.build(pipelined(workload, topology), topology, SCHEDULE)
     return Zero(workload, stage) if stage else Bucketed(workload)

@@ -106,6 +106,7 @@ def test_each_element_counts_once_however_it_is_spread(lab: Lab) -> None:
         ("clip_zero2", "reference", Topology(dp=2)),
         ("clip_zero3", "reference", Topology(dp=4)),
         ("clip", "reference", Topology(dp=2, tp=2)),
+        ("clip", "reference", Topology(pp=2)),
     ],
     ids=str,
 )
@@ -129,7 +130,8 @@ def test_the_norm_is_control_and_adds_no_data(lab: Lab, variant: str) -> None:
     ("topology", "stage", "reason"),
     [
         (Topology(tp=2), 3, "ZeRO's stage 3 on tp2"),
-        (Topology(pp=2), 0, "clipping on pp2"),
+        (Topology(pp=2), 1, "ZeRO's stage 1 on pp2"),
+        (Topology(dp=2, pp=2), 0, "clipping on dp2pp2"),
         (Topology(dp=2, ep=2), 0, "clipping on dp2ep2"),
     ],
     ids=str,
