@@ -83,6 +83,8 @@ def configuration(workload: Workload, topology: Topology, rule: Rule, dispatcher
         moe_ffn_hidden_size=model.intermediate_size,
         num_moe_experts=rule.experts,
         expert_model_parallel_size=topology.ep,
+        tensor_model_parallel_size=topology.tp,
+        sequence_parallel=topology.tp > 1,
         moe_token_dispatcher_type=dispatcher,
         moe_router_topk=rule.k,
         moe_router_pre_softmax=rule.k == 1,  # of several, its softmax over k logits is their share
@@ -91,7 +93,7 @@ def configuration(workload: Workload, topology: Topology, rule: Rule, dispatcher
         moe_router_dtype="fp32",
         moe_router_load_balancing_type=balancing,
         moe_aux_loss_coeff=rule.auxiliary * tokens / (calls if rule.capacity else 1),  # a global loss is one already
-        moe_z_loss_coeff=rule.z * tokens / calls if rule.z else None,
+        moe_z_loss_coeff=rule.z * tokens / calls * topology.tp or None,  # it divides by tp itself
         moe_expert_capacity_factor=rule.capacity or None,
         moe_token_drop_policy={"priority": "probs", "position": "position"}[rule.drop],
         gated_linear_unit=True,
@@ -109,10 +111,10 @@ def configuration(workload: Workload, topology: Topology, rule: Rule, dispatcher
 class Layer:
     def __init__(self, dispatcher: str, workload: Workload, topology: Topology, **variant: object) -> None:
         self.rule = rule = Rule(**variant)
-        if topology.tp > 1:
+        if topology.tp > 1 and rule.capacity:
             raise Unsupported(
                 "Megatron-Core's MoELayer with tensor and expert parallelism takes tokens that are cut along the"
-                " sequence; here the ranks of tp have the same ones"
+                " sequence, and its capacity is that of a rank's: no group of tokens would be whole"
             )
         if workload.dtype == "fp64":
             raise Unsupported("Megatron-Core's router takes its softmax and sigmoid in float32")
@@ -131,10 +133,10 @@ class Layer:
             _redirect_to_cpu()
         if not moe_utils.HAVE_TE:
             moe_utils.te_general_gemm = None  # router_gating_linear asks for it, but only Transformer Engine binds it
-        self.spread = Spread(topology, rule.experts)
+        self.spread = Spread(topology, rule.experts, cut_tokens=True)
         self.split, self.gather = self.spread.split, self.spread.gather
         self.mine = rule.groups // topology.dp if rule.capacity else 1
-        self.calls = self.mine * topology.dp
+        self.calls = self.mine * topology.dp * topology.tp
         config = configuration(workload, topology, rule, dispatcher, self.calls)
         specification = get_moe_module_spec(use_te=False, num_experts=rule.experts)
         self.layer = MoELayer(config, specification.submodules)

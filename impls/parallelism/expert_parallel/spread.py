@@ -5,7 +5,8 @@ tokens      quarter 0       quarter 1       quarter 2       quarter 3
 experts     first half      second half     first half      second half      {0, 1}, {2, 3} exchange tokens
             └──────────── replicas: gradients add up ───────┘                {0, 2}, {1, 3} sum gradients
 
-With tensor parallelism t neighbours share all that a rank has above, and of each expert have a t-th of its width.
+With tensor parallelism t neighbours share all that a rank has above, and of each expert have a t-th of its width;
+or, with sequence parallelism beside it (``cut_tokens``), have of the tokens a t-th each too.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,13 +32,14 @@ ADDITIVE = (*LOSSES, "router_loss", "tokens_per_expert", "dropped")  # a rank ha
 class Spread:
     """The groups of a topology; ``split`` and ``gather`` of a Function."""
 
-    def __init__(self, topology: Topology, experts: int) -> None:
+    def __init__(self, topology: Topology, experts: int, cut_tokens: bool = False) -> None:
         if experts % topology.ep:
             raise ValueError(f"ep {topology.ep} does not divide {experts} experts")
         shape = (topology.dp // topology.ep, topology.ep, topology.tp)
         places = init_device_mesh(device().type, shape, mesh_dim_names=("replica", "ep", "tp"))
         self.ep, self.replicas, self.tp = (places.get_group(name) for name in ("ep", "replica", "tp"))
-        self.dp = dist.group.WORLD if topology.tp == 1 else places["replica", "ep"]._flatten("dp").get_group()
+        every = topology.tp == 1 or cut_tokens  # rank has tokens of its own
+        self.dp = dist.group.WORLD if every else places["replica", "ep"]._flatten("dp").get_group()
 
     def split(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: self._part(name, tensor) for name, tensor in whole.items()}
