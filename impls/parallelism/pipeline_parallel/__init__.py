@@ -47,6 +47,7 @@ CARD = Card(
         ),
         "deepspeed": Engine(f"{HERE}.on_deepspeed:build", requires=("deepspeed>=0.16",), variants=("1f1b",)),
         "torchgpipe": Engine(f"{HERE}.on_torchgpipe:build", requires=("torchgpipe>=0.0.5",), variants=("gpipe",)),
+        "fairscale": Engine(f"{HERE}.on_fairscale:build", requires=("fairscale>=0.4.13",), variants=("gpipe",)),
     },
     topologies=("pp2", "pp4"),
     laws=(

@@ -1,73 +1,10 @@
-"""torchgpipe: one process drives all stages. The first rank is that process; the others wait."""
+"""torchgpipe: one process drives all stages."""
 
-from collections.abc import Mapping
-
-import torch
-import torch.distributed as dist
-import torch.nn.functional as F
 import torchgpipe
-from torch import Tensor, nn
 
-from harness.spec import Batch, Topology, Unsupported, Workload
-from impls.models.mesh import device
-from impls.models.optimizer import MasterWeights, clip
-from impls.models.weights import build_model
-from impls.parallelism.pipeline_parallel.block import Block
-from impls.parallelism.pipeline_parallel.places import split
+from harness.spec import Topology, Workload
+from impls.parallelism.pipeline_parallel.one_process import OneProcess
 
 
-class GPipe:
-    fallback = "one process drives all stages, here on the first rank's device; the other ranks wait"
-
-    def __init__(self, workload: Workload, topology: Topology) -> None:
-        self.workload, self.drives = workload, dist.get_rank() == 0
-        if not self.drives:
-            return
-        self.model = build_model(workload)
-        body, config = self.model.model, workload.model
-        blocks = [Block(config, layer) for layer in body.layers]
-        balance = [len(layers) for layers in split(len(blocks), topology.pp)]
-        balance[0], balance[-1] = balance[0] + 1, balance[-1] + 2
-        self.pipe = torchgpipe.GPipe(
-            nn.Sequential(body.embed_tokens, *blocks, body.norm, self.model.lm_head),
-            balance,
-            devices=[device()] * topology.pp,
-            chunks=workload.micro_batches,
-            checkpoint="never",  # by default all micro-batches but the last are computed again
-        )
-        self.optimizer = MasterWeights(self.model.parameters(), workload)
-
-    def backward(self, batch: Batch) -> Tensor:
-        loss = torch.zeros((), dtype=torch.float64, device=device())
-        if self.drives:
-            logits = self.pipe(batch.inputs.to(device()))
-            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            mean = F.cross_entropy(logits.flatten(0, 1), batch.labels.to(device()).flatten())
-            mean.backward()
-            loss += mean.detach()
-        dist.broadcast(loss, src=0)
-        return loss
-
-    def update(self) -> None:
-        if self.drives:
-            clip([p.grad for p in self.model.parameters() if p.grad is not None], self.workload.max_grad_norm)
-            self.optimizer.step()
-
-    def gradients(self) -> Mapping[str, Tensor]:
-        if not self.drives:
-            return {}
-        return {name: p.grad.cpu() for name, p in self.model.named_parameters() if p.grad is not None}
-
-    def parameters(self) -> Mapping[str, Tensor]:
-        if not self.drives:
-            return {}
-        named = zip(self.model.named_parameters(), self.optimizer.masters, strict=True)
-        return {name: master.detach().cpu() for (name, _), master in named}
-
-
-def build(workload: Workload, topology: Topology, schedule: str) -> GPipe:
-    if topology.dp > 1:
-        raise Unsupported("torchgpipe has no data parallelism of its own")
-    if workload.model.tie_word_embeddings:
-        raise Unsupported("torchgpipe takes no parameter that two layers have")
-    return GPipe(workload, topology)
+def build(workload: Workload, topology: Topology, schedule: str) -> OneProcess:
+    return OneProcess(workload, topology, torchgpipe.GPipe)
