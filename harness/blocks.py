@@ -6,7 +6,7 @@ the machine hits everybody alike; after each switch there are steps that are not
 
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.judge import speed
@@ -109,8 +109,8 @@ def _enough(block: Block, seconds: float) -> bool:
     return seconds > PATIENCE or max(speed.effects(block.rounds).values()) <= speed.DECIDABLE / 2
 
 
-def judge_block(block: Block, case: Case) -> list[Finding]:
-    """The case's findings, beside those that compute the same variant."""
+def judge_block(block: Block, case: Case, wrong: Collection[str] = ()) -> list[Finding]:
+    """The case's findings, beside those that compute the same variant. ``wrong``: engines that fail parity."""
     if case.id in block.problems:
         return [block.problems[case.id].but(measure="throughput")]
     good = min((len(rounds) for rounds in block.rounds.values()), default=0)
@@ -118,4 +118,5 @@ def judge_block(block: Block, case: Case) -> list[Finding]:
         reason = f"{block.spoilt} of {ATTEMPTS} rounds were spoilt ({block.trouble}); run again on a quiet machine"
         return [no_run("invalid", reason).but(measure="throughput")]
     peers = {c.engine: block.rounds[c.id] for c in block.cases if c.variant == case.variant and c.id in block.rounds}
-    return speed.judge(case.engine, peers, case.workload.tokens, step_flops(case.workload), block.ceiling, block.spoilt)
+    flops = step_flops(case.workload)
+    return speed.judge(case.engine, peers, case.workload.tokens, flops, block.ceiling, block.spoilt, wrong)

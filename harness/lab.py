@@ -297,7 +297,13 @@ class Lab:
             prepare = {c.id: self._prepare(c) for c in members}
             self._ahead.rest()
             self._blocks[key] = run_block(self.launcher, members, prepare, self.card(case), self.timeout)
-        return self._conclude(case, judge_block(self._blocks[key], case))
+        wrong = {member.engine for member in self._blocks[key].cases if self._is_wrong(member)}
+        return self._conclude(case, judge_block(self._blocks[key], case, wrong))
+
+    def _is_wrong(self, case: Case) -> bool:
+        """Whether it computes something else: parity failed here, or is known to."""
+        judged = any(f.measure == "parity" and f.verdict == "fail" for f in self.judged.get(case.id, []))
+        return judged or any(w.measure == "parity" and w.matches(case.id) for w in self.waivers)
 
     def timeline(self, case: Case) -> list[Finding]:
         """What the ranks of a schedule did when: idle time and micro-batches in flight, against the laws."""

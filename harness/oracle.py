@@ -171,7 +171,7 @@ def tensors(kept: Mapping[str, bytes]) -> dict[str, Mapping[str, Any]]:
 
 
 def update(parameters: Mapping[str, Any], initial: Mapping[str, Any]) -> dict[str, Any]:
-    """p₅ − p₀; a tensor that the model does not have like this stays as it is, for the judge to name."""
+    """What the steps changed; a tensor that the model does not have like this stays as it is, for the judge to name."""
     found = {}
     for name, tensor in parameters.items():
         fits = name in initial and initial[name].shape == tensor.shape

@@ -140,6 +140,7 @@ def test_no_module_of_a_topic_is_called_after_a_library(card: Card) -> None:
 
 def test_an_engine_is_imported_only_in_its_own_adapters_and_shims() -> None:
     engines = {"deepspeed", "megatron", "trl", "peft", "fairscale", "torchgpipe", "transformers", "accelerate"}
+    engines |= {"horovod", "colossalai"}
     for path in FILES:
         named = {name.partition(".")[0] for name in imports(path)} & engines
         allowed = path.stem.startswith("on_") or module(path).startswith("impls.models.")

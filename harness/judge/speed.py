@@ -1,7 +1,7 @@
 """Step times of several engines, measured in interleaved rounds, and what may be said of them."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,12 +79,14 @@ def judge(
     flops: float,
     ceiling: float,
     spoilt: int,
+    wrong: Collection[str] = (),
 ) -> list[Finding]:
-    """The findings for one engine of a block; ``rounds`` holds all engines that compute the same variant."""
+    """The findings for one engine of a block; ``rounds`` holds all engines that compute the same variant. Those that
+    are ``wrong`` are timed too, but set the reference no pace."""
     mine, noise = timing(rounds[engine]), effects(rounds)[engine]
     ratios = {other: ratio(rounds[engine], times) for other, times in rounds.items() if other != engine}
     fastest = min(rounds, key=lambda name: timing(rounds[name]).median)
-    peers = {name: times for name, times in rounds.items() if name != "reference"}
+    peers = {name: times for name, times in rounds.items() if name != "reference" and name not in wrong}
     detail = {
         "samples": [second for steps in rounds[engine] for second in steps],
         "rounds": len(rounds[engine]),

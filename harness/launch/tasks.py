@@ -21,7 +21,7 @@ from harness.meter.traffic import Traffic
 from harness.spec import Span, Topology, Trainer, Unsupported, Workload
 
 TORCH_DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}
-CHECKED_STEPS = 5
+CHECKED_STEPS = 4
 WARM_ROUNDS, TIMELINE_ROUNDS = 2, 8
 MEMORY_STEP, TRAFFIC_STEP = (
     2,

@@ -18,6 +18,12 @@ class Exchange:
     def wait(self) -> None:
         self.work.wait()
         torch.sum(self.parts, 0, out=self.receive)
+        free(self.parts)
+
+
+def free(buffer: Tensor) -> None:
+    """At once: a backend's thread may hold the last of its buffers for a while yet."""
+    buffer.untyped_storage().resize_(0)
 
 
 def reduce_scatter(receive: Tensor, send: Tensor, group: dist.ProcessGroup) -> dist.Work | Exchange:

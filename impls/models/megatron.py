@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from harness.spec import Topology
+from impls.models import cuda_on_cpu
 
 logging.getLogger("megatron.core").setLevel(logging.WARNING)
 with warnings.catch_warnings():
@@ -56,14 +57,11 @@ def _redirect_to_cpu() -> None:
     # optimizer, clip_grads, grad_scaler, transformer.utils: a literal device="cuda".
     for name in ("tensor", "zeros", "ones"):
         setattr(torch, name, _on_cpu(getattr(torch, name)))
-    Tensor.cuda = lambda self, *_args, **_kwargs: self
     # optimizer, distrib_optimizer, clip_grads compare param.type() with "torch.cuda.FloatTensor".
     Tensor.type = _cuda_type(Tensor.type)
-    torch.cuda.synchronize = lambda *_args, **_kwargs: None  # p2p_communication, after a batch of messages
-    # distributed_data_parallel, param_and_grad_buffer: with several instances of the distributed optimizer a stream to
-    # communicate on. The CPU's streams have the same interface and do nothing.
-    torch.cuda.Stream = lambda *_args, **_kwargs: torch.cpu.Stream()
-    torch.cuda.stream, torch.cuda.default_stream = torch.cpu.stream, torch.cpu.current_stream
+    # p2p_communication waits after a batch of messages; distributed_data_parallel and param_and_grad_buffer, with
+    # several instances of the distributed optimizer, communicate on a stream.
+    cuda_on_cpu.redirect()
     # tensor_parallel.random: the states of dropout and of parallel initialisation.
     torch.cuda.manual_seed = torch.manual_seed
     torch.cuda.get_rng_state = lambda *_args, **_kwargs: torch.get_rng_state()

@@ -18,17 +18,19 @@ def accumulate(
     ranks: int,
     scale: float = 1.0,
     around: Callable[[bool], contextlib.AbstractContextManager[object]] = lambda last: contextlib.nullcontext(),
+    backward: Callable[[Tensor], None] = Tensor.backward,
 ) -> Tensor:
     """Accumulates the gradients of this rank's share and returns its mean loss, detached.
 
     ``scale`` multiplies the loss for the backward pass only: 1/N makes a sum of gradients over ranks their mean.
-    ``around(last)`` surrounds each micro-batch, say to communicate after the last one alone.
+    ``around(last)`` surrounds each micro-batch, say to communicate after the last one alone; ``backward`` is an
+    engine's own.
     """
     micro_batches = list(share(batch, workload, rank, ranks))
     total = torch.zeros((), dtype=torch.float64, device=micro_batches[0].inputs.device)
     for index, micro in enumerate(micro_batches):
         with around(index == len(micro_batches) - 1):
             loss = model(*micro) * token_share(micro, batch) * ranks
-            (loss * scale).backward()
+            backward(loss * scale)
         total += loss.detach()
     return total

@@ -25,8 +25,8 @@ def drifted(times: Rounds, by: NDArray[np.float64]) -> Rounds:
     return (np.array(times) * by[:, None]).tolist()
 
 
-def judged(engine: str, of: dict[str, Rounds], ceiling: float = 0.0, spoilt: int = 0) -> Finding:
-    (finding,) = speed.judge(engine, of, 256, 1e9, ceiling, spoilt)
+def judged(engine: str, of: dict[str, Rounds], ceiling: float = 0.0, spoilt: int = 0, wrong: str = "") -> Finding:
+    (finding,) = speed.judge(engine, of, 256, 1e9, ceiling, spoilt, {wrong})
     return finding
 
 
@@ -49,6 +49,14 @@ def test_a_reference_that_is_a_fifth_slower_fails(seed: int) -> None:
     assert finding.verdict == "fail"
     assert finding.bound == speed.REFERENCE_LIMIT
     assert "× the fastest engine torch" in finding.reason
+
+
+def test_what_computes_something_else_sets_no_pace_but_is_timed() -> None:
+    pair = {"reference": rounds(1, factor=1.4), "fast_and_wrong": rounds(2), "torch": rounds(3, factor=1.4)}
+    finding = judged("reference", pair, wrong="fast_and_wrong")
+    assert (finding.verdict, finding.detail["fastest"]) == ("pass", "fast_and_wrong")
+    assert "× the fastest engine torch" in finding.reason
+    assert judged("reference", pair).verdict == "fail"
 
 
 def test_an_engine_may_be_slower_than_another() -> None:

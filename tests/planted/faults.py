@@ -84,7 +84,7 @@ def clipped(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
 def a_shard_off_by_one(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
     """The last rank's shard of the last layer's gradient begins one element too early."""
     trainer = zero.build(workload, topology, **variant)
-    unit = trainer.units[-1]
+    unit = trainer.units[-2]  # its MLP; behind it comes the head
     add = unit.add
     if dist.get_rank() == dist.get_world_size() - 1:
         unit.add = lambda received: add(received.roll(1))

@@ -78,7 +78,7 @@ def configuration(workload: Workload, topology: Topology, rule: Rule, dispatcher
     return TransformerConfig(
         num_layers=1,
         hidden_size=model.hidden_size,
-        num_attention_heads=1,
+        num_attention_heads=topology.tp,  # it has none; tp must divide them
         ffn_hidden_size=model.intermediate_size,
         moe_ffn_hidden_size=model.intermediate_size,
         num_moe_experts=rule.experts,
@@ -115,6 +115,11 @@ class Layer:
             raise Unsupported(
                 "Megatron-Core's MoELayer with tensor and expert parallelism takes tokens that are cut along the"
                 " sequence, and its capacity is that of a rank's: no group of tokens would be whole"
+            )
+        if topology.tp > 1 and dispatcher == "alltoall" and not torch.cuda.is_available():
+            raise Unsupported(
+                "Megatron-Core's dispatcher 'alltoall' with tensor parallelism all-gathers parts of unequal length,"
+                " which gloo refuses"
             )
         if workload.dtype == "fp64":
             raise Unsupported("Megatron-Core's router takes its softmax and sigmoid in float32")

@@ -17,9 +17,12 @@ CARD = Card(
         "torch": Engine(f"{HERE}.on_torch:build"),
         "deepspeed": Engine(f"{HERE}.on_deepspeed:build", requires=("deepspeed>=0.16",)),
         "megatron": Engine(f"{HERE}.on_megatron:build", requires=("megatron-core>=0.16",), variants=("zero1",)),
-        "fairscale": Engine(f"{HERE}.on_fairscale:build", requires=("fairscale>=0.4.13",), variants=("zero1", "zero2")),
+        "fairscale": Engine(f"{HERE}.on_fairscale:build", requires=("fairscale>=0.4.13",)),
         "fairscale_default": Engine(
             f"{HERE}.on_fairscale:build_default", requires=("fairscale>=0.4.13",), variants=("zero2",)
+        ),
+        "colossalai": Engine(
+            f"{HERE}.on_colossalai:build", ("colossalai>=0.5",), ("zero1", "zero2"), environment="colossalai-suites"
         ),
     },
     topologies=("dp1", "dp2", "dp4"),

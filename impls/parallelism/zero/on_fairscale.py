@@ -1,19 +1,29 @@
 """FairScale: its OSS, an optimizer whose states are divided, behind DistributedDataParallel (stage 1) or its own
-ShardedDataParallel (stage 2), which reduces each gradient to the rank that steps it."""
+ShardedDataParallel (stage 2), which reduces each gradient to the rank that steps it; its FullyShardedDataParallel
+(stage 3)."""
 
 import contextlib
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
+from unittest import mock
 
 import torch
 import torch.distributed as dist
-from fairscale.nn.data_parallel import ShardedDataParallel
+
+os.environ["ENABLE_NCCL_BASE_COLLECTIVES"] = "0"  # those reduce-scatter a matrix into a vector, which gloo refuses
+from fairscale.nn.data_parallel import FullyShardedDataParallel, ShardedDataParallel
 from fairscale.optim.oss import OSS
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from harness.spec import Batch, Topology, Unsupported, Workload
+from impls.models import cuda_on_cpu
+from impls.models.mesh import device
+from impls.models.optimizer import optimizer
 from impls.models.step import accumulate
-from impls.models.weights import build_model
+from impls.models.weights import TORCH_DTYPES, build_model
+
+WRAPPERS = ("", "_fsdp_wrapped_module", "_fpw_module")  # parts of a name that FairScale adds
 
 
 class FairScale:
@@ -21,8 +31,6 @@ class FairScale:
     PyTorch 2.0; ShardedDataParallel's own keeps the tensors, which are views of its buckets."""
 
     def __init__(self, workload: Workload, topology: Topology, stage: int, to_none: bool) -> None:
-        if stage == 3:
-            raise Unsupported("FairScale's FullyShardedDataParallel asks CUDA for streams at every step")
         if workload.element_size < 4:
             raise Unsupported("FairScale's OSS keeps no float32 master weights for a bf16 model")
         self.workload, self.topology, self.to_none = workload, topology, to_none
@@ -63,8 +71,68 @@ class FairScale:
         return {name: parameter.detach().cpu() for name, parameter in self.names.items()}
 
 
-def build(workload: Workload, topology: Topology, stage: int) -> FairScale:
-    return FairScale(workload, topology, stage, to_none=False)
+class FullySharded:
+    """Its FSDP: a unit a layer, and the rest; in bf16 it gathers rounded copies of float32 shards."""
+
+    def __init__(self, workload: Workload, topology: Topology) -> None:
+        narrow = workload.element_size < 4
+        if narrow and topology.dp == 1:
+            raise Unsupported("on one rank FairScale's FSDP leaves bfloat16 gradients to float32 weights")
+        cuda_on_cpu.redirect()
+        self.workload, self.topology = workload, topology
+        options = {
+            "mixed_precision": narrow,
+            "compute_dtype": TORCH_DTYPES[workload.dtype],
+            "compute_device": device(),
+            "disable_reshard_on_root": False,
+            "bucket_cap_mb": 0,  # its buckets are for what is smaller than one, and then outlive the step
+        }
+        module = build_model(workload, torch.float32)
+        layers = module.model.layers
+        for index, layer in enumerate(layers):
+            layers[index] = FullyShardedDataParallel(layer, **options)
+        self.model = FullyShardedDataParallel(module, **options)
+        # It makes its streams where there is CUDA, and uses them everywhere.
+        with mock.patch("torch.cuda.is_available", return_value=True):
+            self.model._lazy_init()
+        wrapped = [(n, m) for n, m in self.model.named_modules() if isinstance(m, FullyShardedDataParallel)]
+        self.units = {name: unit.params[0] for name, unit in wrapped}
+        self.optimizer = optimizer(self.model.parameters(), workload)
+
+    def backward(self, batch: Batch) -> Tensor:
+        return accumulate(self.model, batch, self.workload, dist.get_rank(), self.topology.dp)
+
+    def update(self) -> None:
+        if self.workload.max_grad_norm:
+            self.model.clip_grad_norm_(self.workload.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def _whole(self, read: Callable[[Tensor], Tensor]) -> Mapping[str, Tensor]:
+        found = {}
+        for unit, flat in self.units.items():
+            names, shapes, sizes = flat.metadata()
+            shards = [torch.empty_like(read(flat)) for _ in range(self.topology.dp)]
+            dist.all_gather(shards, read(flat))
+            parts = torch.cat(shards)[: sum(sizes)].split(sizes)
+            for name, part, shape in zip(names, parts, shapes, strict=True):
+                path = f"{unit}.{name}".split(".")
+                found[".".join(piece for piece in path if piece not in WRAPPERS)] = part.view(shape)
+        return found
+
+    def gradients(self) -> Mapping[str, Tensor]:
+        return self._whole(lambda shard: shard.grad)
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        return self._whole(lambda shard: shard.detach())
+
+    def padding(self) -> int:
+        """Each unit is padded to a multiple of the ranks."""
+        return sum(flat.numel() * self.topology.dp - sum(flat.metadata()[2]) for flat in self.units.values())
+
+
+def build(workload: Workload, topology: Topology, stage: int) -> FairScale | FullySharded:
+    return FullySharded(workload, topology) if stage == 3 else FairScale(workload, topology, stage, to_none=False)
 
 
 def build_default(workload: Workload, topology: Topology, stage: int) -> FairScale:

@@ -1,6 +1,6 @@
 """ZeRO: data parallelism without redundant states (Rajbhandari et al. 2020, §5).
 
-Every rank of a group owns 1/N of each unit (an attention or MLP block; the rest is one more), flat and padded to N:
+Every rank of a group owns 1/N of each unit (an attention or MLP block, the head; the rest is one more), flat, padded:
 
     unit    [ w0 | w1 | w2 | pad ]  =  shard 0 ‖ shard 1 ‖ … ‖ shard N−1          each of ⌈Ψ_unit/N⌉ elements
 
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from harness.spec import Batch, Topology, Workload
 from impls.acceleration.gradient_clipping.reference import clip_by_global_norm
+from impls.models.collectives import free
 from impls.models.optimizer import optimizer
 from impls.models.step import accumulate
 from impls.models.weights import build_model
@@ -44,11 +45,13 @@ class Zero:
         self.workload, self.stage, self.rank, self.ranks = workload, stage, dist.get_rank(), dist.get_world_size()
         self.group = group or dist.group.WORLD
         self.model = build_model(workload)
-        owned = owners(self.model)
+        owned = owners(self.model, stage)
         self.units = [make(parameters, stage, self.group) for _, parameters in owned]
         self.optimizer = optimizer([unit.master for unit in self.units], workload)
         self.reducing: deque[tuple[Unit, Reduction]] = deque()
-        self.flying = 2 if stage == 1 else 1  # reductions at a time, which above stage 1 hold a gradient each
+        self.flying = {1: 2, 2: 1, 3: 0}[
+            stage
+        ]  # reductions that a unit's backward pass may overlap, each a gradient held
         self.last = False  # the micro-batch after which stage 1 reduces
         for index, (module, _) in enumerate(owned):
             self._reduce_when_ready(index)
@@ -70,9 +73,11 @@ class Zero:
 
     def _reduce_when_ready(self, index: int) -> None:
         unit, missing = self.units[index], len(self.units[index].parameters)
-        ahead = missing // 2 if index else missing - 1  # half way through a block, at once below the root's head
+        # Half way through a block; at the top, where all activations are there still, not before it is needed.
+        ahead = missing // 2 if 0 < index < len(self.units) - 1 else -1
 
         def expected(parameter: nn.Parameter, gradient: Tensor) -> None:
+            self._finish(self.flying)
             unit.expect(parameter)
 
         def arrived(parameter: nn.Parameter) -> None:
@@ -80,9 +85,8 @@ class Zero:
             if self.stage > 1:
                 parameter.grad = None
             missing -= 1
-            self._finish(self.flying)
             if self.stage == 3 and missing == ahead:
-                self.units[index - 1].gather()  # below the root, 0, comes the last block, −1
+                self.units[index - 1].gather()
             if missing:
                 return
             missing = len(unit.parameters)
@@ -99,8 +103,10 @@ class Zero:
     def _finish(self, left: int = 0) -> None:
         """Takes the results of reductions and frees their buffers; ``left`` of them may go on."""
         while self.reducing and (len(self.reducing) > left or self.reducing[0][1][0].is_completed()):
-            unit, (work, _, part) = self.reducing.popleft()
+            unit, (work, sent, part) = self.reducing.popleft()
             work.wait()
+            if part.untyped_storage().data_ptr() != sent.untyped_storage().data_ptr():
+                free(sent)
             self._received(unit, part)
 
     def _received(self, unit: Unit, part: Tensor) -> None:
@@ -138,4 +144,5 @@ class Zero:
 
 
 def build(workload: Workload, topology: Topology, stage: int = 3) -> Zero:
-    return Zero(workload, stage)
+    # Of one rank the masters are the weights, unless those are narrower: nothing is to be gathered.
+    return Zero(workload, stage if topology.dp > 1 or workload.element_size < 4 else min(stage, 2))

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from impls.models.collectives import Exchange, reduce_scatter
+from impls.models.collectives import Exchange, free, reduce_scatter
 from impls.models.decoder import Decoder
 from impls.models.flat import distinct, flatten, views
 
@@ -15,9 +15,12 @@ TOGETHER = 3  # gathers in one message, which costs their size in memory
 Reduction = tuple[dist.Work | Exchange, Tensor, Tensor]
 
 
-def owners(model: Decoder) -> list[tuple[nn.Module, list[nn.Parameter]]]:
-    """Who gathers what: the root and its weights (embedding, norms, head), used all along; then the blocks in it."""
+def owners(model: Decoder, stage: int) -> list[tuple[nn.Module, list[nn.Parameter]]]:
+    """Who gathers what: the root and its weights (embedding, norm, head), used all along; then the blocks in it. What
+    is gathered is so for as short as possible: in stage 3 a head that is not tied to the embedding is like a block."""
     blocks = [block for layer in model.model.layers for block in (layer.self_attn, layer.mlp)]
+    if stage == 3 and not model.config.tie_word_embeddings:
+        blocks.append(model.lm_head)
     inside = {p for block in blocks for p in block.parameters()}
     rest = [p for p in distinct(model.parameters()) if p not in inside]
     return [(model, rest), *((block, list(block.parameters())) for block in blocks)]
@@ -60,7 +63,7 @@ class Unit:
             self.gathering = None
 
     def release(self) -> None:
-        self.full.untyped_storage().resize_(0)
+        free(self.full)
 
     def expect(self, parameter: nn.Parameter) -> None:
         """Before a gradient arrives: autograd shall add it to the flat buffer, in its place, and make none itself."""

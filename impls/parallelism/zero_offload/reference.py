@@ -70,7 +70,7 @@ class Offload(Zero):
         self.reducing, self.flying, self.last = deque(), 1, False
         self.count, self.group = 0, dist.group.WORLD
         self.model = build_model(workload)
-        owned = owners(self.model)
+        owned = owners(self.model, stage)
         sizes = [-(-sum(p.numel() for p in own) // self.ranks) for _, own in owned]
         self.pieces = cut(sizes, longest(workload.model.parameters, self.ranks))
         narrow = self.model.lm_head.weight.dtype

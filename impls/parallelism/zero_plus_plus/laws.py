@@ -9,11 +9,11 @@ BLOCK, SCALE = 256, 4  # elements of a block, bytes of its scale
 
 
 def units(model: ModelConfig) -> list[int]:
-    """Elements of the units: what is in no block, then each layer's attention and MLP."""
+    """Elements of the units: the embedding and the norms outside, each layer's attention and MLP, the head."""
     sizes: dict[str, int] = {}
     for name, shape in model.shapes():
         layer, block, _ = name.partition(".self_attn." if ".self_attn." in name else ".mlp.")
-        unit = layer + block if block else ""
+        unit = layer + block if block else name if name.startswith("lm_head") else ""
         sizes[unit] = sizes.get(unit, 0) + prod(shape)
     return list(sizes.values())
 

@@ -1,4 +1,4 @@
-"""DeepSpeed's and Megatron-Core's data parallelism on two CPU ranks, against the float64 oracle and the laws."""
+"""DeepSpeed's, Megatron-Core's and FairScale's data parallelism on two CPU ranks, against the float64 oracle and the laws."""
 
 import importlib
 from dataclasses import replace
@@ -40,6 +40,7 @@ def case(variant: str, engine: str, workload: Workload) -> Case:
         ("zero3", "deepspeed", UNEVEN_TIED),
         ("ddp", "deepspeed", CLIPPED),
         ("zero3", "deepspeed", CLIPPED),
+        ("zero3", "fairscale", CLIPPED),
         ("zero1", "megatron", CLIPPED),
     ],
 )
@@ -67,7 +68,13 @@ def test_a_learning_rate_one_percent_too_large_is_seen(lab: Lab, engine: str) ->
 
 @pytest.mark.parametrize(
     ("variant", "engine"),
-    [("ddp", "megatron"), ("zero1", "megatron"), ("zero2", "deepspeed"), ("zero3", "deepspeed")],
+    [
+        ("ddp", "megatron"),
+        ("zero1", "megatron"),
+        ("zero2", "deepspeed"),
+        ("zero3", "deepspeed"),
+        ("zero3", "fairscale"),
+    ],
 )
 def test_states_in_mixed_precision_take_what_the_paper_promises(lab: Lab, variant: str, engine: str) -> None:
     states = lab.memory(case(variant, engine, MIXED))[0]

@@ -1,0 +1,21 @@
+"""CUDA's streams and copies where there is no CUDA, for engines that ask for them and compute nothing that needs them.
+
+The CPU's streams have the same interface and do nothing: no arithmetic, no collective and no shape changes.
+"""
+
+import functools
+
+import torch
+from torch import Tensor
+
+
+@functools.cache
+def redirect() -> None:
+    """For the rest of this process: ranks are fresh processes, and no other engine runs in them."""
+    if torch.cuda.is_available():
+        return
+    torch.cuda.Stream = lambda *_args, **_kwargs: torch.cpu.Stream()
+    torch.cuda.stream, torch.cuda.synchronize = torch.cpu.stream, lambda *_args, **_kwargs: None
+    torch.cuda.default_stream = torch.cuda.current_stream = torch.cpu.current_stream
+    Tensor.cuda = lambda self, *_args, **_kwargs: self
+    Tensor.record_stream = lambda self, stream: None
