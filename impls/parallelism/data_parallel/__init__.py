@@ -25,6 +25,9 @@ CARD = Card(
         "megatron": Engine(
             f"{HERE}.on_megatron:build", requires=("megatron-core>=0.16",), variants=("ddp", "ddp_no_sync")
         ),
+        "horovod": Engine(
+            f"{HERE}.on_horovod:build", ("horovod>=0.28",), ("ddp", "ddp_no_sync"), environment="horovod-suites"
+        ),
     },
     topologies=("dp1", "dp2", "dp4"),
     laws=(

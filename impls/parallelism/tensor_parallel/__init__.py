@@ -19,6 +19,9 @@ CARD = Card(
         "torch": Engine(f"{HERE}.on_torch:build"),
         "megatron": Engine(f"{HERE}.on_megatron:build", requires=("megatron-core>=0.16",)),
         "deepspeed": Engine(f"{HERE}.on_deepspeed:build", requires=("deepspeed>=0.19",)),
+        "colossalai": Engine(
+            f"{HERE}.on_colossalai:build", requires=("colossalai>=0.5",), environment="colossalai-suites"
+        ),
     },
     topologies=("dp1", "tp2", "tp4"),
     laws=(
