@@ -49,9 +49,7 @@ class Zero:
         self.units = [make(parameters, stage, self.group) for _, parameters in owned]
         self.optimizer = optimizer([unit.master for unit in self.units], workload)
         self.reducing: deque[tuple[Unit, Reduction]] = deque()
-        self.flying = {1: 2, 2: 1, 3: 0}[
-            stage
-        ]  # reductions that a unit's backward pass may overlap, each a gradient held
+        self.flying = {1: 2, 2: 1, 3: 0}[stage]  # reductions under a unit's backward pass; each holds a gradient
         self.last = False  # the micro-batch after which stage 1 reduces
         for index, (module, _) in enumerate(owned):
             self._reduce_when_ready(index)

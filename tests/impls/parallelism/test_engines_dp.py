@@ -1,4 +1,4 @@
-"""DeepSpeed's, Megatron-Core's and FairScale's data parallelism on two CPU ranks, against the float64 oracle and the laws."""
+"""Data parallelism of DeepSpeed, Megatron-Core and FairScale on two CPU ranks, against float64 and the laws."""
 
 import importlib
 from dataclasses import replace
