@@ -20,6 +20,7 @@ from harness.spec import Card, Case, Finding, Topology, Workload
 ROUNDS, WARM, STEPS = 10, 1, 2
 ATTEMPTS = 3 * ROUNDS  # a spoilt round is repeated, and a noisy machine takes more of them; so many at the most
 PATIENCE = 14.0  # seconds of a block in which a noisy machine may take further rounds
+LIMIT = 120.0  # seconds after which a block is judged by what it has
 
 BlockKey = tuple[str, Topology, Workload]
 
@@ -104,6 +105,8 @@ def _time(block: Block, worlds: dict[str, World], timeout: float, cuda: bool) ->
 
 def _enough(block: Block, seconds: float) -> bool:
     """Whether engines can be told apart, or patience is at its end."""
+    if seconds > LIMIT:
+        return True
     if min(len(rounds) for rounds in block.rounds.values()) < ROUNDS:
         return False
     return seconds > PATIENCE or max(speed.effects(block.rounds).values()) <= speed.DECIDABLE / 2

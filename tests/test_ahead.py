@@ -66,6 +66,17 @@ def test_nothing_runs_after_rest() -> None:
     checks.close()
 
 
+def test_what_else_is_to_be_done_comes_behind_what_is_begun_and_is_waited_for() -> None:
+    begun: list[str] = []
+    checks = Ahead(lambda case: begun.append(case.engine), CASES)
+    checks(CASES[0])
+    other = checks.also(lambda: begun.append("other"))
+    checks.rest()
+    assert other.done()
+    assert sorted(begun[-ahead.AT_ONCE :])[-1] == "other"
+    checks.close()
+
+
 def test_what_was_not_begun_is_not_begun_after_close() -> None:
     begun: list[str] = []
     wait = threading.Event()

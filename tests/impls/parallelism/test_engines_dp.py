@@ -2,12 +2,14 @@
 
 import importlib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from harness.lab import Lab
-from harness.spec import Case, Engine, Topology, Trainer, Workload
+from harness.spec import Case, Engine, Finding, Topology, Trainer, Workload
 from harness.spec.named import NAMED
+from harness.waivers import read
 from impls.parallelism import data_parallel, zero
 
 DP2 = Topology(dp=2)
@@ -23,6 +25,12 @@ CARDS = {"data_parallel": data_parallel.CARD, "zero": zero.CARD}
 def with_a_larger_rate(workload: Workload, topology: Topology, adapter: str) -> Trainer:
     faster = workload.with_(lr=workload.lr * 1.01)
     trainer: Trainer = importlib.import_module(adapter).build(faster, topology)
+    return trainer
+
+
+def with_collectives_of_its_own(workload: Workload, topology: Topology) -> Trainer:
+    trainer: Trainer = importlib.import_module(f"{data_parallel.HERE}.reference").build(workload, topology)
+    trainer.unmetered = "they go through pigeons"  # type: ignore[attr-defined]
     return trainer
 
 
@@ -86,6 +94,41 @@ def test_several_micro_batches_are_reduced_once(lab: Lab, engine: str) -> None:
     by_op = lab.traffic(case("ddp_no_sync", engine, UNEVEN_TIED))[0].detail["by_op"]
     ring = 2 * (DP2.dp - 1) / DP2.dp
     assert by_op["all_reduce"]["bytes"] == ring * UNEVEN_TIED.model.parameters * UNEVEN_TIED.element_size
+
+
+def test_collectives_that_cannot_be_counted_are_no_figure(lab: Lab) -> None:
+    odd = Engine(f"{__name__}:with_collectives_of_its_own")
+    planted = replace(data_parallel.CARD, engines={**data_parallel.CARD.engines, "odd": odd})
+    lab.cards = {**CARDS, "data_parallel": planted}
+    try:
+        (finding,) = lab.traffic(case("ddp", "odd", Workload()))
+    finally:
+        lab.cards = CARDS
+    assert (finding.verdict, finding.reason, finding.value) == ("skipped", "they go through pigeons", None)
+
+
+def test_parity_may_be_asked_again(lab: Lab) -> None:
+    """Its tensors are gone by then, and what else the run gave is not."""
+    asked = case("zero2", "deepspeed", UNEVEN_TIED)
+    first = lab.parity(asked)
+    held = lab.checked(asked)
+    assert held.ranks[0]["tensors"] is None
+    assert held.ranks[0]["peak"] > 0
+    assert [finding.verdict for finding in lab.parity(asked)] == [finding.verdict for finding in first]
+
+
+def test_what_fails_parity_or_is_known_to_is_wrong(lab: Lab) -> None:
+    right, known = case("zero2", "deepspeed", UNEVEN_TIED), case("zero2", "fairscale_default", UNEVEN_TIED)
+    lab.parity(right)
+    waivers = lab.waivers
+    lab.waivers = read(Path(__file__).parents[3] / "suites" / "waivers.toml")
+    try:
+        assert (lab._is_wrong(right), lab._is_wrong(known)) == (False, True)
+        lab.judged[right.id].append(Finding("parity", "update", 1.0, "", "fail", "planted"))
+        assert lab._is_wrong(right)
+    finally:
+        lab.judged[right.id].pop()
+        lab.waivers = waivers
 
 
 def test_deepspeed_gathers_weights_twice_and_reduces_gradients_once_in_stage_3(lab: Lab) -> None:

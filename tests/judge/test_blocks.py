@@ -1,0 +1,29 @@
+"""When a timed block has enough rounds, and what one with too few is."""
+
+from harness.blocks import LIMIT, PATIENCE, ROUNDS, Block, _enough, judge_block
+from harness.spec import Case, Topology, Workload
+
+CASE = Case("topic", "variant", "engine", Topology(), Workload())
+
+
+def block(rounds: int, noise: float = 0.0) -> Block:
+    times = [[1.0 + noise * (index % 3), 1.0] for index in range(rounds)]
+    return Block(rounds={CASE.id: times}, cases=(CASE,), spoilt=7, trouble="a cat")
+
+
+def test_a_quiet_block_ends_with_its_rounds_and_a_noisy_one_with_patience() -> None:
+    assert not _enough(block(ROUNDS - 1), PATIENCE + 1)
+    assert _enough(block(ROUNDS), 1.0)
+    assert not _enough(block(ROUNDS, noise=0.5), 1.0)
+    assert _enough(block(ROUNDS, noise=0.5), PATIENCE + 1)
+
+
+def test_a_block_whose_rounds_are_spoilt_ends_all_the_same() -> None:
+    assert _enough(block(1), LIMIT + 1)
+
+
+def test_too_few_rounds_are_no_figure() -> None:
+    (finding,) = judge_block(block(ROUNDS // 2 - 1), CASE)
+    assert finding.verdict == "invalid"
+    assert "7 of" in finding.reason
+    assert "a cat" in finding.reason
