@@ -6,13 +6,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from impls.models.collectives import Exchange, free, reduce_scatter
+from impls.models.collectives import Alone, Exchange, free, reduce_scatter
 from impls.models.decoder import Decoder
 from impls.models.flat import distinct, flatten, views
 
 TOGETHER = 3  # gathers in one message, which costs their size in memory
 
-Reduction = tuple[dist.Work | Exchange, Tensor, Tensor]
+Reduction = tuple[dist.Work | Exchange | Alone, Tensor, Tensor]
 
 
 def owners(model: Decoder, stage: int) -> list[tuple[nn.Module, list[nn.Parameter]]]:
@@ -76,6 +76,8 @@ class Unit:
         """Starts the reduce-scatter of the gradient; returns (handle, its input, its output)."""
         assert self.send is not None
         send, self.send, self.places = self.send, None, {}
+        if self.group.size() == 1:
+            return Alone(), send, send
         receive = send[self.mine] if self.stage == 1 else torch.empty_like(send[self.mine])
         return reduce_scatter(receive, send, self.group), send, receive
 
@@ -91,6 +93,8 @@ class Unit:
         shard = self.full[self.mine]
         if self.master.data_ptr() != shard.data_ptr():
             shard.copy_(self.master)
+        if self.group.size() == 1:
+            return None
         return dist.all_gather_into_tensor(self.full, shard, self.group, async_op=True)
 
 

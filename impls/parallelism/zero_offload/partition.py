@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from impls.models.collectives import Alone
 from impls.parallelism.zero.unit import Reduction, Unit
 from impls.parallelism.zero_offload import host
 
@@ -18,16 +19,6 @@ def beside(stream: torch.cuda.Stream | None) -> Iterator[None]:
         stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         yield
-
-
-class Alone:
-    """What one rank shares with itself is there already; gloo would copy it twice."""
-
-    def is_completed(self) -> bool:
-        return True
-
-    def wait(self) -> None:
-        return
 
 
 class Partition(Unit):
