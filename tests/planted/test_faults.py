@@ -86,7 +86,7 @@ FAULTS = {
         "gradient_clipping", "clip", "tp2", TRAINED, frozenset({"update slope"}), "step 2, loss ", "clipped"
     ),
     "a_write_left_behind": Fault(
-        "zero_offload", "nvme_params", "dp2", TRAINED, frozenset({"update"}), "update of model.layers.3.mlp."
+        "zero_offload", "nvme_params", "dp2", TRAINED, frozenset({"update"}), "update of lm_head."
     ),
     "no_log_sum_exp": Fault(
         "context_parallel", "ring_zigzag", "cp2", OUTPUT | GRADIENT, OUTPUT | GRADIENT, "output of output"

@@ -75,6 +75,8 @@ class FullySharded:
     """Its FSDP: a unit a layer, and the rest; in bf16 it gathers rounded copies of float32 shards."""
 
     def __init__(self, workload: Workload, topology: Topology) -> None:
+        if workload.dtype == "fp64":
+            raise Unsupported("FairScale's FSDP holds float32 weights only")
         narrow = workload.element_size < 4
         if narrow and topology.dp == 1:
             raise Unsupported("on one rank FairScale's FSDP leaves bfloat16 gradients to float32 weights")

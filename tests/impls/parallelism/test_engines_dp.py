@@ -145,6 +145,7 @@ def test_deepspeed_gathers_weights_twice_and_reduces_gradients_once_in_stage_3(l
         ("zero2", "megatron", NAMED["tiny_adamw"], "is ZeRO stage 1, not 2"),
         ("ddp", "megatron", Workload(dtype="fp64"), "float32, float16 and bfloat16"),
         ("ddp", "deepspeed", Workload(dtype="fp64"), "float32, float16 and bfloat16"),
+        ("zero3", "fairscale", Workload(dtype="fp64"), "float32 weights only"),
     ],
 )
 def test_what_an_engine_does_not_take_is_skipped_with_the_reason(
