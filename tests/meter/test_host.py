@@ -68,3 +68,13 @@ def test_our_own_work_and_that_of_our_children_is_not_foreign() -> None:
     finally:
         child.kill()
         child.wait()
+
+
+def test_what_our_processes_used_before_they_ended_is_not_foreign() -> None:
+    work = "import time; end = time.process_time() + 1.0\nwhile time.process_time() < end: pass"
+    watch = CpuWatch()
+    subprocess.run([sys.executable, "-c", work], check=True)
+    ours = watch.foreign()
+    before = CpuWatch()
+    time.sleep(0.5)
+    assert ours < before.foreign() + 0.5  # others may be at work on this machine, as they were just before
