@@ -297,7 +297,8 @@ class Lab:
             prepare = {c.id: self._prepare(c) for c in members}
             self._ahead.rest()
             self._blocks[key] = run_block(self.launcher, members, prepare, self.card(case), self.timeout)
-        wrong = {member.engine for member in self._blocks[key].cases if self._is_wrong(member)}
+        peers = (member for member in self._blocks[key].cases if member.variant == case.variant)
+        wrong = {peer.engine for peer in peers if self._is_wrong(peer)}
         return self._conclude(case, judge_block(self._blocks[key], case, wrong))
 
     def _is_wrong(self, case: Case) -> bool:
