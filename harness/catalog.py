@@ -12,17 +12,26 @@ import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.spec import Card, Engine, Topology, Workload
 
 # (workload or its name, dtype, on every topology or on two ranks only)
-Grid = tuple[tuple[str | Workload, str, bool], ...]
+Rows = tuple[tuple[str | Workload, str, bool], ...]
 
 MODELS = "impls.models"
 PLAIN = f"{MODELS}.plain:build"
 DATA = f"{MODELS}.data:batch"
 INITIAL = f"{MODELS}.weights:initial"
+
+
+class Grid(NamedTuple):
+    """The work of a topic: rows, the names of those that are timed, and rows of which only the timeline is watched;
+    where there are none of a topology that is the timed ones'."""
+
+    rows: Rows
+    timed: tuple[str, ...]
+    watched: Rows = ()
 
 
 def known(name: str, names: Iterable[str], what: str) -> str:
@@ -101,13 +110,14 @@ def problem(card: Card) -> str:
     return name if importlib.util.find_spec(name) else ""
 
 
-def grid(card: Card) -> tuple[Grid, tuple[str, ...]] | None:
-    """The work that a topic brings of its own: ``GRID`` and ``TIMED`` of its ``grid.py``, if there is one."""
+def grid(card: Card) -> Grid | None:
+    """The work that a topic brings of its own: ``GRID``, ``TIMED`` and, if it has some, ``WATCHED`` of its
+    ``grid.py``, if there is one."""
     name = f"{folder(card)}.grid"
     if not importlib.util.find_spec(name):
         return None
     module = importlib.import_module(name)
-    return module.GRID, module.TIMED
+    return Grid(module.GRID, module.TIMED, getattr(module, "WATCHED", ()))
 
 
 def plain(card: Card, workload: Workload, topology: Topology, variant: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -4,23 +4,26 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from harness import catalog
+from harness.catalog import Grid
 from harness.spec import DTYPES, Card, Case, Topology, Workload
 from harness.spec.named import load
 
 MEASURES = ("parity", "memory", "traffic", "timeline", "throughput", "quality")
 # Where no workload is asked for, Trainers run these, unless their topic brings a grid.py. Plain
 # SGD shows wiring, AdamW in mixed precision the states that papers speak of, uneven sizes and tied weights the padding.
-TRAINER_GRID: catalog.Grid = (
-    ("tiny", "fp32", True),
-    ("tiny", "bf16", False),
-    ("tiny_adamw", "fp32", False),
-    ("tiny_adamw", "bf16", True),
-    ("uneven_tied", "fp32", True),
-    ("uneven_tied", "bf16", False),
+TRAINER_GRID = Grid(
+    (
+        ("tiny", "fp32", True),
+        ("tiny", "bf16", False),
+        ("tiny_adamw", "fp32", False),
+        ("tiny_adamw", "bf16", True),
+        ("uneven_tied", "fp32", True),
+        ("uneven_tied", "bf16", False),
+    ),
+    timed=("tiny",),
 )
 # A function at a length at which its arithmetic outweighs the calls; of no multiple of a tile.
-FUNCTION_GRID: catalog.Grid = (("long", "fp32", True), ("long", "bf16", True))
-TIMED = ("tiny", "long")
+FUNCTION_GRID = Grid((("long", "fp32", True), ("long", "bf16", True)), timed=("long",))
 CURVE_STEPS = 20  # a workload of at least so many steps is trained for its learning curve too
 
 
@@ -72,17 +75,26 @@ def _workloads(request: Request, card: Card, topology: Topology) -> list[Workloa
     if request.workloads:
         named = [load(name) for name in request.workloads]
         return [work.with_(dtype=dtype) for work in named for dtype in request.dtypes or (work.dtype,)]
-    grid, _ = _grid(card)
+    grid = _grid(card)
     return [
-        (load(work) if isinstance(work, str) else work).with_(dtype=dtype)
-        for work, dtype, everywhere in grid
-        if (everywhere or topology.world_size == 2) and dtype in (request.dtypes or DTYPES)
+        work.with_(dtype=dtype)
+        for work, dtype in (*_on(topology, grid.rows), *_on(topology, grid.watched))
+        if dtype in (request.dtypes or DTYPES)
     ]
 
 
-def _grid(card: Card) -> tuple[catalog.Grid, tuple[str, ...]]:
-    """The work that a card runs where none is asked for, and the names of that which is timed."""
-    return catalog.grid(card) or (FUNCTION_GRID if catalog.problem(card) else TRAINER_GRID, TIMED)
+def _grid(card: Card) -> Grid:
+    """The work that a card runs where none is asked for."""
+    return catalog.grid(card) or (FUNCTION_GRID if catalog.problem(card) else TRAINER_GRID)
+
+
+def _on(topology: Topology, rows: catalog.Rows) -> list[tuple[Workload, str]]:
+    """The rows that run on this topology."""
+    return [
+        (load(work) if isinstance(work, str) else work, dtype)
+        for work, dtype, everywhere in rows
+        if everywhere or topology.world_size == 2
+    ]
 
 
 def _variants(card: Card, topology: Topology, workload: Workload, engines: Sequence[str]) -> Iterable[Case]:
@@ -95,27 +107,27 @@ def _variants(card: Card, topology: Topology, workload: Workload, engines: Seque
 
 def measures(case: Case, request: Request, card: Card, cores: int) -> list[str]:
     """What is measured of a case."""
-    trainer = not catalog.problem(card)
-    found = ["parity", "memory"]
-    if case.topology.world_size > 1:
+    grid, trainer = _grid(card), not catalog.problem(card)
+    watched = [] if request.workloads else [work.name for work, _ in _on(case.topology, grid.watched)]
+    found = [] if case.workload.name in watched else ["parity", "memory"]
+    if found and case.topology.world_size > 1:
         found.append("traffic")
-    if any(law.measure == "timeline" for law in card.laws) and _one_of_the_timed(case, request, card):
+    if any(law.measure == "timeline" for law in card.laws) and _chosen(case, request, watched or grid.timed):
         found.append("timeline")
-    if _worth_timing(case, request, card, cores):
+    if _worth_timing(case, request, grid, cores):
         found.append("throughput")
     if trainer and case.workload.steps >= CURVE_STEPS:
         found.append("quality")
     return [name for name in found if not request.measures or name in request.measures]
 
 
-def _worth_timing(case: Case, request: Request, card: Card, cores: int) -> bool:
-    """Ranks that share a core time the scheduler. Of the grids one workload each is timed: on a CPU in fp32 only."""
-    if case.topology.world_size > (request.gpus or cores):
-        return False
-    return _one_of_the_timed(case, request, card)
+def _worth_timing(case: Case, request: Request, grid: Grid, cores: int) -> bool:
+    """Ranks that share a core time the scheduler."""
+    return case.topology.world_size <= (request.gpus or cores) and _chosen(case, request, grid.timed)
 
 
-def _one_of_the_timed(case: Case, request: Request, card: Card) -> bool:
-    if request.workloads:
-        return True
-    return case.workload.name in _grid(card)[1] and (bool(request.gpus) or case.workload.dtype == "fp32")
+def _chosen(case: Case, request: Request, names: Sequence[str]) -> bool:
+    """Of the grids one workload each is timed or watched: on a CPU in fp32 only."""
+    return bool(request.workloads) or (
+        case.workload.name in names and (bool(request.gpus) or case.workload.dtype == "fp32")
+    )

@@ -42,6 +42,20 @@ def test_an_engine_runs_only_the_variants_that_it_has() -> None:
     assert {case.variant for case in planned(Request(("zero",), ("megatron",)))} == {"zero1"}
 
 
+@pytest.mark.parametrize("topology", ["pp2", "pp4"])
+def test_work_that_is_only_watched_is_judged_by_nothing_else_and_watched_in_place_of_the_timed(topology: str) -> None:
+    request = Request(("pipeline_parallel",), ("reference",), topologies=(topology,))
+    found = {c.workload.name: measured(c, request) for c in planned(request) if c.workload.dtype == "fp32"}
+    assert found["compute_bound"] == ["timeline"]
+    assert found["pipelined"] == ["parity", "memory", "traffic", "throughput"]
+    assert "timeline" not in found["pipelined_tied"]
+
+
+def test_work_that_is_asked_for_is_watched_whatever_the_topics_own() -> None:
+    request = Request(("pipeline_parallel",), ("reference",), ("tiny",), ("pp2",))
+    assert all("timeline" in measured(case, request) for case in planned(request))
+
+
 def test_precisions_asked_for_replace_the_workloads_own() -> None:
     request = Request(("zero",), ("reference",), ("tiny",), ("dp2",), dtypes=("bf16", "fp64"))
     assert {case.workload.dtype for case in planned(request)} == {"bf16", "fp64"}

@@ -18,11 +18,11 @@ from harness.launch.reordered import Reordered
 from harness.meter import memory
 from harness.meter.saved import Saved
 from harness.meter.traffic import Traffic
-from harness.spec import Span, Topology, Trainer, Unsupported, Workload
+from harness.spec import Span, Spans, Topology, Trainer, Unsupported, Workload
 
 TORCH_DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}
 CHECKED_STEPS = 4
-WARM_ROUNDS, TIMELINE_ROUNDS = 2, 8
+WARM_ROUNDS, TIMELINE_ROUNDS, REPLAYED_ROUNDS = 2, 10, 4
 MEMORY_STEP, TRAFFIC_STEP = (
     2,
     3,
@@ -277,25 +277,32 @@ def prepare_trainer(
 
 
 def timeline(
-    context: Context, build: str, variant: Mapping[str, Any], workload: Workload, topology: Topology, data: str
+    context: Context,
+    build: str,
+    variant: Mapping[str, Any],
+    workload: Workload,
+    topology: Topology,
+    data: str,
+    cores: int,
 ) -> list[list[Span]]:
-    """What this rank did when in each of ``TIMELINE_ROUNDS`` backward passes, for engines that run a schedule."""
+    """What this rank did when in each of some backward passes, for engines that run a schedule."""
     batch = load(data)
     trainer: Any = load(build)(workload, topology, **variant)
     if not hasattr(trainer, "record"):
         raise Unsupported("this engine runs no schedule that could be watched")
-    rounds: list[list[Span]] = []
+    shared = topology.world_size > cores
+    rounds: list[Spans] = []
     gc.collect()
     gc.freeze()
-    for index in range(WARM_ROUNDS + TIMELINE_ROUNDS):
-        rounds.append([])
+    for index in range(WARM_ROUNDS + (REPLAYED_ROUNDS if shared else TIMELINE_ROUNDS)):
+        rounds.append(Spans(time.thread_time if shared else time.monotonic))
         trainer.record(rounds[-1])
         tokens = batch(workload, index % 4)
         dist.barrier()
         trainer.backward(tokens)
         trainer.record(None)
         trainer.update()
-    return rounds[WARM_ROUNDS:]
+    return [list(spans) for spans in rounds[WARM_ROUNDS:]]
 
 
 def prepare_function(

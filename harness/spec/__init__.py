@@ -4,7 +4,7 @@ from harness.spec.case import Case
 from harness.spec.finding import VERDICTS, Finding, assessed, measured
 from harness.spec.topic import Card, Claim, Engine, Law
 from harness.spec.topology import Topology
-from harness.spec.trainer import Batch, Function, Problem, Span, Trainer, Unsupported
+from harness.spec.trainer import Batch, Function, Problem, Span, Spans, Trainer, Unsupported
 from harness.spec.workload import DTYPES, ModelConfig, Workload
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "ModelConfig",
     "Problem",
     "Span",
+    "Spans",
     "Topology",
     "Trainer",
     "Unsupported",

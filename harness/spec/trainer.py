@@ -1,6 +1,7 @@
 """The two contracts that an engine's adapter fulfils. Tensors are torch's; torch itself is not imported here."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ class Batch(NamedTuple):
 
 
 class Span(NamedTuple):
-    """When an action of a step began and ended on this rank, in seconds of a clock that all ranks of a host share.
+    """When an action of a step began and ended on this rank, in seconds of its :class:`Spans`' clock.
 
     ``kind``: F forward, B backward (of inputs alone where there is W), W weights' gradients; ``stage`` counts along the
     model, ``micro`` the micro-batches. Of communication that goes on while a rank computes: C from issue to completion,
@@ -35,12 +36,20 @@ class Span(NamedTuple):
     end: float
 
 
+class Spans(list[Span]):
+    """A step's spans, by a clock: where ranks share cores the computing thread's own, for wall time is the
+    scheduler's."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+
+
 @runtime_checkable
 class Trainer(Protocol):
     """A model in training, one instance a rank. All ranks call each method together.
 
     Two methods may be added. ``padding() -> int``: the elements of alignment that the engine adds to the parameters.
-    ``record(spans: list[Span] | None)``, of an engine that runs a schedule: from here on backward() appends each of
+    ``record(spans: Spans | None)``, of an engine that runs a schedule: from here on backward() appends each of
     its actions on this rank to the list, device-synchronised; with None it no longer does.
 
     And two texts, attributes that the report shows: ``fallback``, how it does what was asked otherwise than asked;

@@ -16,7 +16,7 @@ def one_f_one_b(stretch: float = 1.0, wait: float = 0.0) -> list[list[Span]]:
     order = [["F0", "F1", "B0", "F2", "B1", "B2"], ["F0", "B0", "F1", "B1", "F2", "B2"]]
     ranks = [[Span(a[0], rank, int(a[1]), i, i + 1) for i, a in enumerate(row)] for rank, row in enumerate(order)]
     seconds = {(k, r, r): (1.0 if k == "F" else 2.0) * (stretch if r else 1.0) for k in "FB" for r in (0, 1)}
-    played = timeline.replay(ranks, seconds)
+    played = timeline.replay(ranks, lambda rank, s: seconds[s.kind, rank, s.stage])
     return [[s._replace(start=s.start + wait * i, end=s.end + wait * i) for i, s in enumerate(row)] for row in played]
 
 
@@ -43,7 +43,7 @@ def test_a_replay_keeps_each_ranks_order_and_every_dependency() -> None:
 def test_actions_that_wait_for_one_another_are_an_error() -> None:
     ranks = [[Span("B", 0, 0, 0, 1), Span("F", 0, 0, 1, 2)]]
     with pytest.raises(ValueError, match="wait for one another"):
-        timeline.replay(ranks, {("F", 0, 0): 1.0, ("B", 0, 0): 1.0})
+        timeline.replay(ranks, lambda rank, s: 1.0)
 
 
 @pytest.mark.parametrize(
@@ -70,12 +70,32 @@ def test_a_disturbed_action_does_not_count() -> None:
     assert timeline.times([*rounds, slow]) == pytest.approx(timeline.times(rounds))
 
 
+def test_the_typical_round_is_free_of_what_differs_from_round_to_round() -> None:
+    """Each action is slow in one of eight rounds, and so is each wait; rank 1 is slower and later in all of them."""
+    usual = one_f_one_b(stretch=1.2, wait=0.1)
+    rounds = []
+    for odd in range(8):
+        slow = {("F", 0, 0): 2.0} if odd == 3 else {("B", 1, 1): 3.0} if odd == 5 else {}
+        late = {("F", 1, 2): 1.5} if odd == 6 else {}
+        rounds.append(
+            timeline.replay(
+                usual,
+                lambda rank, s, slow=slow: slow.get((s.kind, s.stage, s.micro), (1 + (s.kind == "B")) * (1 + rank / 5)),
+                lambda rank, s, late=late: late.get((s.kind, s.stage, s.micro), 0.1 * rank),
+            )
+        )
+    assert timeline.Typical(rounds).round() == rounds[0]
+    undelayed = timeline.bubble(timeline.Typical(rounds).round(delayed=False))
+    assert undelayed == pytest.approx(timeline.bubble(one_f_one_b(stretch=1.2)))
+
+
 def bubble(cores: int = 2, wait: float = 0.0, disturbed: bool = False) -> str:
     found = timeline.judge([one_f_one_b(wait=wait)] * 3, cores, {"bubble": 0.25, "in_flight": 2.0}, LAWS, disturbed)
     assert {finding.quantity for finding in found} == {"bubble", "in_flight"}
     assert found[1].verdict == "pass"
     assert found[0].detail["replayed"] is (cores < 2)
     assert ("replayed" in found[0].reason) is (cores < 2)
+    assert ("median" in found[0].reason) is (cores >= 2)
     return found[0].verdict
 
 
@@ -83,6 +103,13 @@ def test_a_bubble_passes_within_the_laws_tolerance() -> None:
     assert bubble() == "pass"
     assert bubble(wait=0.02) == "pass"
     assert bubble(wait=0.5) == "fail"
+
+
+def test_a_bubble_that_other_rounds_would_have_let_pass_decides_nothing() -> None:
+    rounds = [one_f_one_b(wait=wait) for wait in (0.0, 0.05, 0.1, 0.15, 0.2, 0.25)]
+    bubble, _ = timeline.judge(rounds, 2, {"bubble": 0.26}, LAWS)
+    assert bubble.detail["low"] < 0.26 * 1.1 < bubble.detail["high"]
+    assert bubble.verdict == "inconclusive"
 
 
 def test_ranks_that_share_cores_are_judged_by_a_replay() -> None:

@@ -27,7 +27,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.spec import Batch, ModelConfig, Span, Topology, Unsupported, Workload
+from harness.spec import Batch, ModelConfig, Spans, Topology, Unsupported, Workload
 from impls.models.decoder import MLP, Attention
 from impls.parallelism.overlap import ring
 from impls.parallelism.overlap.domino import DominoDecoder
@@ -73,7 +73,7 @@ class Watched:
 
     model: Any
 
-    def record(self, spans: list[Span] | None) -> None:
+    def record(self, spans: Spans | None) -> None:
         self.model.wire.record(spans)
 
     def backward(self, batch: Batch) -> Tensor:

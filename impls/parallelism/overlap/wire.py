@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from harness.spec import Span, Unsupported
+from harness.spec import Span, Spans, Unsupported
 from impls.models.mesh import device
 
 Start = Callable[[], tuple[Tensor, Sequence[dist.Work]]]  # the tensor is there once all the work is done
@@ -56,11 +56,11 @@ class Wire:
 
     def __init__(self, group: dist.ProcessGroup, overlap: bool = True) -> None:
         self.group, self.overlap = group, overlap
-        self.spans: list[Span] | None = None
+        self.spans: Spans | None = None
         self.action, self.since = ("F", 0, 0), 0.0
         self.waiters = ThreadPoolExecutor(4)  # has no threads before there is work for them
 
-    def record(self, spans: list[Span] | None) -> None:
+    def record(self, spans: Spans | None) -> None:
         if device().type != "cpu":
             raise Unsupported("a collective on a GPU is timed by events on its stream; only CPU ranks are watched here")
         self.spans, self.since = spans, 0.0

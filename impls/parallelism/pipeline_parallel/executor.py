@@ -1,5 +1,6 @@
 """Runs a schedule on one rank: computes its actions in order, and sends what other ranks wait for."""
 
+from collections import defaultdict, deque
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -9,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from harness.spec import Batch, Span
+from harness.spec import Batch, Span, Spans
 from impls.models.mesh import device
 from impls.parallelism.pipeline_parallel.schedules import Action, Plan, consumer
 from impls.parallelism.pipeline_parallel.stage import Stage, weight_gradients
@@ -17,6 +18,7 @@ from impls.parallelism.pipeline_parallel.versions import Versions
 from impls.parallelism.pipeline_parallel.watch import now
 
 Group = dist.ProcessGroup
+Channel = tuple[str, bool]  # kind, and whether to a higher rank
 
 
 class Cut(torch.autograd.Function):
@@ -33,21 +35,42 @@ class Cut(torch.autograd.Function):
         return ctx.gradient.pop(), None
 
 
+def channels(plan: Plan) -> list[Channel]:
+    """What the plan's messages travel on: each kind and direction its own communicator, since NCCL's sends and receives
+    of one pair of ranks wait for one another in the order in which each of the two posts them."""
+    found = set()
+    for rank, actions in enumerate(plan.actions):
+        for action in actions:
+            if needed := consumer(action, plan):
+                found.add((action.kind, plan.rank_of[needed.stage] - rank))
+    return sorted({(kind, distance > 0) for kind, distance in found if distance})
+
+
 class Messages:
     """Activations ("F") and their gradients ("B") between stages. What one rank sends another is received in the order
-    in which it is sent, whatever the order in which it is needed: NCCL knows no tags."""
+    in which it is sent, whatever the order in which it is needed: NCCL knows no tags. The next message of each sender
+    is awaited ahead of its need, so that it arrives while this rank computes."""
 
-    def __init__(self, plan: Plan, rank: int, groups: Mapping[str, Group], like: Tensor) -> None:
+    def __init__(self, plan: Plan, rank: int, groups: Mapping[Channel, Group], like: Tensor) -> None:
         self.rank, self.rank_of, self.groups, self.like = rank, plan.rank_of, groups, like
         self.sending: list[tuple[dist.Work, Tensor]] = []
         self.arrived: dict[Action, tuple[dist.Work | None, Tensor]] = {}
         # Messages to this rank, by sender and kind, in the sender's order; each named by the action that needs it.
-        self.coming: dict[tuple[int, str], list[Action]] = {}
+        self.coming: dict[tuple[int, str], deque[Action]] = defaultdict(deque)
         for source, actions in enumerate(plan.actions):
             for action in actions:
                 needed = consumer(action, plan)
                 if needed and self.rank_of[needed.stage] == rank and source != rank:
-                    self.coming.setdefault((source, action.kind), []).append(needed)
+                    self.coming[source, action.kind].append(needed)
+        for source, kind in list(self.coming):
+            self.expect(source, kind)
+
+    def expect(self, source: int, kind: str) -> None:
+        """Posts the receive of the sender's next message, if one is to come."""
+        if queue := self.coming[source, kind]:
+            buffer = torch.empty_like(self.like, device=device())
+            work = dist.irecv(buffer, group=self.groups[kind, self.rank > source], group_src=source)
+            self.arrived[queue.popleft()] = (work, buffer)
 
     def send(self, tensor: Tensor, action: Action) -> None:
         """Gives ``action`` what it needs."""
@@ -55,18 +78,15 @@ class Messages:
         if target == self.rank:
             self.arrived[action] = (None, tensor)
         else:
-            group = self.groups[action.kind]
+            group = self.groups[action.kind, target > self.rank]
             self.sending = [(work, kept) for work, kept in self.sending if not work.is_completed()]
             self.sending.append((dist.isend(tensor, group=group, group_dst=target), tensor))
 
     def receive(self, action: Action, source_stage: int) -> Tensor:
         """What ``action`` needs."""
         source = self.rank_of[source_stage]
-        queue = self.coming.get((source, action.kind), [])
         while action not in self.arrived:
-            buffer = torch.empty_like(self.like, device=device())
-            work = dist.irecv(buffer, group=self.groups[action.kind], group_src=source)
-            self.arrived[queue.pop(0)] = (work, buffer)
+            self.expect(source, action.kind)
         work, buffer = self.arrived.pop(action)
         if work is not None:
             work.wait()
@@ -82,8 +102,8 @@ def run(
     stages: Mapping[int, Stage],
     micro_batches: list[Batch],
     weights: list[float],
-    groups: Mapping[str, Group],
-    spans: list[Span] | None = None,
+    groups: Mapping[Channel, Group],
+    spans: Spans | None = None,
     versions: Mapping[int, Versions] | None = None,
 ) -> Tensor:
     """One step's actions. ``weights`` of the micro-batches' mean losses; the gradients are those of their weighted sum.
@@ -91,7 +111,7 @@ def run(
     each action; an update's counts as its backward pass's. ``versions`` of each stage's weights, if the plan has
     some."""
     shape, dtype = next((s.message(micro_batches[0].inputs), next(s.parameters()).dtype) for s in stages.values())
-    rank = groups["F"].rank()
+    rank = plan.rank_of[min(stages)]
     messages = Messages(plan, rank, groups, torch.empty(shape, dtype=dtype, device="meta"))
     losses = torch.zeros(len(micro_batches), device=device(), dtype=torch.float64)
     kept: dict[tuple[int, int], tuple[Tensor, Tensor, list[Tensor]]] = {}  # between forward and backward pass
@@ -104,7 +124,9 @@ def run(
         if kind == "F":
             x = micro_batches[micro].inputs if module.first else messages.receive(action, stage - 1)
             start = now(spans)
-            x = x if module.first else x.requires_grad_()
+            if not module.first:
+                messages.expect(plan.rank_of[stage - 1], "F")
+                x.requires_grad_()
             compute = partial(versions[stage].forward, micro) if versions else module
             out = compute(x, micro_batches[micro].labels if module.last else None)
             gradient: list[Tensor] = []
@@ -120,6 +142,8 @@ def run(
             if not module.last:
                 gradient.append(messages.receive(action, stage + 1))
             start = now(spans)
+            if not module.last:
+                messages.expect(plan.rank_of[stage + 1], "B")
             out.backward(None if module.last else torch.empty_like(out))
             del out
             if not module.first:

@@ -1,8 +1,22 @@
 """The work of this topic: enough micro-batches to fill a pipeline, layers for four ranks of two stages."""
 
+from harness.spec import ModelConfig, Workload
+
 GRID = (
     ("pipelined", "fp32", True),
     ("pipelined", "bf16", False),
     ("pipelined_tied", "fp32", True),
 )
 TIMED = ("pipelined",)
+# The law of the bubble speaks of computing and of equal stages: an action takes fifty times as long as what it sends,
+# and the head is a hundredth of the last stage.
+_WIDE = ModelConfig(
+    vocab_size=32,
+    hidden_size=256,
+    intermediate_size=768,
+    num_hidden_layers=8,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=64,
+)
+WATCHED = ((Workload("compute_bound", _WIDE, batch_size=16, micro_batches=8, sequence_length=64), "fp32", True),)

@@ -15,7 +15,7 @@ from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
 from torch import Tensor, nn
 
-from harness.spec import Batch, Span, Topology, Unsupported, Workload
+from harness.spec import Batch, Spans, Topology, Unsupported, Workload
 from impls.models.decoder import RMSNorm
 from impls.models.deepspeed import configuration
 from impls.models.mesh import device, gather, mesh, share
@@ -71,7 +71,7 @@ class Pipeline:
             config=configuration(workload, topology, zero) | sections,
             dist_init_required=False,
         )
-        self.spans: list[Span] | None = None
+        self.spans: Spans | None = None
         known = self.engine._INSTRUCTION_MAP
         self.step = MethodType(known[instructions.OptimizerStep], self.engine)
         self.engine._INSTRUCTION_MAP = {
@@ -91,7 +91,7 @@ class Pipeline:
         order = itertools.cycle([Action(kind, stage, micro) for micro in micro_batches])  # as 1F1B takes them
         return watched(self, function, lambda *_: next(order))
 
-    def record(self, spans: list[Span] | None) -> None:
+    def record(self, spans: Spans | None) -> None:
         self.spans = spans
 
     def backward(self, batch: Batch) -> Tensor:

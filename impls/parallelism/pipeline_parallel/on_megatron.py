@@ -4,7 +4,7 @@ import itertools
 
 from megatron.core.pipeline_parallel import schedules
 
-from harness.spec import Span, Topology, Unsupported, Workload
+from harness.spec import Spans, Topology, Unsupported, Workload
 from impls.parallelism.pipeline_parallel.places import plan_of
 from impls.parallelism.pipeline_parallel.schedules import Plan
 from impls.parallelism.pipeline_parallel.watch import watched
@@ -22,14 +22,14 @@ class Pipeline(TensorParallel):
             )
         chunks = plan.stages // topology.pp
         super().__init__(workload, topology, chunks=chunks, batch_p2p_comm=batched, deallocate_pipeline_outputs=True)
-        self.spans: list[Span] | None = None
+        self.spans: Spans | None = None
         mine = plan.actions[self.pp.rank()]
         for name, kind in {"forward_step": "F", "backward_step": "B"}.items():
             # The function does not say which stage and micro-batch it is called for; the schedule's order does.
             order = itertools.cycle([action for action in mine if action.kind == kind])
             setattr(schedules, name, watched(self, getattr(schedules, name), lambda *_, order=order: next(order)))
 
-    def record(self, spans: list[Span] | None) -> None:
+    def record(self, spans: Spans | None) -> None:
         self.spans = spans
 
 

@@ -24,12 +24,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from harness.spec import Batch, ModelConfig, Span, Topology, Workload
+from harness.spec import Batch, ModelConfig, Spans, Topology, Workload
 from impls.acceleration.gradient_clipping.reference import global_norm
 from impls.models.mesh import gather, mesh, share, token_share
 from impls.models.optimizer import MasterWeights, clip
 from impls.models.weights import initial
-from impls.parallelism.pipeline_parallel.executor import run
+from impls.parallelism.pipeline_parallel.executor import channels, run
 from impls.parallelism.pipeline_parallel.places import homes, plan_of
 from impls.parallelism.pipeline_parallel.schedules import Plan
 from impls.parallelism.pipeline_parallel.stage import Stage, build_stages
@@ -44,8 +44,7 @@ class Pipeline:
         self.workload, self.topology, self.plan = workload, topology, plan
         self.pp, self.dp, self.dp_rank = places.get_group("pp"), places.get_group("dp"), places.get_local_rank("dp")
         lines = places.mesh.movedim(0, -1).flatten(0, -2).tolist()  # the ranks of each pipeline
-        # Forward and backward messages cross: each direction has a communicator of its own.
-        self.groups = {kind: dist.new_subgroups_by_enumeration(lines)[0] for kind in "FB"}
+        self.groups = {channel: dist.new_subgroups_by_enumeration(lines)[0] for channel in channels(plan)}
         self.stages, self.weights = build_stages(workload, plan, self.pp.rank(), self.stage)
         if self.defers and any(action.kind == "W" for action in plan.actions[self.pp.rank()]):
             for stage in self.stages.values():
@@ -61,7 +60,7 @@ class Pipeline:
             for ranks in sorted({ranks for ranks in self.homes.values() if len(ranks) > 1})
         }
         self.optimizer = self.states()
-        self.spans: list[Span] | None = None
+        self.spans: Spans | None = None
 
     def backward(self, batch: Batch) -> Tensor:
         micro_batches = list(share(batch, self.workload, self.dp_rank, self.topology.dp))
@@ -99,7 +98,7 @@ class Pipeline:
             clip([p.grad for p in self.weights.values()], self.workload.max_grad_norm, norm)
         self.optimizer.step()
 
-    def record(self, spans: list[Span] | None) -> None:
+    def record(self, spans: Spans | None) -> None:
         self.spans = spans
 
     def gradients(self) -> Mapping[str, Tensor]:

@@ -1,23 +1,22 @@
 """When each action of a step began and ended."""
 
-import time
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
 import torch
 
-from harness.spec import Span
+from harness.spec import Span, Spans
 from impls.models.mesh import device
 
 
-def now(spans: list[Span] | None) -> float:
+def now(spans: Spans | None) -> float:
     """The time at which what was asked of the device is done; 0 where nobody asks."""
     if spans is None:
         return 0.0
     if device().type == "cuda":
         torch.cuda.synchronize()
-    return time.monotonic()
+    return spans.clock()
 
 
 def watched(

@@ -18,9 +18,8 @@ def record(variant: str, plan: Plan, times: dict[str, float], stretched: float =
     """The bubble of a timeline whose ideal is this plan's; the measured one has a first stage ``stretched`` times as
     long."""
     spans = [[Span(*a, at, at + 1) for at, a in enumerate(actions)] for actions in plan.actions]
-    keys = [(a.kind, rank, a.stage) for rank, actions in enumerate(plan.actions) for a in actions]
-    ideal = timeline.replay(spans, {key: times[key[0]] for key in keys})
-    shown = timeline.replay(spans, {key: times[key[0]] * (1 if key[1] else stretched) for key in keys})
+    ideal = timeline.replay(spans, lambda rank, s: times[s.kind])
+    shown = timeline.replay(spans, lambda rank, s: times[s.kind] * (1 if rank else stretched))
     return {
         **claims.WORK,
         "measure": "timeline",

@@ -25,8 +25,7 @@ PICTURES = {
 def played(plan: Plan, times: dict[str, float]) -> list[list[Span]]:
     """Each action as soon as its rank and its predecessors are free; an update takes no time."""
     spans = [[Span(*a, at, at + 1) for at, a in enumerate(actions) if a.kind != "U"] for actions in plan.actions]
-    seconds = {(s.kind, rank, s.stage): times[s.kind] for rank, row in enumerate(spans) for s in row}
-    return timeline.replay(spans, seconds)
+    return timeline.replay(spans, lambda rank, s: times[s.kind])
 
 
 def draw(plan: Plan, times: dict[str, float]) -> list[str]:
