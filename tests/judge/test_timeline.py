@@ -1,11 +1,14 @@
 """Bubbles, micro-batches in flight, and what the same actions would take on a core a rank."""
 
 import itertools
+import random
+from statistics import median
 
 import pytest
 
 from harness.judge import timeline
 from harness.spec import Law, Span
+from impls.parallelism.pipeline_parallel.schedules import one_f_one_b as one_f_one_b_plan
 
 LAWS = {name: Law("timeline", name, "", 0.1, "a paper") for name in ("bubble", "in_flight")}
 
@@ -110,6 +113,24 @@ def test_a_bubble_that_other_rounds_would_have_let_pass_decides_nothing() -> Non
     bubble, _ = timeline.judge(rounds, 2, {"bubble": 0.26}, LAWS)
     assert bubble.detail["low"] < 0.26 * 1.1 < bubble.detail["high"]
     assert bubble.verdict == "inconclusive"
+
+
+def test_a_machine_that_slows_actions_by_chance_fails_no_schedule() -> None:
+    """Eight micro-batches of 1F1B, each action up to half as long again in some rounds: its bubble is 1/9."""
+    plan = one_f_one_b_plan(2, 8)
+    spans = [[Span(*action, at, at + 1) for at, action in enumerate(actions)] for actions in plan.actions]
+    verdicts = []
+    for seed in range(20):
+        chance = random.Random(seed)
+
+        def seconds(rank: int, s: Span, chance: random.Random = chance) -> float:
+            return (1.0 + (s.kind == "B")) * (1 + 0.5 * chance.random() ** 2)
+
+        rounds = [timeline.replay(spans, seconds) for _ in range(10)]
+        assert median(timeline.bubble(ranks) for ranks in rounds) > 1 / 9 * 1.1
+        verdicts.append(timeline.judge(rounds, 2, {"bubble": 1 / 9}, LAWS)[0].verdict)
+    assert verdicts.count("pass") > 15
+    assert "fail" not in verdicts
 
 
 def test_ranks_that_share_cores_are_judged_by_a_replay() -> None:
