@@ -124,7 +124,7 @@ def test_a_machine_that_slows_actions_by_chance_fails_no_schedule() -> None:
         chance = random.Random(seed)
 
         def seconds(rank: int, s: Span, chance: random.Random = chance) -> float:
-            return (1.0 + (s.kind == "B")) * (1 + 0.5 * chance.random() ** 2)
+            return (1.0 + (s.kind == "B")) * (1 + 0.5 * chance.random() ** 4)
 
         rounds = [timeline.replay(spans, seconds) for _ in range(10)]
         assert median(timeline.bubble(ranks) for ranks in rounds) > 1 / 9 * 1.1
