@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 from harness.spec import Card, Engine, Topology, Workload
 
-# (workload or its name, dtype, on every topology or on two ranks only)
-Rows = tuple[tuple[str | Workload, str, bool], ...]
+# (workload or its name, dtype, on which topologies: True for every one, False for those of two ranks)
+Rows = tuple[tuple[str | Workload, str, bool | tuple[str, ...]], ...]
 
 MODELS = "impls.models"
 PLAIN = f"{MODELS}.plain:build"

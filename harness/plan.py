@@ -92,8 +92,8 @@ def _on(topology: Topology, rows: catalog.Rows) -> list[tuple[Workload, str]]:
     """The rows that run on this topology."""
     return [
         (load(work) if isinstance(work, str) else work, dtype)
-        for work, dtype, everywhere in rows
-        if everywhere or topology.world_size == 2
+        for work, dtype, where in rows
+        if (str(topology) in where if isinstance(where, tuple) else where or topology.world_size == 2)
     ]
 
 

@@ -22,11 +22,9 @@ from harness.spec import Span, Spans, Topology, Trainer, Unsupported, Workload
 
 TORCH_DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}
 CHECKED_STEPS = 4
-WARM_ROUNDS, TIMELINE_ROUNDS, REPLAYED_ROUNDS = 2, 10, 4
-MEMORY_STEP, TRAFFIC_STEP = (
-    2,
-    3,
-)  # of the second the activations too; nothing is collected in them, and the first steps' lazy states exist by then
+WARM_ROUNDS, TIMELINE_ROUNDS, REPLAYED_ROUNDS = 1, 8, 3
+# Of the second the activations too; nothing is collected in them, and the first steps' lazy states exist by then.
+MEMORY_STEP, TRAFFIC_STEP = 2, 3
 
 
 def checked_trainer(
