@@ -13,8 +13,9 @@ from harness.spec import Finding, assessed, measured
 Records = Sequence[Mapping[str, Any]]
 WITHIN = 0.10  # relative: what a measured and a promised bubble may differ by and be called the same
 EQUAL = 0.20  # relative: what F, B and W may differ by and be called equal
-WORK = {"engine": "reference", "workload": "pipelined", "dtype": "fp32"}
-MICRO_BATCHES = 8  # of that workload
+TIMELINE = {"measure": "timeline", "engine": "reference", "workload": "compute_bound", "dtype": "fp32"}
+MEMORY = {"measure": "memory", "engine": "reference", "workload": "pipelined", "dtype": "fp32"}
+MICRO_BATCHES = 8  # of either
 COURSE_TABLE = {(4, 4): 0.429, (4, 8): 0.273, (4, 16): 0.158, (4, 32): 0.086, (8, 16): 0.304, (8, 32): 0.179}
 
 
@@ -24,7 +25,7 @@ def _formula(stages: int, micro_batches: int) -> float:
 
 def _timeline(records: Records, variant: str, topology: str) -> Mapping[str, Any] | None:
     """The record of a bubble."""
-    wanted = WORK | {"measure": "timeline", "quantity": "bubble", "variant": variant, "topology": topology}
+    wanted = TIMELINE | {"quantity": "bubble", "variant": variant, "topology": topology}
     for record in records:
         if record["value"] is not None and all(record.get(name) == value for name, value in wanted.items()):
             return record
@@ -119,7 +120,7 @@ def hanayo(records: Records) -> Finding:
 
 def dual_pipe_memory(records: Records) -> Finding:
     """Twice the parameters: model states of DualPipe ÷ of 1F1B, on the rank that holds most."""
-    wanted = WORK | {"measure": "memory", "quantity": "states", "topology": "pp4"}
+    wanted = MEMORY | {"quantity": "states", "topology": "pp4"}
     two, one = (measured(records, variant=variant, **wanted) for variant in ("dual_pipe", "1f1b"))
     arithmetic = "a rank holds stage s of one copy and stage p − 1 − s of the other: 2/p of the model instead of 1/p"
     if not two or not one:
@@ -161,10 +162,7 @@ def zb_h1(records: Records) -> Finding:
     f, b, w = (zero["detail"]["times"][kind] for kind in "FBW")
     at_these = (f + b - w) / (f + b + w)
     value = _per_work(zero["value"]) / _per_work(one["value"])
-    kept = [
-        measured(records, variant=v, topology="pp4", measure="timeline", quantity="in_flight", **WORK)
-        for v in ("zb_h1", "1f1b")
-    ]
+    kept = [measured(records, variant=v, topology="pp4", quantity="in_flight", **TIMELINE) for v in ("zb_h1", "1f1b")]
     reason = f"{value:.2f} of 1F1B's idle time at pp4, {_how(zero)}, with as many micro-batches in flight"
     if kept[0] > kept[1]:
         reason = f"{value:.2f} of 1F1B's idle time, but {kept[0][0]:g} micro-batches in flight for {kept[1][0]:g}"

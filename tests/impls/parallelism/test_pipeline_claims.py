@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from harness import plan
 from harness.judge import timeline
 from harness.spec import Span
 from impls.parallelism.pipeline_parallel import CARD, claims
@@ -21,8 +22,7 @@ def record(variant: str, plan: Plan, times: dict[str, float], stretched: float =
     ideal = timeline.replay(spans, lambda rank, s: times[s.kind])
     shown = timeline.replay(spans, lambda rank, s: times[s.kind] * (1 if rank else stretched))
     return {
-        **claims.WORK,
-        "measure": "timeline",
+        **claims.TIMELINE,
         "quantity": "bubble",
         "variant": variant,
         "topology": "pp4",
@@ -36,8 +36,21 @@ def record(variant: str, plan: Plan, times: dict[str, float], stretched: float =
 
 
 def in_flight(variant: str, value: float) -> dict[str, Any]:
-    about = {"measure": "timeline", "quantity": "in_flight", "variant": variant, "topology": "pp4", "value": value}
-    return claims.WORK | about | {"detail": {}}
+    about = {"quantity": "in_flight", "variant": variant, "topology": "pp4", "value": value}
+    return claims.TIMELINE | about | {"detail": {}}
+
+
+@pytest.mark.parametrize("about", [claims.TIMELINE, claims.MEMORY])
+def test_what_the_figures_are_told_from_is_measured(about: dict[str, str]) -> None:
+    request = plan.Request(topics=(CARD.name,), engines=(about["engine"],), topologies=("pp4",))
+    looked_at = [
+        case
+        for case in plan.cases(request, {CARD.name: CARD})
+        if (case.workload.name, case.workload.dtype) == (about["workload"], about["dtype"])
+        and case.workload.micro_batches == claims.MICRO_BATCHES
+    ]
+    assert {case.variant for case in looked_at} == set(CARD.variants)
+    assert all(about["measure"] in plan.measures(case, request, CARD, cores=2) for case in looked_at)
 
 
 def test_every_figure_can_be_told_without_a_measurement() -> None:
@@ -93,7 +106,7 @@ def test_a_third_is_not_expected_of_weight_gradients_that_are_quick() -> None:
 
 
 def test_twice_the_parameters_are_told_from_model_states() -> None:
-    about = claims.WORK | {"measure": "memory", "quantity": "states", "topology": "pp4", "detail": {}}
+    about = claims.MEMORY | {"quantity": "states", "topology": "pp4", "detail": {}}
     states = [about | {"variant": "1f1b", "value": 100.0}, about | {"variant": "dual_pipe", "value": 198.0}]
     assert CHECKS["dual_pipe_memory"](states).detail["status"] == "reproduced"
     states[1]["value"] = 150.0
