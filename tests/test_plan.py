@@ -46,7 +46,7 @@ def test_an_engine_runs_only_the_variants_that_it_has() -> None:
 def test_work_that_is_only_watched_is_judged_by_nothing_else_and_watched_in_place_of_the_timed(topology: str) -> None:
     request = Request(("pipeline_parallel",), ("reference",), topologies=(topology,))
     found = {c.workload.name: measured(c, request) for c in planned(request) if c.workload.dtype == "fp32"}
-    assert found["compute_bound"] == ["timeline"]
+    assert found.pop("compute_bound" if topology == "pp4" else "compute_bound_long") == ["timeline"]
     assert found["pipelined"] == ["parity", "memory", "traffic", "throughput"]
     assert "timeline" not in found["pipelined_tied"]
 

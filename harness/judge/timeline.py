@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -152,6 +153,7 @@ def judge(
         "ideal": plain(ideal),
         "low": low,
         "high": high,
+        "equal": value - bubble(typical.round(delayed=False)) + bubble(ideal),
     }
     most = max(in_flight(spans) for spans in shown)
     return [
@@ -159,6 +161,16 @@ def judge(
         _finding("bubble", value, (low, high), text, promised, laws, disturbed, detail),
         _finding("in_flight", most, (most, most), f"in flight {most:.3g}", promised, laws, False, {"replayed": shared}),
     ]
+
+
+def unequal(findings: Sequence[Finding]) -> bool:
+    """Whether a bubble may be too large because equal actions took unequal times, and only for that: another world's
+    ranks, on the cores the other way round, may tell if the machine is to blame."""
+    return any(
+        finding.verdict in ("fail", "inconclusive") and finding.detail["equal"] <= finding.bound
+        for finding in findings
+        if finding.quantity == "bubble" and finding.bound is not None
+    )
 
 
 def _finding(
@@ -169,10 +181,10 @@ def _finding(
     promised: Mapping[str, float],
     laws: Mapping[str, Law],
     disturbed: bool,
-    detail: Mapping[str, object],
+    detail: Mapping[str, Any],
 ) -> Finding:
     law, law_value = laws.get(quantity), promised.get(quantity)
-    verdict = "pass"
+    verdict, bound = "pass", None
     if law is not None and law_value is not None:
         text += f", promised {law_value:.3g}; {law.source}"
         bound = law_value * (1 + law.tolerance) + 1e-9  # a schedule that beats its promise is no failure
@@ -180,4 +192,6 @@ def _finding(
             verdict = "inconclusive" if disturbed or interval[0] <= bound else "fail"
         if disturbed and verdict == "inconclusive":
             text += "; other processes took some of the cores"
-    return Finding("timeline", quantity, value, "", verdict, text, law=law_value, direction="lower", detail=detail)
+    return Finding(
+        "timeline", quantity, value, "", verdict, text, law=law_value, bound=bound, direction="lower", detail=detail
+    )

@@ -133,6 +133,16 @@ def test_a_machine_that_slows_actions_by_chance_fails_no_schedule() -> None:
     assert "fail" not in verdicts
 
 
+def test_what_unequal_actions_alone_enlarge_is_worth_another_look() -> None:
+    def look(**about: float) -> bool:
+        return timeline.unequal(timeline.judge([one_f_one_b(**about)] * 3, 2, {"bubble": 0.25}, LAWS))
+
+    assert look(stretch=1.5)
+    assert not look()
+    assert not look(wait=0.5)  # every world's messages would be as late
+    assert not look(stretch=1.5, wait=0.5)
+
+
 def test_ranks_that_share_cores_are_judged_by_a_replay() -> None:
     assert bubble(cores=1, wait=0.5) == "pass"  # the wait is the machine's, not the schedule's
 
