@@ -11,6 +11,8 @@ from torch.nn.functional import logsigmoid
 from harness.spec import Batch, Function, Topology, Trainer, Workload
 from impls.acceleration.flash_attention import reference as flash_attention
 from impls.acceleration.gradient_clipping import reference as gradient_clipping
+from impls.acceleration.latent_attention import reference as latent_attention
+from impls.acceleration.latent_attention.sizes import sizes as latent_sizes
 from impls.models.step import accumulate
 from impls.parallelism.context_parallel import reference as context_parallel
 from impls.parallelism.data_parallel import reference as data_parallel
@@ -168,6 +170,18 @@ def no_sum_over_replicas(workload: Workload, topology: Topology, **variant: Any)
     layer = expert_parallel.build(workload, topology, **variant)
     layer.spread.replicas = layer.spread.ep  # without expert parallelism that is this rank
     return layer
+
+
+def a_rotary_key_of_its_own_heads(workload: Workload, topology: Topology, **variant: Any) -> Function:
+    """The one key of all heads learns from this rank's alone; the latents beside it from all."""
+    shared = latent_attention.copy
+
+    def unsummed(x: Tensor, group: dist.ProcessGroup) -> Tensor:
+        rotary = latent_sizes(workload.model).rotary
+        return torch.cat([shared(x[..., :-rotary], group), x[..., -rotary:]], -1)
+
+    latent_attention.copy = unsummed
+    return latent_attention.build(workload, topology, **variant)
 
 
 def a_stale_partition(workload: Workload, topology: Topology, **variant: Any) -> Trainer:

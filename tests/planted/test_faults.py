@@ -92,6 +92,9 @@ FAULTS = {
         "context_parallel", "ring_zigzag", "cp2", OUTPUT | GRADIENT, OUTPUT | GRADIENT, "output of output"
     ),
     "no_sum_over_replicas": Fault("expert_parallel", "st_moe", "dp2", GRADIENT, GRADIENT, "step 1, gradient of "),
+    "a_rotary_key_of_its_own_heads": Fault(
+        "latent_attention", "mla", "tp2", GRADIENT, GRADIENT, "step 1, gradient of kv_down"
+    ),
     "a_stale_partition": Fault(
         "zero_plus_plus", "hpz", "dp2", TRAINED, frozenset({"update", "update slope"}), "step 2, loss "
     ),
