@@ -128,6 +128,5 @@ def _worth_timing(case: Case, request: Request, grid: Grid, cores: int) -> bool:
 
 def _chosen(case: Case, request: Request, names: Sequence[str]) -> bool:
     """Of the grids one workload each is timed or watched: on a CPU in fp32 only."""
-    return bool(request.workloads) or (
-        case.workload.name in names and (bool(request.gpus) or case.workload.dtype == "fp32")
-    )
+    mine = case.workload.name in names and (bool(request.gpus) or case.workload.dtype == "fp32")
+    return mine or bool(request.workloads)

@@ -164,8 +164,8 @@ def judge(
 
 
 def unequal(findings: Sequence[Finding]) -> bool:
-    """Whether a bubble may be too large because equal actions took unequal times, and only for that: another world's
-    ranks, on the cores the other way round, may tell if the machine is to blame."""
+    """Whether a bubble may be too large because equal actions took unequal times, and only for that: other worlds at
+    other times tell whether the machine is to blame."""
     return any(
         finding.verdict in ("fail", "inconclusive") and finding.detail["equal"] <= finding.bound
         for finding in findings
@@ -188,7 +188,7 @@ def _finding(
     if law is not None and law_value is not None:
         text += f", promised {law_value:.3g}; {law.source}"
         bound = law_value * (1 + law.tolerance) + 1e-9  # a schedule that beats its promise is no failure
-        if interval[1] > bound:
+        if max(value, interval[1]) > bound:
             verdict = "inconclusive" if disturbed or interval[0] <= bound else "fail"
         if disturbed and verdict == "inconclusive":
             text += "; other processes took some of the cores"
