@@ -11,6 +11,7 @@ import importlib.util
 import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, NamedTuple
 
@@ -104,17 +105,23 @@ def folder(card: Card) -> str:
     return card.engines["reference"].build.partition(":")[0].rpartition(".")[0]
 
 
+@cache
+def _exists(module: str) -> bool:
+    """Asked of every case, a thousand times over."""
+    return importlib.util.find_spec(module) is not None
+
+
 def problem(card: Card) -> str:
     """The module that poses a Function topic's problem; empty for a topic whose engines are Trainers."""
     name = f"{folder(card)}.problem"
-    return name if importlib.util.find_spec(name) else ""
+    return name if _exists(name) else ""
 
 
 def grid(card: Card) -> Grid | None:
     """The work that a topic brings of its own: ``GRID``, ``TIMED`` and, if it has some, ``WATCHED`` of its
     ``grid.py``, if there is one."""
     name = f"{folder(card)}.grid"
-    if not importlib.util.find_spec(name):
+    if not _exists(name):
         return None
     module = importlib.import_module(name)
     return Grid(module.GRID, module.TIMED, getattr(module, "WATCHED", ()))
@@ -128,7 +135,7 @@ def plain(card: Card, workload: Workload, topology: Topology, variant: Mapping[s
     variant computes what everybody computes.
     """
     name = f"{folder(card)}.plain"
-    if not importlib.util.find_spec(name):
+    if not _exists(name):
         return PLAIN, {}
     options = importlib.import_module(name).options(workload, topology, **variant)
     return (PLAIN, {}) if options is None else (f"{name}:build", options)

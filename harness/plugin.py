@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from harness.spec.finding import worst
 from harness.spec.requires import gpus
 
 SESSION = pytest.StashKey["Session"]()
+HYPOTHESIS = "hypothesispytest"  # its pytest plugin's name
 DEFAULT_RANKS, DEFAULT_TIMEOUT = 8, 120.0
 
 
@@ -89,9 +91,13 @@ class Session:
         self.done = self.total = 0
         self.parity = False  # whether it is asked of any case
 
+    @cached_property
+    def _measures(self) -> list[list[str]]:
+        """Of each case."""
+        return [plan.measures(case, self.request, self.cards[case.topic], self.cores) for case in self.cases]
+
     def measured(self, measure: str) -> list[Case]:
-        every = ((case, self.cards[case.topic]) for case in self.cases)
-        return [c for c, card in every if measure in plan.measures(c, self.request, card, self.cores)]
+        return [case for case, measures in zip(self.cases, self._measures, strict=True) if measure in measures]
 
     @property
     def held_waivers(self) -> list[waivers.Waiver]:
@@ -201,8 +207,12 @@ def session_of(config: pytest.Config) -> Session:
 def pytest_collection(session: pytest.Session) -> None:
     """Wrong options are a usage error before anything is collected, one line instead of one error a file."""
     named = [Path(argument.partition("::")[0]).resolve() for argument in session.config.args]
-    if any("suites" in (path.name, path.parent.name) for path in named):
+    ours = ["suites" in (path.name, path.parent.name) for path in named]
+    if any(ours):
         session_of(session.config)
+    if all(ours) and session.config.pluginmanager.has_plugin(HYPOTHESIS):
+        # It imports all of Hypothesis to say, at the end, nothing: a second of a session that draws no examples.
+        session.config.pluginmanager.unregister(name=HYPOTHESIS)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 
 from harness.spec.topology import Topology
 from harness.spec.workload import Workload
@@ -15,7 +16,7 @@ class Case:
     topology: Topology
     workload: Workload
 
-    @property
+    @cached_property
     def id(self) -> str:
         """``zero3-deepspeed-dp2-fp32``; a workload other than the topic's default is named at the end."""
         parts = [self.variant, self.engine, str(self.topology), self.workload.dtype]

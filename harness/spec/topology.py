@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import astuple, dataclass, fields
+from functools import cache
 
 
 @dataclass(frozen=True, order=True)
@@ -25,6 +26,7 @@ class Topology:
             raise ValueError(f"ep {self.ep} does not divide dp {self.dp}")
 
     @classmethod
+    @cache
     def axes(cls) -> tuple[str, ...]:
         return tuple(field.name for field in fields(cls))
 
@@ -43,5 +45,5 @@ class Topology:
         return self.dp * self.tp * self.pp * self.cp
 
     def __str__(self) -> str:
-        sizes = zip(self.axes(), astuple(self), strict=True)
+        sizes = ((axis, getattr(self, axis)) for axis in self.axes())
         return "".join(f"{axis}{size}" for axis, size in sizes if size > 1) or "dp1"
