@@ -19,6 +19,7 @@ CARD = Card(
         "torch": Engine(f"{HERE}.on_torch:build"),
         "megatron": Engine(f"{HERE}.on_megatron:build", requires=("megatron-core>=0.16",)),
         "deepspeed": Engine(f"{HERE}.on_deepspeed:build", requires=("deepspeed>=0.19",)),
+        "deepspeed_saved": Engine(f"{HERE}.on_deepspeed:build_saved", requires=("deepspeed>=0.19",)),
         "colossalai": Engine(
             f"{HERE}.on_colossalai:build", requires=("colossalai>=0.5",), environment="colossalai-suites"
         ),

@@ -1,9 +1,12 @@
 """DeepSpeed's AutoTP on our decoder: its rules for which layer is cut how, written for our names, and its own
 vocabulary-parallel head and loss."""
 
+import tempfile
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import deepspeed
+import torch
 import torch.distributed as dist
 from deepspeed.utils import groups, safe_get_full_grad
 from torch import Tensor
@@ -73,5 +76,21 @@ class TensorParallel(Engine):
         return collect(parts, group)
 
 
+class Saved(TensorParallel):
+    """The same, whose parameters are those of the file that DeepSpeed writes for others to load."""
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        with tempfile.TemporaryDirectory(prefix="plumbline-saved-") as folder:  # a rank's own; the first one writes
+            self.engine.save_16bit_model(folder, "model.bin")
+            found = torch.load(Path(folder) / "model.bin") if dist.get_rank() == 0 else {}
+        return {name: found[name] for name in self.names if name in found}
+
+
 def build(workload: Workload, topology: Topology) -> TensorParallel:
     return TensorParallel(workload, topology)
+
+
+def build_saved(workload: Workload, topology: Topology) -> Saved:
+    if workload.dtype == "bf16":
+        raise Unsupported("what it saves is the model in its own dtype, without the masters that updates are judged by")
+    return Saved(workload, topology)
