@@ -12,11 +12,15 @@ from torch import Tensor, nn
 from harness.spec import ModelConfig
 
 
-def rope_table(length: int, config: ModelConfig, device: torch.device, start: int = 0) -> tuple[Tensor, Tensor]:
-    """cos and sin, [length, d], in float32 whatever the model's precision: the angles define the model."""
+def rope_table(
+    length: int, config: ModelConfig, device: torch.device, positions: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """cos and sin, [length, d], in float32 whatever the model's precision: the angles define the model. ``positions``
+    [length] in the sequence, where they are not 0, 1, 2, …"""
     d = config.head_dim
+    positions = torch.arange(length) if positions is None else positions
     frequency = 1.0 / config.rope_theta ** (torch.arange(0, d, 2, device=device, dtype=torch.float32) / d)
-    angle = torch.outer(torch.arange(start, start + length, device=device, dtype=torch.float32), frequency)
+    angle = torch.outer(positions.to(device, torch.float32), frequency)
     angle = torch.cat((angle, angle), dim=-1)
     return angle.cos(), angle.sin()
 
@@ -25,6 +29,23 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """RoPE (Su et al. 2021, eq. 34) on [b, heads, s, d], with the halves of d as pairs."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Causal attention of queries [b, a, s, d] to keys and values [b, k, s, d]: a/k heads of queries share one."""
+    grouped = query.shape[1] != key.shape[1]
+    return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
+
+
+def wide(logits: Tensor) -> Tensor:
+    """In float32 where they are narrower, as every trainer has them."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """The mean over the labels that count; 0 where none does, say in a part of a sequence that ended before."""
+    total = F.cross_entropy(wide(logits).flatten(0, -2), labels.flatten(), reduction="sum")
+    return total / (labels >= 0).sum().clamp(min=1)
 
 
 class RMSNorm(nn.Module):
@@ -37,6 +58,8 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
+    attend = staticmethod(attend)  # one over several ranks' positions takes its place
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         h, self.d = config.hidden_size, config.head_dim
@@ -53,9 +76,7 @@ class Attention(nn.Module):
         key = self.k_norm(self.k_proj(x).view(b, s, -1, self.d)).transpose(1, 2)  # [b, k, s, d]
         value = self.v_proj(x).view(b, s, -1, self.d).transpose(1, 2)
         query, key = rotate(query, cos, sin), rotate(key, cos, sin)
-        grouped = query.shape[1] != key.shape[1]
-        out = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
-        return self.o_proj(out.transpose(1, 2).reshape(b, s, -1))
+        return self.o_proj(self.attend(query, key, value).transpose(1, 2).reshape(b, s, -1))
 
 
 class MLP(nn.Module):
@@ -115,6 +136,4 @@ class Decoder(nn.Module):
         logits = self.lm_head(self.model(tokens))
         if labels is None:
             return logits
-        # float32 where the logits are narrower, as every trainer does.
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        return cross_entropy(logits, labels)

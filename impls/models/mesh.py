@@ -21,6 +21,12 @@ def mesh(topology: Topology) -> DeviceMesh:
     return init_device_mesh(device().type, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
 
 
+def lines(places: DeviceMesh, *axes: str) -> list[list[int]]:
+    """The ranks of each line of the mesh along some of its axes, the last of these fastest."""
+    dims = [places.mesh_dim_names.index(axis) for axis in axes]
+    return places.mesh.movedim(dims, list(range(-len(dims), 0))).flatten(-len(dims)).flatten(0, -2).tolist()
+
+
 def share(batch: Batch, workload: Workload, dp_rank: int, dp: int) -> Iterator[Batch]:
     """This data-parallel rank's micro-batches of the global batch, on its device."""
     rows = batch.inputs.shape[0] // dp

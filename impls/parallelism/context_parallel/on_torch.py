@@ -3,12 +3,14 @@
 ``context_parallel`` itself knows the operators of CUDA alone; on the CPU its templates are given the kernel that SDPA
 uses there. With load balancing its layout is the zig-zag, without it is contiguous."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor.experimental._context_parallel import _attention as templates
 
 from harness.spec import Topology, Unsupported, Workload
@@ -56,13 +58,18 @@ class OnCuda(Function):
         return None, *gradients
 
 
+def ring(mesh: DeviceMesh, layout: str) -> tuple[Callable[[Tensor, Tensor, Tensor], Tensor], str]:
+    """Attention of this rank's queries, keys and values over a mesh of one axis, and how it falls back here."""
+    templates._cp_options.enable_load_balance = layout == "zigzag"
+    if torch.cuda.is_available():
+        return partial(OnCuda.apply, mesh), ""
+    text = "context_parallel's templates around the CPU's kernel: it has operators for CUDA alone"
+    return partial(OnCpu.apply, mesh.get_group()), text
+
+
 class RingAttention(Spread):
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        tensors = [inputs[name] for name in ("query", "key", "value")]
-        templates._cp_options.enable_load_balance = self.layout == "zigzag"
-        if tensors[0].is_cuda:
-            return {"output": OnCuda.apply(self.rings, *tensors)}
-        return {"output": OnCpu.apply(self.rings.get_group(), *tensors)}
+        return {"output": self.attend(*(inputs[name] for name in ("query", "key", "value")))}
 
 
 def build(
@@ -70,8 +77,6 @@ def build(
 ) -> RingAttention:
     if torch.cuda.is_available() and workload.dtype != "bf16":
         raise Unsupported(f"SDPA's flash kernel on CUDA takes bf16, not {workload.dtype}")
-    ring = RingAttention(workload, topology, layout, group, packed)
-    ring.rings = ring.mesh()["ring"]
-    if not torch.cuda.is_available():
-        ring.fallback = "context_parallel's templates around the CPU's kernel: it has operators for CUDA alone"
-    return ring
+    attention = RingAttention(workload, topology, layout, group, packed)
+    attention.attend, attention.fallback = ring(attention.mesh()["ring"], layout)
+    return attention

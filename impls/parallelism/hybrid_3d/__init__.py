@@ -1,4 +1,4 @@
-"""Hybrid parallelism: data, tensor and pipeline parallelism on one device mesh."""
+"""Hybrid parallelism: data, tensor, pipeline and context parallelism on one device mesh."""
 
 from harness.spec import Card, Engine, Law
 
@@ -12,6 +12,7 @@ CARD = Card(
         f"{NARAYANAN}, §3",
         "Korthikanti et al. 2022, Reducing Activation Recomputation in Large Transformer Models, §4.2.2",
         "Rajbhandari et al. 2020, ZeRO, §5.1",
+        "Llama Team 2024, The Llama 3 Herd of Models, §3.3.2: 4D parallelism",
     ),
     variants={
         "mesh": {},
@@ -31,7 +32,7 @@ CARD = Card(
         ),
         "megatron": Engine(f"{HERE}.on_megatron:build", requires=("megatron-core>=0.16",)),
     },
-    topologies=("dp2tp2", "tp2pp2", "dp2pp2", "dp2tp2pp2"),
+    topologies=("dp2tp2", "tp2pp2", "dp2pp2", "dp2cp2", "tp2cp2", "dp2tp2pp2"),
     laws=(
         Law("memory", "states", f"{HERE}.laws:states", 0.05, f"{NARAYANAN}, §3: Ψ ÷ (p·t)"),
         Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.0, f"{NARAYANAN}, §3: the sum of what the axes send"),

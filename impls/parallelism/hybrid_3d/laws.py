@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 
 from harness.spec import Topology, Unsupported, Workload
+from impls.parallelism.context_parallel.laws import traffic as rings
+from impls.parallelism.hybrid_3d.context import LAYOUT, part_length
 from impls.parallelism.hybrid_3d.meshes import meshes
 from impls.parallelism.pipeline_parallel.places import EMBEDDING, homes, plan_of
 from impls.parallelism.tensor_parallel.laws import MOMENTS, part, ring
@@ -24,7 +26,7 @@ def states(
     resharding: str = "",
 ) -> float | None:
     """Bytes of weights, gradients, masters and moments on a rank of the stage that holds most; with ZeRO-1 masters and
-    moments ÷ d. A run that changes its mesh is measured on the second."""
+    moments ÷ (d·c). A run that changes its mesh is measured on the second."""
     try:
         *_, topology = meshes(topology, resharding)
         most = max(sum(each.values()) for each in held(workload, topology))
@@ -32,7 +34,7 @@ def states(
         return None
     e = workload.element_size
     optimizer = (4 if e < 4 else 0) + MOMENTS[workload.optimizer]
-    return most * (2 * e + optimizer / (topology.dp if partition else 1))
+    return most * (2 * e + optimizer / (topology.dp * topology.cp if partition else 1))
 
 
 def traffic(
@@ -42,12 +44,14 @@ def traffic(
     partition: bool = False,
     resharding: str = "",
 ) -> float | None:
-    """Bytes that a rank of the busiest stage sends in a step, n = b·s·h elements of each micro-batch:
+    """Bytes that a rank of the busiest stage sends in a step, n = b·s·h elements of each micro-batch, s being the part
+    of a sequence that it has:
 
         pp    n to each neighbour, forward down and backward up; with sequence parallelism b·⌈s/t⌉·h
         tp    all-reduces of n: 4 a layer, 1 of the embedding, 1 of the head; the cross-entropy's statistics; with
               sequence parallelism half an all-reduce more for each gather that is done again (2 a layer, 1 of the head)
-        once  the gains' gradients over tp, a tied embedding's over its stages, and all gradients over dp
+        cp    a layer's attention goes round the ring, with a t-th of the heads
+        once  the gains' gradients over tp, a tied embedding's over its stages, and all gradients over dp × cp
 
     ZeRO-1's reduce-scatter and all-gather are an all-reduce in two halves. A run that changes its mesh is measured on
     the second.
@@ -58,7 +62,8 @@ def traffic(
     except Unsupported:
         return None
     model, dp, t, p, e = workload.model, topology.dp, topology.tp, topology.pp, workload.element_size
-    b, s = workload.batch_size // dp // workload.micro_batches, workload.sequence_length
+    b, s = workload.batch_size // dp // workload.micro_batches, part_length(workload, topology.cp)
+    around = (rings(workload.with_(batch_size=b), Topology(cp=topology.cp), LAYOUT) or 0.0) / t
     length = -(-s // t) if sequence_parallel else s
     n = b * model.hidden_size * e * (t * length if sequence_parallel else s)
     statistics = ring(b * s * max(4, e), t) + ring(2 * b * s * max(4, e), t)
@@ -70,9 +75,10 @@ def traffic(
         sums = layers * (4 + 2 * again) + first + last * (1 + again)
         neighbours = (not first) + (not last)
         step = sums * ring(n, t) + last * statistics + neighbours * b * length * model.hidden_size * e
+        step += layers * around
         summed = "norm.weight" if sequence_parallel else ("q_norm.weight", "k_norm.weight")
         gains = sum(size for name, size in mine.items() if name.endswith(summed)) * e
         tied = mine[EMBEDDING] * e if model.tie_word_embeddings and p > 1 and (first or last) else 0
-        once = ring(gains, t) + ring(tied, 2) + ring(sum(mine.values()) * e, dp)
+        once = ring(gains, t) + ring(tied, 2) + ring(sum(mine.values()) * e, dp * topology.cp)
         totals.append(workload.micro_batches * step + once)
     return max(totals)

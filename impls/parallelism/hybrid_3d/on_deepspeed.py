@@ -48,6 +48,8 @@ def build(
             "DeepSpeed's PipelineModule has no tensor-parallel layers; they are Megatron-DeepSpeed's, whose repository "
             "cannot be installed"
         )
+    if topology.cp > 1:
+        raise Unsupported("DeepSpeed's PipelineModule has no ranks for parts of a sequence")
     if workload.dtype == "fp64":
         raise Unsupported("DeepSpeed's engine trains in float32, float16 and bfloat16 only")
     zero = section(workload, 1) if partition else {"stage": 0}

@@ -33,6 +33,8 @@ def build(
     partition: bool = False,
     resharding: str = "",
 ) -> Trainer:
+    if topology.cp > 1:
+        raise Unsupported("Megatron-Core's own attention, without Transformer Engine's, refuses context parallelism")
     if workload.model.num_hidden_layers % topology.pp:
         raise Unsupported(
             f"Megatron-Core's stages have as many layers each: {topology.pp} does not divide "

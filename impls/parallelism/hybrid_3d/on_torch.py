@@ -1,6 +1,6 @@
 """PyTorch's FSDP2 × DTensor × torch.distributed.pipelining: each stage's layers cut by ``parallelize_module``, the rest
-over data-parallel ranks by ``fully_shard``. What it leaves to its user is done here: a tied embedding's sum over two
-stages, and the norm over all of them."""
+over data- and context-parallel ranks by ``fully_shard``, with its ring attention. What it leaves to its user is done
+here: a tied embedding's sum over two stages, the norm over all of them, and which positions a rank has."""
 
 from collections.abc import Mapping
 from fnmatch import fnmatch
@@ -18,9 +18,11 @@ from torch.distributed.tensor.parallel import loss_parallel, parallelize_module
 from torch.nn.utils import get_total_norm
 
 from harness.spec import Batch, Topology, Trainer, Unsupported, Workload
-from impls.models.mesh import device, gather, mesh, share
+from impls.models.mesh import device, gather, lines, mesh, share
 from impls.models.optimizer import MasterWeights, clip
 from impls.models.weights import TORCH_DTYPES, initial
+from impls.parallelism.context_parallel.on_torch import ring
+from impls.parallelism.hybrid_3d.context import LAYOUT, Context
 from impls.parallelism.hybrid_3d.moved import Moved
 from impls.parallelism.pipeline_parallel.places import EMBEDDING, HEAD, split
 from impls.parallelism.pipeline_parallel.stage import Stage
@@ -34,11 +36,17 @@ class Composed:
         self.pp, self.first, self.last = self.places.get_group("pp"), rank == 0, rank == topology.pp - 1
         narrow = TORCH_DTYPES[workload.dtype]
         # FSDP2's recipe: the sharded float32 weights are the masters; the gathered copies are narrow.
-        self.sharded = topology.dp > 1
+        self.replicas = topology.dp * topology.cp
+        self.sharded = self.replicas > 1
         dtype = max(narrow, torch.float32, key=lambda d: d.itemsize) if self.sharded else narrow
         layers = split(model.num_hidden_layers, topology.pp)[rank]
         self.module = Stage(model, layers, self.first, self.last).to(device(), dtype)
         self._fill()
+        self.context, self.fallback = None, ""
+        if topology.cp > 1:
+            self.context = Context(workload, topology.cp, self.places.get_local_rank("cp"))
+            attend, self.fallback = ring(self.places["cp"], LAYOUT)
+            self.context.enter(self.module, attend)
         if topology.tp > 1:
             names = [name for name, _ in self.module.named_modules()]
             plan = {key: style for key, style in PLAN.items() if any(fnmatch(name, key) for name in names)}
@@ -48,13 +56,14 @@ class Composed:
             self.module.lm_head.weight = self.module.model.embed_tokens.weight
         if self.sharded:
             policy = MixedPrecisionPolicy(param_dtype=narrow, reduce_dtype=narrow)
-            options = {"mesh": self.places["dp"], "mp_policy": policy, "reshard_after_forward": False}
+            among = self.places["dp", "cp"]._flatten("replicas") if self.context else self.places["dp"]
+            options = {"mesh": among, "mp_policy": policy, "reshard_after_forward": False}
             for layer in self.module.model.layers.values():
                 fully_shard(layer, **options)
             fully_shard(self.module, **options)
         self.weights = {self._canonical(name): p for name, p in self.module.named_parameters()}
-        lines = self.places.mesh.movedim(0, -1).flatten(0, -2).tolist()
-        self.ends = dist.new_subgroups_by_enumeration([[line[0], line[-1]] for line in lines])[0] if self.tied else None
+        ends = [[line[0], line[-1]] for line in lines(self.places, "pp")]
+        self.ends = dist.new_subgroups_by_enumeration(ends)[0] if self.tied else None
         self.optimizer = MasterWeights(self.weights.values(), workload, make_optimizer)
         self.scale = 0.0  # what a token's loss weighs
         part = PipelineStage(self.module, rank, topology.pp, device(), group=self.pp)
@@ -77,8 +86,9 @@ class Composed:
 
     def backward(self, batch: Batch) -> Tensor:
         mine = share(batch, self.workload, self.places.get_local_rank("dp"), self.topology.dp)
+        mine = [self.context.part(micro) for micro in mine] if self.context else mine
         inputs, labels = (torch.cat(parts) for parts in zip(*mine, strict=True))
-        self.scale = self.topology.dp / int((batch.labels >= 0).sum())
+        self.scale = self.replicas / int((batch.labels >= 0).sum())
         losses: list[Tensor] = []
         with loss_parallel():
             given = {"target": labels, "losses": losses} if self.last else {}
@@ -133,7 +143,7 @@ class Composed:
 
     def padding(self) -> int:
         """FSDP2 pads each parameter's first dimension to a multiple of the ranks."""
-        sizes = (p.to_local().numel() * self.topology.dp - p.numel() for p in self.weights.values() if self.sharded)
+        sizes = (p.to_local().numel() * self.replicas - p.numel() for p in self.weights.values() if self.sharded)
         return max(0, sum(sizes)) if self.topology.tp == 1 else 0
 
 
@@ -148,7 +158,7 @@ def build(
         raise Unsupported(
             "DTensor saves what its products were given, gathered: the naive form of sequence parallelism"
         )
-    if topology.dp > 1 and not partition:
+    if topology.dp * topology.cp > 1 and not partition:
         raise Unsupported(
             "PyTorch's data parallelism of DTensors is FSDP2, which divides states: the variant mesh_zero1"
         )

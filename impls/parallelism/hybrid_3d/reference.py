@@ -1,7 +1,8 @@
 """Data, tensor and pipeline parallelism at once (Narayanan et al. 2021, "Efficient Large-Scale Language Model Training
-on GPU Clusters", §3), with sequence parallelism and ZeRO-1: a composition of the references beside this one.
+on GPU Clusters", §3), with sequence parallelism, context parallelism and ZeRO-1: a composition of the references beside
+this one.
 
-The ranks are a grid p × d × t; each belongs to one group along every axis. Of eight (p = d = t = 2):
+The ranks are a grid p × d × c × t; each belongs to one group along every axis. Of eight (p = d = t = 2, c = 1):
 
                      pipeline 0            pipeline 1
     stage 0       [ rank 0  rank 1 ]    [ rank 2  rank 3 ]        [ … ] tp: parts of the same layers, neighbours
@@ -11,25 +12,28 @@ The ranks are a grid p × d × t; each belongs to one group along every axis. Of
     layers        cut into p stages (pipeline_parallel), each matrix of them into t parts (tensor_parallel); with
                   sequence parallelism also what lies between the matrices (sequence_parallel)
     activations   from a rank to the next stage's rank of the same part: b·s·h, or a t-th with sequence parallelism
+    sequences     cut over cp, where attention goes round a ring (context_parallel): s then is s/c
     gradients     of a gain, which acts on a part only: a sum over tp; of a tied embedding: a sum over its two stages,
-                  part by part; then the mean over dp of what the rank holds, a 1/(p·t) of the model
-    states        with ZeRO-1 each dp rank steps 1/d of what it holds (zero)
-    ‖g‖           squares of a matrix are added over tp and pp, of a gain over pp, with ZeRO-1 of both over dp
+                  part by part; then the mean over dp × cp of what the rank holds, a 1/(p·t) of the model
+    states        with ZeRO-1 each rank of dp × cp steps 1/(d·c) of what it holds (zero)
+    ‖g‖           squares of a matrix are added over tp and pp, of a gain over pp, with ZeRO-1 of both over dp × cp
 
-    p, d, t ranks along pp, dp and tp   b sequences of a micro-batch   s sequence   h hidden_size
+    p, d, c, t ranks along pp, dp, cp and tp   b sequences of a micro-batch   s sequence   h hidden_size
 """
 
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from harness.spec import ModelConfig, Topology, Trainer, Unsupported, Workload
+from harness.spec import Batch, ModelConfig, Topology, Trainer, Unsupported, Workload
 from impls.acceleration.gradient_clipping.reference import global_norm
-from impls.models.mesh import gather
+from impls.models.mesh import gather, lines
 from impls.models.optimizer import clip
 from impls.parallelism.hybrid_3d.checkpoint import Reader, write
+from impls.parallelism.hybrid_3d.context import Context, part_length, ring
 from impls.parallelism.hybrid_3d.moved import Moved
 from impls.parallelism.hybrid_3d.stage import SequenceStage, TensorStage
 from impls.parallelism.hybrid_3d.states import Partitioned, Replicated
@@ -47,14 +51,31 @@ class Hybrid(Pipeline):
 
     def __init__(self, workload: Workload, topology: Topology, sequence_parallel: bool, partition: bool) -> None:
         self.sequence_parallel, self.partition = sequence_parallel, partition
+        self.context: Context | None = None  # where sequences are cut over cp
         self.summed = (SequenceParallel if sequence_parallel else TensorParallel).summed
         self.steps = 0
         super().__init__(workload, topology, plan_of(workload, topology, "1f1b", 1))
 
+    def replicas(self) -> dist.ProcessGroup:
+        if self.topology.cp == 1:
+            return super().replicas()
+        self.context = Context(self.workload, self.topology.cp, self.places.get_local_rank("cp"))
+        return dist.new_subgroups_by_enumeration(lines(self.places, "dp", "cp"))[0]
+
+    def share(self, batch: Batch) -> list[Batch]:
+        micro_batches = super().share(batch)
+        return [self.context.part(micro) for micro in micro_batches] if self.context else micro_batches
+
     def stage(self, config: ModelConfig, layers: range, first: bool, last: bool) -> nn.Module:
+        made = self._stage(config, layers, first, last)
+        if self.context:
+            self.context.enter(made, ring(self.workload, self.places))
+        return made
+
+    def _stage(self, config: ModelConfig, layers: range, first: bool, last: bool) -> nn.Module:
         if self.topology.tp == 1:
             return super().stage(config, layers, first, last)
-        place = layers, first, last, self.workload.sequence_length
+        place = layers, first, last, part_length(self.workload, self.topology.cp)
         if self.sequence_parallel:
             return SequenceStage(config, *place, self.places.get_group("tp"), columns)
         return TensorStage(config, *place, self.places.get_group("tp"))
@@ -95,7 +116,7 @@ class Hybrid(Pipeline):
     def save(self, folder: Path) -> None:
         """One of the data-parallel ranks writes; of a tied embedding the first stage."""
         kinds = {"master": self.optimizer.parameters(), **self.optimizer.moments()}
-        if self.dp_rank == 0:
+        if self.dp.rank() == 0:
             mine = {k: {n: t for n, t in v.items() if self.homes[n][0] == self.pp.rank()} for k, v in kinds.items()}
             write(folder, self.pp.rank(), self.places.get_local_rank("tp"), mine, self.steps)
 

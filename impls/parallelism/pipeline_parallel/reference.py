@@ -26,7 +26,7 @@ from torch import Tensor
 
 from harness.spec import Batch, ModelConfig, Spans, Topology, Workload
 from impls.acceleration.gradient_clipping.reference import global_norm
-from impls.models.mesh import gather, mesh, share, token_share
+from impls.models.mesh import gather, lines, mesh, share, token_share
 from impls.models.optimizer import MasterWeights, clip
 from impls.models.weights import initial
 from impls.parallelism.pipeline_parallel.executor import channels, run
@@ -42,9 +42,9 @@ class Pipeline:
     def __init__(self, workload: Workload, topology: Topology, plan: Plan) -> None:
         self.places = places = mesh(topology)
         self.workload, self.topology, self.plan = workload, topology, plan
-        self.pp, self.dp, self.dp_rank = places.get_group("pp"), places.get_group("dp"), places.get_local_rank("dp")
-        lines = places.mesh.movedim(0, -1).flatten(0, -2).tolist()  # the ranks of each pipeline
-        self.groups = {channel: dist.new_subgroups_by_enumeration(lines)[0] for channel in channels(plan)}
+        self.pp, self.dp, self.dp_rank = places.get_group("pp"), self.replicas(), places.get_local_rank("dp")
+        pipelines = lines(places, "pp")
+        self.groups = {channel: dist.new_subgroups_by_enumeration(pipelines)[0] for channel in channels(plan)}
         self.stages, self.weights = build_stages(workload, plan, self.pp.rank(), self.stage)
         if self.defers and any(action.kind == "W" for action in plan.actions[self.pp.rank()]):
             for stage in self.stages.values():
@@ -56,15 +56,15 @@ class Pipeline:
         # A tied embedding is at both ends, and every layer is twice in DualPipe: their gradients are sums.
         self.homes = homes(workload.model, plan)
         self.shared = {
-            ranks: dist.new_subgroups_by_enumeration([[line[r] for r in ranks] for line in lines])[0]
+            ranks: dist.new_subgroups_by_enumeration([[line[r] for r in ranks] for line in pipelines])[0]
             for ranks in sorted({ranks for ranks in self.homes.values() if len(ranks) > 1})
         }
         self.optimizer = self.states()
         self.spans: Spans | None = None
 
     def backward(self, batch: Batch) -> Tensor:
-        micro_batches = list(share(batch, self.workload, self.dp_rank, self.topology.dp))
-        weights = [token_share(micro, batch) * self.topology.dp for micro in micro_batches]
+        micro_batches = self.share(batch)
+        weights = [token_share(micro, batch) * self.dp.size() for micro in micro_batches]
         total = self.run(micro_batches, weights)
         dist.all_reduce(total, group=self.pp)
         for ranks, group in self.shared.items():
@@ -72,6 +72,14 @@ class Pipeline:
                 sum_flat([p.grad for name, p in self.weights.items() if self.homes[name] == ranks], group)
         self.reduce()
         return total
+
+    def replicas(self) -> dist.ProcessGroup:
+        """The ranks that hold what this one holds."""
+        return self.places.get_group("dp")
+
+    def share(self, batch: Batch) -> list[Batch]:
+        """This rank's micro-batches."""
+        return list(share(batch, self.workload, self.dp_rank, self.topology.dp))
 
     def stage(self, config: ModelConfig, layers: range, first: bool, last: bool) -> Stage:
         return Stage(config, layers, first, last)
@@ -84,7 +92,7 @@ class Pipeline:
         return full
 
     def reduce(self) -> None:
-        """The mean of the gradients over data-parallel ranks."""
+        """The mean of the gradients over the replicas."""
         mean_flat([p.grad for p in self.weights.values()], self.dp)
 
     def run(self, micro_batches: list[Batch], weights: list[float]) -> Tensor:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.spec import ModelConfig, Workload
-from impls.models.decoder import Layer, RMSNorm, rope_table
+from impls.models.decoder import Layer, RMSNorm, cross_entropy, rope_table, wide
 from impls.models.mesh import device
 from impls.models.weights import TORCH_DTYPES
 from impls.parallelism.pipeline_parallel.places import EMBEDDING, HEAD, split
@@ -59,6 +59,8 @@ class Stage(nn.Module):
     part.
     """
 
+    positions: Tensor | None = None  # in the sequence, where a rank has not all of them
+
     def __init__(self, config: ModelConfig, layers: range, first: bool, last: bool) -> None:
         super().__init__()
         self.config, self.first, self.last = config, first, last
@@ -81,14 +83,13 @@ class Stage(nn.Module):
         body = self.model
         if self.first:
             x = body.embed_tokens(x)
-        cos, sin = (table.to(x.dtype) for table in rope_table(x.shape[1], self.config, x.device))
+        cos, sin = (table.to(x.dtype) for table in rope_table(x.shape[1], self.config, x.device, self.positions))
         for layer in body.layers.values():
             x = layer(x, cos, sin)
         if not self.last:
             return x
-        logits = self.lm_head(body.norm(x))
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return logits if labels is None else F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        logits = wide(self.lm_head(body.norm(x)))
+        return logits if labels is None else cross_entropy(logits, labels)
 
 
 def _deferred(module: nn.Linear, later: list[tuple[nn.Parameter, Tensor, Tensor]]) -> Callable[[Tensor], Tensor]:

@@ -65,7 +65,7 @@ class SequenceParallelDecoder(ParallelDecoder):
 
     def blocks(self, x: Tensor, layers: Iterable[Layer], s: int) -> Tensor:
         """[s/t, b, h] → [s/t, b, h]"""
-        cos, sin = (table.to(x.dtype) for table in rope_table(s, self.config, x.device))
+        cos, sin = (table.to(x.dtype) for table in rope_table(s, self.config, x.device, self.positions))
         for layer in layers:
             x = x + self.attention(layer.input_layernorm(x), layer.self_attn, cos, sin)
             x = x + self.mlp(layer.post_attention_layernorm(x), layer.mlp, s)
@@ -75,7 +75,8 @@ class SequenceParallelDecoder(ParallelDecoder):
         """[s/t, b, h] and [b, s] → mean cross-entropy, the same scalar on every rank."""
         labels = labels.t()
         (logits,) = self.columns(self.model.norm(x), self.group, len(labels), self.lm_head.weight)  # [s, b, v]
-        return CrossEntropy.apply(logits, labels, self.start, self.group)[labels >= 0].mean()
+        counted = CrossEntropy.apply(logits, labels, self.start, self.group)[labels >= 0]
+        return counted.sum() / max(len(counted), 1)
 
 
 class SequenceParallel(TensorParallel):

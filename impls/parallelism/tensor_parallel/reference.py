@@ -39,9 +39,7 @@ def heads(projected: Sequence[Tensor], part: Attention, cos: Tensor, sin: Tensor
     b, s, _ = projected[0].shape
     query, key, value = (y.view(b, s, -1, part.d) for y in projected)
     query, key = (rotate(y.transpose(1, 2), cos, sin) for y in (part.q_norm(query), part.k_norm(key)))
-    grouped = query.shape[1] != key.shape[1]
-    out = F.scaled_dot_product_attention(query, key, value.transpose(1, 2), is_causal=True, enable_gqa=grouped)
-    return out.transpose(1, 2).reshape(b, s, -1)
+    return part.attend(query, key, value.transpose(1, 2)).transpose(1, 2).reshape(b, s, -1)
 
 
 def attention(x: Tensor, part: Attention, cos: Tensor, sin: Tensor, group: Group) -> Tensor:
@@ -58,6 +56,8 @@ def mlp(x: Tensor, part: MLP, group: Group) -> Tensor:
 
 class ParallelDecoder(Decoder):
     """This rank's part of the decoder: the dense one with fewer heads, a narrower MLP and a shorter vocabulary."""
+
+    positions: Tensor | None = None  # in the sequence, where a rank has not all of them
 
     def __init__(self, config: ModelConfig, group: Group) -> None:
         t = group.size()
@@ -77,7 +77,7 @@ class ParallelDecoder(Decoder):
 
     def blocks(self, x: Tensor, layers: Iterable[Layer], s: int) -> Tensor:
         """[b, s, h] → [b, s, h]"""
-        cos, sin = (table.to(x.dtype) for table in rope_table(s, self.config, x.device))
+        cos, sin = (table.to(x.dtype) for table in rope_table(s, self.config, x.device, self.positions))
         for layer in layers:
             x = x + attention(layer.input_layernorm(x), layer.self_attn, cos, sin, self.group)
             x = x + mlp(layer.post_attention_layernorm(x), layer.mlp, self.group)
@@ -86,7 +86,8 @@ class ParallelDecoder(Decoder):
     def loss(self, x: Tensor, labels: Tensor) -> Tensor:
         """[b, s, h] and [b, s] → mean cross-entropy, the same scalar on every rank."""
         (logits,) = column_parallel(self.model.norm(x), self.group, self.lm_head.weight)  # [b, s, v]
-        return CrossEntropy.apply(logits, labels, self.start, self.group)[labels >= 0].mean()
+        counted = CrossEntropy.apply(logits, labels, self.start, self.group)[labels >= 0]
+        return counted.sum() / max(len(counted), 1)
 
 
 class TensorParallel:

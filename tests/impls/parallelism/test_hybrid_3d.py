@@ -1,5 +1,7 @@
 """Any mesh computes what the dense model does, sends what the axes promise, and says what cannot be meshed."""
 
+from itertools import product
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -16,13 +18,14 @@ from impls.parallelism.hybrid_3d.meshes import other
 from impls.parallelism.tensor_parallel.shards import shard
 from tests.impls.layouts import wrong
 
-MESHES = ((2, 2, 1), (1, 2, 2), (2, 1, 2), (1, 1, 4), (4, 1, 1), (1, 4, 1), (1, 1, 2), (3, 1, 1), (1, 3, 1), (1, 1, 3))
+# Ranks along dp, tp, pp and cp, four at most.
+MESHES = tuple(m for m in product((1, 2, 3, 4), repeat=4) if 2 <= prod(m) <= 4)
 
 
 @st.composite
 def layouts(draw: st.DrawFn) -> Case:
-    """Ranks along three axes, heads and widths that they divide, everything else as odd as may be."""
-    dp, tp, pp = draw(st.sampled_from(MESHES))
+    """Ranks along four axes, heads, widths and lengths that they divide, everything else as odd as may be."""
+    dp, tp, pp, cp = draw(st.sampled_from(MESHES))
     groups, queries = draw(st.integers(1, 2)), draw(st.integers(1, 2))
     variant = draw(st.sampled_from(["mesh", "mesh_zero1", "mesh_sp"] if tp > 1 else ["mesh", "mesh_zero1"]))
     micro_batches = draw(st.integers(1, 3))
@@ -40,14 +43,14 @@ def layouts(draw: st.DrawFn) -> Case:
         ),
         batch_size=dp * micro_batches * draw(st.integers(1, 2)),
         micro_batches=micro_batches,
-        sequence_length=draw(st.integers(2, 9)),
+        sequence_length=cp * draw(st.integers(1 + (cp == 1), 8 // cp)),
         min_length=draw(st.sampled_from([0, 2])),
         optimizer=draw(st.sampled_from(["sgd", "adamw"])),
         eps=1e-3,
         max_grad_norm=draw(st.sampled_from([0.0, 0.3])),
         dtype=draw(st.sampled_from(["fp64", "fp32"])),  # of gains of two elements bfloat16's noise says nothing
     )
-    return Case("hybrid_3d", variant, "reference", Topology(dp=dp, tp=tp, pp=pp), work)
+    return Case("hybrid_3d", variant, "reference", Topology(dp, tp, pp, cp), work)
 
 
 EIGHT = Workload("eight", ModelConfig(33, 12, 20, 2, 4, 2, 6, tie_word_embeddings=True), 4, 2, 7, 2, max_grad_norm=0.3)
@@ -59,6 +62,7 @@ ODD = EIGHT.with_(name="odd", optimizer="adamw", eps=1e-3, dtype="bf16")
 @given(case=layouts())
 @example(case=Case("hybrid_3d", "mesh_sp", "reference", Topology(dp=2, tp=2, pp=2), EIGHT))
 @example(case=Case("hybrid_3d", "mesh_zero1", "reference", Topology(dp=2, tp=2, pp=2), EIGHT))
+@example(case=Case("hybrid_3d", "mesh_sp", "reference", Topology(tp=2, pp=2, cp=2), EIGHT.with_(sequence_length=6)))
 @example(case=Case("hybrid_3d", "resharding", "reference", Topology(tp=2, pp=2), ODD))
 @example(case=Case("hybrid_3d", "resharding", "reference", Topology(dp=2, tp=2), ODD))
 @example(case=Case("hybrid_3d", "resharding_dp", "reference", Topology(dp=2, pp=2), ODD.with_(batch_size=8)))
