@@ -5,7 +5,7 @@ from harness.spec.finding import VERDICTS, Finding, assessed, measured
 from harness.spec.topic import Card, Claim, Engine, Law
 from harness.spec.topology import Topology
 from harness.spec.trainer import Batch, Function, Problem, Span, Spans, Trainer, Unsupported
-from harness.spec.workload import DTYPES, ModelConfig, Workload
+from harness.spec.workload import DTYPES, ModelConfig, MoeConfig, Workload
 
 __all__ = [
     "DTYPES",
@@ -19,6 +19,7 @@ __all__ = [
     "Function",
     "Law",
     "ModelConfig",
+    "MoeConfig",
     "Problem",
     "Span",
     "Spans",

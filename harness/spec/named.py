@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from harness.spec.qwen3 import KINDS, read_config, typed
-from harness.spec.workload import ModelConfig, Workload
+from harness.spec.workload import ModelConfig, MoeConfig, Workload
 
 # Odd sizes wherever tp 4 allows: no rank count but 1 divides the vocabulary, the hidden size or the parameters.
 _UNEVEN = ModelConfig(
@@ -63,6 +63,7 @@ _WIDE = ModelConfig(
 _DEEP = ModelConfig(vocab_size=128, num_hidden_layers=8)
 _DEEP_TIED = ModelConfig(**{**vars(_DEEP), "tie_word_embeddings": True})
 _MESHED = ModelConfig(vocab_size=128, num_hidden_layers=4, tie_word_embeddings=True)
+_EXPERTS = MoeConfig(**{**vars(_MESHED), "num_experts": 4, "moe_intermediate_size": 96})
 _UNEVEN_TIED = ModelConfig(**{**vars(_UNEVEN), "tie_word_embeddings": True})
 
 NAMED: Mapping[str, Workload] = MappingProxyType(
@@ -93,8 +94,20 @@ NAMED: Mapping[str, Workload] = MappingProxyType(
                 eps=1e-6,
                 max_grad_norm=0.5,
             ),
+            Workload(
+                "meshed_experts",
+                _EXPERTS,
+                batch_size=16,
+                micro_batches=4,
+                min_length=4,
+                optimizer="adamw",
+                lr=1e-3,
+                eps=1e-6,
+                max_grad_norm=0.5,
+            ),
             # Every step's gradient exceeds the threshold, some three times over.
             Workload("clipped", max_grad_norm=1.0),
+            Workload("clipped_experts", _EXPERTS, max_grad_norm=1.0),
             # For functions, which are one layer's work: as many tokens as sequences in training have.
             Workload("long", _WIDE, batch_size=2, sequence_length=1000),
             Workload("small", _SMALL, sequence_length=128, optimizer="adamw", lr=3e-4, weight_decay=0.1),

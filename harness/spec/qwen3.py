@@ -6,7 +6,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from harness.spec.workload import ModelConfig
+from harness.spec.workload import ModelConfig, MoeConfig
 
 KINDS = {int: "an integer", float: "a number", str: "text", bool: "true or false"}
 
@@ -51,7 +51,10 @@ def read_config(folder: str | Path) -> ModelConfig:
 
 
 def config_json(config: ModelConfig, dtype: str) -> str:
-    """``config.json`` for Transformers 4 and 5; ``dtype`` is torch's name of the stored type, such as "bfloat16"."""
+    """``config.json`` for Transformers 4 and 5; ``dtype`` is torch's name of the stored type, such as "bfloat16".
+    ValueError of a model with experts: their folders are neither written nor read."""
+    if isinstance(config, MoeConfig):
+        raise ValueError("a model with experts is not written as a Hugging Face folder; only a dense one is")
     fixed = {
         "architectures": ["Qwen3ForCausalLM"],
         "model_type": "qwen3",

@@ -38,7 +38,7 @@ class ModelConfig:
 
     def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Canonical parameter names (those of ``Qwen3ForCausalLM``) and shapes, in the order of the forward pass."""
-        h, d, f = self.hidden_size, self.head_dim, self.intermediate_size
+        h, d = self.hidden_size, self.head_dim
         q, kv = self.num_attention_heads * d, self.num_key_value_heads * d
         yield "model.embed_tokens.weight", (self.vocab_size, h)
         for layer in range(self.num_hidden_layers):
@@ -51,12 +51,17 @@ class ModelConfig:
             yield prefix + "self_attn.k_norm.weight", (d,)
             yield prefix + "self_attn.o_proj.weight", (h, q)
             yield prefix + "post_attention_layernorm.weight", (h,)
-            yield prefix + "mlp.gate_proj.weight", (f, h)
-            yield prefix + "mlp.up_proj.weight", (f, h)
-            yield prefix + "mlp.down_proj.weight", (h, f)
+            yield from ((f"{prefix}mlp.{name}", shape) for name, shape in self.mlp_shapes())
         yield "model.norm.weight", (h,)
         if not self.tie_word_embeddings:
             yield "lm_head.weight", (self.vocab_size, h)
+
+    def mlp_shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Of a layer's part that acts on each token alone."""
+        h, f = self.hidden_size, self.intermediate_size
+        yield "gate_proj.weight", (f, h)
+        yield "up_proj.weight", (f, h)
+        yield "down_proj.weight", (h, f)
 
     @property
     def parameters(self) -> int:
@@ -68,6 +73,29 @@ class ModelConfig:
                 size *= n
             total += size
         return total
+
+
+@dataclass(frozen=True)
+class MoeConfig(ModelConfig):
+    """A Qwen3-MoE decoder, whose layers have experts; the fields bear the names of Hugging Face's ``Qwen3MoeConfig``,
+    the parameters those of ``Qwen3MoeForCausalLM`` in Transformers 5: an expert's gate and up are one matrix."""
+
+    num_experts: int = 8
+    num_experts_per_tok: int = 2
+    moe_intermediate_size: int = 96
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_experts_per_tok > self.num_experts:
+            raise ValueError(
+                f"model.num_experts_per_tok {self.num_experts_per_tok} exceeds model.num_experts {self.num_experts}"
+            )
+
+    def mlp_shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        h, f, experts = self.hidden_size, self.moe_intermediate_size, self.num_experts
+        yield "gate.weight", (experts, h)
+        yield "experts.gate_up_proj", (experts, 2 * f, h)
+        yield "experts.down_proj", (experts, h, f)
 
 
 @dataclass(frozen=True)

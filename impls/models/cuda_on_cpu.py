@@ -9,13 +9,24 @@ import torch
 from torch import Tensor
 
 
+class Stream(torch.cpu.Stream):
+    """Which is its own event: what is asked of a CPU is done in order."""
+
+    def record_event(self, event: object = None) -> "Stream":
+        return self
+
+    def synchronize(self) -> None:
+        pass
+
+
 @functools.cache
 def redirect() -> None:
     """For the rest of this process: ranks are fresh processes, and no other engine runs in them."""
     if torch.cuda.is_available():
         return
-    torch.cuda.Stream = lambda *_args, **_kwargs: torch.cpu.Stream()
+    only = Stream()
+    torch.cuda.Stream = lambda *_args, **_kwargs: Stream()
     torch.cuda.stream, torch.cuda.synchronize = torch.cpu.stream, lambda *_args, **_kwargs: None
-    torch.cuda.default_stream = torch.cuda.current_stream = torch.cpu.current_stream
+    torch.cuda.default_stream = torch.cuda.current_stream = lambda *_args: only
     Tensor.cuda = lambda self, *_args, **_kwargs: self
     Tensor.record_stream = lambda self, stream: None

@@ -1,6 +1,7 @@
 """Qwen3's decoder (Yang et al. 2025, "Qwen3 Technical Report", §2): pre-RMSNorm, QK-norm, RoPE, GQA, SwiGLU, no biases.
 
-Equal to Transformers' ``Qwen3ForCausalLM`` on the same weights, under the same parameter names.
+Equal to Transformers' ``Qwen3ForCausalLM`` on the same weights, under the same parameter names, and with experts to
+``Qwen3MoeForCausalLM``.
 
     b batch   s sequence   h hidden_size   a query heads   k key/value heads   d head_dim   V vocab_size
 """
@@ -9,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.spec import ModelConfig
+from harness.spec import ModelConfig, MoeConfig
+from impls.models.experts import Experts
 
 
 def rope_table(
@@ -96,7 +98,7 @@ class Layer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = Attention(config)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = MLP(config)
+        self.mlp = Experts(config) if isinstance(config, MoeConfig) else MLP(config)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), cos, sin)

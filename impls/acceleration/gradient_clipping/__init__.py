@@ -21,6 +21,6 @@ CARD = Card(
             f"{HERE}.on_megatron:build", requires=("megatron-core>=0.16",), variants=("clip", "clip_zero1")
         ),
     },
-    topologies=("dp2", "tp2", "pp2"),
+    topologies=("dp2", "tp2", "pp2", "dp2ep2"),
     laws=(Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.0, "a norm is one number: no byte more than without"),),
 )

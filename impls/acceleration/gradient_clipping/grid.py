@@ -8,10 +8,12 @@ from harness.spec.named import NAMED
 
 _CLIPPED, _TIED = NAMED["clipped"], NAMED["uneven_tied"]
 
+DENSE = ("dp2", "tp2", "pp2")
 GRID = (
-    ("clipped", "fp32", True),
-    ("clipped", "bf16", False),
-    (_TIED.with_(name="clipped_uneven_tied", max_grad_norm=_CLIPPED.max_grad_norm), "fp32", True),
-    (_CLIPPED.with_(name="clipped_adamw", optimizer="adamw", lr=1.0, eps=1.0, weight_decay=0.1), "fp32", True),
+    ("clipped", "fp32", DENSE),
+    ("clipped", "bf16", DENSE),
+    (_TIED.with_(name="clipped_uneven_tied", max_grad_norm=_CLIPPED.max_grad_norm), "fp32", DENSE),
+    (_CLIPPED.with_(name="clipped_adamw", optimizer="adamw", lr=1.0, eps=1.0, weight_decay=0.1), "fp32", DENSE),
+    ("clipped_experts", "fp32", ("dp2ep2",)),
 )
-TIMED = ("clipped",)
+TIMED = ("clipped", "clipped_experts")

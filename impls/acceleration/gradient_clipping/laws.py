@@ -3,6 +3,7 @@
 from harness.spec import Topology, Workload
 from impls.acceleration.gradient_clipping.layout import SCHEDULE, pipelined
 from impls.parallelism.data_parallel import laws as data_parallel
+from impls.parallelism.hybrid_3d import laws as hybrid
 from impls.parallelism.pipeline_parallel import laws as pipeline_parallel
 from impls.parallelism.tensor_parallel import laws as tensor_parallel
 from impls.parallelism.zero import laws as zero
@@ -10,6 +11,8 @@ from impls.parallelism.zero import laws as zero
 
 def traffic(workload: Workload, topology: Topology, stage: int = 0) -> float | None:
     """Bytes of data that a rank sends in a step, as if nothing were clipped."""
+    if topology.ep > 1:
+        return hybrid.traffic(workload, topology)
     if topology.tp > 1:
         return tensor_parallel.traffic(workload, topology)
     if topology.pp > 1:

@@ -7,11 +7,9 @@ SCHEDULE = "1f1b"  # of a pipeline
 
 def check(topology: Topology, stage: int) -> None:
     """Unsupported, with the reason, where a topology and a ZeRO stage (0: none) do not go together here."""
-    if topology.ep > 1:
-        raise Unsupported(f"clipping on {topology}: the topic expert_parallel has layers, no trainer that updates them")
     if topology.world_size > max(topology.dp * topology.tp, topology.pp):
         raise Unsupported(f"clipping on {topology}: that composition is the topic hybrid_3d's")
-    if stage and topology.tp * topology.pp > 1:
+    if stage and topology.tp * topology.pp * topology.ep > 1:
         raise Unsupported(f"ZeRO's stage {stage} on {topology}: that composition is the topic hybrid_3d's")
 
 

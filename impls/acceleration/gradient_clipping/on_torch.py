@@ -5,6 +5,7 @@ from torch.nn.utils import clip_grad_norm_
 from harness.spec import Topology, Trainer, Workload
 from impls.acceleration.gradient_clipping.layout import SCHEDULE, check, pipelined
 from impls.parallelism.data_parallel.on_torch import DDP
+from impls.parallelism.hybrid_3d import on_torch as hybrid
 from impls.parallelism.pipeline_parallel import on_torch as pipeline
 from impls.parallelism.tensor_parallel.on_torch import TensorParallel
 from impls.parallelism.zero.on_torch import Sharded
@@ -19,6 +20,8 @@ class Clipped(DDP):
 
 def build(workload: Workload, topology: Topology, stage: int = 0) -> Trainer:
     check(topology, stage)
+    if topology.ep > 1:
+        return hybrid.build(workload, topology)
     if topology.tp > 1:
         return TensorParallel(workload, topology)
     if topology.pp > 1:

@@ -59,11 +59,14 @@ def build(workload: Workload, topology: Topology, stage: int = 0) -> Trainer:
     """The reference of the parallelism that the topology asks for; each clips by the functions above."""
     # Here, since they import this file.
     from impls.parallelism.data_parallel.reference import Bucketed
+    from impls.parallelism.hybrid_3d import reference as hybrid
     from impls.parallelism.pipeline_parallel import reference as pipeline
     from impls.parallelism.tensor_parallel.reference import TensorParallel
     from impls.parallelism.zero.reference import Zero
 
     check(topology, stage)
+    if topology.ep > 1:
+        return hybrid.build(workload, topology)
     if topology.tp > 1:
         return TensorParallel(workload, topology)
     if topology.pp > 1:

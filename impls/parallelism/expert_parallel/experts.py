@@ -28,10 +28,11 @@ def naive(x: Tensor, p: Tensor, gate_up: Tensor, down: Tensor, counts: list[int]
 
 
 class Up(Function):
-    """x [m, h], gate_up [e, 2f, h], rows of each expert → [m, 2f]. Weights' gradients are summed over ``replicas``."""
+    """x [m, h], gate_up [e, 2f, h], rows of each expert → [m, 2f]. Weights' gradients are summed over ``replicas``, or
+    left to whoever asks later (None)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gate_up: Tensor, counts: list[int], replicas: Group) -> Tensor:
+    def forward(ctx: Any, x: Tensor, gate_up: Tensor, counts: list[int], replicas: Group | None) -> Tensor:
         ctx.save_for_backward(x, gate_up)
         ctx.counts, ctx.replicas = counts, replicas
         hidden = x.new_empty(len(x), gate_up.shape[1])
@@ -47,7 +48,7 @@ class Up(Function):
         parts = d_hidden.split(ctx.counts)
         for d_rows, rows, into in zip(parts, x.split(ctx.counts), d_gate_up, strict=True):
             torch.mm(d_rows.mT, rows, out=into)
-        alone = ctx.replicas.size() == 1
+        alone = ctx.replicas is None or ctx.replicas.size() == 1
         work = None if alone else dist.all_reduce(d_gate_up, group=ctx.replicas, async_op=True)
         for d_rows, weight, into in zip(parts, gate_up, d_x.split(ctx.counts), strict=True):
             torch.mm(d_rows, weight, out=into)
@@ -60,7 +61,7 @@ class Down(Function):
     """hidden [m, 2f], p [m], down [e, h, f], rows of each expert → [m, h]."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, p: Tensor, down: Tensor, counts: list[int], replicas: Group) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, p: Tensor, down: Tensor, counts: list[int], replicas: Group | None) -> Tensor:
         ctx.save_for_backward(hidden, p, down)
         ctx.counts, ctx.replicas = counts, replicas
         out = hidden.new_empty(len(hidden), down.shape[1])
@@ -88,9 +89,9 @@ class Down(Function):
             d_product.mul_(gates[:, None])
             torch.ops.aten.silu_backward.grad_input(torch.mul(d_product, up, out=product), gate, grad_input=gate)
             torch.mul(d_product, silu, out=up)
-        return hidden, d_p, add_up(d_down, ctx.replicas), None, None
+        return hidden, d_p, d_down if ctx.replicas is None else add_up(d_down, ctx.replicas), None, None
 
 
-def experts(x: Tensor, p: Tensor, gate_up: Tensor, down: Tensor, counts: list[int], replicas: Group) -> Tensor:
+def experts(x: Tensor, p: Tensor, gate_up: Tensor, down: Tensor, counts: list[int], replicas: Group | None) -> Tensor:
     """x [m, h], p [m], gate_up [e, 2f, h], down [e, h, f], rows of each expert → [m, h]."""
     return Down.apply(Up.apply(x, gate_up, counts, replicas), p, down, counts, replicas)

@@ -5,9 +5,8 @@ Its auxiliary losses are never returned: they enter the backward pass by themsel
 log's. Its capacity is that of one call, so each group of tokens is a call, as a micro-batch is.
 """
 
-import contextlib
 from collections.abc import Mapping
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,30 +32,17 @@ from megatron.core.transformer.moe import moe_utils, token_dispatcher
 from megatron.core.transformer.moe.moe_layer import MoELayer
 
 
-@cache
-def _redirect_to_cpu() -> None:
-    """What the dispatchers ask of CUDA's streams: on a CPU everything is in order already."""
+def _to_cpu(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
+    """Megatron's own converts to numpy, which all_to_all_single's splits must be, only what comes from a GPU."""
+    return tensor.numpy() if as_numpy and torch.is_tensor(tensor) else tensor
 
-    class Stream:
-        def wait_stream(self, other: "Stream") -> None:
-            pass
 
-        def record_event(self) -> "Stream":
-            return self
-
-        def synchronize(self) -> None:
-            pass
-
-    only = Stream()
-    torch.cuda.Stream = Stream
-    torch.cuda.current_stream = lambda *_args: only
-    torch.cuda.stream = lambda *_args: contextlib.nullcontext()
-
-    def to_cpu(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
-        """The original converts to numpy, which all_to_all_single's splits must be, only what comes from a GPU."""
-        return tensor.numpy() if as_numpy and torch.is_tensor(tensor) else tensor
-
-    moe_utils.maybe_move_tensor_to_cpu = token_dispatcher.maybe_move_tensor_to_cpu = to_cpu
+def on_this_device() -> None:
+    """What a rank needs before its first MoELayer."""
+    if not torch.cuda.is_available():
+        moe_utils.maybe_move_tensor_to_cpu = token_dispatcher.maybe_move_tensor_to_cpu = _to_cpu
+    if not moe_utils.HAVE_TE:
+        moe_utils.te_general_gemm = None  # router_gating_linear asks for it, but only Transformer Engine binds it
 
 
 class _Scale(Function):
@@ -134,10 +120,7 @@ class Layer:
                 " and on a CPU those are in no order"
             )
         megatron.start(topology)
-        if not torch.cuda.is_available():
-            _redirect_to_cpu()
-        if not moe_utils.HAVE_TE:
-            moe_utils.te_general_gemm = None  # router_gating_linear asks for it, but only Transformer Engine binds it
+        on_this_device()
         self.spread = Spread(topology, rule.experts, cut_tokens=True)
         self.split, self.gather = self.spread.split, self.spread.gather
         self.mine = rule.groups // topology.dp if rule.capacity else 1

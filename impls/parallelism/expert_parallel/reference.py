@@ -23,13 +23,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.spec import Topology, Workload
-from impls.parallelism.expert_parallel.exchange import Combine, Dispatch, add_up, plan
+from impls.parallelism.expert_parallel.exchange import Combine, Dispatch, Group, Plan, add_up, plan
 from impls.parallelism.expert_parallel.experts import experts as grouped_experts
 from impls.parallelism.expert_parallel.problem import slope
 from impls.parallelism.expert_parallel.router import balance, choose, keep, z_loss
 from impls.parallelism.expert_parallel.rule import SPEED, Rule
 from impls.parallelism.expert_parallel.spread import Spread, summed
 from impls.parallelism.tensor_parallel.operators import copy, reduce
+
+
+def there_and_back(
+    x: Tensor, gates: Tensor, way: Plan, gate_up: Tensor, down: Tensor, replicas: Group | None, tp: Group
+) -> Tensor:
+    """This rank's tokens [t, h] with their gates [t, k] to the experts, and the sum of what comes back, [t, h].
+    ``replicas``: over which ranks the gradients of the experts' weights are summed, if at once. Over tp the experts are
+    cut like an MLP: f before the gates and tokens go to them, g behind."""
+    if tp.size() > 1:
+        x, gates = copy(x, tp), copy(gates, tp)
+    rows, p = Dispatch.apply(x, way), Dispatch.apply(gates.flatten(), way)
+    output = Combine.apply(grouped_experts(rows, p, gate_up, down, way.counts, replicas), way, len(x))
+    return reduce(output, tp) if tp.size() > 1 else output
 
 
 class ExpertParallel:
@@ -49,16 +62,8 @@ class ExpertParallel:
         kept = keep(experts, gates.detach(), rule, rule.groups // self.dp) if rule.capacity else None
         way, load = plan(experts, kept, rule.experts, self.spread.ep)
 
-        tp = self.spread.tp  # experts are cut like an MLP: f before the gates and tokens go to them, g behind
-        if tp.size() > 1:
-            gates, to_experts = copy(gates, tp), copy(x, tp)
-        else:
-            to_experts = x
-        rows, p = Dispatch.apply(to_experts, way), Dispatch.apply(gates.flatten(), way)
-        y = grouped_experts(rows, p, inputs["gate_up"], inputs["down"], way.counts, self.spread.replicas)
-        output = Combine.apply(y, way, len(x))
-        if tp.size() > 1:
-            output = reduce(output, tp)
+        spread = self.spread
+        output = there_and_back(x, gates, way, inputs["gate_up"], inputs["down"], spread.replicas, spread.tp)
         found = {"output": output.view_as(inputs["x"]), "tokens_per_expert": load}
 
         if kept is not None:

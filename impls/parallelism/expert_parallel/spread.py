@@ -20,7 +20,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from harness.spec import Topology
 from impls.models.mesh import device
-from impls.parallelism.expert_parallel.exchange import add_up
+from impls.parallelism.expert_parallel.exchange import Group, add_up
 from impls.parallelism.expert_parallel.problem import reported
 
 TOKENS = ("x", "output")
@@ -45,16 +45,9 @@ class Spread:
         return {name: self._part(name, tensor) for name, tensor in whole.items()}
 
     def _part(self, name: str, tensor: Tensor) -> Tensor:
-        if name not in (*TOKENS, *EXPERTS):
-            return tensor
-        group = self.dp if name in TOKENS else self.ep
-        part = tensor.chunk(group.size())[group.rank()]
-        t, rank = self.tp.size(), self.tp.rank()
-        if name == "gate_up" and t > 1:  # of the gate's rows and of the other's as many
-            part = torch.cat([half.chunk(t, 1)[rank] for half in part.chunk(2, 1)], 1)
-        elif name == "down":
-            part = part.chunk(t, 2)[rank].contiguous()
-        return part
+        if name in EXPERTS:
+            return part_of(name, tensor, self.ep, self.tp)
+        return tensor.chunk(self.dp.size())[self.dp.rank()] if name in TOKENS else tensor
 
     def gather(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The router's gradient, and those of an expert's replicas, are sums already."""
@@ -65,14 +58,30 @@ class Spread:
             part = add_up(part.clone(), self.dp)
         if name in LOSSES:
             return reported(part)
-        if name not in (*TOKENS, *EXPERTS):
-            return part
-        if name == "gate_up":
-            halves = zip(*(piece.chunk(2, 1) for piece in _pieces(part, self.tp)), strict=True)
-            part = torch.cat([piece for half in halves for piece in half], 1)
-        elif name == "down":
-            part = torch.cat(_pieces(part, self.tp), 2)
-        return torch.cat(_pieces(part, self.dp if name in TOKENS else self.ep))
+        if name in EXPERTS:
+            return whole_of(name, part, self.ep, self.tp)
+        return torch.cat(_pieces(part, self.dp)) if name in TOKENS else part
+
+
+def part_of(name: str, whole: Tensor, ep: Group, tp: Group) -> Tensor:
+    """This rank's part of the weights of all experts: gate_up [E, 2f, h] → [E/ep, 2f/t, h], down [E, h, f] →
+    [E/ep, h, f/t]."""
+    part, t, rank = whole.chunk(ep.size())[ep.rank()], tp.size(), tp.rank()
+    if name == "down":
+        return part.chunk(t, 2)[rank].contiguous()
+    # Of the gate's rows and of the other's as many.
+    return torch.cat([half.chunk(t, 1)[rank] for half in part.chunk(2, 1)], 1) if t > 1 else part
+
+
+def whole_of(name: str, part: Tensor, ep: Group, tp: Group) -> Tensor:
+    """The inverse of :func:`part_of`, on every rank of both groups."""
+    pieces = _pieces(part, tp)
+    if name == "down":
+        part = torch.cat(pieces, 2)
+    else:
+        halves = zip(*(piece.chunk(2, 1) for piece in pieces), strict=True)
+        part = torch.cat([piece for half in halves for piece in half], 1)
+    return torch.cat(_pieces(part, ep))
 
 
 def _pieces(part: Tensor, group: dist.ProcessGroup) -> list[Tensor]:

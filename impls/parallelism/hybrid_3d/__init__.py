@@ -1,6 +1,7 @@
-"""Hybrid parallelism: data, tensor, pipeline and context parallelism on one device mesh."""
+"""Hybrid parallelism: data, tensor, pipeline, context and expert parallelism on one device mesh."""
 
 from harness.spec import Card, Engine, Law
+from impls.parallelism.hybrid_3d.grid import DENSE
 
 HERE = "impls.parallelism.hybrid_3d"
 NARAYANAN = "Narayanan et al. 2021, Efficient Large-Scale Language Model Training on GPU Clusters"
@@ -32,7 +33,7 @@ CARD = Card(
         ),
         "megatron": Engine(f"{HERE}.on_megatron:build", requires=("megatron-core>=0.16",)),
     },
-    topologies=("dp2tp2", "tp2pp2", "dp2pp2", "dp2cp2", "tp2cp2", "dp2tp2pp2"),
+    topologies=(*DENSE, "dp2ep2", "dp2tp2ep2", "dp2pp2ep2"),
     laws=(
         Law("memory", "states", f"{HERE}.laws:states", 0.05, f"{NARAYANAN}, §3: Ψ ÷ (p·t)"),
         Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.0, f"{NARAYANAN}, §3: the sum of what the axes send"),

@@ -1,21 +1,31 @@
 """What a mesh promises: on each rank the sum of what its axes promise of the part that it holds."""
 
 from collections.abc import Iterator
+from math import prod
 
-from harness.spec import Topology, Unsupported, Workload
+from harness.spec import MoeConfig, Topology, Unsupported, Workload
 from impls.parallelism.context_parallel.laws import traffic as rings
 from impls.parallelism.hybrid_3d.context import LAYOUT, part_length
+from impls.parallelism.hybrid_3d.experts import is_expert
 from impls.parallelism.hybrid_3d.meshes import meshes
 from impls.parallelism.pipeline_parallel.places import EMBEDDING, homes, plan_of
 from impls.parallelism.tensor_parallel.laws import MOMENTS, part, ring
+
+ROUTER = "mlp.gate.weight"  # on every rank
 
 
 def held(workload: Workload, topology: Topology) -> Iterator[dict[str, float]]:
     """The elements that the first of each stage's tp ranks holds of each parameter there."""
     places = homes(workload.model, plan_of(workload, topology, "1f1b", 1))
-    sizes = {name: part(name, shape, topology.tp) for name, shape in workload.model.shapes()}
+    sizes = {name: _part(name, shape, topology) for name, shape in workload.model.shapes()}
     for rank in range(topology.pp):
         yield {name: size for name, size in sizes.items() if rank in places[name]}
+
+
+def _part(name: str, shape: tuple[int, ...], topology: Topology) -> float:
+    if name.endswith(ROUTER):
+        return prod(shape)
+    return part(name, shape, topology.tp) / (topology.ep if is_expert(name) else 1)
 
 
 def states(
@@ -54,8 +64,10 @@ def traffic(
         once  the gains' gradients over tp, a tied embedding's over its stages, and all gradients over dp × cp
 
     ZeRO-1's reduce-scatter and all-gather are an all-reduce in two halves. A run that changes its mesh is measured on
-    the second.
+    the second. None with experts: what they exchange depends on what the routers choose as they learn.
     """
+    if isinstance(workload.model, MoeConfig):
+        return None
     try:
         *_, topology = meshes(topology, resharding)
         stages = list(held(workload, topology))

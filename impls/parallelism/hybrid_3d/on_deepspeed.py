@@ -8,7 +8,9 @@ from pathlib import Path
 import torch.distributed as dist
 from deepspeed.checkpoint import ds_to_universal
 
-from harness.spec import Topology, Trainer, Unsupported, Workload
+from harness.spec import MoeConfig, Topology, Trainer, Unsupported, Workload
+from impls.parallelism.hybrid_3d.deepspeed_experts import ExpertParallel
+from impls.parallelism.hybrid_3d.experts import ALONE
 from impls.parallelism.hybrid_3d.meshes import meshes
 from impls.parallelism.hybrid_3d.moved import Moved
 from impls.parallelism.pipeline_parallel.on_deepspeed import Pipeline
@@ -48,6 +50,10 @@ def build(
             "DeepSpeed's PipelineModule has no tensor-parallel layers; they are Megatron-DeepSpeed's, whose repository "
             "cannot be installed"
         )
+    if isinstance(workload.model, MoeConfig):
+        if sequence_parallel or partition or resharding:
+            raise Unsupported(ALONE)
+        return ExpertParallel(workload, topology)
     if topology.cp > 1:
         raise Unsupported("DeepSpeed's PipelineModule has no ranks for parts of a sequence")
     if workload.dtype == "fp64":

@@ -6,7 +6,9 @@ from typing import Any
 
 from megatron.core import dist_checkpointing
 
-from harness.spec import Topology, Trainer, Unsupported, Workload
+from harness.spec import MoeConfig, Topology, Trainer, Unsupported, Workload
+from impls.parallelism.hybrid_3d.experts import ALONE
+from impls.parallelism.hybrid_3d.megatron_experts import ExpertParallel
 from impls.parallelism.hybrid_3d.moved import Moved
 from impls.parallelism.sequence_parallel import on_megatron as with_sequence_parallelism
 from impls.parallelism.tensor_parallel.on_megatron import TensorParallel
@@ -40,6 +42,10 @@ def build(
             f"Megatron-Core's stages have as many layers each: {topology.pp} does not divide "
             f"{workload.model.num_hidden_layers}"
         )
+    if isinstance(workload.model, MoeConfig):
+        if sequence_parallel or partition or resharding:
+            raise Unsupported(ALONE)
+        return ExpertParallel(workload, topology)
     if resharding:
         moved = Moved(
             lambda mesh: Saved(workload, mesh, deallocate_pipeline_outputs=True), workload, topology, resharding

@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import loss_parallel, parallelize_module
 from torch.nn.utils import get_total_norm
 
-from harness.spec import Batch, Topology, Trainer, Unsupported, Workload
+from harness.spec import Batch, MoeConfig, Topology, Trainer, Unsupported, Workload
 from impls.models.mesh import device, gather, lines, mesh, share
 from impls.models.optimizer import MasterWeights, clip
 from impls.models.weights import TORCH_DTYPES, initial
@@ -154,6 +154,8 @@ def build(
     partition: bool = False,
     resharding: str = "",
 ) -> Trainer:
+    if isinstance(workload.model, MoeConfig):
+        raise Unsupported("PyTorch itself has no layer whose experts lie on several ranks")
     if sequence_parallel:
         raise Unsupported(
             "DTensor saves what its products were given, gathered: the naive form of sequence parallelism"

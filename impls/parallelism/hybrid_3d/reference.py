@@ -1,5 +1,5 @@
 """Data, tensor and pipeline parallelism at once (Narayanan et al. 2021, "Efficient Large-Scale Language Model Training
-on GPU Clusters", §3), with sequence parallelism, context parallelism and ZeRO-1: a composition of the references beside
+on GPU Clusters", §3), with sequence, context and expert parallelism and ZeRO-1: a composition of the references beside
 this one.
 
 The ranks are a grid p × d × c × t; each belongs to one group along every axis. Of eight (p = d = t = 2, c = 1):
@@ -15,28 +15,33 @@ The ranks are a grid p × d × c × t; each belongs to one group along every axi
     sequences     cut over cp, where attention goes round a ring (context_parallel): s then is s/c
     gradients     of a gain, which acts on a part only: a sum over tp; of a tied embedding: a sum over its two stages,
                   part by part; then the mean over dp × cp of what the rank holds, a 1/(p·t) of the model
+    experts       spread over ep of the dp ranks, each cut over tp (expert_parallel); a rank's have seen the tokens of
+                  ep ranks, so the mean is that over their d·c/ep replicas, divided by ep
     states        with ZeRO-1 each rank of dp × cp steps 1/(d·c) of what it holds (zero)
-    ‖g‖           squares of a matrix are added over tp and pp, of a gain over pp, with ZeRO-1 of both over dp × cp
+    ‖g‖           squares of a matrix are added over tp and pp, of a gain over pp, of an expert over tp, pp and ep;
+                  with ZeRO-1 of all over dp × cp
 
     p, d, c, t ranks along pp, dp, cp and tp   b sequences of a micro-batch   s sequence   h hidden_size
 """
 
 import itertools
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from harness.spec import Batch, ModelConfig, Topology, Trainer, Unsupported, Workload
+from harness.spec import Batch, ModelConfig, MoeConfig, Topology, Trainer, Unsupported, Workload
 from impls.acceleration.gradient_clipping.reference import global_norm
 from impls.models.mesh import gather, lines
 from impls.models.optimizer import clip
 from impls.parallelism.hybrid_3d.checkpoint import Reader, write
 from impls.parallelism.hybrid_3d.context import Context, part_length, ring
+from impls.parallelism.hybrid_3d.experts import ALONE, Experts, is_expert
 from impls.parallelism.hybrid_3d.moved import Moved
 from impls.parallelism.hybrid_3d.stage import SequenceStage, TensorStage
-from impls.parallelism.hybrid_3d.states import Partitioned, Replicated
+from impls.parallelism.hybrid_3d.states import Groups, Partitioned, Replicated
 from impls.parallelism.pipeline_parallel.places import plan_of
 from impls.parallelism.pipeline_parallel.reference import Pipeline
 from impls.parallelism.sequence_parallel.operators import columns
@@ -51,15 +56,23 @@ class Hybrid(Pipeline):
 
     def __init__(self, workload: Workload, topology: Topology, sequence_parallel: bool, partition: bool) -> None:
         self.sequence_parallel, self.partition = sequence_parallel, partition
-        self.context: Context | None = None  # where sequences are cut over cp
         self.summed = (SequenceParallel if sequence_parallel else TensorParallel).summed
         self.steps = 0
         super().__init__(workload, topology, plan_of(workload, topology, "1f1b", 1))
 
+    @cached_property
+    def context(self) -> Context | None:
+        """Where sequences are cut over cp."""
+        cp = self.topology.cp
+        return Context(self.workload, cp, self.places.get_local_rank("cp")) if cp > 1 else None
+
+    @cached_property
+    def experts(self) -> Experts | None:
+        return Experts(self.places, self.topology) if isinstance(self.workload.model, MoeConfig) else None
+
     def replicas(self) -> dist.ProcessGroup:
         if self.topology.cp == 1:
             return super().replicas()
-        self.context = Context(self.workload, self.topology.cp, self.places.get_local_rank("cp"))
         return dist.new_subgroups_by_enumeration(lines(self.places, "dp", "cp"))[0]
 
     def share(self, batch: Batch) -> list[Batch]:
@@ -68,6 +81,8 @@ class Hybrid(Pipeline):
 
     def stage(self, config: ModelConfig, layers: range, first: bool, last: bool) -> nn.Module:
         made = self._stage(config, layers, first, last)
+        if self.experts:
+            self.experts.enter(made, config)
         if self.context:
             self.context.enter(made, ring(self.workload, self.places))
         return made
@@ -81,22 +96,33 @@ class Hybrid(Pipeline):
         return TensorStage(config, *place, self.places.get_group("tp"))
 
     def part(self, name: str, full: Tensor) -> Tensor:
+        if is_expert(name):
+            return self.experts.part(name, full)
         return shard(name, full, self.places.get_local_rank("tp"), self.topology.tp)
 
+    def divided(self, name: str) -> Groups:
+        """The groups among whose ranks a parameter of a stage is divided."""
+        if is_expert(name):
+            return self.places.get_group("tp"), self.experts.ep
+        return () if dim(name) is None else (self.places.get_group("tp"),)
+
     def states(self) -> Replicated | Partitioned:
-        kinds = {name: (dim(name) is not None, self.homes[name][0] == self.pp.rank()) for name in self.weights}
+        kinds = {name: (self.divided(name), self.homes[name][0] == self.pp.rank()) for name in self.weights}
         return (Partitioned if self.partition else Replicated)(self.weights, kinds, self.dp, self.workload)
 
     def reduce(self) -> None:
         gains = [p.grad for name, p in self.weights.items() if name.endswith(self.summed)]
         sum_flat(gains, self.places.get_group("tp"))
+        if self.experts:
+            self.experts.reduce([p.grad for name, p in self.weights.items() if is_expert(name)])
         self.optimizer.reduce()
 
     def update(self) -> None:
         if self.workload.max_grad_norm:
             mine, among = self.optimizer.by_kind(), (self.pp, *self.optimizer.among)
-            cut, whole = mine.get((True, True), []), mine.get((False, True), [])
-            norm = global_norm({(self.places.get_group("tp"), *among): cut, among: whole})
+            # All ranks ask for the same sums, also for those to which they have nothing to add.
+            divided = dict.fromkeys(self.divided(name) for name, _ in self.workload.model.shapes())
+            norm = global_norm({(*groups, *among): mine.get((groups, True), []) for groups in divided})
             clip(list(itertools.chain(*mine.values())), self.workload.max_grad_norm, norm)
         self.optimizer.step()
         self.steps += 1
@@ -108,6 +134,8 @@ class Hybrid(Pipeline):
         return self._collect(self.optimizer.parameters())
 
     def _collect(self, mine: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        if self.experts:
+            mine = {name: self.experts.whole(name, x) if is_expert(name) else x for name, x in mine.items()}
         return gather(collect(mine, self.places.get_group("tp")), self.pp)
 
     def padding(self) -> int:
@@ -135,6 +163,11 @@ def build(
     resharding: str = "",
 ) -> Trainer:
     """``resharding``: after two steps everything is saved, and the run goes on on another mesh."""
+    if isinstance(workload.model, MoeConfig):
+        if sequence_parallel or partition or resharding:
+            raise Unsupported(ALONE)
+    elif topology.ep > 1:
+        raise Unsupported(f"ep {topology.ep} without experts: the model is dense")
     if sequence_parallel and topology.tp == 1:
         raise Unsupported("there is no sequence parallelism without tensor parallelism")
     if resharding:

@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from harness.spec import ModelConfig
+from impls.parallelism.expert_parallel.layer import ParallelExperts
 from impls.parallelism.sequence_parallel.reference import SequenceParallelDecoder
 from impls.parallelism.tensor_parallel.reference import ParallelDecoder
 
@@ -23,6 +24,9 @@ class TensorStage(ParallelDecoder):
             del body.embed_tokens
         if not last:
             del body.norm, self.lm_head
+
+    def feed_forward(self, x: Tensor, part: nn.Module) -> Tensor:
+        return part(x) if isinstance(part, ParallelExperts) else super().feed_forward(x, part)
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Token ids [b, s] or activations in; activations out, or of the last stage the mean cross-entropy."""

@@ -9,12 +9,14 @@ from torch.distributed import ProcessGroup
 from harness.spec import Workload
 from impls.models.flat import views
 from impls.models.optimizer import MasterWeights, optimizer
+from impls.parallelism.hybrid_3d.experts import is_expert
 from impls.parallelism.tensor_parallel.operators import mean_flat
 from impls.parallelism.zero.unit import Unit, padding, step, whole
 
 MOMENTS = {"sgd": (), "adamw": ("exp_avg", "exp_avg_sq")}
 Read = Callable[[str, str], Tensor]  # of a checkpoint: kind, name → this rank's part
-Kind = tuple[bool, bool]  # of a parameter: is it cut over tp; does the global norm count it on this pipeline rank
+Groups = tuple[ProcessGroup, ...]
+Kind = tuple[Groups, bool]  # of a parameter: among whom it is divided; does the global norm count this stage's
 
 
 class Replicated:
@@ -24,14 +26,14 @@ class Replicated:
         self, weights: Mapping[str, nn.Parameter], kinds: Mapping[str, Kind], group: ProcessGroup, workload: Workload
     ) -> None:
         self.weights, self.kinds, self.group = weights, kinds, group
-        self.among: tuple[ProcessGroup, ...] = ()  # who has other parts of the gradients
+        self.among: Groups = ()  # who has other parts of the gradients
         self.optimizer = MasterWeights(weights.values(), workload)
         self.padding = 0  # elements
         self.kinds_of_moments = MOMENTS[workload.optimizer]
 
     def reduce(self) -> None:
-        """The mean of the gradients over the group."""
-        mean_flat([p.grad for p in self.weights.values()], self.group)
+        """The mean of the gradients over the group; but of experts, which lie elsewhere."""
+        mean_flat([p.grad for name, p in self.weights.items() if not is_expert(name)], self.group)
 
     def by_kind(self) -> Mapping[Kind, list[Tensor]]:
         """The gradients that this rank steps."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from harness.spec import ModelConfig, Topology, Unsupported, Workload
 from impls.models.decoder import Decoder
 from impls.models.deepspeed import Engine, configuration
+from impls.models.experts import without_experts
 from impls.models.mesh import device
 from impls.models.optimizer import optimizer
 from impls.models.weights import TORCH_DTYPES, fill
@@ -43,6 +44,7 @@ class TensorParallel(Engine):
     def __init__(self, workload: Workload, topology: Topology) -> None:
         if workload.dtype == "fp64":
             raise Unsupported("DeepSpeed's engine trains in float32, float16 and bfloat16 only")
+        without_experts(workload, "AutoTP is given rules for")
         self.workload, self.topology = workload, topology
         self.rank = dist.get_rank() // topology.tp  # among the data-parallel ranks
         model = HookedDecoder(workload.model).to(device(), TORCH_DTYPES[workload.dtype])

@@ -38,7 +38,9 @@ LAYER = {
     "pre_mlp_layernorm": ("post_attention_layernorm",),
     "mlp.linear_fc1": ("mlp.gate_proj", "mlp.up_proj"),
     "mlp.linear_fc2": ("mlp.down_proj",),
+    "mlp.router": ("mlp.gate",),
 }
+EXPERTS, EXPERT = "mlp.experts.local_experts.", {"linear_fc1": "gate_up_proj", "linear_fc2": "down_proj"}
 OUTSIDE = {
     "embedding.word_embeddings": ("model.embed_tokens",),
     "decoder.final_layernorm": ("model.norm",),
@@ -52,6 +54,9 @@ def canonical(name: str) -> tuple[str, ...]:
     if module in OUTSIDE:
         return tuple(f"{part}.weight" for part in OUTSIDE[module])
     layer, _, part = module.removeprefix("decoder.layers.").partition(".")
+    if part.startswith(EXPERTS):
+        index, _, kind = part.removeprefix(EXPERTS).partition(".")
+        return (f"model.layers.{layer}.mlp.experts.{EXPERT[kind]}.{index}.weight",)
     return tuple(f"model.layers.{layer}.{part}.weight" for part in LAYER[part])
 
 
@@ -178,12 +183,15 @@ class TensorParallel:
         tied = self.workload.model.tie_word_embeddings and name == "output_layer.weight"
         return "embedding.word_embeddings.weight" if tied else name
 
+    def initial(self) -> Iterator[tuple[str, Tensor]]:
+        return initial(self.workload)
+
     def _fill(self) -> None:
         """Copies this rank's part of the initial weights into the model, a parameter at a time."""
         waiting = {part: name for name in self.weights for part in canonical(name)}
         parts: dict[str, Tensor] = {}
         with torch.no_grad():
-            for part, full in initial(self.workload):
+            for part, full in self.initial():
                 name = waiting.pop(part, None)
                 if name is None:  # another stage's
                     continue
@@ -255,7 +263,7 @@ class TensorParallel:
 
     def padding(self) -> int:
         """Elements by which Megatron's flat gradient buffers exceed the parameters."""
-        held = sum(buffer.numel for part in self.parts for buffer in part.buffers)
+        held = sum(buffer.numel for part in self.parts for buffer in (*part.buffers, *part.expert_parallel_buffers))
         return held - sum(p.numel() for p in self.weights.values())
 
 

@@ -18,6 +18,7 @@ from torch.nn.utils import get_total_norm
 
 from harness.spec import Batch, Topology, Unsupported, Workload
 from impls.models.decoder import Decoder
+from impls.models.experts import without_experts
 from impls.models.mesh import device, mesh, share, token_share
 from impls.models.optimizer import MasterWeights, clip, optimizer
 from impls.models.weights import TORCH_DTYPES, initial
@@ -64,6 +65,7 @@ class TensorParallel:
     def __init__(self, workload: Workload, topology: Topology, plan: Mapping[str, ParallelStyle] = PLAN) -> None:
         if topology.dp > 1:
             raise Unsupported("DTensor's data parallelism is FSDP2: see the topic hybrid_3d")
+        without_experts(workload, "parallelize_module is given a plan for")
         self.workload = workload
         with torch.device("meta"):
             self.model: nn.Module = Decoder(workload.model).to(TORCH_DTYPES[workload.dtype])

@@ -26,6 +26,7 @@ from torch import Tensor
 from harness.spec import Batch, ModelConfig, Topology, Workload
 from impls.acceleration.gradient_clipping.reference import clip_by_global_norm
 from impls.models.decoder import MLP, Attention, Decoder, Layer, rope_table, rotate
+from impls.models.experts import without_experts
 from impls.models.mesh import device, mesh, share, token_share
 from impls.models.optimizer import MasterWeights
 from impls.models.weights import TORCH_DTYPES, initial
@@ -80,8 +81,11 @@ class ParallelDecoder(Decoder):
         cos, sin = (table.to(x.dtype) for table in rope_table(s, self.config, x.device, self.positions))
         for layer in layers:
             x = x + attention(layer.input_layernorm(x), layer.self_attn, cos, sin, self.group)
-            x = x + mlp(layer.post_attention_layernorm(x), layer.mlp, self.group)
+            x = x + self.feed_forward(layer.post_attention_layernorm(x), layer.mlp)
         return x
+
+    def feed_forward(self, x: Tensor, part: MLP) -> Tensor:
+        return mlp(x, part, self.group)
 
     def loss(self, x: Tensor, labels: Tensor) -> Tensor:
         """[b, s, h] and [b, s] → mean cross-entropy, the same scalar on every rank."""
@@ -101,6 +105,7 @@ class TensorParallel:
         topology: Topology,
         decoder: Callable[[ModelConfig, Group], ParallelDecoder] = ParallelDecoder,
     ) -> None:
+        without_experts(workload, "tensor parallelism by itself cuts")
         places = mesh(topology)
         self.workload, self.topology = workload, topology
         self.tp, self.dp, self.dp_rank = places.get_group("tp"), places.get_group("dp"), places.get_local_rank("dp")

@@ -1,0 +1,55 @@
+"""Qwen3-MoE's layer of experts (Yang et al. 2025, "Qwen3 Technical Report", §2), every expert on its tokens in turn.
+
+y = Σ_i g_i(x) E_i(x)    over the k experts of the largest softmax(W_g x), whose shares g_i are made to add up to 1
+E_i(x) = W_down (silu(W_gate x) ∘ W_up x)
+
+E experts   k num_experts_per_tok   f moe_intermediate_size   h hidden_size   T tokens
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.spec import MoeConfig, Unsupported, Workload
+
+
+def without_experts(workload: Workload, who: str) -> None:
+    """Raises Unsupported for a model with experts: ``who`` knows dense layers alone."""
+    if isinstance(workload.model, MoeConfig):
+        raise Unsupported(f"{who} dense layers alone; for a model with experts see the topic hybrid_3d")
+
+
+def route(x: Tensor, router: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """x [T, h], W_g [E, h] → experts and gates [T, k], best first; in float32 at least (Fedus et al. 2022, §2.4)."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    gates, experts = F.linear(x.to(wide), router.to(wide)).softmax(-1).topk(k)
+    return experts, gates / gates.sum(-1, keepdim=True)
+
+
+class Weights(nn.Module):
+    """Of ``number`` experts of width f: gate_up_proj [number, 2f, h], the gate's rows first, and down_proj
+    [number, h, f]."""
+
+    def __init__(self, number: int, h: int, f: int) -> None:
+        super().__init__()
+        self.gate_up_proj = nn.Parameter(torch.empty(number, 2 * f, h))
+        self.down_proj = nn.Parameter(torch.empty(number, h, f))
+
+
+class Experts(nn.Module):
+    def __init__(self, config: MoeConfig) -> None:
+        super().__init__()
+        self.k = config.num_experts_per_tok
+        self.gate = nn.Linear(config.hidden_size, config.num_experts, bias=False)
+        self.experts = Weights(config.num_experts, config.hidden_size, config.moe_intermediate_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(0, -2)
+        chosen, gates = route(tokens, self.gate.weight, self.k)
+        out = torch.zeros_like(tokens)
+        for expert, (gate_up, down) in enumerate(zip(self.experts.gate_up_proj, self.experts.down_proj, strict=True)):
+            rows, choice = (chosen == expert).nonzero(as_tuple=True)
+            gate, up = (tokens[rows] @ gate_up.mT).chunk(2, -1)
+            y = (F.silu(gate) * up) @ down.mT
+            out = out.index_add(0, rows, (gates[rows, choice, None] * y).to(out.dtype))
+        return out.view_as(x)

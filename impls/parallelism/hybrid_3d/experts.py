@@ -1,0 +1,63 @@
+"""Layers of experts on a mesh (expert_parallel): who holds which of them, and whose gradients make their mean.
+
+    dp4 ep2     rank 0, 2     experts 0 … E/2 − 1       replicas of each other
+                rank 1, 3     experts E/2 … E − 1       tokens go between 0 and 1, and between 2 and 3
+
+An expert's gradient on a rank is that of all tokens along ep, where a dense weight's is that of the rank's own: its
+mean over all dp × cp ranks is the mean over its replicas, divided by ep once more.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+
+from harness.spec import MoeConfig, Topology
+from impls.models.mesh import lines
+from impls.parallelism.expert_parallel.layer import ParallelExperts
+from impls.parallelism.expert_parallel.spread import part_of, whole_of
+from impls.parallelism.tensor_parallel.operators import mean_flat
+
+ALONE = "experts are not composed with sequence parallelism, ZeRO-1 or a change of mesh here"
+
+
+def is_expert(name: str) -> bool:
+    """Whether a parameter is the weights of experts."""
+    return ".experts." in name
+
+
+def _kind(name: str) -> str:
+    return name.rpartition(".")[2].removesuffix("_proj")
+
+
+class Experts:
+    """The groups of a mesh in which experts lie, and are exchanged with."""
+
+    def __init__(self, places: DeviceMesh, topology: Topology) -> None:
+        ep, cp = topology.ep, topology.cp
+        neighbours = [line[i : i + ep] for line in lines(places, "dp") for i in range(0, topology.dp, ep)]
+        replicas = [
+            [line[d * cp + c] for d in range(place, topology.dp, ep) for c in range(cp)]
+            for line in lines(places, "dp", "cp")
+            for place in range(ep)
+        ]
+        self.ep, self.replicas = (dist.new_subgroups_by_enumeration(ranks)[0] for ranks in (neighbours, replicas))
+        self.tp = places.get_group("tp")
+
+    def enter(self, stage: nn.Module, config: MoeConfig) -> None:
+        """Gives a stage's layers this rank's experts."""
+        for layer in stage.model.layers.values():
+            layer.mlp = ParallelExperts(config, self.ep, self.tp)
+
+    def part(self, name: str, full: Tensor) -> Tensor:
+        return part_of(_kind(name), full, self.ep, self.tp)
+
+    def whole(self, name: str, part: Tensor) -> Tensor:
+        return whole_of(_kind(name), part, self.ep, self.tp)
+
+    def reduce(self, gradients: Sequence[Tensor]) -> None:
+        """Their mean over all tokens, in place."""
+        mean_flat(gradients, self.replicas)
+        torch._foreach_div_(list(gradients), self.ep.size())
