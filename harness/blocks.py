@@ -16,6 +16,7 @@ from harness.meter.flops import step_flops
 from harness.meter.host import FOREIGN, CpuWatch, gpu_trouble
 from harness.oracle import TASKS, no_run, trouble
 from harness.spec import Card, Case, Finding, Topology, Workload
+from harness.spec.requires import library
 
 ROUNDS, WARM, STEPS = 10, 1, 2
 ATTEMPTS = 3 * ROUNDS  # a spoilt round is repeated, and a noisy machine takes more of them; so many at the most
@@ -41,15 +42,19 @@ def block_key(case: Case) -> BlockKey:
     return case.topic, case.topology, case.workload
 
 
+def world_of(launcher: Launcher, case: Case, card: Card) -> World:
+    """Fresh ranks for a case, forked where the library that its engine adapts is imported already."""
+    engine = card.engines[case.engine]
+    return launcher.world(case.topology.world_size, library(case.engine, engine), engine.build.partition(":")[0])
+
+
 def run_block(launcher: Launcher, cases: Sequence[Case], jobs: Mapping[str, Job], card: Card, timeout: float) -> Block:
     """Prepares every case, then times them round by round; spoilt rounds are repeated, a bounded number of times."""
     block = Block(cases=tuple(cases))
     worlds: dict[str, World] = {}
     try:
         for case in cases:
-            module = card.engines[case.engine].build.partition(":")[0]
-            world = launcher.world(case.topology.world_size, case.engine, module)
-            worlds[case.id] = world
+            world = worlds[case.id] = world_of(launcher, case, card)
             problem = trouble(world.run(jobs[case.id], timeout))
             if problem:
                 block.problems[case.id] = problem

@@ -117,6 +117,13 @@ def problem(card: Card) -> str:
     return name if _exists(name) else ""
 
 
+def telling(card: Card, variant: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of a Function variant's arguments those that change what is computed: all, unless the problem's ``TELLING`` names
+    them."""
+    names = getattr(importlib.import_module(problem(card)), "TELLING", variant)
+    return {name: value for name, value in variant.items() if name in names}
+
+
 def grid(card: Card) -> Grid | None:
     """The work that a topic brings of its own: ``GRID``, ``TIMED`` and, if it has some, ``WATCHED`` of its
     ``grid.py``, if there is one."""

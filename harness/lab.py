@@ -11,7 +11,7 @@ from typing import Any
 
 from harness import catalog
 from harness.ahead import Ahead
-from harness.blocks import Block, BlockKey, block_key, judge_block, run_block
+from harness.blocks import Block, BlockKey, block_key, judge_block, run_block, world_of
 from harness.judge import law as law_judge
 from harness.launch.base import Launcher
 from harness.launch.outcome import Done, Job, Outcome
@@ -104,8 +104,7 @@ class Lab:
 
     def run(self, case: Case, job: Job) -> tuple[Outcome, ...]:
         """One job in a fresh world of the case's engine."""
-        module = self.card(case).engines[case.engine].build.partition(":")[0]
-        world = self.launcher.world(case.topology.world_size, case.engine, module)
+        world = world_of(self.launcher, case, self.card(case))
         try:
             return world.run(job, self.timeout)
         finally:

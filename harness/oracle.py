@@ -60,9 +60,8 @@ class Oracles:
     def key(self, case: Case, card: Card) -> tuple[Any, ...]:
         """What distinguishes the references: the dense model or formula, what it computes, and the work."""
         variant = dict(card.variants[case.variant])
-        problem = catalog.problem(card)
-        if problem:  # a Function's variants are functions of their own
-            return problem, *variant.items(), case.workload
+        if problem := catalog.problem(card):
+            return problem, *catalog.telling(card, variant).items(), case.workload
         plain, options = catalog.plain(card, case.workload, case.topology, variant)
         return plain, *options.items(), case.workload
 

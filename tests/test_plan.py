@@ -65,7 +65,7 @@ def test_precisions_asked_for_replace_the_workloads_own() -> None:
     ("request_", "message"),
     [
         (Request(topics=("zerro",)), "unknown topic 'zerro'; did you mean zero?"),
-        (Request(engines=("deepsped",)), "unknown engine 'deepsped'; did you mean deepspeed?"),
+        (Request(engines=("deepsped",)), "unknown engine 'deepsped'; did you mean deepspeed or deepspeed_saved?"),
         (Request(measures=("paraty",)), "unknown measure 'paraty'; did you mean parity?"),
         (Request(dtypes=("fp23",)), "unknown dtype 'fp23'; did you mean fp32"),
         (Request(workloads=("tyny",)), "unknown workload 'tyny'; did you mean tiny"),

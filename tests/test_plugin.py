@@ -72,7 +72,7 @@ def store() -> Store:
     ("arguments", "message"),
     [
         (["--topics", "zerro"], "unknown topic 'zerro'; did you mean zero?"),
-        (["--engines", "deepsped"], "unknown engine 'deepsped'; did you mean deepspeed?"),
+        (["--engines", "deepsped"], "unknown engine 'deepsped'; did you mean deepspeed or deepspeed_saved?"),
         (["--workload", "tyny"], "unknown workload 'tyny'; did you mean tiny"),
         (["--workload", "mine.toml"], "mine.toml: unknown field 'batchsize'; did you mean batch_size?"),
         (["--measures", "paraty"], "unknown measure 'paraty'; did you mean parity?"),

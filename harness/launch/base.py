@@ -20,7 +20,8 @@ class World(Protocol):
 class Launcher(Protocol):
     device: str
 
-    def world(self, size: int, engine: str, module: str) -> World:
-        """A fresh world of ``size`` ranks in which ``module``, an adapter of ``engine``, is already imported."""
+    def world(self, size: int, library: str, module: str) -> World:
+        """A fresh world of ``size`` ranks in which what adapters of ``library`` have in common is already imported, and
+        ``module``, if it is the first of them that is asked for."""
 
     def close(self) -> None: ...

@@ -1,4 +1,4 @@
-"""Worlds on this host: ranks forked from a warm server, one server an engine."""
+"""Worlds on this host: ranks forked from a warm server, one server a library whose adapters they run."""
 
 import contextlib
 import os
@@ -280,26 +280,26 @@ class LocalLauncher:
         self._ports: deque[int] = deque(maxlen=64)
         self._turn = threading.Lock()  # worlds may be asked for by several threads
 
-    def world(self, size: int, engine: str, module: str) -> LocalWorld:
+    def world(self, size: int, library: str, module: str) -> LocalWorld:
         environment = dict(ENVIRONMENT)
         if not self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ""
         with self._turn:
             if self._closed:
                 raise RuntimeError("the launcher is closed")
-            server = self._servers.get(engine)
+            server = self._servers.get(library)
             if server is None or server.process.poll() is not None:
-                server = self._servers[engine] = self._server(engine, module, environment)
+                server = self._servers[library] = self._server(library, module, environment)
             port = _free_port(self._ports)
             return LocalWorld(server, self._folder, size, environment | {"MASTER_PORT": str(port)})
 
-    def _server(self, engine: str, module: str, environment: dict[str, str]) -> _Server:
+    def _server(self, library: str, module: str, environment: dict[str, str]) -> _Server:
         self._started += 1
         try:
-            return _Server(self._folder, f"{engine}-{self._started}", [*WARM, module], environment)
+            return _Server(self._folder, f"{library}-{self._started}", [*WARM, module], environment)
         except RuntimeError:
             # The engine's import raises, exits, crashes or hangs: a bare server's ranks do it again, where it is seen.
-            return _Server(self._folder, f"{engine}-{self._started}-bare", [], environment)
+            return _Server(self._folder, f"{library}-{self._started}-bare", [], environment)
 
     def close(self) -> None:
         with self._turn:

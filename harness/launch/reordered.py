@@ -26,7 +26,8 @@ class Reordered(TorchDispatchMode):
             left, right = left[..., order], right[..., order, :]
             if self.fused and left.dtype.itemsize >= 4:
                 left, right = left * 3.0, right * (1 / 3)  # a scale that cannot be divided without rounding
-            return func(left, right)
+            # bfloat16's products are summed in float32 everywhere; CPUs without such instructions take minutes for it.
+            return func(*(x.to(torch.promote_types(x.dtype, torch.float32)) for x in (left, right))).to(left.dtype)
         if name == "aten::sum" and len(args) > 1 and args[1] and len(args[1]) == 1:
             (dim,) = args[1]
             return func(args[0].index_select(dim, self._order(args[0], dim)), *args[1:], **(kwargs or {}))

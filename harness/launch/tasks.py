@@ -235,11 +235,15 @@ def function_inputs(
 
     drawn = module.draw(workload, **variant)
     inputs = {n: place(t.detach()).requires_grad_(t.requires_grad) for n, t in drawn.items()}
-    with torch.no_grad():
-        outputs = module.plain(inputs, **variant)
+    with torch.no_grad():  # for their shapes: in bfloat16 some CPUs would take a second for it
+        outputs = module.plain({n: _widened(t) for n, t in inputs.items()}, **variant)
     generator = torch.Generator().manual_seed(workload.seed)
     noise = {n: torch.randn(t.shape, generator=generator, dtype=torch.float64) for n, t in outputs.items()}
     return inputs, {name: place(tensor) for name, tensor in noise.items()}
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32)) if tensor.is_floating_point() else tensor
 
 
 def _forward_backward(function: Any, inputs: dict[str, Tensor], cotangents: dict[str, Tensor]) -> None:

@@ -21,6 +21,13 @@ def gpus() -> tuple[str, ...]:
     return tuple(found.stdout.split()) if found.returncode == 0 else ()
 
 
+def library(name: str, engine: Engine) -> str:
+    """The distribution that the engine of this name is an adapter of: what has imported it serves all of its adapters.
+    The engine's own name where it requires none."""
+    named = (Requirement(each).name for each in engine.requires if each != "cuda" and not each.startswith("sm"))
+    return next(named, name)
+
+
 def missing(engine: Engine, cuda: bool) -> str:
     """Why its requirements are not met, or an empty string. ``cuda``: the ranks of this session have GPUs."""
     for requirement in engine.requires:

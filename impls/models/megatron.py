@@ -62,6 +62,8 @@ def _redirect_to_cpu() -> None:
     # p2p_communication waits after a batch of messages; distributed_data_parallel and param_and_grad_buffer, with
     # several instances of the distributed optimizer, communicate on a stream.
     cuda_on_cpu.redirect()
+    # jit: it would compile for seconds what takes microseconds.
+    torch.compiler.set_stance("force_eager")
     # tensor_parallel.random: the states of dropout and of parallel initialisation.
     torch.cuda.manual_seed = torch.manual_seed
     torch.cuda.get_rng_state = lambda *_args, **_kwargs: torch.get_rng_state()

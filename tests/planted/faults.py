@@ -26,6 +26,7 @@ from impls.parallelism.overlap.wire import Flight, Wire
 from impls.parallelism.pipeline_parallel import reference as pipeline_parallel
 from impls.parallelism.sequence_parallel import reference as sequence_parallel
 from impls.parallelism.tensor_parallel import reference as tensor_parallel
+from impls.parallelism.tensor_parallel.operators import mean_flat
 from impls.parallelism.zero import reference as zero
 from impls.parallelism.zero_offload import reference as zero_offload
 from impls.parallelism.zero_plus_plus import reference as zero_plus_plus
@@ -203,6 +204,22 @@ def gains_of_one_part(workload: Workload, topology: Topology, **variant: Any) ->
     """The gain of the keys' norm keeps the gradient of this rank's heads."""
     trainer = hybrid_3d.build(workload, topology, **variant)
     trainer.summed = ("q_norm.weight",)
+    return trainer
+
+
+def experts_that_count_their_ranks(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """Of an expert the gradients of all tokens of its group are taken for one rank's, as a dense weight's are."""
+    trainer = hybrid_3d.build(workload, topology, **variant)
+    experts = trainer.experts
+    experts.reduce = lambda gradients: mean_flat(gradients, experts.replicas)
+    return trainer
+
+
+def positions_of_the_first_rank(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """Each rank takes its part of a sequence for its beginning."""
+    trainer = hybrid_3d.build(workload, topology, **variant)
+    for stage in trainer.stages.values():
+        stage.positions = None
     return trainer
 
 

@@ -116,6 +116,18 @@ FAULTS = {
         "_norm.weight",
         "meshed",
     ),
+    "experts_that_count_their_ranks": Fault(
+        "hybrid_3d",
+        "mesh",
+        "dp2ep2",
+        GRADIENT | TRAINED,
+        frozenset(),  # not run: rounding sends tokens to other experts
+        "step 1, gradient of model.layers.",
+        "meshed_experts",
+    ),
+    "positions_of_the_first_rank": Fault(
+        "hybrid_3d", "mesh", "cp2", GRADIENT | TRAINED, GRADIENT, "step 1, gradient of model.layers.", "meshed"
+    ),
     "no_stashed_weights": Fault(
         "pipeline_parallel",
         "pipedream",
@@ -177,7 +189,7 @@ def test_a_planted_fault_fails_in_float32_where_it_is_and_nowhere_else(lab: Lab,
     assert FAULTS[name].where in first.detail["first_divergence"]
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if fault.bf16])
 def test_a_planted_fault_fails_in_bfloat16_too(lab: Lab, name: str) -> None:
     assert failed(planted(lab, name, "bf16")) >= FAULTS[name].bf16
 
@@ -193,7 +205,8 @@ def test_what_failed_is_recorded_at_once(lab: Lab, recorded: list[tuple[Case, Fi
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_the_unbroken_references_pass_with_twenty_other_seeds(lab: Lab, dtype: str) -> None:
     lab.cards = CARDS
-    unbroken = {(fault.topic, fault.variant, fault.topology, fault.workload) for fault in FAULTS.values()}
+    run = [fault for fault in FAULTS.values() if dtype == "fp32" or fault.bf16]
+    unbroken = {(fault.topic, fault.variant, fault.topology, fault.workload) for fault in run}
     for seed in SEEDS:
         lab._oracles._known.clear()  # no other test asks for these
         for topic, variant, topology, name in sorted(unbroken):

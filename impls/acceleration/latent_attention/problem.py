@@ -12,9 +12,10 @@ from impls.acceleration.latent_attention.rotary import rotated
 from impls.acceleration.latent_attention.sizes import sizes
 
 EPS, THETA = 1e-6, 10000.0
+TELLING = ()  # both forms compute the same
 
 
-def draw(workload: Workload, absorbed: bool) -> dict[str, Tensor]:
+def draw(workload: Workload, absorbed: bool = False) -> dict[str, Tensor]:
     """x [b, s, h]; q_down [r_q, h], q_norm [r_q], q_up [a(d + d_R), r_q]; kv_down [r + d_R, h], kv_norm [r],
     kv_up [a(d + d), r], whose rows are a head's key, then its value; out [h, a·d]: float64, all differentiated, and
     the same for every variant."""
@@ -33,7 +34,7 @@ def draw(workload: Workload, absorbed: bool) -> dict[str, Tensor]:
     return {name: tensor.requires_grad_() for name, tensor in inputs.items()}
 
 
-def plain(inputs: Mapping[str, Tensor], absorbed: bool) -> dict[str, Tensor]:
+def plain(inputs: Mapping[str, Tensor], absorbed: bool = False) -> dict[str, Tensor]:
     """Every head's keys and values written out, and the s × s scores: what both forms compute."""
     x = inputs["x"]
     b, s, _ = x.shape

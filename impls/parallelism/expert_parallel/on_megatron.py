@@ -11,7 +11,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from megatron.core import jit
+from megatron.core.models.gpt.moe_module_specs import get_moe_module_spec
+from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.moe import moe_utils, token_dispatcher
+from megatron.core.transformer.moe.moe_layer import MoELayer
 from torch import Tensor
 from torch.autograd import Function
 from torch.func import functional_call
@@ -22,14 +25,6 @@ from impls.models.weights import TORCH_DTYPES
 from impls.parallelism.expert_parallel.rule import SPEED, Rule
 from impls.parallelism.expert_parallel.spread import Spread, summed
 from impls.parallelism.expert_parallel.unstacked import unstacked
-
-if not torch.cuda.is_available():
-    jit.disable_jit_fuser()  # it would compile for seconds what takes microseconds
-
-from megatron.core.models.gpt.moe_module_specs import get_moe_module_spec
-from megatron.core.transformer import TransformerConfig
-from megatron.core.transformer.moe import moe_utils, token_dispatcher
-from megatron.core.transformer.moe.moe_layer import MoELayer
 
 
 def _to_cpu(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:

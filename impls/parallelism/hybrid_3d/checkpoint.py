@@ -62,3 +62,19 @@ class Reader:
 
     def close(self) -> None:
         self.stack.close()
+
+
+def save(hybrid: Any, folder: Path) -> None:
+    """One of the ranks that hold the same writes; of a tied embedding the first stage."""
+    kinds = {"master": hybrid.optimizer.parameters(), **hybrid.optimizer.moments()}
+    if hybrid.dp.rank() == 0:
+        first = {name for name, ranks in hybrid.homes.items() if ranks[0] == hybrid.pp.rank()}
+        mine = {kind: {n: t for n, t in found.items() if n in first} for kind, found in kinds.items()}
+        write(folder, hybrid.pp.rank(), hybrid.places.get_local_rank("tp"), mine, hybrid.steps)
+
+
+def load(hybrid: Any, folder: Path) -> None:
+    reader = Reader(folder, hybrid.places.get_local_rank("tp"), hybrid.topology.tp)
+    hybrid.optimizer.load(reader.read, reader.steps)
+    hybrid.steps = reader.steps
+    reader.close()

@@ -33,7 +33,8 @@ class Context:
 
     def __init__(self, workload: Workload, cp: int, rank: int) -> None:
         self.whole = part_length(workload, cp) * cp
-        self.positions = torch.cat([torch.arange(self.whole)[run] for run in runs(LAYOUT, rank, cp, self.whole)])
+        every = torch.arange(self.whole, device="cpu")  # also where stages are being built without storage
+        self.positions = torch.cat([every[run] for run in runs(LAYOUT, rank, cp, self.whole)])
 
     def part(self, micro: Batch) -> Batch:
         """This rank's positions [b, s/cp] of a micro-batch [b, s]."""

@@ -20,8 +20,6 @@ from impls.parallelism.expert_parallel.layer import ParallelExperts
 from impls.parallelism.expert_parallel.spread import part_of, whole_of
 from impls.parallelism.tensor_parallel.operators import mean_flat
 
-ALONE = "experts are not composed with sequence parallelism, ZeRO-1 or a change of mesh here"
-
 
 def is_expert(name: str) -> bool:
     """Whether a parameter is the weights of experts."""

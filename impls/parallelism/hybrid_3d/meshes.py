@@ -1,6 +1,22 @@
-"""Where a run goes on that changes its mesh."""
+"""Which meshes there are for what, and where a run goes on that changes its mesh."""
 
-from harness.spec import Topology, Unsupported
+from harness.spec import MoeConfig, Topology, Unsupported, Workload
+
+
+def alone(*others: object) -> None:
+    """Unsupported if experts are to be composed with any of these."""
+    if any(others):
+        raise Unsupported("experts are not composed with sequence parallelism, ZeRO-1 or a change of mesh here")
+
+
+def check(workload: Workload, topology: Topology, sequence_parallel: bool, partition: bool, resharding: str) -> None:
+    """Unsupported, with the reason, where the reference cannot run this."""
+    if isinstance(workload.model, MoeConfig):
+        alone(sequence_parallel, partition, resharding)
+    elif topology.ep > 1:
+        raise Unsupported(f"ep {topology.ep} without experts: the model is dense")
+    if sequence_parallel and topology.tp == 1:
+        raise Unsupported("there is no sequence parallelism without tensor parallelism")
 
 
 def other(topology: Topology, how: str) -> Topology:

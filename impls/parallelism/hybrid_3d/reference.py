@@ -1,6 +1,5 @@
 """Data, tensor and pipeline parallelism at once (Narayanan et al. 2021, "Efficient Large-Scale Language Model Training
-on GPU Clusters", §3), with sequence, context and expert parallelism and ZeRO-1: a composition of the references beside
-this one.
+on GPU Clusters", §3), with sequence, context, expert parallelism and ZeRO-1: a composition of the other references.
 
 The ranks are a grid p × d × c × t; each belongs to one group along every axis. Of eight (p = d = t = 2, c = 1):
 
@@ -15,16 +14,13 @@ The ranks are a grid p × d × c × t; each belongs to one group along every axi
     sequences     cut over cp, where attention goes round a ring (context_parallel): s then is s/c
     gradients     of a gain, which acts on a part only: a sum over tp; of a tied embedding: a sum over its two stages,
                   part by part; then the mean over dp × cp of what the rank holds, a 1/(p·t) of the model
-    experts       spread over ep of the dp ranks, each cut over tp (expert_parallel); a rank's have seen the tokens of
-                  ep ranks, so the mean is that over their d·c/ep replicas, divided by ep
+    experts       spread over ep of the dp ranks, cut over tp (expert_parallel); their mean: over replicas, and ÷ ep
     states        with ZeRO-1 each rank of dp × cp steps 1/(d·c) of what it holds (zero)
-    ‖g‖           squares of a matrix are added over tp and pp, of a gain over pp, of an expert over tp, pp and ep;
-                  with ZeRO-1 of all over dp × cp
+    ‖g‖           squares: a matrix's over tp, pp, a gain's over pp, an expert's over tp, pp, ep; ZeRO-1: dp × cp too
 
     p, d, c, t ranks along pp, dp, cp and tp   b sequences of a micro-batch   s sequence   h hidden_size
 """
 
-import itertools
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -32,19 +28,19 @@ from pathlib import Path
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from harness.spec import Batch, ModelConfig, MoeConfig, Topology, Trainer, Unsupported, Workload
+from harness.spec import Batch, ModelConfig, MoeConfig, Topology, Trainer, Workload
 from impls.acceleration.gradient_clipping.reference import global_norm
 from impls.models.mesh import gather, lines
 from impls.models.optimizer import clip
-from impls.parallelism.hybrid_3d.checkpoint import Reader, write
+from impls.parallelism.hybrid_3d.checkpoint import load, save
 from impls.parallelism.hybrid_3d.context import Context, part_length, ring
-from impls.parallelism.hybrid_3d.experts import ALONE, Experts, is_expert
+from impls.parallelism.hybrid_3d.experts import Experts, is_expert
+from impls.parallelism.hybrid_3d.meshes import check
 from impls.parallelism.hybrid_3d.moved import Moved
-from impls.parallelism.hybrid_3d.stage import SequenceStage, TensorStage
+from impls.parallelism.hybrid_3d.stage import parallel_stage
 from impls.parallelism.hybrid_3d.states import Groups, Partitioned, Replicated
 from impls.parallelism.pipeline_parallel.places import plan_of
 from impls.parallelism.pipeline_parallel.reference import Pipeline
-from impls.parallelism.sequence_parallel.operators import columns
 from impls.parallelism.sequence_parallel.reference import SequenceParallel
 from impls.parallelism.tensor_parallel.operators import sum_flat
 from impls.parallelism.tensor_parallel.reference import TensorParallel
@@ -55,9 +51,8 @@ class Hybrid(Pipeline):
     """``partition``: the optimizer's states are divided among data-parallel ranks."""
 
     def __init__(self, workload: Workload, topology: Topology, sequence_parallel: bool, partition: bool) -> None:
-        self.sequence_parallel, self.partition = sequence_parallel, partition
+        self.sequence_parallel, self.partition, self.steps = sequence_parallel, partition, 0
         self.summed = (SequenceParallel if sequence_parallel else TensorParallel).summed
-        self.steps = 0
         super().__init__(workload, topology, plan_of(workload, topology, "1f1b", 1))
 
     @cached_property
@@ -71,29 +66,22 @@ class Hybrid(Pipeline):
         return Experts(self.places, self.topology) if isinstance(self.workload.model, MoeConfig) else None
 
     def replicas(self) -> dist.ProcessGroup:
-        if self.topology.cp == 1:
-            return super().replicas()
-        return dist.new_subgroups_by_enumeration(lines(self.places, "dp", "cp"))[0]
+        both = lines(self.places, "dp", "cp")
+        return dist.new_subgroups_by_enumeration(both)[0] if self.context else super().replicas()
 
     def share(self, batch: Batch) -> list[Batch]:
         micro_batches = super().share(batch)
         return [self.context.part(micro) for micro in micro_batches] if self.context else micro_batches
 
     def stage(self, config: ModelConfig, layers: range, first: bool, last: bool) -> nn.Module:
-        made = self._stage(config, layers, first, last)
+        place, tp = (config, layers, first, last), self.places.get_group("tp")
+        own = part_length(self.workload, self.topology.cp), tp, self.sequence_parallel
+        made = parallel_stage(*place, *own) if tp.size() > 1 else super().stage(*place)
         if self.experts:
             self.experts.enter(made, config)
         if self.context:
             self.context.enter(made, ring(self.workload, self.places))
         return made
-
-    def _stage(self, config: ModelConfig, layers: range, first: bool, last: bool) -> nn.Module:
-        if self.topology.tp == 1:
-            return super().stage(config, layers, first, last)
-        place = layers, first, last, part_length(self.workload, self.topology.cp)
-        if self.sequence_parallel:
-            return SequenceStage(config, *place, self.places.get_group("tp"), columns)
-        return TensorStage(config, *place, self.places.get_group("tp"))
 
     def part(self, name: str, full: Tensor) -> Tensor:
         if is_expert(name):
@@ -123,7 +111,7 @@ class Hybrid(Pipeline):
             # All ranks ask for the same sums, also for those to which they have nothing to add.
             divided = dict.fromkeys(self.divided(name) for name, _ in self.workload.model.shapes())
             norm = global_norm({(*groups, *among): mine.get((groups, True), []) for groups in divided})
-            clip(list(itertools.chain(*mine.values())), self.workload.max_grad_norm, norm)
+            clip([gradient for each in mine.values() for gradient in each], self.workload.max_grad_norm, norm)
         self.optimizer.step()
         self.steps += 1
 
@@ -142,17 +130,10 @@ class Hybrid(Pipeline):
         return self.optimizer.padding
 
     def save(self, folder: Path) -> None:
-        """One of the data-parallel ranks writes; of a tied embedding the first stage."""
-        kinds = {"master": self.optimizer.parameters(), **self.optimizer.moments()}
-        if self.dp.rank() == 0:
-            mine = {k: {n: t for n, t in v.items() if self.homes[n][0] == self.pp.rank()} for k, v in kinds.items()}
-            write(folder, self.pp.rank(), self.places.get_local_rank("tp"), mine, self.steps)
+        save(self, folder)
 
     def load(self, folder: Path) -> None:
-        reader = Reader(folder, self.places.get_local_rank("tp"), self.topology.tp)
-        self.optimizer.load(reader.read, reader.steps)
-        self.steps = reader.steps
-        reader.close()
+        load(self, folder)
 
 
 def build(
@@ -163,13 +144,7 @@ def build(
     resharding: str = "",
 ) -> Trainer:
     """``resharding``: after two steps everything is saved, and the run goes on on another mesh."""
-    if isinstance(workload.model, MoeConfig):
-        if sequence_parallel or partition or resharding:
-            raise Unsupported(ALONE)
-    elif topology.ep > 1:
-        raise Unsupported(f"ep {topology.ep} without experts: the model is dense")
-    if sequence_parallel and topology.tp == 1:
-        raise Unsupported("there is no sequence parallelism without tensor parallelism")
+    check(workload, topology, sequence_parallel, partition, resharding)
     if resharding:
         return Moved(lambda mesh: Hybrid(workload, mesh, sequence_parallel, partition), workload, topology, resharding)
     return Hybrid(workload, topology, sequence_parallel, partition)

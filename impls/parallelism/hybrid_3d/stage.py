@@ -6,7 +6,9 @@ from torch import Tensor, nn
 
 from harness.spec import ModelConfig
 from impls.parallelism.expert_parallel.layer import ParallelExperts
+from impls.parallelism.sequence_parallel.operators import columns
 from impls.parallelism.sequence_parallel.reference import SequenceParallelDecoder
+from impls.parallelism.tensor_parallel.operators import Group
 from impls.parallelism.tensor_parallel.reference import ParallelDecoder
 
 
@@ -43,3 +45,12 @@ class SequenceStage(TensorStage, SequenceParallelDecoder):
         """Each rank passes on its part of the sequence."""
         b, s = inputs.shape
         return -(-s // self.group.size()), b, self.config.hidden_size
+
+
+def parallel_stage(
+    config: ModelConfig, layers: range, first: bool, last: bool, length: int, group: Group, sequence_parallel: bool
+) -> TensorStage:
+    """Of a rank of ``group``, along tp, that has ``length`` positions of each sequence."""
+    if sequence_parallel:
+        return SequenceStage(config, layers, first, last, length, group, columns)
+    return TensorStage(config, layers, first, last, length, group)

@@ -132,7 +132,7 @@ def test_the_norm_is_control_and_adds_no_data(lab: Lab, variant: str) -> None:
         (Topology(tp=2), 3, "ZeRO's stage 3 on tp2"),
         (Topology(pp=2), 1, "ZeRO's stage 1 on pp2"),
         (Topology(dp=2, pp=2), 0, "clipping on dp2pp2"),
-        (Topology(dp=2, ep=2), 0, "clipping on dp2ep2"),
+        (Topology(dp=2, ep=2), 1, "ZeRO's stage 1 on dp2ep2"),
     ],
     ids=str,
 )

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.spec import Batch, ModelConfig, Workload
+from harness.spec import Batch, ModelConfig, MoeConfig, Workload
 from impls.models.decoder import Decoder
 from impls.models.weights import initial
 
@@ -38,24 +38,38 @@ def ours(config: ModelConfig, dtype: torch.dtype = torch.float32) -> Decoder:
 
 
 def theirs(config: ModelConfig, dtype: torch.dtype = torch.float32, attention: str = "eager") -> Any:
-    from transformers import Qwen3Config, Qwen3ForCausalLM
+    from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
     fields = asdict(config)
     rope = {"rope_type": "default", "rope_theta": fields.pop("rope_theta")}
-    model = Qwen3ForCausalLM(Qwen3Config(**fields, rope_parameters=rope, attn_implementation=attention))
+    options = {"rope_parameters": rope, "attn_implementation": attention}
+    if isinstance(config, MoeConfig):
+        given = Qwen3MoeConfig(**fields, **options, norm_topk_prob=True, experts_implementation="eager")
+        model = Qwen3MoeForCausalLM(given)
+    else:
+        model = Qwen3ForCausalLM(Qwen3Config(**fields, **options))
     missing, unexpected = model.load_state_dict(weights(config), strict=False)
     assert (missing, unexpected) == (["lm_head.weight"] if config.tie_word_embeddings else [], [])
     return model.to(dtype).eval()
 
 
+def _routed(x: Tensor, router: Any) -> tuple[Tensor, Tensor, Tensor]:
+    logits = F.linear(x.reshape(-1, router.hidden_dim), router.weight)
+    gates, experts = logits.softmax(-1).topk(router.top_k)
+    return logits, gates / gates.sum(-1, keepdim=True), experts
+
+
 def oracle(config: ModelConfig) -> Any:
-    """Transformers' model in float64 throughout: its own norm, softmax (eager) and loss pass through float32."""
+    """Transformers' model in float64 throughout: its own norm, softmax (eager), router and loss go through float32."""
     from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
+    from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeRMSNorm, Qwen3MoeTopKRouter
 
     model = theirs(config, torch.float64, attention="sdpa")
-    model.loss_function = lambda logits, labels, **_: F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+    model.loss_function = lambda logits, labels, *_, **__: F.cross_entropy(logits.flatten(0, 1), labels.flatten())
     for module in model.modules():
-        if isinstance(module, Qwen3RMSNorm):
+        if isinstance(module, Qwen3MoeTopKRouter):
+            module.forward = lambda x, router=module: _routed(x, router)
+        if isinstance(module, Qwen3RMSNorm | Qwen3MoeRMSNorm):
             module.forward = lambda x, norm=module: (
                 norm.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)
             )

@@ -1,5 +1,6 @@
 """Any mesh computes what the dense model does, sends what the axes promise, and says what cannot be meshed."""
 
+from dataclasses import replace
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -10,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from harness.lab import Lab
-from harness.spec import Case, ModelConfig, Topology, Unsupported, Workload
+from harness.spec import Case, ModelConfig, MoeConfig, Topology, Unsupported, Workload
 from impls.parallelism.hybrid_3d import CARD  # noqa: F401
 from impls.parallelism.hybrid_3d.checkpoint import Reader, write
 from impls.parallelism.hybrid_3d.laws import held, states
@@ -53,6 +54,23 @@ def layouts(draw: st.DrawFn) -> Case:
     return Case("hybrid_3d", variant, "reference", Topology(dp, tp, pp, cp), work)
 
 
+@st.composite
+def layouts_with_experts(draw: st.DrawFn) -> Case:
+    """The same with experts on any of the data-parallel ranks."""
+    case = draw(layouts().filter(lambda case: case.variant == "mesh"))
+    dp, tp = case.topology.dp, case.topology.tp
+    ep = draw(st.sampled_from([ep for ep in (1, 2, 3, 4) if dp % ep == 0]))
+    experts = ep * draw(st.integers(1, 3))
+    model = MoeConfig(
+        **vars(case.workload.model),
+        num_experts=experts,
+        num_experts_per_tok=draw(st.integers(1, min(3, experts))),
+        moe_intermediate_size=tp * draw(st.integers(1, 5)),
+    )
+    work = case.workload.with_(name="drawn_experts", model=model)
+    return replace(case, topology=replace(case.topology, ep=ep), workload=work)
+
+
 EIGHT = Workload("eight", ModelConfig(33, 12, 20, 2, 4, 2, 6, tie_word_embeddings=True), 4, 2, 7, 2, max_grad_norm=0.3)
 
 ODD = EIGHT.with_(name="odd", optimizer="adamw", eps=1e-3, dtype="bf16")
@@ -68,6 +86,42 @@ ODD = EIGHT.with_(name="odd", optimizer="adamw", eps=1e-3, dtype="bf16")
 @example(case=Case("hybrid_3d", "resharding_dp", "reference", Topology(dp=2, pp=2), ODD.with_(batch_size=8)))
 def test_any_mesh_computes_what_the_dense_model_does(lab: Lab, case: Case) -> None:
     assert wrong(lab, case) == []
+
+
+EXPERTS = MoeConfig(**vars(EIGHT.model), num_experts=4, num_experts_per_tok=2, moe_intermediate_size=10)
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(case=layouts_with_experts())
+@example(case=Case("hybrid_3d", "mesh", "reference", Topology(2, 2, 2, 1, 2), EIGHT.with_(name="eight", model=EXPERTS)))
+@example(case=Case("hybrid_3d", "mesh", "reference", Topology(4, 1, 1, 1, 2), EIGHT.with_(batch_size=8, model=EXPERTS)))
+def test_any_mesh_with_experts_computes_what_the_dense_model_does(lab: Lab, case: Case) -> None:
+    assert wrong(lab, case) == []
+
+
+def test_experts_are_divided_and_their_router_is_not() -> None:
+    work, name = EIGHT.with_(model=EXPERTS), "model.layers.0.mlp."
+    (mine,) = held(work, Topology(dp=2, tp=2, ep=2))
+    assert mine[f"{name}experts.gate_up_proj"] == 4 * 20 * 12 / 4
+    assert mine[f"{name}gate.weight"] == 4 * 12
+
+
+@pytest.mark.parametrize(
+    ("variant", "topology", "model", "reason"),
+    [
+        ("mesh", Topology(dp=2, ep=2), EIGHT.model, "ep 2 without experts: the model is dense"),
+        ("mesh_zero1", Topology(dp=2, ep=2), EXPERTS, "experts are not composed with"),
+        ("mesh", Topology(dp=3, ep=3), EXPERTS, "ep 3 does not divide 4 experts"),
+    ],
+    ids=str,
+)
+def test_experts_that_cannot_be_meshed_are_skipped_with_the_reason(
+    lab: Lab, variant: str, topology: Topology, model: ModelConfig, reason: str
+) -> None:
+    work = EIGHT.with_(name="refused", batch_size=12, model=model)
+    (found,) = lab.parity(Case("hybrid_3d", variant, "reference", topology, work))
+    assert found.verdict == "skipped"
+    assert reason in found.reason
 
 
 def test_ranks_of_a_stage_hold_their_parts_and_all_ends_of_a_tied_embedding() -> None:
