@@ -21,7 +21,6 @@ from harness.spec import Card, Case, Claim, Finding, Topology, Workload
 from harness.spec.requires import missing
 from harness.waivers import Waiver
 
-CURVE_STEPS = 20  # a workload of at least so many steps is trained for its learning curve too
 TIMELINES = 3  # worlds at most that one schedule is watched in
 LEAN = 1.05  # a reference that peaks above this × the leanest engine is a toy
 

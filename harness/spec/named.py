@@ -66,6 +66,19 @@ _MESHED = ModelConfig(vocab_size=128, num_hidden_layers=4, tie_word_embeddings=T
 _EXPERTS = MoeConfig(**{**vars(_MESHED), "num_experts": 4, "moe_intermediate_size": 96})
 _UNEVEN_TIED = ModelConfig(**{**vars(_UNEVEN), "tie_word_embeddings": True})
 
+# Of everything that a mesh of several axes can get wrong some: a tied embedding, unequal lengths, clipping.
+_MESHED_WORK = Workload(
+    "meshed",
+    _MESHED,
+    batch_size=16,
+    micro_batches=4,
+    min_length=4,
+    optimizer="adamw",
+    lr=1e-3,
+    eps=1e-6,
+    max_grad_norm=0.5,
+)
+
 NAMED: Mapping[str, Workload] = MappingProxyType(
     {
         workload.name: workload
@@ -82,29 +95,8 @@ NAMED: Mapping[str, Workload] = MappingProxyType(
             Workload(
                 "pipelined_tied", _DEEP_TIED, batch_size=16, micro_batches=8, optimizer="adamw", lr=1e-3, eps=1e-6
             ),
-            # Of everything that a mesh of several axes can get wrong some: a tied embedding, unequal lengths, clipping.
-            Workload(
-                "meshed",
-                _MESHED,
-                batch_size=16,
-                micro_batches=4,
-                min_length=4,
-                optimizer="adamw",
-                lr=1e-3,
-                eps=1e-6,
-                max_grad_norm=0.5,
-            ),
-            Workload(
-                "meshed_experts",
-                _EXPERTS,
-                batch_size=16,
-                micro_batches=4,
-                min_length=4,
-                optimizer="adamw",
-                lr=1e-3,
-                eps=1e-6,
-                max_grad_norm=0.5,
-            ),
+            _MESHED_WORK,
+            _MESHED_WORK.with_(name="meshed_experts", model=_EXPERTS),
             # Every step's gradient exceeds the threshold, some three times over.
             Workload("clipped", max_grad_norm=1.0),
             Workload("clipped_experts", _EXPERTS, max_grad_norm=1.0),
@@ -138,12 +130,15 @@ NAMED: Mapping[str, Workload] = MappingProxyType(
 )
 
 
+EXPERTS = {field.name for field in fields(MoeConfig)} - {field.name for field in fields(ModelConfig)}
+
+
 def load(text: str) -> Workload:
     """The workload of this name, or of this TOML file. ValueError, one line, for whatever is wrong with it.
 
-    A file's fields are Workload's (``name`` is the file's stem) with those of ModelConfig in the table ``[model]``;
-    or ``weights = "folder"``, whose config.json then is the model. What is left out has Workload's default. Paths are
-    relative to the file.
+    A file's fields are Workload's (``name`` is the file's stem) with those of ModelConfig, or of MoeConfig, in the table
+    ``[model]``; or ``weights = "folder"``, whose config.json then is the model. What is left out has Workload's
+    default. Paths are relative to the file.
     """
     if text in NAMED:
         return NAMED[text]
@@ -185,7 +180,8 @@ def _fields(kind: type, table: Mapping[str, Any], prefix: str, skip: tuple[str, 
         if types[name] is ModelConfig:
             if not isinstance(value, dict):
                 raise ValueError(f"model must be a table [model], not {value!r}")
-            values[name] = ModelConfig(**_fields(ModelConfig, value, "model."))
+            model = MoeConfig if EXPERTS & value.keys() else ModelConfig
+            values[name] = model(**_fields(model, value, "model."))
         elif types[name] in KINDS:
             values[name] = typed(full, value, types[name])
         elif isinstance(value, list) and len(value) == 2:

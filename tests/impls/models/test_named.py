@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.spec import ModelConfig, Topology, Workload
+from harness.spec import ModelConfig, MoeConfig, Topology, Workload
 from harness.spec.named import NAMED, load
 from harness.spec.qwen3 import config_json
 from tests.impls.models.peer import TIED_GQA
@@ -128,3 +128,12 @@ def test_a_file_may_not_take_the_name_of_a_built_in_workload(tmp_path: Path) -> 
     (tmp_path / "tiny.toml").write_text("steps = 3")
     with pytest.raises(ValueError, match="'tiny' is the name of a built-in workload"):
         load(str(tmp_path / "tiny.toml"))
+
+
+def test_a_table_with_experts_is_a_mixture_of_experts(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("[model]\nnum_experts = 6\nhidden_size = 64")
+    assert load(str(file)).model == MoeConfig(hidden_size=64, num_experts=6)
+    file.write_text("[model]\nnum_experts = 6\nnum_expert_per_tok = 3")
+    with pytest.raises(ValueError, match=r"unknown field 'model.num_expert_per_tok'; did you mean num_experts_per_tok"):
+        load(str(file))
