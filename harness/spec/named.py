@@ -136,7 +136,7 @@ EXPERTS = {field.name for field in fields(MoeConfig)} - {field.name for field in
 def load(text: str) -> Workload:
     """The workload of this name, or of this TOML file. ValueError, one line, for whatever is wrong with it.
 
-    A file's fields are Workload's (``name`` is the file's stem) with those of ModelConfig, or of MoeConfig, in the table
+    A file's fields are Workload's (``name`` is the file's stem), ModelConfig's or MoeConfig's in the table
     ``[model]``; or ``weights = "folder"``, whose config.json then is the model. What is left out has Workload's
     default. Paths are relative to the file.
     """
