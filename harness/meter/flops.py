@@ -1,17 +1,23 @@
 """Model FLOPs of a step, and the ceiling to measure them against."""
 
 import time
+from math import prod
 
-from harness.spec import Workload
+from harness.spec import MoeConfig, Workload
 
 
 def step_flops(workload: Workload) -> float:
-    """Model FLOPs of forward and backward over the global batch: 6 a parameter and token that a matrix product uses,
-    and attention's two products, halved by causality (Narayanan et al. 2021, appendix; PaLM, appendix B)."""
+    """Model FLOPs of forward and backward over the global batch: 6 a parameter and token that a matrix product uses, of
+    experts those that a token is sent to, and attention's two products, halved by causality (Narayanan et al. 2021,
+    appendix; PaLM, appendix B)."""
     model = workload.model
     embedding = 0 if model.tie_word_embeddings else model.vocab_size * model.hidden_size
     norms = sum(shape[0] for _, shape in model.shapes() if len(shape) == 1)
-    dense = 6 * (model.parameters - embedding - norms) * workload.tokens
+    idle = 0.0
+    if isinstance(model, MoeConfig):
+        experts = sum(prod(shape) for name, shape in model.shapes() if ".experts." in name)
+        idle = experts * (1 - model.num_experts_per_tok / model.num_experts)
+    dense = 6 * (model.parameters - embedding - norms - idle) * workload.tokens
     width = model.num_attention_heads * model.head_dim
     return float(dense + 6 * model.num_hidden_layers * width * workload.sequence_length * workload.tokens)
 

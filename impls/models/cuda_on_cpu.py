@@ -24,9 +24,8 @@ def redirect() -> None:
     """For the rest of this process: ranks are fresh processes, and no other engine runs in them."""
     if torch.cuda.is_available():
         return
-    only = Stream()
     torch.cuda.Stream = lambda *_args, **_kwargs: Stream()
     torch.cuda.stream, torch.cuda.synchronize = torch.cpu.stream, lambda *_args, **_kwargs: None
-    torch.cuda.default_stream = torch.cuda.current_stream = lambda *_args: only
+    torch.cuda.default_stream = torch.cuda.current_stream = torch.cpu.current_stream
     Tensor.cuda = lambda self, *_args, **_kwargs: self
     Tensor.record_stream = lambda self, stream: None
