@@ -20,7 +20,7 @@ def rope_table(
     """cos and sin, [length, d], in float32 whatever the model's precision: the angles define the model. ``positions``
     [length] in the sequence, where they are not 0, 1, 2, …"""
     d = config.head_dim
-    positions = torch.arange(length) if positions is None else positions
+    positions = torch.arange(length, device=device) if positions is None else positions
     frequency = 1.0 / config.rope_theta ** (torch.arange(0, d, 2, device=device, dtype=torch.float32) / d)
     angle = torch.outer(positions.to(device, torch.float32), frequency)
     angle = torch.cat((angle, angle), dim=-1)

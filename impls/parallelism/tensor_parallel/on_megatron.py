@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from harness.spec import Batch, ModelConfig, Topology, Unsupported, Workload
 from impls.models import megatron
+from impls.models.experts import without_experts
 from impls.models.megatron_optimizer import megatron_optimizer, sharded_gradients, sharded_parameters
 from impls.models.mesh import device, gather, share, token_share
 from impls.models.weights import TORCH_DTYPES, initial
@@ -132,6 +133,8 @@ class TensorParallel:
     ) -> None:
         if workload.dtype == "fp64":
             raise Unsupported("Megatron-Core's optimizers take float32, float16 and bfloat16 weights only")
+        if "num_moe_experts" not in changes:
+            without_experts(workload, "Megatron-Core's GPTModel is given here")
         if workload.model.vocab_size % topology.tp:
             raise Unsupported(
                 f"Megatron-Core cuts the vocabulary into equal parts only, and tp {topology.tp} does not divide "
