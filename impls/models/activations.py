@@ -9,7 +9,7 @@ def saved(workload: Workload, tokens: int) -> float:
         RMSNorm of n       input, normalised input [n] and 1/rms [1] (w), and its output [n] for the product (e)
         attention          q, k rotated, v and the output (e), log Σ exp of each row and head (float32 at least)
         MLP                gate, SiLU(gate), up and their product (e)
-        head               log-softmax of V logits (w)
+        head               log-softmax of V logits (w), the sum of weights (w) and the number of labels (int64)
 
     QK-norms are followed by the rotation, which saves its tables only. An engine with a fused norm keeps less.
     """
@@ -22,4 +22,4 @@ def saved(workload: Workload, tokens: int) -> float:
     attention = (2 * q + 2 * kv) * d * e + q * w
     layer = 2 * norm + qk_norm + attention + 4 * f * e
     tables = 2 * workload.sequence_length * d * e
-    return tokens * (model.num_hidden_layers * layer + norm + model.vocab_size * w) + tables + w
+    return tokens * (model.num_hidden_layers * layer + norm + model.vocab_size * w) + tables + w + 8
