@@ -1,6 +1,5 @@
 """The one stateful object of a session: it owns the worlds and runs every case once, however many tests look at it."""
 
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -11,18 +10,14 @@ from typing import Any
 
 from harness import catalog
 from harness.ahead import Ahead
-from harness.blocks import Block, BlockKey, block_key, judge_block, run_block, world_of
+from harness.blocks import Block, BlockKey, block_key, run_block, world_of
 from harness.judge import law as law_judge
 from harness.launch.base import Launcher
-from harness.launch.outcome import Done, Job, Outcome
-from harness.meter.host import FOREIGN, CpuWatch
-from harness.oracle import TASKS, Oracles, no_run, tensors, trouble, update
+from harness.launch.outcome import Done, Job
+from harness.oracle import TASKS, Oracles, no_run, trouble
 from harness.spec import Card, Case, Claim, Finding, Topology, Workload
 from harness.spec.requires import missing
 from harness.waivers import Waiver
-
-TIMELINES = 3  # worlds at most that one schedule is watched in
-LEAN = 1.05  # a reference that peaks above this × the leanest engine is a toy
 
 
 @dataclass(frozen=True)
@@ -69,7 +64,8 @@ class Lab:
         """The checked runs that will be asked for, in this order; on CPU ranks they are begun ahead. ``parity``: so
         are the oracles that will judge them."""
         if self.launcher.device == "cpu":
-            self._ahead = Ahead(self._check_and_expect_oracle if parity else self._check, cases)
+            able = (case for case in cases if not self.obstacle(case))
+            self._ahead = Ahead(self._check_and_expect_oracle if parity else self._check, able)
 
     def close(self) -> None:
         self._ahead.close()
@@ -87,27 +83,32 @@ class Lab:
         engine = self.card(case).engines[case.engine]
         return missing(engine, self.launcher.device == "cuda") or case.workload.check(case.topology)
 
-    def _arguments(self, case: Case) -> dict[str, Any]:
+    def _kind(self, case: Case) -> str:
+        """Of what its engines build; it ends the name of the tasks that there are for both."""
+        return "function" if catalog.problem(self.card(case)) else "trainer"
+
+    def _job(self, case: Case, task: str, **more: Any) -> Job:
         card = self.card(case)
-        return {
+        problem = catalog.problem(card)
+        arguments = {
             "build": card.engines[case.engine].build,
             "variant": dict(card.variants[case.variant]),
             "workload": case.workload,
             "topology": case.topology,
+            **({"problem": problem} if problem else {"data": catalog.DATA}),
+            **more,
         }
+        return Job(f"{TASKS}:{task}", arguments)
 
-    def _source(self, case: Case) -> tuple[str, dict[str, str]]:
-        """Which kind of job, and where its batches or inputs come from."""
-        problem = catalog.problem(self.card(case))
-        return ("function", {"problem": problem}) if problem else ("trainer", {"data": catalog.DATA})
-
-    def run(self, case: Case, job: Job) -> tuple[Outcome, ...]:
-        """One job in a fresh world of the case's engine."""
+    def run(self, case: Case, task: str, **more: Any) -> list[Any] | Finding:
+        """What each rank of a fresh world of the case's engine gave for a task of :mod:`harness.launch.tasks`, or why
+        there is nothing."""
         world = world_of(self.launcher, case, self.card(case))
         try:
-            return world.run(job, self.timeout)
+            outcomes = world.run(self._job(case, task, **more), self.timeout)
         finally:
             world.close()
+        return trouble(outcomes) or [outcome.value for outcome in outcomes if isinstance(outcome, Done)]
 
     # Checked runs
 
@@ -117,7 +118,7 @@ class Lab:
             self._checked[case.id] = self._ahead(case)
         return self._checked[case.id]
 
-    def _taken(self, case: Case) -> Checked:
+    def taken(self, case: Case) -> Checked:
         """The checked run with its tensors, of which only the figures are kept: a thousand cases' would take gigabytes.
         Asked again, the case runs again."""
         found = self.checked(case)
@@ -136,21 +137,25 @@ class Lab:
                     self._references[key] = self._ahead.also(partial(self._oracles.reference, case, card))
         return found
 
-    def _reference(self, case: Case) -> Any:
+    def _check(self, case: Case) -> Checked:
+        found = self.run(case, f"checked_{self._kind(case)}")
+        return Checked(problem=found) if isinstance(found, Finding) else Checked(ranks=tuple(found))
+
+    # What is right
+
+    def reference(self, case: Case) -> Any:
+        """The :class:`harness.judge.parity.Reference` of the case's work, or the finding that says why it has none."""
         card = self.card(case)
         expected = self._references.get(self._oracles.key(case, card))
         return expected.result() if expected else self._oracles.reference(case, card)
 
-    def _check(self, case: Case) -> Checked:
-        if reason := self.obstacle(case):
-            return Checked(problem=no_run("skipped", reason))
-        kind, source = self._source(case)
-        outcomes = self.run(case, Job(f"{TASKS}:checked_{kind}", self._arguments(case) | source))
-        problem = trouble(outcomes)
-        if problem:
-            return Checked(problem=problem)
-        ranks = [outcome.value for outcome in outcomes if isinstance(outcome, Done)]
-        return Checked(ranks=tuple(ranks))
+    def curves(self, case: Case) -> Any:
+        """The oracle's learning curve and its noise floor at each step, or the finding that says why there is none."""
+        return self._oracles.curves(case, self.card(case))
+
+    def initial(self, work: Workload) -> Mapping[str, Any]:
+        """The weights that every engine starts from."""
+        return self._oracles.initial(work)
 
     def _conclude(self, case: Case, findings: Sequence[Finding]) -> list[Finding]:
         concluded = []
@@ -172,53 +177,15 @@ class Lab:
 
     # Measures
 
-    def parity(self, case: Case) -> list[Finding]:
-        """Gradients, updates and losses (or outputs) against the float64 oracle, in noise floors."""
-        checked = self._taken(case)
-        if checked.problem:
-            return self._conclude(case, [checked.problem.but(measure="parity")])
-        from harness.judge import parity  # torch, which collection does without
+    def measure(self, name: str, case: Case) -> list[Finding]:
+        """Takes one of :data:`harness.measures.MEASURES`, and records what it finds."""
+        if reason := self.obstacle(case):
+            found = [no_run("skipped", reason)]
+        else:
+            found = catalog.load(f"harness.measures.{name}:take")(self, case)
+        return self._conclude(case, [finding.but(measure=name) for finding in found])
 
-        reference = self._reference(case)
-        if isinstance(reference, Finding):
-            return self._conclude(case, [reference.but(measure="parity")])
-        found = tensors(checked.ranks[0]["tensors"])
-        losses = _mean_losses([rank["losses"] for rank in checked.ranks])
-        if "parameters" in found:
-            found["update"] = update(found.pop("parameters"), self._oracles.initial(case.workload))
-        whole = {kind: not (kind == "update" and case.workload.optimizer == "adamw") for kind in found}
-        return self._conclude(case, parity.judge(found, losses, reference, case.topology.world_size, whole))
-
-    def memory(self, case: Case) -> list[Finding]:
-        """Model states against the law, and the peak of a step against the leanest engine."""
-        checked = self.checked(case)
-        if checked.problem:
-            return self._conclude(case, [checked.problem.but(measure="memory")])
-        held = "states" if "states" in checked.ranks[0] else "saved"
-        padding = float(checked.ranks[0]["padding"]) * case.workload.element_size
-        most = max(checked.ranks, key=lambda rank: float(rank[held]))
-        findings = [self._against_law(case, "memory", held, float(most[held]), padding if held == "states" else 0.0)]
-        findings[0] = findings[0].but(detail={**findings[0].detail, "meter": most["meter"]})
-        if "activations" in most:
-            kept = max(float(rank["activations"]) for rank in checked.ranks)
-            findings.append(self._against_law(case, "memory", "activations", kept))
-        return self._conclude(case, [*findings, self._peak(case)])
-
-    def _peak(self, case: Case) -> Finding:
-        mine = _peak(self.checked(case).ranks)
-        detail: dict[str, Any] = {"meter": self.checked(case).ranks[0]["meter"]}
-        text, verdict, bound = f"{mine / 2**20:.2f} MiB at most in a step", "pass", None
-        if case.engine == "reference":
-            others = {peer.engine: _peak(self.checked(peer).ranks) for peer in self._peers(case)}
-            others = {engine: peak for engine, peak in others.items() if not math.isnan(peak)}
-            if others:
-                leanest = min(others, key=lambda engine: others[engine])
-                bound = LEAN * others[leanest]
-                verdict = "pass" if mine <= bound else "fail"
-                text += f"; {mine / others[leanest]:.3f} × the leanest engine, {leanest}; at most {LEAN:g} is asked"
-        return Finding("memory", "peak", mine, "B", verdict, text, bound=bound, detail=detail)
-
-    def _peers(self, case: Case) -> list[Case]:
+    def peers(self, case: Case) -> list[Case]:
         """The same work by the other engines of this session that can run here."""
         return [
             peer
@@ -229,29 +196,7 @@ class Lab:
             and not self.obstacle(peer)
         ]
 
-    def traffic(self, case: Case) -> list[Finding]:
-        """Bytes that a rank asks its collectives to send in a step, against the law."""
-        checked = self.checked(case)
-        if checked.problem:
-            return self._conclude(case, [checked.problem.but(measure="traffic")])
-        if unmetered := checked.ranks[0].get("unmetered"):
-            return self._conclude(case, [no_run("skipped", unmetered).but(measure="traffic")])
-        totals = [sum(op["bytes"] for op in rank["traffic"].values()) for rank in checked.ranks]
-        most = max(range(len(totals)), key=lambda rank: totals[rank])
-        by_op = checked.ranks[most]["traffic"]
-        finding = self._against_law(case, "traffic", "bytes", totals[most], 0.0, checked.ranks[most]["padding"])
-        control = sum(op["control"] for op in by_op.values())
-        detail = {**finding.detail, "by_op": by_op, "control": control}
-        reason = finding.reason + (f"; {control:,.0f} B of losses, norms and flags besides" if control else "")
-        findings = [finding.but(detail=detail, reason=reason)]
-        size = self.card(case).variants[case.variant].get("group")
-        if size:
-            across = max(_across(rank["groups"], int(size)) for rank in checked.ranks)
-            padded = checked.ranks[most]["padding"]
-            findings.append(self._against_law(case, "traffic", "across_groups", across, 0.0, padded))
-        return self._conclude(case, findings)
-
-    def _against_law(
+    def against_law(
         self, case: Case, measure: str, quantity: str, value: float, padding: float = 0.0, elements: int = 0
     ) -> Finding:
         """``elements`` of padding travel as the parameters do: their bytes follow from the law itself."""
@@ -270,69 +215,19 @@ class Lab:
         text = f"{value:,.0f} B; no law is stated for it here"
         return Finding(measure, quantity, value, "B", "pass", text)
 
-    def quality(self, case: Case) -> list[Finding]:
-        """The learning curve of the workload's steps, against the oracle's and its noise floor."""
-        if reason := self.obstacle(case):
-            return self._conclude(case, [no_run("skipped", reason).but(measure="quality")])
-        from harness.judge import curve
-
-        outcomes = self.run(case, Job(f"{TASKS}:curve", self._arguments(case) | {"data": catalog.DATA}))
-        problem = trouble(outcomes)
-        if problem:
-            return self._conclude(case, [problem.but(measure="quality")])
-        losses = _mean_losses([outcome.value for outcome in outcomes if isinstance(outcome, Done)])
-        oracle = self._oracles.curves(case, self.card(case))
-        if isinstance(oracle, Finding):
-            return self._conclude(case, [oracle.but(measure="quality")])
-        return self._conclude(case, [curve.judge(losses, *oracle)])
-
-    def throughput(self, case: Case) -> list[Finding]:
-        """Step times from the interleaved rounds of the case's block; the block runs once for all its cases."""
-        if reason := self.obstacle(case):
-            return self._conclude(case, [no_run("skipped", reason).but(measure="throughput")])
+    def block(self, case: Case) -> Block:
+        """The timed block of the case's topic, topology and work; it runs once for all its cases."""
         key = block_key(case)
         if key not in self._blocks:
             members = [c for c in self.timed if block_key(c) == key and not self.obstacle(c)]
-            prepare = {c.id: self._prepare(c) for c in members}
-            self._ahead.rest()
-            self._blocks[key] = run_block(self.launcher, members, prepare, self.card(case), self.timeout)
-        peers = (member for member in self._blocks[key].cases if member.variant == case.variant)
-        wrong = {peer.engine for peer in peers if self._is_wrong(peer)}
-        return self._conclude(case, judge_block(self._blocks[key], case, wrong))
+            jobs = {c.id: self._job(c, f"prepare_{self._kind(c)}") for c in members}
+            self.rest()
+            self._blocks[key] = run_block(self.launcher, members, jobs, self.card(case), self.timeout)
+        return self._blocks[key]
 
-    def _is_wrong(self, case: Case) -> bool:
-        """Whether it computes something else: parity failed here, or is known to."""
-        judged = any(f.measure == "parity" and f.verdict == "fail" for f in self.judged.get(case.id, []))
-        return judged or any(w.measure == "parity" and w.matches(case.id) for w in self.waivers)
-
-    def timeline(self, case: Case) -> list[Finding]:
-        """What the ranks of a schedule did when: idle time and micro-batches in flight, against the laws."""
-        if reason := self.obstacle(case):
-            return self._conclude(case, [no_run("skipped", reason).but(measure="timeline")])
-        from harness.judge import timeline
-
+    def rest(self) -> None:
+        """Waits until nothing runs that was begun ahead: what comes is timed."""
         self._ahead.rest()
-        watch, rounds, findings = CpuWatch(), [], []
-        job = Job(f"{TASKS}:timeline", self._arguments(case) | {"data": catalog.DATA, "cores": self.cores})
-        card, laws = self.card(case), {law.quantity: law for law in self.card(case).laws if law.measure == "timeline"}
-        for _ in range(TIMELINES):
-            outcomes = self.run(case, job)
-            if problem := trouble(outcomes):
-                return self._conclude(case, [problem.but(measure="timeline")])
-            ranks = [outcome.value for outcome in outcomes if isinstance(outcome, Done)]
-            rounds += [[rank[index] for rank in ranks] for index in range(len(ranks[0]))]
-            options = {**card.variants[case.variant], "times": timeline.means(timeline.times(rounds))}
-            promised = {
-                name: catalog.load(law.formula)(case.workload, case.topology, **options) for name, law in laws.items()
-            }
-            findings = timeline.judge(rounds, self.cores, promised, laws, watch.foreign() > FOREIGN)
-            if not timeline.unequal(findings):
-                break
-        return self._conclude(case, findings)
-
-    def _prepare(self, case: Case) -> Job:
-        kind, source = self._source(case)
-        return Job(f"{TASKS}:prepare_{kind}", self._arguments(case) | source)
 
     def claim(self, topic: str, claim: Claim) -> Finding:
         """A published figure, judged by what this session measured of its topic."""
@@ -371,17 +266,3 @@ class Lab:
         if not looked or len(self.cases) < len(self.universe):
             return any(waiver.matches(case) for case in self.universe)
         return any(finding.verdict == "fail" for finding in looked)
-
-
-def _across(groups: Mapping[tuple[int, ...], float], size: int) -> float:
-    """Bytes of collectives among ranks that do not all lie in one group of ``size`` neighbours, say a node."""
-    return sum(sent for ranks, sent in groups.items() if len({rank // size for rank in ranks}) > 1)
-
-
-def _peak(ranks: Sequence[Mapping[str, Any]]) -> float:
-    return max((float(rank["peak"]) for rank in ranks), default=math.nan)
-
-
-def _mean_losses(ranks: Sequence[Sequence[float]]) -> list[float]:
-    """Each rank reports its share's mean; shares are equal, so the mean over ranks is the global batch's."""
-    return [math.fsum(step) / len(step) for step in zip(*ranks, strict=True)]

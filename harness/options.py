@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from harness.measures import MEASURES
+
 # option → (argparse keywords); names with commas take several.
 OPTIONS: dict[str, dict[str, Any]] = {
     "--gpus": {"type": int, "metavar": "N", "help": "GPUs to use; 0: gloo ranks on the CPU (default: all there are)"},
@@ -11,7 +13,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--workload": {"metavar": "NAME|FILE", "help": "the work: named ones or TOML files, separated by commas"},
     "--topologies": {"metavar": "A,B", "help": "mesh sizes such as dp2,tp2 or dp2tp2 (default: each topic's own)"},
     "--dtypes": {"metavar": "A,B", "help": "precisions: fp64, fp32, bf16"},
-    "--measures": {"metavar": "A,B", "help": "only these: parity, memory, traffic, timeline, throughput, quality"},
+    "--measures": {"metavar": "A,B", "help": f"only these: {', '.join(MEASURES)}"},
     "--store": {
         "metavar": "URL",
         "help": "where records go: a file, sqlite:///… or postgresql://… (default: plumbline.db)",

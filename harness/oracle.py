@@ -1,6 +1,7 @@
 """What is right, and how precisely it can be told: the float64 oracle and the noise floor of each precision."""
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -176,6 +177,11 @@ def update(parameters: Mapping[str, Any], initial: Mapping[str, Any]) -> dict[st
         fits = name in initial and initial[name].shape == tensor.shape
         found[name] = tensor.double() - initial[name].double() if fits else tensor
     return found
+
+
+def mean_losses(ranks: Sequence[Sequence[float]]) -> list[float]:
+    """Each rank reports its share's mean; shares are equal, so the mean over ranks is the global batch's."""
+    return [math.fsum(step) / len(step) for step in zip(*ranks, strict=True)]
 
 
 def loss_floor(truth: Sequence[float], honest: Sequence[Sequence[float]]) -> list[float]:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from harness import catalog
 from harness.catalog import Grid
-from harness.spec import DTYPES, Card, Case, Topology, Workload
+from harness.measures import MEASURES
+from harness.spec import DTYPES, Card, Case, Occasion, Topology, Workload
 from harness.spec.named import load
 
-MEASURES = ("parity", "memory", "traffic", "timeline", "throughput", "quality")
 # Where no workload is asked for, Trainers run these, unless their topic brings a grid.py. Plain
 # SGD shows wiring, AdamW in mixed precision the states that papers speak of, uneven sizes and tied weights the padding.
 TRAINER_GRID = Grid(
@@ -24,7 +24,6 @@ TRAINER_GRID = Grid(
 )
 # A function at a length at which its arithmetic outweighs the calls; of no multiple of a tile.
 FUNCTION_GRID = Grid((("long", "fp32", True), ("long", "bf16", True)), timed=("long",))
-CURVE_STEPS = 20  # a workload of at least so many steps is trained for its learning curve too
 
 
 @dataclass(frozen=True)
@@ -107,23 +106,19 @@ def _variants(card: Card, topology: Topology, workload: Workload, engines: Seque
 
 def measures(case: Case, request: Request, card: Card, cores: int) -> list[str]:
     """What is measured of a case."""
-    grid, trainer = _grid(card), not catalog.problem(card)
+    grid = _grid(card)
     watched = [] if request.workloads else [work.name for work, _ in _on(case.topology, grid.watched)]
-    found = [] if case.workload.name in watched else ["parity", "memory"]
-    if found and case.topology.world_size > 1:
-        found.append("traffic")
-    if any(law.measure == "timeline" for law in card.laws) and _chosen(case, request, watched or grid.timed):
-        found.append("timeline")
-    if _worth_timing(case, request, grid, cores):
-        found.append("throughput")
-    if trainer and case.workload.steps >= CURVE_STEPS:
-        found.append("quality")
-    return [name for name in found if not request.measures or name in request.measures]
-
-
-def _worth_timing(case: Case, request: Request, grid: Grid, cores: int) -> bool:
-    """Ranks that share a core time the scheduler."""
-    return case.topology.world_size <= (request.gpus or cores) and _chosen(case, request, grid.timed)
+    occasion = Occasion(
+        case,
+        card,
+        trainer=not catalog.problem(card),
+        cores=request.gpus or cores,
+        timed=_chosen(case, request, grid.timed),
+        traced=_chosen(case, request, watched or grid.timed),
+        judged=case.workload.name not in watched,
+    )
+    wanted = [name for name in MEASURES if not request.measures or name in request.measures]
+    return [name for name in wanted if MEASURES[name].asked(occasion)]
 
 
 def _chosen(case: Case, request: Request, names: Sequence[str]) -> bool:

@@ -1,29 +1,22 @@
 """The pytest plugin: options, cases as parameters, order, outcome and summary. Everything else is the Lab's."""
 
-import importlib.util
-import os
-import shlex
 import signal
-import sys
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness import plan, waivers
+from harness.measures import MEASURES
 from harness.options import OPTIONS
-from harness.replay import ReplayClock
-from harness.spec import VERDICTS, Card, Case, Finding, Topology, Workload
+from harness.replay import ReplayClock, play
+from harness.session import Session
+from harness.spec import VERDICTS, Case, Finding, Needs
 from harness.spec.finding import worst
-from harness.spec.requires import gpus
 
-SESSION = pytest.StashKey["Session"]()
+SESSION = pytest.StashKey[Session]()
 HYPOTHESIS = "hypothesispytest"  # its pytest plugin's name
-DEFAULT_RANKS, DEFAULT_TIMEOUT = 8, 120.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,169 +26,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    for name in (*plan.MEASURES, "gpu"):
-        config.addinivalue_line("markers", f"{name}: select the suites' {name} tests")
+    for name, measure in MEASURES.items():
+        config.addinivalue_line("markers", f"{name}: select a measure. {(measure.__doc__ or '').strip()}")
+    config.addinivalue_line("markers", "gpu: select cases whose engine needs one")
     config.addinivalue_line("markers", "case(topic, variant, engine, ...): select exact cases, as in case(engine='x')")
-
-
-def request(config: pytest.Config) -> plan.Request:
-    """The options as a request; usage errors are one clear line."""
-
-    def names(option: str) -> tuple[str, ...]:
-        return tuple(part.strip() for part in (config.getoption(option) or "").split(",") if part.strip())
-
-    found = len(gpus())
-    asked = config.getoption("--gpus")
-    if asked is not None and asked > found:
-        have = f"this machine has {found}"
-        raise pytest.UsageError(f"--gpus {asked}: {have}; use --gpus {found} or --gpus 0 --ranks {asked} for CPU ranks")
-    ranks = config.getoption("--ranks")
-    if ranks is not None and ranks < 1:
-        raise pytest.UsageError(f"--ranks must be at least 1, not {ranks}")
-    use = found if asked is None else asked
-    return plan.Request(
-        topics=names("--topics"),
-        engines=names("--engines"),
-        workloads=names("--workload"),
-        topologies=names("--topologies"),
-        measures=names("--measures"),
-        dtypes=names("--dtypes"),
-        add_engines=tuple(config.getoption("--add-engine") or ()),
-        gpus=use,
-        ranks=ranks or use or DEFAULT_RANKS,
-    )
-
-
-class Session:
-    """What one pytest session of the suites shares. The Lab, and with it the store, opens with the first case."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        self.config = config
-        if config.getoption("--add-engine"):
-            sys.path.insert(0, os.getcwd())
-        self.request = request(config)
-        try:
-            self.cards = plan.cards(self.request)
-            self.cases = plan.cases(self.request, self.cards)
-            self.waivers = waivers.read(_suites() / "waivers.toml")
-        except ValueError as error:
-            raise pytest.UsageError(str(error)) from None
-        self.cores = len(os.sched_getaffinity(0))
-        self.selected: list[Case] = []
-        self.checked: list[Case] = []
-        self.timed: list[Case] = []
-        self._lab: Any = None
-        self._store: Any = None
-        self._run = ""
-        self.started = time.monotonic()
-        self.done = self.total = 0
-        self.parity = False  # whether it is asked of any case
-
-    @cached_property
-    def _measures(self) -> list[list[str]]:
-        """Of each case."""
-        return [plan.measures(case, self.request, self.cards[case.topic], self.cores) for case in self.cases]
-
-    def measured(self, measure: str) -> list[Case]:
-        return [case for case, measures in zip(self.cases, self._measures, strict=True) if measure in measures]
-
-    @property
-    def held_waivers(self) -> list[waivers.Waiver]:
-        """All of them in a session of everything; where options chose the work, those that speak of it."""
-        asked = self.request
-        if not any((asked.topics, asked.engines, asked.workloads, asked.topologies, asked.dtypes)):
-            return list(self.waivers)
-        return [waiver for waiver in self.waivers if any(waiver.matches(case.id) for case in self.cases)]
-
-    @property
-    def store_url(self) -> str:
-        return self.config.getoption("--store") or "plumbline.db"
-
-    def open_store(self) -> None:
-        """Before anything runs: an unreachable store is a usage error, not the loss of an hour's figures."""
-        from harness.store import Store, StoreError, environment
-
-        try:
-            self._store = Store.open(self.store_url)
-            self._run = self._store.begin(environment(), shlex.join(["pytest", *self.config.invocation_params.args]))
-        except StoreError as error:
-            raise pytest.UsageError(f"--store: {error}") from None
-
-    @property
-    def lab(self) -> Any:
-        if self._lab is None:
-            from harness.lab import Lab
-            from harness.launch.local import LocalLauncher
-
-            self._lab = Lab(
-                self.cards,
-                self.selected,
-                LocalLauncher(self.request.gpus),
-                self.record,
-                self.waivers,
-                self.config.getoption("--timeout") or DEFAULT_TIMEOUT,
-                self.request.ranks,
-            )
-            self._lab.expect(self.checked, self.parity)
-            self._lab.timed = self.timed
-            self._lab.universe = [case.id for case in self.cases]
-        return self._lab
-
-    def record(self, case: Case, findings: Sequence[Finding]) -> None:
-        self._store.add(self._run, case, self.device, findings)
-
-    @property
-    def device(self) -> str:
-        return "cuda" if self.request.gpus else "cpu"
-
-    def close(self, status: str) -> None:
-        """Ends the ranks, closes the run in the store and writes the report."""
-        if self._lab is not None:
-            self._lab.close()
-        if self._store is not None:
-            for topic in sorted({case.topic for case in self.selected}):
-                self.record(*_card_record(self.cards[topic]))
-            self._store.finish(self._run, status)
-
-    @property
-    def shown_store(self) -> str:
-        """The store's place, without a password."""
-        url = self.store_url
-        return url if "@" not in url else f"{url.partition('://')[0]}://…@{url.rpartition('@')[2]}"
-
-    def report(self) -> str:
-        from reports.render import ReportError, write
-
-        folder = Path(self.config.getoption("--report") or "report")
-        try:
-            return f"report: {write(self._store, self._run, folder)}"
-        except ReportError as error:
-            return f"no report: {error}"
-
-    @property
-    def tally(self) -> Counter[str]:
-        findings = self._lab.judged.values() if self._lab else ()
-        return Counter(finding.verdict for group in findings for finding in group)
-
-
-def _suites() -> Path:
-    """Where the suites lie, in a checkout or installed; they are data here, and never imported."""
-    found = importlib.util.find_spec("suites")
-    assert found is not None
-    assert found.submodule_search_locations is not None
-    return Path(found.submodule_search_locations[0])
-
-
-def _card_record(card: Card) -> tuple[Case, list[Finding]]:
-    """What the report says of a topic, kept with the run: a report is made from the store alone."""
-    detail = {
-        "title": card.title,
-        "sources": list(card.sources),
-        "variants": {name: dict(arguments) for name, arguments in card.variants.items()},
-        "engines": list(card.engines),
-    }
-    about = Case(card.name, card.name, "", Topology(), Workload())
-    return about, [Finding("card", "card", None, "", "pass", card.title, detail=detail)]
 
 
 def session_of(config: pytest.Config) -> Session:
@@ -216,14 +50,19 @@ def pytest_collection(session: pytest.Session) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """``case``, ``claim`` and ``waiver`` are parameters of the suites' tests."""
+    """``measure`` and ``case``, ``claim`` and ``waiver`` are parameters of the suites' tests."""
     if Path(metafunc.module.__file__ or "").parent.name != "suites":
         return
     session = session_of(metafunc.config)
     if "case" in metafunc.fixturenames:
-        measure = next(mark.name for mark in metafunc.definition.iter_markers() if mark.name in plan.MEASURES)
-        found = [pytest.param(case, id=case.id, marks=_marks(session, case)) for case in session.measured(measure)]
-        metafunc.parametrize("case", found)
+        marks = {case.id: _marks(session, case) for case in session.cases}
+        found = [
+            pytest.param(
+                measure, case, id=f"{measure}-{case.id}", marks=[getattr(pytest.mark, measure), *marks[case.id]]
+            )
+            for measure, case in session.measured()
+        ]
+        metafunc.parametrize(("measure", "case"), found)
     if "claim" in metafunc.fixturenames:
         claims = [(card.name, claim) for card in session.cards.values() for claim in card.claims]
         metafunc.parametrize("claim", claims, ids=[f"{topic}-{claim.name}" for topic, claim in claims])
@@ -242,8 +81,13 @@ def _marks(session: Session, case: Case) -> list[pytest.MarkDecorator]:
     marks = [pytest.mark.case(**facts, **work, **sizes, **case_mark(card, case.variant))]
     if "cuda" in card.engines[case.engine].requires:
         marks.append(pytest.mark.gpu)
-    group = f"{case.topic} {case.topology} {case.workload.name} {case.workload.dtype}"
-    return [*marks, pytest.mark.benchmark(timer=ReplayClock(), group=group)]
+    return marks
+
+
+def pytest_itemcollected(item: Any) -> None:
+    """pytest-benchmark's options, say ``--benchmark-only``, go by who uses its fixture."""
+    if _measure(item) == "throughput":
+        item.fixturenames = [*item.fixturenames, "benchmark"]
 
 
 @pytest.hookimpl(trylast=True)
@@ -255,21 +99,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if not _empty(item)]
     ours = [item for item in items if _case(item)]
     session.selected = list(dict.fromkeys(case for item in ours if (case := _case(item))))
-    session.timed = [c for item in ours if item.get_closest_marker("throughput") and (c := _case(item))]
+    session.timed = [c for item in ours if _measure(item) == "throughput" and (c := _case(item))]
     session.total = len(ours)
-    session.parity = any(item.get_closest_marker("parity") for item in ours)
+    session.oracles = any(_needs(item) is Needs.ORACLE for item in ours)
     places = {case.id: index for index, case in enumerate(session.cases)}
 
     def key(item: pytest.Item) -> tuple[Any, ...]:
         case = _case(item)
         if case is None:
             return (2,) if Path(str(item.path)).parent.name == "suites" else (0,)
-        if _timed(item):
+        if _needs(item) is Needs.QUIET:
             return 1, case.topic, case.topology, places[case.id]
         return 0, case.topic, case.topology, case.engine, case.workload.name, places[case.id]
 
     items.sort(key=key)
-    session.checked = list(dict.fromkeys(case for item in items if (case := _case(item)) and _checked(item)))
+    checked = [item for item in items if _needs(item) in (Needs.ORACLE, Needs.CHECKED)]
+    session.checked = list(dict.fromkeys(case for item in checked if (case := _case(item))))
     if ours and not config.option.collectonly:
         session.open_store()
         signal.signal(signal.SIGTERM, _terminated)
@@ -281,12 +126,14 @@ def _empty(item: pytest.Item) -> bool:
     return bool(mark and "empty parameter set" in str(mark.kwargs.get("reason", "")))
 
 
-def _timed(item: pytest.Item) -> bool:
-    return any(item.get_closest_marker(name) for name in ("timeline", "throughput"))
+def _measure(item: pytest.Item) -> str:
+    """Its name; empty for a test that takes none."""
+    return str(item.callspec.params.get("measure", "")) if _case(item) else ""  # type: ignore[attr-defined]
 
 
-def _checked(item: pytest.Item) -> bool:
-    return any(item.get_closest_marker(name) for name in ("parity", "memory", "traffic"))
+def _needs(item: pytest.Item) -> Needs | None:
+    measure = MEASURES.get(_measure(item))
+    return measure.NEEDS if measure else None
 
 
 def _terminated(*_: object) -> None:
@@ -303,14 +150,6 @@ def _case(item: pytest.Item) -> Case | None:
 def lab(pytestconfig: pytest.Config) -> Any:
     """The session's Lab."""
     return session_of(pytestconfig).lab
-
-
-@pytest.fixture
-def clock(request: pytest.FixtureRequest) -> ReplayClock:
-    """The clock that this test's ``benchmark`` reads."""
-    mark = request.node.get_closest_marker("benchmark")
-    assert isinstance(mark.kwargs["timer"], ReplayClock)
-    return mark.kwargs["timer"]
 
 
 @pytest.fixture
@@ -336,6 +175,22 @@ def require(pytestconfig: pytest.Config) -> Any:
     return decide
 
 
+@pytest.fixture
+def replay(request: pytest.FixtureRequest) -> Any:
+    """Hands the step times, of a measure that took some, to pytest-benchmark."""
+    node = request.node
+    timer = ReplayClock()
+    case: Case = node.callspec.params["case"]
+    group = f"{case.topic} {case.topology} {case.workload.name} {case.workload.dtype}"
+    node.add_marker(pytest.mark.benchmark(timer=timer, group=group))
+
+    def hand(findings: list[Finding]) -> None:
+        if seconds := findings[0].detail.get("samples"):
+            play(request.getfixturevalue("benchmark"), timer, seconds, {"case": case.id})
+
+    return hand
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Says where a long run stands each time the topic or topology changes."""
@@ -349,7 +204,7 @@ _Place = pytest.StashKey[tuple[str, ...]]()
 
 
 def _progress(item: pytest.Item, session: Session, case: Case) -> None:
-    timed = "timed rounds" if _timed(item) else "checked runs"
+    timed = "timed rounds" if _needs(item) is Needs.QUIET else "checked runs"
     place = (case.topic, str(case.topology), timed)
     if item.config.stash.get(_Place, None) != place:
         item.config.stash[_Place] = place

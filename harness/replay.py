@@ -26,7 +26,7 @@ class ReplayClock:
         return "replayed step times"
 
 
-def replay(benchmark: Any, clock: ReplayClock, seconds: Sequence[float], info: dict[str, Any]) -> None:
+def play(benchmark: Any, clock: ReplayClock, seconds: Sequence[float], info: dict[str, Any]) -> None:
     """Hands ``seconds`` to the ``benchmark`` fixture whose timer is ``clock``."""
     benchmark.extra_info.update(info)
     clock.load(seconds)

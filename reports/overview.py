@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from reports import units
 from reports.tidy import (
-    MEASURES,
     NOT_JUDGED,
     PLACES,
     REFERENCE,
@@ -239,7 +238,7 @@ def coverage(view: RunView) -> list[CoverageRow]:
     for topic in view.topics:
         ran = Counter(case.ran for case in topic.cases)
         measures = {}
-        for measure in MEASURES:
+        for measure in view.measures:
             with_it = [case for case in topic.cases if case.of(measure)]
             judged = sum(any(r["verdict"] not in NOT_JUDGED for r in case.of(measure)) for case in with_it)
             measures[measure] = (judged, len(with_it))

@@ -1,14 +1,14 @@
 """What each section of the report shows, as plain data: the templates only place it."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from reports import units
 from reports.figures import Figure, figures
 from reports.overview import MatrixRow, case_tally
 from reports.pivot import Pivot, figure_tables, parity_table
-from reports.tidy import MEASURES, CaseView, Record, RunView, TopicView, fast, parity, worst
+from reports.tidy import CaseView, Record, RunView, TopicView, fast, parity, worst
 from reports.timelines import timelines
 
 BAD = ("error", "fail", "invalid")
@@ -47,7 +47,7 @@ class Note:
 
 @dataclass(frozen=True)
 class CaseRow:
-    """``marks`` holds (verdict, figure) for each of :data:`MEASURES`; an empty verdict was not asked for."""
+    """``marks`` holds (verdict, figure) for each of the run's measures; an empty verdict was not asked for."""
 
     id: str
     engine: str
@@ -83,7 +83,7 @@ class ClaimRow:
     remark: str
 
 
-def section(topic: TopicView, row: MatrixRow, slots: Mapping[str, int]) -> Section:
+def section(topic: TopicView, row: MatrixRow, slots: Mapping[str, int], measures: Sequence[str]) -> Section:
     tables = figure_tables(topic)
     found = issues(topic)
     return Section(
@@ -97,7 +97,7 @@ def section(topic: TopicView, row: MatrixRow, slots: Mapping[str, int]) -> Secti
         issues=tuple(issue for issue in found if not issue.waiver),
         known=tuple(issue for issue in found if issue.waiver),
         fallbacks=tuple(fallbacks(topic)),
-        cases=tuple(case_row(case) for case in topic.cases),
+        cases=tuple(case_row(case, measures) for case in topic.cases),
     )
 
 
@@ -156,23 +156,20 @@ def fallbacks(topic: TopicView) -> list[Note]:
     return list(notes.values())
 
 
-def case_row(case: CaseView) -> CaseRow:
+def case_row(case: CaseView, measures: Sequence[str]) -> CaseRow:
     deciding = {
         "parity": parity(case),
         "memory": _first(case, "memory", "states", "saved", "peak"),
         "traffic": _first(case, "traffic", "bytes"),
         "timeline": _first(case, "timeline", "bubble", "hidden"),
         "throughput": fast(case) or _first(case, "throughput"),
-        "quality": _first(case, "quality"),
     }
     marks = []
-    for measure in MEASURES:
-        record = deciding[measure]
+    for measure in measures:
+        record = deciding.get(measure) or _first(case, measure)
         figure = units.figure(record["value"], record["unit"]) if record and record["value"] is not None else ""
         marks.append((case.verdict(measure), figure))
-    others = [r for r in case.records if r["measure"] not in MEASURES]
     reasons = dict.fromkeys(units.first_line(r["reason"]) for r in case.records if r["verdict"] != "pass")
-    reasons |= dict.fromkeys(f"{r['measure']} {r['quantity']}: {r['verdict']}" for r in others)
     return CaseRow(case.id, case.engine, tuple(marks), "; ".join(reason for reason in reasons if reason))
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from harness.spec import DTYPES, VERDICTS
 
 Record = Mapping[str, Any]
-MEASURES = ("parity", "memory", "traffic", "timeline", "throughput", "quality")
+FIRST_MEASURES = ("parity", "memory", "traffic", "timeline", "throughput", "quality")  # in this order; then others
 NOT_JUDGED = ("skipped", "error")
 REFERENCE = "reference"
 FIRST_ENGINES = (REFERENCE, "torch")  # the yardsticks stand on the left
@@ -92,6 +92,10 @@ class RunView:
     claims: tuple[Record, ...]
     findings: tuple[Record, ...]
     environment: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*FIRST_MEASURES, *sorted({record["measure"] for record in self.findings}))))
 
     def tally(self) -> dict[str, int]:
         return tally(record["verdict"] for record in self.findings)

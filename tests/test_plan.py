@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from harness import plan
+from harness.measures import quality
 from harness.plan import Request
 from harness.spec import Case, Topology, Workload
 from harness.spec.named import NAMED
@@ -115,7 +116,7 @@ def test_of_the_built_in_grid_one_workload_is_timed() -> None:
 
 
 def test_quality_needs_a_trainer_and_enough_steps() -> None:
-    long = NAMED["tiny"].with_(steps=plan.CURVE_STEPS)
+    long = NAMED["tiny"].with_(steps=quality.STEPS)
     assert "quality" in measured(Case("zero", "zero1", "torch", Topology(dp=2), long), Request())
     assert "quality" not in measured(Case("zero", "zero1", "torch", Topology(dp=2), Workload()), Request())
     assert "quality" not in measured(Case("flash_attention", "fa2", "reference", Topology(), long), Request())

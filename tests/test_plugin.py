@@ -97,20 +97,23 @@ def test_a_wrong_option_is_a_usage_error_in_one_line(user: pytest.Pytester, argu
 def test_a_keyword_selects_by_the_words_of_the_case_id(user: pytest.Pytester) -> None:
     found = collected(user, *TINY, "-k", "zero3 and reference", "--measures", "parity,memory")
     names = ("zero3", "clip_zero3")  # whatever has the word in its id
-    assert found == {f"test_{measure}[{name}-reference-dp2-fp32]" for measure in ("parity", "memory") for name in names}
+    assert found == {
+        f"test_measure[{measure}-{name}-reference-dp2-fp32]" for measure in ("parity", "memory") for name in names
+    }
 
 
 def test_a_mark_selects_exactly_by_engine_and_variant(user: pytest.Pytester) -> None:
     found = collected(user, *TINY, "-m", "case(topic='zero', engine='deepspeed', stage=3)")
-    measures = {name.partition("[")[0].removeprefix("test_") for name in found}
+    ids = [name.removeprefix("test_measure[").partition("-") for name in found]
+    measures = {measure for measure, _, _ in ids}
     assert {"parity", "memory", "traffic"} <= measures
-    assert {name.partition("[")[2] for name in found} == {"zero3-deepspeed-dp2-fp32]"}
+    assert {case for _, _, case in ids} == {"zero3-deepspeed-dp2-fp32]"}
 
 
 def test_a_mark_selects_a_measure(user: pytest.Pytester) -> None:
     found = collected(user, *TINY, "-m", "traffic and case(topic='zero')")
     assert found
-    assert all(name.startswith("test_traffic[zero") for name in found)
+    assert all(name.startswith("test_measure[traffic-zero") for name in found)
 
 
 def test_a_session_of_some_work_holds_only_the_waivers_that_speak_of_it(user: pytest.Pytester) -> None:

@@ -2,6 +2,7 @@
 
 from harness.spec.case import Case
 from harness.spec.finding import VERDICTS, Finding, assessed, measured
+from harness.spec.measure import Needs, Occasion
 from harness.spec.topic import Card, Claim, Engine, Law
 from harness.spec.topology import Topology
 from harness.spec.trainer import Batch, Function, Problem, Span, Spans, Trainer, Unsupported
@@ -20,6 +21,8 @@ __all__ = [
     "Law",
     "ModelConfig",
     "MoeConfig",
+    "Needs",
+    "Occasion",
     "Problem",
     "Span",
     "Spans",

@@ -168,8 +168,9 @@ def planted(lab: Lab, name: str, dtype: str) -> dict[str, Finding]:
     engine = Engine(f"{__package__}.faults:{name}")
     broken = replace(card, variants={name: card.variants[fault.variant]}, engines={**card.engines, "faulty": engine})
     lab.cards = {**CARDS, fault.topic: broken}
-    found = lab.parity(
-        Case(fault.topic, name, "faulty", Topology.parse(fault.topology), load(fault.workload).with_(dtype=dtype))
+    found = lab.measure(
+        "parity",
+        Case(fault.topic, name, "faulty", Topology.parse(fault.topology), load(fault.workload).with_(dtype=dtype)),
     )
     return {finding.quantity: finding for finding in found}
 
@@ -220,5 +221,7 @@ def test_the_unbroken_references_pass_with_twenty_other_seeds(lab: Lab, dtype: s
         if name == "tiny" or seed <= FEW
     ]
     lab.expect(cases, parity=True)  # two worlds at a time
-    wrong = {case.id: [found.reason for found in lab.parity(case) if found.verdict != "pass"] for case in cases}
+    wrong = {
+        case.id: [found.reason for found in lab.measure("parity", case) if found.verdict != "pass"] for case in cases
+    }
     assert {case: reasons for case, reasons in wrong.items() if reasons} == {}

@@ -20,7 +20,7 @@ WORK = Workload("odd", ModelConfig(hidden_size=22, head_dim=6), batch_size=3, se
 @pytest.mark.parametrize("variant", CARD.variants)
 def test_both_forms_are_the_formula_in_float64_on_odd_sizes(lab: Lab, variant: str, topology: str) -> None:
     case = Case(CARD.name, variant, "reference", Topology.parse(topology), WORK)
-    found = [*lab.parity(case), *(lab.traffic(case) if topology != "dp1" else [])]
+    found = [*lab.measure("parity", case), *(lab.measure("traffic", case) if topology != "dp1" else [])]
     assert [finding.reason for finding in found if finding.verdict != "pass"] == []
     assert {finding.quantity for finding in found} >= {"output", "gradient"}
 
@@ -57,7 +57,7 @@ def test_scores_depend_on_the_distance_of_two_positions_alone() -> None:
 
 def test_data_parallel_ranks_are_skipped_with_the_reason(lab: Lab) -> None:
     work = WORK.with_(name="four", batch_size=4)
-    (found,) = lab.parity(Case(CARD.name, "mla", "reference", Topology(dp=2), work))
+    (found,) = lab.measure("parity", Case(CARD.name, "mla", "reference", Topology(dp=2), work))
     assert (found.verdict, "is cut along tp only, not over dp2" in found.reason) == ("skipped", True)
 
 

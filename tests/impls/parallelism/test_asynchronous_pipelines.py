@@ -98,6 +98,6 @@ def test_what_needs_a_flush_is_skipped_with_the_reason(
     lab: Lab, variant: str, changes: dict[str, object], reason: str
 ) -> None:
     work = SMALL.with_(name=f"{variant}_{len(reason)}", **changes)
-    (found,) = lab.parity(Case(CARD.name, variant, "reference", Topology(pp=2), work))
+    (found,) = lab.measure("parity", Case(CARD.name, variant, "reference", Topology(pp=2), work))
     assert found.verdict == "skipped"
     assert reason in found.reason

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.lab import Lab
+from harness.measures.throughput import is_wrong
 from harness.spec import Case, Engine, Finding, Topology, Trainer, Workload
 from harness.spec.named import NAMED
 from harness.waivers import read
@@ -53,7 +54,7 @@ def case(variant: str, engine: str, workload: Workload) -> Case:
     ],
 )
 def test_engine_computes_what_the_dense_model_does(lab: Lab, variant: str, engine: str, workload: Workload) -> None:
-    findings = lab.parity(case(variant, engine, workload))
+    findings = lab.measure("parity", case(variant, engine, workload))
     assert {finding.quantity for finding in findings} >= {"gradient", "update", "loss"}
     assert [finding.reason for finding in findings if finding.verdict != "pass"] == []
 
@@ -68,7 +69,7 @@ def test_a_learning_rate_one_percent_too_large_is_seen(lab: Lab, engine: str) ->
     )
     lab.cards = {**CARDS, "data_parallel": planted}
     try:
-        verdicts = {f.quantity: f.verdict for f in lab.parity(case("faulty", engine, UNEVEN_TIED))}
+        verdicts = {f.quantity: f.verdict for f in lab.measure("parity", case("faulty", engine, UNEVEN_TIED))}
     finally:
         lab.cards = CARDS
     assert (verdicts["gradient"], verdicts["update"], verdicts["update slope"]) == ("pass", "fail", "fail")
@@ -85,13 +86,13 @@ def test_a_learning_rate_one_percent_too_large_is_seen(lab: Lab, engine: str) ->
     ],
 )
 def test_states_in_mixed_precision_take_what_the_paper_promises(lab: Lab, variant: str, engine: str) -> None:
-    states = lab.memory(case(variant, engine, MIXED))[0]
+    states = lab.measure("memory", case(variant, engine, MIXED))[0]
     assert (states.quantity, states.verdict) == ("states", "pass"), states.reason
 
 
 @pytest.mark.parametrize("engine", ["deepspeed", "megatron"])
 def test_several_micro_batches_are_reduced_once(lab: Lab, engine: str) -> None:
-    by_op = lab.traffic(case("ddp_no_sync", engine, UNEVEN_TIED))[0].detail["by_op"]
+    by_op = lab.measure("traffic", case("ddp_no_sync", engine, UNEVEN_TIED))[0].detail["by_op"]
     ring = 2 * (DP2.dp - 1) / DP2.dp
     assert by_op["all_reduce"]["bytes"] == ring * UNEVEN_TIED.model.parameters * UNEVEN_TIED.element_size
 
@@ -101,7 +102,7 @@ def test_collectives_that_cannot_be_counted_are_no_figure(lab: Lab) -> None:
     planted = replace(data_parallel.CARD, engines={**data_parallel.CARD.engines, "odd": odd})
     lab.cards = {**CARDS, "data_parallel": planted}
     try:
-        (finding,) = lab.traffic(case("ddp", "odd", Workload()))
+        (finding,) = lab.measure("traffic", case("ddp", "odd", Workload()))
     finally:
         lab.cards = CARDS
     assert (finding.verdict, finding.reason, finding.value) == ("skipped", "they go through pigeons", None)
@@ -110,29 +111,29 @@ def test_collectives_that_cannot_be_counted_are_no_figure(lab: Lab) -> None:
 def test_parity_may_be_asked_again(lab: Lab) -> None:
     """Its tensors are gone by then, and what else the run gave is not."""
     asked = case("zero2", "deepspeed", UNEVEN_TIED)
-    first = lab.parity(asked)
+    first = lab.measure("parity", asked)
     held = lab.checked(asked)
     assert held.ranks[0]["tensors"] is None
     assert held.ranks[0]["peak"] > 0
-    assert [finding.verdict for finding in lab.parity(asked)] == [finding.verdict for finding in first]
+    assert [finding.verdict for finding in lab.measure("parity", asked)] == [finding.verdict for finding in first]
 
 
 def test_what_fails_parity_or_is_known_to_is_wrong(lab: Lab) -> None:
     right, known = case("zero2", "deepspeed", UNEVEN_TIED), case("zero2", "fairscale_default", UNEVEN_TIED)
-    lab.parity(right)
+    lab.measure("parity", right)
     waivers = lab.waivers
     lab.waivers = read(Path(__file__).parents[3] / "suites" / "waivers.toml")
     try:
-        assert (lab._is_wrong(right), lab._is_wrong(known)) == (False, True)
+        assert (is_wrong(lab, right), is_wrong(lab, known)) == (False, True)
         lab.judged[right.id].append(Finding("parity", "update", 1.0, "", "fail", "planted"))
-        assert lab._is_wrong(right)
+        assert is_wrong(lab, right)
     finally:
         lab.judged[right.id].pop()
         lab.waivers = waivers
 
 
 def test_deepspeed_gathers_weights_twice_and_reduces_gradients_once_in_stage_3(lab: Lab) -> None:
-    by_op = lab.traffic(case("zero3", "deepspeed", MIXED))[0].detail["by_op"]
+    by_op = lab.measure("traffic", case("zero3", "deepspeed", MIXED))[0].detail["by_op"]
     share = (DP2.dp - 1) / DP2.dp * MIXED.model.parameters * MIXED.element_size
     gathered, scattered = (by_op[name]["bytes"] + by_op[name]["control"] for name in ("all_gather", "reduce_scatter"))
     assert (gathered / share, scattered / share) == (2, 1)
@@ -151,6 +152,6 @@ def test_deepspeed_gathers_weights_twice_and_reduces_gradients_once_in_stage_3(l
 def test_what_an_engine_does_not_take_is_skipped_with_the_reason(
     lab: Lab, variant: str, engine: str, workload: Workload, reason: str
 ) -> None:
-    (finding,) = lab.parity(case(variant, engine, workload))
+    (finding,) = lab.measure("parity", case(variant, engine, workload))
     assert finding.verdict == "skipped"
     assert reason in finding.reason

@@ -40,7 +40,7 @@ def test_the_layer_is_the_dense_formula_in_float64_on_odd_sizes(lab: Lab, varian
     if "tp" in topology:  # divides heads and width
         model = replace(work.model, intermediate_size=10, num_attention_heads=2, num_key_value_heads=2)
         work = work.with_(name=f"{work.name}_cut", model=model)
-    findings = lab.parity(Case(CARD.name, variant, "reference", Topology.parse(topology), work))
+    findings = lab.measure("parity", Case(CARD.name, variant, "reference", Topology.parse(topology), work))
     assert [finding.reason for finding in findings if finding.verdict != "pass"] == []
     assert {finding.quantity for finding in findings} >= {"output", "gradient"}
 

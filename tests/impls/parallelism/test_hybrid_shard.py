@@ -29,16 +29,16 @@ def case(variant: str, workload: Workload, topology: Topology = DP4, engine: str
 @pytest.mark.parametrize("variant", SIZES)
 def test_groups_of_any_size_compute_what_the_dense_model_does(lab: Lab, variant: str) -> None:
     work = CLIPPED.with_(dtype="fp64")
-    findings = lab.parity(case(variant, work))
+    findings = lab.measure("parity", case(variant, work))
     assert {finding.quantity for finding in findings} >= {"gradient", "update", "loss"}
-    traffic = lab.traffic(case(variant, work))
+    traffic = lab.measure("traffic", case(variant, work))
     assert {finding.quantity for finding in traffic} == {"bytes", "across_groups"}
     assert [f.reason for f in [*findings, *traffic] if f.verdict != "pass"] == []
 
 
 @pytest.mark.parametrize(("variant", "engine"), [("mics", "torch"), ("hsdp", "torch"), ("hsdp_zero1", "megatron")])
 def test_an_engine_clips_by_the_norm_of_one_group_and_not_of_all_replicas(lab: Lab, variant: str, engine: str) -> None:
-    findings = lab.parity(case(variant, CLIPPED, DP4, engine))
+    findings = lab.measure("parity", case(variant, CLIPPED, DP4, engine))
     assert {finding.quantity for finding in findings} >= {"gradient", "update", "loss"}
     assert [finding.reason for finding in findings if finding.verdict != "pass"] == []
 
@@ -47,7 +47,7 @@ def test_two_hops_cross_once_where_hsdp_crosses_for_every_micro_batch(lab: Lab) 
     work = NAMED["accumulated"]
     bytes_, calls = {}, {}
     for variant in ("hsdp", "mics"):
-        total, across = lab.traffic(case(variant, work))
+        total, across = lab.measure("traffic", case(variant, work))
         bytes_[variant], calls[variant] = across.value, total.detail["by_op"]["all_reduce"]["calls"]
     assert bytes_["mics"]
     assert (bytes_["hsdp"], calls["hsdp"]) == (work.micro_batches * bytes_["mics"], work.micro_batches * calls["mics"])
@@ -64,7 +64,7 @@ def test_two_hops_cross_once_where_hsdp_crosses_for_every_micro_batch(lab: Lab) 
 def test_what_cannot_be_says_why(
     lab: Lab, variant: str, engine: str, topology: Topology, verdict: str, reason: str
 ) -> None:
-    (finding,) = lab.parity(case(variant, Workload(), topology, engine))
+    (finding,) = lab.measure("parity", case(variant, Workload(), topology, engine))
     assert finding.verdict == verdict
     assert reason in finding.reason
 

@@ -138,7 +138,7 @@ def test_rings_compute_what_gather_product_and_scatter_do(lab: Lab, ranks: int, 
 
 
 def test_a_ring_sends_nothing_but_messages_to_neighbours(lab: Lab) -> None:
-    (finding,) = lab.traffic(case("async_tp", WORK, TP2))
+    (finding,) = lab.measure("traffic", case("async_tp", WORK, TP2))
     rings, messages = 10 * TINY.num_hidden_layers + 3, finding.detail["by_op"]["send"]
     assert messages["calls"] == rings
     assert messages["bytes"] == rings * WORK.sequence_length // 2 * WORK.batch_size * TINY.hidden_size * 8
@@ -156,7 +156,7 @@ def test_a_ring_sends_nothing_but_messages_to_neighbours(lab: Lab) -> None:
     ],
 )
 def test_what_cannot_be_run_says_why(lab: Lab, engine: str, variant: str, work: Workload, reason: str) -> None:
-    (finding,) = lab.parity(case(variant, work, engine=engine))
+    (finding,) = lab.measure("parity", case(variant, work, engine=engine))
     assert finding.verdict == "skipped"
     assert reason in finding.reason
 
@@ -176,7 +176,7 @@ def test_the_adapter_of_the_fused_operators_is_wired_as_the_dense_model_is(lab: 
     engines = dict(CARD.engines) | {"torch": Engine(f"{__name__}:unfused")}
     lab.cards = {CARD.name: type(CARD)(**{**vars(CARD), "engines": engines})}
     try:
-        findings = lab.parity(case("async_tp", WORK.with_(name="even", batch_size=3), engine="torch"))
+        findings = lab.measure("parity", case("async_tp", WORK.with_(name="even", batch_size=3), engine="torch"))
     finally:
         lab.cards = {CARD.name: CARD}
     assert [f.reason for f in findings if f.verdict != "pass"] == []

@@ -4,10 +4,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from harness import catalog
 from harness.lab import Lab
-from harness.launch.outcome import Done, Job
-from harness.oracle import TASKS
 from harness.spec import Case, ModelConfig, Topology, Workload
 from impls.parallelism import model_parallel, pipeline_parallel
 from impls.parallelism.pipeline_parallel.places import homes, split
@@ -70,7 +67,9 @@ def test_micro_batches_go_through_the_naive_pipeline_one_after_the_other(lab: La
 def test_what_a_schedule_cannot_do_is_skipped_with_the_reason(
     lab: Lab, variant: str, work: Workload, reason: str
 ) -> None:
-    (found,) = lab.parity(Case("pipeline_parallel", variant, "reference", Topology(pp=2), work.with_(name=variant)))
+    (found,) = lab.measure(
+        "parity", Case("pipeline_parallel", variant, "reference", Topology(pp=2), work.with_(name=variant))
+    )
     assert found.verdict == "skipped"
     assert reason in found.reason
 
@@ -80,10 +79,8 @@ def test_ranks_that_share_cores_are_watched_by_their_own_time(lab: Lab, cores: i
     """Of which none passes while a rank waits, as the first one does for its gradients."""
     work = Workload("work", ModelConfig(num_hidden_layers=2), batch_size=8, micro_batches=4)
     case = Case("pipeline_parallel", "1f1b", "reference", Topology(pp=2), work)
-    arguments = {"build": pipeline_parallel.CARD.engines["reference"].build, "variant": {"schedule": "1f1b"}}
-    arguments |= {"workload": work, "topology": case.topology, "data": catalog.DATA, "cores": cores}
-    outcomes = lab.run(case, Job(f"{TASKS}:timeline", arguments))
-    rounds = [outcome.value for outcome in outcomes if isinstance(outcome, Done)]
+    rounds = lab.run(case, "timeline", cores=cores)
+    assert isinstance(rounds, list)
     assert [len(spans) for spans in rounds[0]] == [8] * len(rounds[0])
     whole = sum(spans[-1].end - spans[0].start for spans in rounds[0])
     busy = sum(s.end - s.start for spans in rounds[0] for s in spans)

@@ -66,7 +66,7 @@ def case(engine: str, workload: Workload, topology: Topology = TP2, variant: str
 def test_engine_computes_what_the_dense_model_does(
     lab: Lab, engine: str, workload: Workload, topology: Topology, variant: str
 ) -> None:
-    findings = lab.parity(case(engine, workload, topology, variant))
+    findings = lab.measure("parity", case(engine, workload, topology, variant))
     assert {finding.quantity for finding in findings} >= {"gradient", "update", "loss"}
     assert [finding.reason for finding in findings if finding.verdict != "pass"] == []
 
@@ -86,7 +86,7 @@ def test_engine_computes_what_the_dense_model_does(
 def test_a_step_sends_what_the_law_says_to_the_byte(
     lab: Lab, engine: str, workload: Workload, topology: Topology, variant: str
 ) -> None:
-    (finding,) = lab.traffic(case(engine, workload, topology, variant))
+    (finding,) = lab.measure("traffic", case(engine, workload, topology, variant))
     assert (finding.verdict, finding.value) == ("pass", finding.law), finding.reason
 
 
@@ -105,7 +105,9 @@ def test_a_step_sends_what_the_law_says_to_the_byte(
 def test_the_reference_saves_what_the_law_says_to_the_byte(
     lab: Lab, workload: Workload, topology: Topology, variant: str
 ) -> None:
-    findings = {finding.quantity: finding for finding in lab.memory(case("reference", workload, topology, variant))}
+    findings = {
+        finding.quantity: finding for finding in lab.measure("memory", case("reference", workload, topology, variant))
+    }
     assert findings["activations"].value == findings["activations"].law
     assert findings["states"].verdict == "pass", findings["states"].reason
 
@@ -119,7 +121,7 @@ def test_the_reference_saves_what_the_law_says_to_the_byte(
     ],
 )
 def test_what_an_engine_cannot_do_is_skipped_with_the_reason(lab: Lab, engine: str, variant: str, reason: str) -> None:
-    (finding,) = lab.traffic(case(engine, UNEVEN, TP2, variant))
+    (finding,) = lab.measure("traffic", case(engine, UNEVEN, TP2, variant))
     assert finding.verdict == "skipped"
     assert reason in finding.reason
 
@@ -163,7 +165,9 @@ def test_a_planted_fault_is_seen(lab: Lab, fault: str) -> None:
     planted = replace(CARD, variants={fault: {"fault": fault}}, engines={"reference": Engine(f"{__name__}:with_fault")})
     lab.cards = {CARD.name: planted}
     try:
-        findings: dict[str, Finding] = {f.quantity: f for f in lab.parity(case("reference", UNEVEN, variant=fault))}
+        findings: dict[str, Finding] = {
+            f.quantity: f for f in lab.measure("parity", case("reference", UNEVEN, variant=fault))
+        }
     finally:
         lab.cards = {CARD.name: CARD}
     assert (findings["gradient"].verdict, findings["update"].verdict) == ("fail", "fail")

@@ -70,7 +70,7 @@ def failed(findings: list[Finding]) -> list[str]:
 def test_engine_computes_what_the_dense_model_does(
     lab: Lab, engine: str, workload: Workload, topology: Topology
 ) -> None:
-    findings = lab.parity(case(engine, workload, topology))
+    findings = lab.measure("parity", case(engine, workload, topology))
     assert {finding.quantity for finding in findings} >= {"gradient", "update", "loss"}
     assert failed(findings) == []
 
@@ -78,19 +78,19 @@ def test_engine_computes_what_the_dense_model_does(
 @pytest.mark.parametrize("engine", ["reference", "megatron"])
 @pytest.mark.parametrize("topology", [TP2, TP4], ids=str)
 def test_a_step_sends_what_the_law_says_to_the_byte(lab: Lab, engine: str, topology: Topology) -> None:
-    (finding,) = lab.traffic(case(engine, CLIPPED, topology))
+    (finding,) = lab.measure("traffic", case(engine, CLIPPED, topology))
     assert (finding.verdict, finding.value) == ("pass", finding.law), finding.reason
 
 
 def test_data_parallel_groups_add_one_all_reduce_of_what_a_rank_holds(lab: Lab) -> None:
-    (finding,) = lab.traffic(case("reference", CLIPPED, DP2TP2))
+    (finding,) = lab.measure("traffic", case("reference", CLIPPED, DP2TP2))
     assert finding.value == finding.law, finding.reason
 
 
 def test_autotp_sends_one_backward_all_reduce_for_each_column_parallel_matrix(lab: Lab) -> None:
     """Five a layer where the paper has two; its embedding, when not tied to the head, is whole and sends nothing."""
     workload = Workload("untied", SMALL)
-    (finding,) = lab.traffic(case("deepspeed", workload))
+    (finding,) = lab.measure("traffic", case("deepspeed", workload))
     activation = workload.tokens * workload.model.hidden_size * workload.element_size
     assert finding.value is not None
     assert finding.law is not None
@@ -99,7 +99,7 @@ def test_autotp_sends_one_backward_all_reduce_for_each_column_parallel_matrix(la
 
 @pytest.mark.parametrize("workload", [CLIPPED, UNEVEN], ids=lambda workload: workload.name)
 def test_the_reference_holds_the_states_that_the_law_says(lab: Lab, workload: Workload) -> None:
-    assert [f.reason for f in lab.memory(case("reference", workload)) if f.verdict != "pass"] == []
+    assert [f.reason for f in lab.measure("memory", case("reference", workload)) if f.verdict != "pass"] == []
 
 
 def _without(name: str, stand_in: Callable[..., Any]) -> Callable[[], None]:
@@ -133,7 +133,7 @@ def test_a_planted_fault_is_seen(lab: Lab, fault: str) -> None:
     planted = replace(CARD, variants={fault: {"fault": fault}}, engines={"reference": Engine(f"{__name__}:with_fault")})
     lab.cards = {CARD.name: planted}
     try:
-        findings = {f.quantity: f for f in lab.parity(case("reference", UNEVEN, variant=fault))}
+        findings = {f.quantity: f for f in lab.measure("parity", case("reference", UNEVEN, variant=fault))}
     finally:
         lab.cards = {CARD.name: CARD}
     assert (findings["gradient"].verdict, findings["update"].verdict) == ("fail", "fail")

@@ -34,27 +34,27 @@ def failed(findings: list[Finding]) -> list[str]:
 @pytest.mark.parametrize("variant", CARD.variants)
 def test_micro_batches_and_clipping_are_those_of_the_dense_model(lab: Lab, variant: str) -> None:
     work = case(variant, "reference", CLIPPED)
-    findings = lab.parity(work)
+    findings = lab.measure("parity", work)
     assert {finding.quantity for finding in findings} >= {"gradient", "update", "loss"}
     assert failed(findings) == []
-    (traffic,) = lab.traffic(work)
+    (traffic,) = lab.measure("traffic", work)
     assert (traffic.verdict, traffic.value) == ("pass", traffic.law), traffic.reason
 
 
 @pytest.mark.parametrize("engine", ["torch", "deepspeed"])
 def test_engines_clip_and_accumulate_as_the_dense_model_does(lab: Lab, engine: str) -> None:
-    assert failed(lab.parity(case("offload_params", engine, CLIPPED))) == []
+    assert failed(lab.measure("parity", case("offload_params", engine, CLIPPED))) == []
 
 
 def test_double_precision_is_stepped_in_double_precision(lab: Lab) -> None:
-    findings = lab.parity(case("nvme_params", "reference", CLIPPED.with_(dtype="fp64")))
+    findings = lab.measure("parity", case("nvme_params", "reference", CLIPPED.with_(dtype="fp64")))
     assert failed([finding for finding in findings if finding.quantity != "loss"]) == []  # which is summed in float32
 
 
 def test_what_is_in_files_is_not_in_memory(lab: Lab) -> None:
     """Each step of the way: the optimizer's 12Ψ/N, and in stage 3 the weights' 2Ψ/N, less the buffers."""
     variants = ("offload_optimizer", "nvme_optimizer", "nvme_params")
-    held = [lab.memory(case(variant, "reference", MIXED))[0] for variant in variants]
+    held = [lab.measure("memory", case(variant, "reference", MIXED))[0] for variant in variants]
     assert failed(held) == []
     here, optimizer, all_of_it = (finding.value for finding in held)
     assert here is not None
@@ -73,7 +73,7 @@ def test_a_missing_folder_ends_the_case_with_one_clear_error(lab: Lab) -> None:
     engines = {**CARD.engines, "lost": Engine(f"{__name__}:in_a_missing_folder")}
     lab.cards = {CARD.name: type(CARD)(**{**vars(CARD), "engines": engines})}
     try:
-        (finding,) = lab.parity(case("nvme_optimizer", "lost", MIXED, DP1))
+        (finding,) = lab.measure("parity", case("nvme_optimizer", "lost", MIXED, DP1))
     finally:
         lab.cards = {CARD.name: CARD}
     assert finding.verdict == "error"
@@ -100,7 +100,7 @@ def test_a_rank_leaves_no_file_in_the_folder(tmp_path: Path, monkeypatch: pytest
 def test_what_an_engine_does_not_take_is_skipped_with_the_reason(
     lab: Lab, variant: str, engine: str, workload: Workload, reason: str
 ) -> None:
-    (finding,) = lab.parity(case(variant, engine, workload))
+    (finding,) = lab.measure("parity", case(variant, engine, workload))
     assert finding.verdict == "skipped"
     assert reason in finding.reason
 
@@ -111,7 +111,7 @@ def test_an_operator_of_deepspeed_that_is_not_built_is_a_skip_that_says_how(
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     with LocalLauncher() as launcher:
         alone = Lab({CARD.name: CARD}, [], launcher, lambda *_: None, capacity=1)
-        (finding,) = alone.parity(case("nvme_states", "deepspeed", MIXED, DP1))
+        (finding,) = alone.measure("parity", case("nvme_states", "deepspeed", MIXED, DP1))
     assert finding.verdict == "skipped"
     assert "DeepSpeed's async_io is not built yet; once: python -c" in finding.reason or "libaio-dev" in finding.reason
 

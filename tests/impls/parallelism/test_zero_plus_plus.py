@@ -63,42 +63,44 @@ def test_the_reference_computes_what_the_dense_model_does_and_sends_what_the_law
     lab: Lab, variant: str, workload: Workload
 ) -> None:
     asked = case(variant, workload=workload)
-    findings = lab.parity(asked)
+    findings = lab.measure("parity", asked)
     assert {finding.quantity for finding in findings} >= {"gradient", "update", "loss"}
     assert [finding.reason for finding in findings if finding.verdict != "pass"] == []
     # No rounding decision is in doubt in float64: the floor has no room to hide a fault in.
     assert findings[0].detail["floor"] < 1e-12
-    sent, across = lab.traffic(asked)
+    sent, across = lab.measure("traffic", asked)
     assert (sent.value, across.value) == (sent.law, across.law)
 
 
 def test_groups_that_do_not_divide_the_ranks_are_skipped_with_the_reason(lab: Lab) -> None:
-    (finding,) = lab.parity(case("groups_of_three"))
+    (finding,) = lab.measure("parity", case("groups_of_three"))
     assert finding.verdict == "skipped"
     assert "4 data-parallel ranks are not a multiple of the group of 3" in finding.reason
 
 
 @pytest.mark.parametrize(("variant", "topology"), [("qwz", DP2), ("qgz", DP4)], ids=str)
 def test_deepspeed_has_no_kernels_that_quantise_on_a_cpu(lab: Lab, variant: str, topology: Topology) -> None:
-    (finding,) = lab.parity(case(variant, "deepspeed", topology, NAMED["tiny"]))
+    (finding,) = lab.measure("parity", case(variant, "deepspeed", topology, NAMED["tiny"]))
     assert finding.verdict == "skipped"
     assert "not been implemented on CPU backend" in finding.reason
 
 
 def test_deepspeeds_qgz_is_zero_3_on_one_node_and_says_so(lab: Lab) -> None:
-    sent, _ = lab.traffic(case("qgz", "deepspeed", DP2, NAMED["tiny"]))
+    sent, _ = lab.measure("traffic", case("qgz", "deepspeed", DP2, NAMED["tiny"]))
     model = NAMED["tiny"].model
     assert sent.value == 3 * model.parameters * 4 / 2
     assert "no effect on one node" in sent.detail["fallback"]
 
 
 def test_fsdp2_keeps_the_backward_gather_in_the_group_too(lab: Lab) -> None:
-    ours, theirs = (lab.traffic(case("hpz", engine, DP4, NAMED["tiny"])) for engine in ("reference", "torch"))
+    ours, theirs = (
+        lab.measure("traffic", case("hpz", engine, DP4, NAMED["tiny"])) for engine in ("reference", "torch")
+    )
     assert [finding.value for finding in ours] == [finding.value for finding in theirs]
 
 
 def test_what_fsdp2_adds_to_divide_its_parameters_may_leave_the_group(lab: Lab) -> None:
-    findings = lab.traffic(case("hpz", "torch"))
+    findings = lab.measure("traffic", case("hpz", "torch"))
     assert [finding.verdict for finding in findings] == ["pass", "pass"]
     assert findings[1].value > findings[1].law
 

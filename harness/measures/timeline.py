@@ -1,0 +1,39 @@
+"""What the ranks of a schedule did when: idle time and micro-batches in flight, against the laws."""
+
+from typing import TYPE_CHECKING
+
+from harness import catalog
+from harness.spec import Case, Finding, Needs, Occasion
+
+if TYPE_CHECKING:
+    from harness.lab import Lab
+
+PLACE, NEEDS = 4, Needs.QUIET
+WORLDS = 3  # at most, that one schedule is watched in
+
+
+def asked(occasion: Occasion) -> bool:
+    return occasion.traced and any(law.measure == "timeline" for law in occasion.card.laws)
+
+
+def take(lab: "Lab", case: Case) -> list[Finding]:
+    from harness.judge import timeline
+    from harness.meter.host import FOREIGN, CpuWatch
+
+    lab.rest()
+    watch, rounds, findings = CpuWatch(), [], []
+    card = lab.card(case)
+    laws = {law.quantity: law for law in card.laws if law.measure == "timeline"}
+    for _ in range(WORLDS):
+        ranks = lab.run(case, "timeline", cores=lab.cores)
+        if isinstance(ranks, Finding):
+            return [ranks]
+        rounds += [[rank[index] for rank in ranks] for index in range(len(ranks[0]))]
+        options = {**card.variants[case.variant], "times": timeline.means(timeline.times(rounds))}
+        promised = {
+            name: catalog.load(law.formula)(case.workload, case.topology, **options) for name, law in laws.items()
+        }
+        findings = timeline.judge(rounds, lab.cores, promised, laws, watch.foreign() > FOREIGN)
+        if not timeline.unequal(findings):
+            break
+    return findings

@@ -1,8 +1,0 @@
-"""Every engine learns as the float64 model does."""
-
-import pytest
-
-
-@pytest.mark.quality
-def test_quality(case, lab, require):
-    require(lab.quality(case))
