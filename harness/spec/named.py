@@ -70,8 +70,7 @@ _UNEVEN_TIED = ModelConfig(**{**vars(_UNEVEN), "tie_word_embeddings": True})
 _MESHED_WORK = Workload(
     "meshed",
     _MESHED,
-    batch_size=16,
-    micro_batches=4,
+    micro_batches=2,
     min_length=4,
     optimizer="adamw",
     lr=1e-3,
@@ -91,10 +90,8 @@ NAMED: Mapping[str, Workload] = MappingProxyType(
             Workload("accumulated", batch_size=16, micro_batches=4),
             Workload("unequal", batch_size=16, micro_batches=4, min_length=4),
             # A small vocabulary, so that the stage with the head is not much slower than the others.
-            Workload("pipelined", _DEEP, batch_size=16, micro_batches=8),
-            Workload(
-                "pipelined_tied", _DEEP_TIED, batch_size=16, micro_batches=8, optimizer="adamw", lr=1e-3, eps=1e-6
-            ),
+            Workload("pipelined", _DEEP, micro_batches=8),
+            Workload("pipelined_tied", _DEEP_TIED, micro_batches=8, optimizer="adamw", lr=1e-3, eps=1e-6),
             _MESHED_WORK,
             _MESHED_WORK.with_(name="meshed_experts", model=_EXPERTS),
             # Every step's gradient exceeds the threshold, some three times over.

@@ -63,11 +63,13 @@ def sharded_parameters(optimizer: Any, names: Mapping[str, nn.Parameter]) -> dic
 def _assembled(
     parts: Iterator[tuple[nn.Parameter, slice, Tensor]], names: Mapping[str, nn.Parameter]
 ) -> dict[str, Tensor]:
-    """Whole float32 tensors from the parts of every rank of an instance, each element owned by one of them."""
+    """Whole float32 tensors from the parts of every rank of an instance (of experts: that has copies of them), each
+    element owned by one of them."""
     instance = parallel_state.get_data_parallel_group(with_context_parallel=True, partial_data_parallel=True)
+    copies = parallel_state.get_expert_data_parallel_group()
     whole = {p: torch.zeros(p.numel(), device=p.device) for p in names.values()}
     for parameter, place, part in parts:
         whole[parameter][place] = part
-    for tensor in whole.values():
-        dist.all_reduce(tensor, group=instance)
+    for parameter, tensor in whole.items():
+        dist.all_reduce(tensor, group=instance if getattr(parameter, "allreduce", True) else copies)
     return {name: whole[parameter].view_as(parameter).cpu() for name, parameter in names.items()}

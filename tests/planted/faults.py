@@ -26,7 +26,6 @@ from impls.parallelism.overlap.wire import Flight, Wire
 from impls.parallelism.pipeline_parallel import reference as pipeline_parallel
 from impls.parallelism.sequence_parallel import reference as sequence_parallel
 from impls.parallelism.tensor_parallel import reference as tensor_parallel
-from impls.parallelism.tensor_parallel.operators import mean_flat
 from impls.parallelism.zero import reference as zero
 from impls.parallelism.zero_offload import reference as zero_offload
 from impls.parallelism.zero_plus_plus import reference as zero_plus_plus
@@ -210,8 +209,7 @@ def gains_of_one_part(workload: Workload, topology: Topology, **variant: Any) ->
 def experts_that_count_their_ranks(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
     """Of an expert the gradients of all tokens of its group are taken for one rank's, as a dense weight's are."""
     trainer = hybrid_3d.build(workload, topology, **variant)
-    experts = trainer.experts
-    experts.reduce = lambda gradients: mean_flat(gradients, experts.replicas)
+    trainer.optimizer.share = 1
     return trainer
 
 

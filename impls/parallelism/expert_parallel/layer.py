@@ -10,16 +10,17 @@ from impls.parallelism.expert_parallel.reference import there_and_back
 
 class ParallelExperts(nn.Module):
     """[b, s, h] → [b, s, h]; the parameters bear the names of the dense layer's. Their gradients are this rank's
-    alone: of an expert the sum over all tokens of the ranks along ep."""
+    alone: of an expert the sum over all tokens of the ranks along ep. Without ``sums`` the output is this rank's part
+    of a sum over tp, and the router's gradient too."""
 
-    def __init__(self, config: MoeConfig, ep: Group, tp: Group) -> None:
+    def __init__(self, config: MoeConfig, ep: Group, tp: Group, sums: bool = True) -> None:
         super().__init__()
         number, h, f = config.num_experts, config.hidden_size, config.moe_intermediate_size
         if number % ep.size():
             raise Unsupported(f"ep {ep.size()} does not divide {number} experts")
         if f % tp.size():
             raise Unsupported(f"tp {tp.size()} does not divide moe_intermediate_size {f}")
-        self.number, self.k, self.ep, self.tp = number, config.num_experts_per_tok, ep, tp
+        self.number, self.k, self.ep, self.tp = number, config.num_experts_per_tok, ep, tp if sums else None
         self.gate = nn.Linear(h, number, bias=False)
         self.experts = Weights(number // ep.size(), h, f // tp.size())
 

@@ -33,16 +33,17 @@ from impls.parallelism.tensor_parallel.operators import copy, reduce
 
 
 def there_and_back(
-    x: Tensor, gates: Tensor, way: Plan, gate_up: Tensor, down: Tensor, replicas: Group | None, tp: Group
+    x: Tensor, gates: Tensor, way: Plan, gate_up: Tensor, down: Tensor, replicas: Group | None, tp: Group | None
 ) -> Tensor:
     """This rank's tokens [t, h] with their gates [t, k] to the experts, and the sum of what comes back, [t, h].
-    ``replicas``: over which ranks the gradients of the experts' weights are summed, if at once. Over tp the experts are
-    cut like an MLP: f before the gates and tokens go to them, g behind."""
-    if tp.size() > 1:
+    ``replicas``: over which ranks the gradients of the experts' weights are summed, if at once. Over tp, if given, the
+    experts are cut like an MLP: f before the gates and tokens go to them, g behind."""
+    cut = tp is not None and tp.size() > 1
+    if cut:
         x, gates = copy(x, tp), copy(gates, tp)
     rows, p = Dispatch.apply(x, way), Dispatch.apply(gates.flatten(), way)
     output = Combine.apply(grouped_experts(rows, p, gate_up, down, way.counts, replicas), way, len(x))
-    return reduce(output, tp) if tp.size() > 1 else output
+    return reduce(output, tp) if cut else output
 
 
 class ExpertParallel:

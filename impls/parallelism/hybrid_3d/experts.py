@@ -7,9 +7,6 @@ An expert's gradient on a rank is that of all tokens along ep, where a dense wei
 mean over all dp × cp ranks is the mean over its replicas, divided by ep once more.
 """
 
-from collections.abc import Sequence
-
-import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -18,7 +15,8 @@ from harness.spec import MoeConfig, Topology
 from impls.models.mesh import lines
 from impls.parallelism.expert_parallel.layer import ParallelExperts
 from impls.parallelism.expert_parallel.spread import part_of, whole_of
-from impls.parallelism.tensor_parallel.operators import mean_flat
+
+ROUTER = "mlp.gate.weight"  # on every rank
 
 
 def is_expert(name: str) -> bool:
@@ -31,9 +29,10 @@ def _kind(name: str) -> str:
 
 
 class Experts:
-    """The groups of a mesh in which experts lie, and are exchanged with."""
+    """The groups of a mesh in which experts lie, and are exchanged with. ``sums``: a layer adds up over tp what its
+    ranks' parts of the experts give; with sequence parallelism it is the stage that does."""
 
-    def __init__(self, places: DeviceMesh, topology: Topology) -> None:
+    def __init__(self, places: DeviceMesh, topology: Topology, sums: bool = True) -> None:
         ep, cp = topology.ep, topology.cp
         neighbours = [line[i : i + ep] for line in lines(places, "dp") for i in range(0, topology.dp, ep)]
         replicas = [
@@ -42,20 +41,15 @@ class Experts:
             for place in range(ep)
         ]
         self.ep, self.replicas = (dist.new_subgroups_by_enumeration(ranks)[0] for ranks in (neighbours, replicas))
-        self.tp = places.get_group("tp")
+        self.tp, self.sums = places.get_group("tp"), sums
 
     def enter(self, stage: nn.Module, config: MoeConfig) -> None:
         """Gives a stage's layers this rank's experts."""
         for layer in stage.model.layers.values():
-            layer.mlp = ParallelExperts(config, self.ep, self.tp)
+            layer.mlp = ParallelExperts(config, self.ep, self.tp, self.sums)
 
     def part(self, name: str, full: Tensor) -> Tensor:
         return part_of(_kind(name), full, self.ep, self.tp)
 
     def whole(self, name: str, part: Tensor) -> Tensor:
         return whole_of(_kind(name), part, self.ep, self.tp)
-
-    def reduce(self, gradients: Sequence[Tensor]) -> None:
-        """Their mean over all tokens, in place."""
-        mean_flat(gradients, self.replicas)
-        torch._foreach_div_(list(gradients), self.ep.size())

@@ -6,12 +6,10 @@ from math import prod
 from harness.spec import MoeConfig, Topology, Unsupported, Workload
 from impls.parallelism.context_parallel.laws import traffic as rings
 from impls.parallelism.hybrid_3d.context import LAYOUT, part_length
-from impls.parallelism.hybrid_3d.experts import is_expert
+from impls.parallelism.hybrid_3d.experts import ROUTER, is_expert
 from impls.parallelism.hybrid_3d.meshes import meshes
 from impls.parallelism.pipeline_parallel.places import EMBEDDING, homes, plan_of
 from impls.parallelism.tensor_parallel.laws import MOMENTS, part, ring
-
-ROUTER = "mlp.gate.weight"  # on every rank
 
 
 def held(workload: Workload, topology: Topology) -> Iterator[dict[str, float]]:
@@ -36,15 +34,18 @@ def states(
     resharding: str = "",
 ) -> float | None:
     """Bytes of weights, gradients, masters and moments on a rank of the stage that holds most; with ZeRO-1 masters and
-    moments ÷ (d·c). A run that changes its mesh is measured on the second."""
+    moments ÷ (d·c), of an expert ÷ its copies. A run that changes its mesh is measured on the second."""
     try:
         *_, topology = meshes(topology, resharding)
-        most = max(sum(each.values()) for each in held(workload, topology))
+        stages = list(held(workload, topology))
     except Unsupported:
         return None
-    e = workload.element_size
+    e, ranks = workload.element_size, topology.dp * topology.cp if partition else 1
     optimizer = (4 if e < 4 else 0) + MOMENTS[workload.optimizer]
-    return most * (2 * e + optimizer / (topology.dp * topology.cp if partition else 1))
+    stepped = {
+        name: ranks / (topology.ep if partition and is_expert(name) else 1) for name, _ in workload.model.shapes()
+    }
+    return max(sum(size * (2 * e + optimizer / stepped[name]) for name, size in stage.items()) for stage in stages)
 
 
 def traffic(

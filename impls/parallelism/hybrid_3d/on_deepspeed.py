@@ -21,7 +21,7 @@ from impls.models.optimizer import optimizer
 from impls.models.weights import TORCH_DTYPES, build_model
 from impls.parallelism.expert_parallel.on_deepspeed import Expert
 from impls.parallelism.hybrid_3d.experts import Experts
-from impls.parallelism.hybrid_3d.meshes import alone, meshes
+from impls.parallelism.hybrid_3d.meshes import meshes, stays
 from impls.parallelism.hybrid_3d.moved import Moved
 from impls.parallelism.pipeline_parallel.on_deepspeed import Pipeline
 from impls.parallelism.zero.on_deepspeed import section
@@ -127,7 +127,9 @@ def build(
             "cannot be installed"
         )
     if isinstance(workload.model, MoeConfig):
-        alone(sequence_parallel, partition, resharding)
+        stays(resharding)
+        if partition:
+            raise Unsupported("DeepSpeed's MoE layers are set up here without ZeRO")
         return ExpertParallel(workload, topology)
     if topology.cp > 1:
         raise Unsupported("DeepSpeed's PipelineModule has no ranks for parts of a sequence")

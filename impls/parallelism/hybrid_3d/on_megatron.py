@@ -1,13 +1,15 @@
 """Megatron-Core's own GPTModel on all its axes: tensor, pipeline (1F1B) and data parallelism, sequence parallelism, the
-distributed optimizer, its MoELayer (dispatcher alltoall), and its distributed checkpoints."""
+distributed optimizer, its MoELayer, and its distributed checkpoints."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from megatron.core import dist_checkpointing
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.transformer import ModuleSpec
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from torch import Tensor, stack
 
 from harness.spec import MoeConfig, Topology, Trainer, Unsupported, Workload
@@ -15,7 +17,7 @@ from impls.models.mesh import gather, mesh
 from impls.models.weights import initial
 from impls.parallelism.expert_parallel.on_megatron import on_this_device
 from impls.parallelism.hybrid_3d.experts import Experts, is_expert
-from impls.parallelism.hybrid_3d.meshes import alone
+from impls.parallelism.hybrid_3d.meshes import stays
 from impls.parallelism.hybrid_3d.moved import Moved
 from impls.parallelism.sequence_parallel import on_megatron as with_sequence_parallelism
 from impls.parallelism.tensor_parallel.on_megatron import TensorParallel
@@ -37,28 +39,36 @@ class Saved(TensorParallel):
 
 
 class ExpertParallel(TensorParallel):
-    def __init__(self, workload: Workload, topology: Topology) -> None:
+    def __init__(self, workload: Workload, topology: Topology, sequence_parallel: bool, partition: bool) -> None:
         model = self.model = workload.model
-        if topology.tp > 1:
+        if topology.tp > 1 and not sequence_parallel:
             raise Unsupported("Megatron-Core's MoE layers under tensor parallelism take tokens cut along the sequence")
+        if sequence_parallel:
+            with_sequence_parallelism.check(workload, topology)
         on_this_device()
+        self.layers, self.sequence_parallel = model.num_hidden_layers // topology.pp, sequence_parallel
+        # Under tensor parallelism alltoall all-gathers parts of unequal length, which gloo refuses.
+        dispatcher = "allgather" if topology.tp > 1 and not torch.cuda.is_available() else "alltoall"
         self.experts = Experts(mesh(topology), topology)
         super().__init__(
             workload,
             topology,
             self._layers,
+            shard_states=partition,
+            sequence_parallel=sequence_parallel,
             deallocate_pipeline_outputs=True,
             num_moe_experts=model.num_experts,
             moe_ffn_hidden_size=model.moe_intermediate_size,
             moe_router_topk=model.num_experts_per_tok,
             moe_router_dtype="fp32",
             moe_router_load_balancing_type="none",
-            moe_token_dispatcher_type="alltoall",
+            moe_token_dispatcher_type=dispatcher,
             expert_model_parallel_size=topology.ep,
         )
 
-    def _layers(self) -> ModuleSpec:
-        return get_gpt_layer_local_spec(num_experts=self.model.num_experts, qk_layernorm=True, normalization="RMSNorm")
+    def _layers(self) -> ModuleSpec | TransformerBlockSubmodules:
+        layer = get_gpt_layer_local_spec(num_experts=self.model.num_experts, qk_layernorm=True, normalization="RMSNorm")
+        return with_sequence_parallelism.block(layer, self.layers) if self.sequence_parallel else layer
 
     def initial(self) -> Iterator[tuple[str, Tensor]]:
         """Of the experts this rank's, each by itself, since Megatron has them so."""
@@ -96,8 +106,8 @@ def build(
             f"{workload.model.num_hidden_layers}"
         )
     if isinstance(workload.model, MoeConfig):
-        alone(sequence_parallel, partition, resharding)
-        return ExpertParallel(workload, topology)
+        stays(resharding)
+        return ExpertParallel(workload, topology, sequence_parallel, partition)
     if resharding:
         moved = Moved(
             lambda mesh: Saved(workload, mesh, deallocate_pipeline_outputs=True), workload, topology, resharding

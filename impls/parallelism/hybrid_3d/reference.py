@@ -14,16 +14,15 @@ The ranks are a grid p × d × c × t; each belongs to one group along every axi
     sequences     cut over cp, where attention goes round a ring (context_parallel): s then is s/c
     gradients     of a gain, which acts on a part only: a sum over tp; of a tied embedding: a sum over its two stages,
                   part by part; then the mean over dp × cp of what the rank holds, a 1/(p·t) of the model
-    experts       spread over ep of the dp ranks, cut over tp (expert_parallel); their mean: over replicas, and ÷ ep
-    states        with ZeRO-1 each rank of dp × cp steps 1/(d·c) of what it holds (zero)
-    ‖g‖           squares: a matrix's over tp, pp, a gain's over pp, an expert's over tp, pp, ep; ZeRO-1: dp × cp too
+    experts       spread over ep of the dp ranks, cut over tp (expert_parallel); their mean: over copies, and ÷ ep
+    states        with ZeRO-1 each rank of dp × cp steps 1/(d·c) of what it holds, 1/copies of an expert (zero)
+    ‖g‖           squares: a matrix's over tp, pp, a gain's over pp, an expert's over tp, pp, ep; ZeRO-1: copies too
 
     p, d, c, t ranks along pp, dp, cp and tp   b sequences of a micro-batch   s sequence   h hidden_size
 """
 
 from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -34,11 +33,11 @@ from impls.models.mesh import gather, lines
 from impls.models.optimizer import clip
 from impls.parallelism.hybrid_3d.checkpoint import load, save
 from impls.parallelism.hybrid_3d.context import Context, part_length, ring
-from impls.parallelism.hybrid_3d.experts import Experts, is_expert
+from impls.parallelism.hybrid_3d.experts import ROUTER, Experts, is_expert
 from impls.parallelism.hybrid_3d.meshes import check
 from impls.parallelism.hybrid_3d.moved import Moved
 from impls.parallelism.hybrid_3d.stage import parallel_stage
-from impls.parallelism.hybrid_3d.states import Groups, Partitioned, Replicated
+from impls.parallelism.hybrid_3d.states import Groups, Kind, Partitioned, Replicated
 from impls.parallelism.pipeline_parallel.places import plan_of
 from impls.parallelism.pipeline_parallel.reference import Pipeline
 from impls.parallelism.sequence_parallel.reference import SequenceParallel
@@ -52,7 +51,7 @@ class Hybrid(Pipeline):
 
     def __init__(self, workload: Workload, topology: Topology, sequence_parallel: bool, partition: bool) -> None:
         self.sequence_parallel, self.partition, self.steps = sequence_parallel, partition, 0
-        self.summed = (SequenceParallel if sequence_parallel else TensorParallel).summed
+        self.summed = (*SequenceParallel.summed, ROUTER) if sequence_parallel else TensorParallel.summed
         super().__init__(workload, topology, plan_of(workload, topology, "1f1b", 1))
 
     @cached_property
@@ -63,7 +62,8 @@ class Hybrid(Pipeline):
 
     @cached_property
     def experts(self) -> Experts | None:
-        return Experts(self.places, self.topology) if isinstance(self.workload.model, MoeConfig) else None
+        moe = isinstance(self.workload.model, MoeConfig)
+        return Experts(self.places, self.topology, sums=not self.sequence_parallel) if moe else None
 
     def replicas(self) -> dist.ProcessGroup:
         both = lines(self.places, "dp", "cp")
@@ -88,29 +88,28 @@ class Hybrid(Pipeline):
             return self.experts.part(name, full)
         return shard(name, full, self.places.get_local_rank("tp"), self.topology.tp)
 
-    def divided(self, name: str) -> Groups:
-        """The groups among whose ranks a parameter of a stage is divided."""
+    def spread(self, name: str) -> tuple[Groups, dist.ProcessGroup]:
+        """The groups among whose ranks a parameter of a stage is divided, and that whose ranks have the same part."""
         if is_expert(name):
-            return self.places.get_group("tp"), self.experts.ep
-        return () if dim(name) is None else (self.places.get_group("tp"),)
+            return (self.places.get_group("tp"), self.experts.ep), self.experts.replicas
+        return () if dim(name) is None else (self.places.get_group("tp"),), self.dp
 
     def states(self) -> Replicated | Partitioned:
-        kinds = {name: (self.divided(name), self.homes[name][0] == self.pp.rank()) for name in self.weights}
-        return (Partitioned if self.partition else Replicated)(self.weights, kinds, self.dp, self.workload)
+        kinds = {name: Kind(*self.spread(name), self.homes[name][0] == self.pp.rank()) for name in self.weights}
+        return (Partitioned if self.partition else Replicated)(self.weights, kinds, self.dp.size(), self.workload)
 
     def reduce(self) -> None:
         gains = [p.grad for name, p in self.weights.items() if name.endswith(self.summed)]
         sum_flat(gains, self.places.get_group("tp"))
-        if self.experts:
-            self.experts.reduce([p.grad for name, p in self.weights.items() if is_expert(name)])
         self.optimizer.reduce()
 
     def update(self) -> None:
         if self.workload.max_grad_norm:
-            mine, among = self.optimizer.by_kind(), (self.pp, *self.optimizer.among)
+            mine = self.optimizer.by_kind()
             # All ranks ask for the same sums, also for those to which they have nothing to add.
-            divided = dict.fromkeys(self.divided(name) for name, _ in self.workload.model.shapes())
-            norm = global_norm({(*groups, *among): mine.get((groups, True), []) for groups in divided})
+            every = dict.fromkeys(Kind(*self.spread(name), True) for name, _ in self.workload.model.shapes())
+            among = {(*kind.divided, self.pp, *self.optimizer.among(kind)): kind for kind in every}
+            norm = global_norm({groups: mine.get(kind, []) for groups, kind in among.items()})
             clip([gradient for each in mine.values() for gradient in each], self.workload.max_grad_norm, norm)
         self.optimizer.step()
         self.steps += 1
@@ -129,11 +128,7 @@ class Hybrid(Pipeline):
     def padding(self) -> int:
         return self.optimizer.padding
 
-    def save(self, folder: Path) -> None:
-        save(self, folder)
-
-    def load(self, folder: Path) -> None:
-        load(self, folder)
+    save, load = save, load
 
 
 def build(

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from harness.spec import ModelConfig
 from impls.parallelism.expert_parallel.layer import ParallelExperts
-from impls.parallelism.sequence_parallel.operators import columns
+from impls.parallelism.sequence_parallel.operators import columns, gather, scatter
 from impls.parallelism.sequence_parallel.reference import SequenceParallelDecoder
 from impls.parallelism.tensor_parallel.operators import Group
 from impls.parallelism.tensor_parallel.reference import ParallelDecoder
@@ -41,6 +41,12 @@ class TensorStage(ParallelDecoder):
 
 
 class SequenceStage(TensorStage, SequenceParallelDecoder):
+    def mlp(self, y: Tensor, part: nn.Module, s: int) -> Tensor:
+        """Experts get whole sequences, as every block does: which of them a token goes to depends on it alone."""
+        if isinstance(part, ParallelExperts):
+            return scatter(part(gather(y, self.group, s)), self.group)
+        return super().mlp(y, part, s)
+
     def message(self, inputs: Tensor) -> tuple[int, ...]:
         """Each rank passes on its part of the sequence."""
         b, s = inputs.shape

@@ -1,6 +1,7 @@
 """Gradients and the optimizer's states of what a rank holds: the same on every data-parallel rank, or divided."""
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,31 +10,46 @@ from torch.distributed import ProcessGroup
 from harness.spec import Workload
 from impls.models.flat import views
 from impls.models.optimizer import MasterWeights, optimizer
-from impls.parallelism.hybrid_3d.experts import is_expert
 from impls.parallelism.tensor_parallel.operators import mean_flat
 from impls.parallelism.zero.unit import Unit, padding, step, whole
 
 MOMENTS = {"sgd": (), "adamw": ("exp_avg", "exp_avg_sq")}
 Read = Callable[[str, str], Tensor]  # of a checkpoint: kind, name → this rank's part
 Groups = tuple[ProcessGroup, ...]
-Kind = tuple[Groups, bool]  # of a parameter: among whom it is divided; does the global norm count this stage's
+
+
+class Kind(NamedTuple):
+    """Of a parameter that a rank has: the groups among whose ranks it is divided, who has the same part of it, and
+    whether the global norm counts this stage's."""
+
+    divided: Groups
+    copies: ProcessGroup
+    counted: bool
 
 
 class Replicated:
-    """``weights`` and their kinds by name; ``group`` of the data-parallel ranks, all of which hold them."""
+    """``weights`` and their kinds by name. A gradient is the sum over some of the ``share`` ranks whose mean is wanted;
+    the others of them have copies of the weight."""
 
     def __init__(
-        self, weights: Mapping[str, nn.Parameter], kinds: Mapping[str, Kind], group: ProcessGroup, workload: Workload
+        self, weights: Mapping[str, nn.Parameter], kinds: Mapping[str, Kind], share: int, workload: Workload
     ) -> None:
-        self.weights, self.kinds, self.group = weights, kinds, group
-        self.among: Groups = ()  # who has other parts of the gradients
+        self.weights, self.kinds, self.share = weights, kinds, share
         self.optimizer = MasterWeights(weights.values(), workload)
         self.padding = 0  # elements
         self.kinds_of_moments = MOMENTS[workload.optimizer]
 
     def reduce(self) -> None:
-        """The mean of the gradients over the group; but of experts, which lie elsewhere."""
-        mean_flat([p.grad for name, p in self.weights.items() if not is_expert(name)], self.group)
+        """The mean of the gradients over all who share the batch."""
+        for copies in dict.fromkeys(kind.copies for kind in self.kinds.values()):
+            gradients = [p.grad for name, p in self.weights.items() if self.kinds[name].copies is copies]
+            mean_flat(gradients, copies)
+            if copies.size() < self.share:
+                torch._foreach_div_(gradients, self.share / copies.size())
+
+    def among(self, kind: Kind) -> Groups:
+        """Who steps other parts of what this rank holds."""
+        return ()
 
     def by_kind(self) -> Mapping[Kind, list[Tensor]]:
         """The gradients that this rank steps."""
@@ -63,19 +79,20 @@ class Replicated:
 
 
 class Partitioned:
-    """ZeRO-1: each rank of the group steps its part of flat units, one of each layer's matrices, one of all gains."""
+    """ZeRO-1: of those who have copies each steps its part of flat units, one of each layer's matrices (and one of its
+    experts), one of all gains."""
 
     def __init__(
-        self, weights: Mapping[str, nn.Parameter], kinds: Mapping[str, Kind], group: ProcessGroup, workload: Workload
+        self, weights: Mapping[str, nn.Parameter], kinds: Mapping[str, Kind], share: int, workload: Workload
     ) -> None:
-        self.weights, self.group, self.among = weights, group, (group,)
+        self.weights, self.share = weights, share
         members: dict[tuple[str, Kind], list[nn.Parameter]] = {}
         for name, parameter in weights.items():
-            cut, _ = kind = kinds[name]
-            layer = name.split(".")[2] if cut and ".layers." in name else ""
+            kind = kinds[name]
+            layer = name.split(".")[2] if kind.divided and ".layers." in name else ""
             members.setdefault((layer, kind), []).append(parameter)
         self.kinds = [kind for _, kind in members]
-        self.units = [Unit(parameters, 1, group) for parameters in members.values()]
+        self.units = [Unit(parameters, 1, kind.copies) for (_, kind), parameters in members.items()]
         self.optimizer = optimizer([unit.master for unit in self.units], workload)
         self.padding = padding(self.units)
         self.kinds_of_moments = MOMENTS[workload.optimizer]
@@ -88,7 +105,10 @@ class Partitioned:
                 parameter.grad.copy_(found)  # its own buffer goes
             work, _, part = unit.reduce()
             work.wait()
-            unit.add(part.div_(self.group.size()))
+            unit.add(part.div_(self.share))
+
+    def among(self, kind: Kind) -> Groups:
+        return (kind.copies,)
 
     def by_kind(self) -> Mapping[Kind, list[Tensor]]:
         return _sorted((kind, unit.gradient) for kind, unit in zip(self.kinds, self.units, strict=True))

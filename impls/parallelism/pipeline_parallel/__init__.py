@@ -48,6 +48,12 @@ CARD = Card(
         "deepspeed": Engine(f"{HERE}.on_deepspeed:build", requires=("deepspeed>=0.16",), variants=("1f1b",)),
         "torchgpipe": Engine(f"{HERE}.on_torchgpipe:build", requires=("torchgpipe>=0.0.5",), variants=("gpipe",)),
         "fairscale": Engine(f"{HERE}.on_fairscale:build", requires=("fairscale>=0.4.13",), variants=("gpipe",)),
+        "colossalai": Engine(
+            f"{HERE}.on_colossalai:build",
+            requires=("colossalai>=0.5",),
+            variants=("1f1b", "interleaved"),
+            environment="colossalai-suites",
+        ),
     },
     topologies=("pp2", "pp4"),
     laws=(

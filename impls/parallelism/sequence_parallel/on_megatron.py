@@ -24,9 +24,8 @@ class Norm(WrappedTorchNorm):
         return norm
 
 
-def specification(layers: int) -> TransformerBlockSubmodules:
-    """Megatron's specification of the layers with the norms exchanged."""
-    layer: ModuleSpec = on_megatron.specification()
+def block(layer: ModuleSpec, layers: int) -> TransformerBlockSubmodules:
+    """Of as many layers as Megatron specifies one, with the norms exchanged."""
     parts = layer.submodules
     parts.input_layernorm = parts.pre_mlp_layernorm = Norm
     attention = parts.self_attention.submodules
@@ -39,6 +38,19 @@ def build(
 ) -> TensorParallel:
     if not gather_again:
         raise Unsupported("Megatron-Core saves its part of a product's input and always gathers it again")
+    check(workload, topology)
+    layers = workload.model.num_hidden_layers // topology.pp
+    return TensorParallel(
+        workload,
+        topology,
+        lambda: block(on_megatron.specification(), layers),
+        shard_states=shard_states,
+        sequence_parallel=True,
+    )
+
+
+def check(workload: Workload, topology: Topology) -> None:
+    """Unsupported, with the reason, where there is none."""
     if topology.tp == 1:
         raise Unsupported("Megatron-Core has no sequence parallelism without tensor parallelism")
     if workload.sequence_length % topology.tp:
@@ -46,7 +58,3 @@ def build(
             f"Megatron-Core cuts the sequence into equal parts only, and tp {topology.tp} does not divide "
             f"{workload.sequence_length}"
         )
-    layers = workload.model.num_hidden_layers // topology.pp
-    return TensorParallel(
-        workload, topology, lambda: specification(layers), shard_states=shard_states, sequence_parallel=True
-    )

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from harness.spec import Batch, Topology, Unsupported, Workload
 from impls.models import colossalai
 from impls.models.decoder import MLP, Attention, Body, Decoder
+from impls.models.experts import without_experts
 from impls.models.mesh import device, share, token_share
 from impls.models.optimizer import optimizer
 from impls.models.weights import TORCH_DTYPES, build_model
@@ -68,6 +69,7 @@ class TensorParallel:
     fallback = "the adapter adds the gradients of QK-norm's gains over the ranks: Shardformer has no policy for them"
 
     def __init__(self, workload: Workload, topology: Topology) -> None:
+        without_experts(workload, "Colossal-AI is given a policy for")
         if workload.dtype == "fp64":
             raise Unsupported("Colossal-AI trains in float32, float16 and bfloat16 only")
         if topology.dp > 1:

@@ -57,7 +57,7 @@ def layouts(draw: st.DrawFn) -> Case:
 @st.composite
 def layouts_with_experts(draw: st.DrawFn) -> Case:
     """The same with experts on any of the data-parallel ranks."""
-    case = draw(layouts().filter(lambda case: case.variant == "mesh"))
+    case = draw(layouts())
     dp, tp = case.topology.dp, case.topology.tp
     ep = draw(st.sampled_from([ep for ep in (1, 2, 3, 4) if dp % ep == 0]))
     experts = ep * draw(st.integers(1, 3))
@@ -91,10 +91,16 @@ def test_any_mesh_computes_what_the_dense_model_does(lab: Lab, case: Case) -> No
 EXPERTS = MoeConfig(**vars(EIGHT.model), num_experts=4, num_experts_per_tok=2, moe_intermediate_size=10)
 
 
+ROUTED = EIGHT.with_(name="routed", model=EXPERTS, optimizer="adamw", eps=1e-3)
+
+
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=layouts_with_experts())
 @example(case=Case("hybrid_3d", "mesh", "reference", Topology(2, 2, 2, 1, 2), EIGHT.with_(name="eight", model=EXPERTS)))
 @example(case=Case("hybrid_3d", "mesh", "reference", Topology(4, 1, 1, 1, 2), EIGHT.with_(batch_size=8, model=EXPERTS)))
+@example(case=Case("hybrid_3d", "mesh_zero1", "reference", Topology(2, 2, 1, 2, 2), ROUTED.with_(sequence_length=6)))
+@example(case=Case("hybrid_3d", "mesh_zero1", "reference", Topology(4, 1, 2, 1, 2), ROUTED.with_(batch_size=8)))
+@example(case=Case("hybrid_3d", "mesh_sp", "reference", Topology(2, 2, 2, 1, 2), ROUTED))
 def test_any_mesh_with_experts_computes_what_the_dense_model_does(lab: Lab, case: Case) -> None:
     assert wrong(lab, case) == []
 
@@ -110,7 +116,7 @@ def test_experts_are_divided_and_their_router_is_not() -> None:
     ("variant", "topology", "model", "reason"),
     [
         ("mesh", Topology(dp=2, ep=2), EIGHT.model, "ep 2 without experts: the model is dense"),
-        ("mesh_zero1", Topology(dp=2, ep=2), EXPERTS, "experts are not composed with"),
+        ("resharding", Topology(dp=2, ep=2), EXPERTS, "a run with experts does not change its mesh here"),
         ("mesh", Topology(dp=3, ep=3), EXPERTS, "ep 3 does not divide 4 experts"),
     ],
     ids=str,
@@ -119,7 +125,7 @@ def test_experts_that_cannot_be_meshed_are_skipped_with_the_reason(
     lab: Lab, variant: str, topology: Topology, model: ModelConfig, reason: str
 ) -> None:
     work = EIGHT.with_(name="refused", batch_size=12, model=model)
-    (found,) = lab.parity(Case("hybrid_3d", variant, "reference", topology, work))
+    (found,) = lab.measure("parity", Case("hybrid_3d", variant, "reference", topology, work))
     assert found.verdict == "skipped"
     assert reason in found.reason
 
@@ -168,7 +174,7 @@ def test_a_run_goes_on_on_another_mesh_of_as_many_ranks(how: str, moves: dict[st
 
 
 def test_work_that_does_not_fit_the_second_mesh_is_skipped_with_the_reason(lab: Lab) -> None:
-    (found,) = lab.parity(Case("hybrid_3d", "resharding_dp", "reference", Topology(dp=2, pp=2), ODD))
+    (found,) = lab.measure("parity", Case("hybrid_3d", "resharding_dp", "reference", Topology(dp=2, pp=2), ODD))
     assert found.verdict == "skipped"
     assert "on dp4, " in found.reason
 
@@ -181,6 +187,6 @@ def test_zero_divides_the_states_of_the_optimizer_alone() -> None:
 
 
 def test_what_cannot_be_meshed_is_skipped_with_the_reason(lab: Lab) -> None:
-    (found,) = lab.parity(Case("hybrid_3d", "mesh_sp", "reference", Topology(dp=2, pp=2), Workload()))
+    (found,) = lab.measure("parity", Case("hybrid_3d", "mesh_sp", "reference", Topology(dp=2, pp=2), Workload()))
     assert found.verdict == "skipped"
     assert "no sequence parallelism without tensor parallelism" in found.reason
