@@ -85,6 +85,9 @@ class Pipeline:
             )
         colossalai.start()
         self.workload, self.spans = workload, None
+        overlapped = torch.cuda.is_available()
+        if schedule == "interleaved" and not overlapped:
+            self.fallback = "messages are waited for where they are sent: overlapped, over gloo, a step never ends"
         self.plugin = HybridParallelPlugin(
             tp_size=1,
             pp_size=topology.pp,
@@ -94,6 +97,7 @@ class Pipeline:
             num_microbatches=workload.micro_batches,
             pp_style=style,
             num_model_chunks=chunks,
+            overlap_p2p=overlapped,
             custom_policy=StagePolicy(),
         )
         model = build_model(workload, torch.float32)
