@@ -83,18 +83,19 @@ class FlashAttention(torch.autograd.Function):
         runs, blocks = tiling(*q.shape[:3])
         for heads in runs:
             k, v = (x.flatten(0, 1)[heads].to(logsumexp.dtype) for x in (key, value))
+            k_v = [(k[:, columns].mT, v[:, columns]) for columns in blocks]
             for i, rows in enumerate(blocks):
                 q_i = q[heads, :, rows].flatten(1, 2).to(k.dtype) * tau
                 o_i, row_max, row_sum = torch.zeros_like(q_i), q_i.new_full((*q_i.shape[:2], 1), -inf), 0.0
-                for columns in blocks[: i + 1] if causal else blocks:
-                    s = q_i @ k[:, columns].mT
-                    if causal and columns == rows:
+                for j, (k_j, v_j) in enumerate(k_v[: i + 1] if causal else k_v):
+                    s = q_i @ k_j
+                    if causal and j == i:
                         s.unflatten(1, (group, -1)).masked_fill_(future(s), -inf)
                     old_max, row_max = row_max, torch.maximum(row_max, s.amax(-1, keepdim=True))
                     p = s.sub_(row_max).exp2_()
                     rescale = (old_max - row_max).exp2_()
                     row_sum = p.sum(-1, keepdim=True).add_(rescale * row_sum)
-                    o_i.mul_(rescale).baddbmm_(p, v[:, columns])
+                    o_i.mul_(rescale).baddbmm_(p, v_j)
                     del s, p  # before there is another tile
                 o[heads, :, rows] = o_i.div_(row_sum).unflatten(1, (group, -1))
                 logsumexp[heads, :, rows] = row_sum.log2_().add_(row_max).view(len(k), group, -1)
