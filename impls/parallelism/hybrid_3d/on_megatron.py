@@ -3,10 +3,12 @@ distributed optimizer, its MoELayer, and its distributed checkpoints."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import torch
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.transformer import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
@@ -30,6 +32,8 @@ class Saved(TensorParallel):
         return {"model": model, "optimizer": self.optimizer.sharded_state_dict(model, loading)}
 
     def save(self, folder: Path) -> None:
+        # Megatron's own is a process of each rank, which imports everything anew; this save waits in the rank itself.
+        filesystem_async._results_queue = Queue()
         dist_checkpointing.save(self._checkpoint(loading=False), str(folder))
 
     def load(self, folder: Path) -> None:
