@@ -83,6 +83,9 @@ class ExpertParallel(TensorParallel):
             else:
                 yield name, full
 
+    def cut(self, part: str) -> int | None:
+        return int("down_proj" in part) if is_expert(part) else super().cut(part)
+
     def _collect(self, fused: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         mine: dict[str, Tensor] = {}
         each: dict[str, list[Tensor]] = {}

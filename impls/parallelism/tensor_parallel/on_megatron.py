@@ -189,6 +189,10 @@ class TensorParallel:
     def initial(self) -> Iterator[tuple[str, Tensor]]:
         return initial(self.workload)
 
+    def cut(self, part: str) -> int | None:
+        """The dim along which a parameter is divided over tp."""
+        return dim(part)
+
     def _fill(self) -> None:
         """Copies this rank's part of the initial weights into the model, a parameter at a time."""
         waiting = {part: name for name in self.weights for part in canonical(name)}
@@ -204,7 +208,7 @@ class TensorParallel:
                     self.weights[name].copy_(pack(held, self.workload.model))
                     # As Megatron's own initialisers do; of a weight without the mark only rank 0's part would enter
                     # the norm that clips.
-                    if (cut := dim(part)) is not None:
+                    if (cut := self.cut(part)) is not None:
                         set_tensor_model_parallel_attributes(self.weights[name], True, cut, 1)
         if waiting:
             raise ValueError(f"no initial weight for {', '.join(waiting)}")

@@ -105,6 +105,17 @@ def test_any_mesh_with_experts_computes_what_the_dense_model_does(lab: Lab, case
     assert wrong(lab, case) == []
 
 
+@pytest.mark.parametrize(
+    ("variant", "topology"), [("mesh_sp", Topology(2, 2, 1, 1, 2)), ("mesh_zero1", Topology(2, 1, 1, 1, 2))], ids=str
+)
+def test_megatrons_experts_are_clipped_by_the_norm_of_all_their_parts(
+    lab: Lab, variant: str, topology: Topology
+) -> None:
+    model = MoeConfig(**{**vars(EXPERTS), "vocab_size": 32})
+    work = ROUTED.with_(name="even", model=model, sequence_length=8, max_grad_norm=0.05)
+    assert wrong(lab, Case("hybrid_3d", variant, "megatron", topology, work)) == []
+
+
 def test_experts_are_divided_and_their_router_is_not() -> None:
     work, name = EIGHT.with_(model=EXPERTS), "model.layers.0.mlp."
     (mine,) = held(work, Topology(dp=2, tp=2, ep=2))
