@@ -108,10 +108,12 @@ def step(units: Sequence[Unit], optimizer: torch.optim.Optimizer) -> None:
             parameter.grad = None
     optimizer.step()
     optimizer.zero_grad()
-    for at in range(0, len(units), TOGETHER):
-        with dist._coalescing_manager(units[0].group):
-            for unit in units[at : at + TOGETHER]:
-                unit.spread()
+    for group in dict.fromkeys(unit.group for unit in units):  # who waits for one group's waits for no other's
+        alike = [unit for unit in units if unit.group is group]
+        for at in range(0, len(alike), TOGETHER):
+            with dist._coalescing_manager(group):
+                for unit in alike[at : at + TOGETHER]:
+                    unit.spread()
 
 
 def whole(units: Sequence[Unit], shards: Sequence[Tensor]) -> dict[nn.Parameter, Tensor]:
