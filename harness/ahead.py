@@ -23,6 +23,10 @@ class Ahead(Generic[Result]):
         self._begun: dict[str, Future[Result]] = {}  # and not yet asked for
         self._others: list[Future[Any]] = []
 
+    def expect(self, run: Callable[[Case], Result], cases: Iterable[Case]) -> None:
+        """Other cases come, to be run so. The threads stay: a fork server that one of them started ends with it."""
+        self._run, self._next = run, deque(cases)
+
     def __call__(self, case: Case) -> Result:
         asked = self._begun.pop(case.id, None) or self._pool.submit(self._run, case)
         self._next = deque(following for following in self._next if following.id != case.id)

@@ -65,7 +65,7 @@ class Lab:
         are the oracles that will judge them."""
         if self.launcher.device == "cpu":
             able = (case for case in cases if not self.obstacle(case))
-            self._ahead = Ahead(self._check_and_expect_oracle if parity else self._check, able)
+            self._ahead.expect(self._check_and_expect_oracle if parity else self._check, able)
 
     def close(self) -> None:
         self._ahead.close()

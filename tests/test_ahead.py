@@ -101,3 +101,13 @@ def test_worlds_of_several_threads_share_a_server() -> None:
     with LocalLauncher() as launcher, ThreadPoolExecutor(3) as pool:
         found = list(pool.map(lambda _: run(launcher, "total"), range(15)))
     assert found == [(Done(0, 3.0), Done(1, 3.0))] * 15
+
+
+def test_the_thread_that_ran_one_case_is_there_when_others_are_expected() -> None:
+    """A fork server ends with the thread that started it, and with it the ranks that others have from it."""
+    checks: Ahead[int] = Ahead(lambda case: threading.get_ident(), CASES[:1])
+    worker = checks(CASES[0])
+    checks.expect(lambda case: 0, CASES[1:2])
+    assert checks(CASES[1]) == 0
+    assert worker in {thread.ident for thread in threading.enumerate()}
+    checks.close()

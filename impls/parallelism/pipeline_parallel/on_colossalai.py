@@ -23,7 +23,7 @@ from impls.models.weights import build_model
 from impls.parallelism.pipeline_parallel.places import EMBEDDING, HEAD, plan_of
 from impls.parallelism.pipeline_parallel.watch import watched
 
-STYLES = {"1f1b": ("1f1b", 1), "interleaved": ("interleaved", 2)}  # and chunks a rank
+CHUNKS = {"1f1b": 1, "interleaved": 2}  # of a rank
 
 
 def forward(
@@ -76,7 +76,7 @@ class Pipeline:
         without_experts(workload, "Colossal-AI is given a policy for")
         if workload.dtype == "fp64":
             raise Unsupported("Colossal-AI trains in float32, float16 and bfloat16 only")
-        style, chunks = STYLES[schedule]
+        chunks = CHUNKS[schedule]
         plan = plan_of(workload, topology, schedule, chunks)
         if workload.model.num_hidden_layers % plan.stages:
             raise Unsupported(
@@ -95,7 +95,7 @@ class Pipeline:
             zero_stage=0,
             max_norm=workload.max_grad_norm,
             num_microbatches=workload.micro_batches,
-            pp_style=style,
+            pp_style=schedule,
             num_model_chunks=chunks,
             overlap_p2p=overlapped,
             custom_policy=StagePolicy(),
