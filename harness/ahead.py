@@ -8,7 +8,8 @@ from typing import Any, Generic, TypeVar
 
 from harness.spec import Case
 
-AT_ONCE = min(2, len(os.sched_getaffinity(0)))
+CORES = len(os.sched_getaffinity(0))
+AT_ONCE = max(min(2, CORES), CORES // 4)
 LOOK = 4 * AT_ONCE  # so many are begun ahead or wait for their turn: while a long one runs, short ones go past it
 Result = TypeVar("Result")
 Other = TypeVar("Other")

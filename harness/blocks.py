@@ -117,8 +117,11 @@ def _enough(block: Block, seconds: float) -> bool:
     return seconds > PATIENCE or max(speed.effects(block.rounds).values()) <= speed.DECIDABLE / 2
 
 
-def judge_block(block: Block, case: Case, wrong: Collection[str] = ()) -> list[Finding]:
-    """The case's findings, beside those that compute the same variant. ``wrong``: engines that fail parity."""
+def judge_block(
+    block: Block, case: Case, wrong: Collection[str] = (), limit: float | None = speed.REFERENCE_LIMIT
+) -> list[Finding]:
+    """The case's findings, beside those that compute the same variant. ``wrong``: engines that fail parity; ``limit``:
+    see :func:`harness.judge.speed.judge`."""
     if case.id in block.problems:
         return [block.problems[case.id].but(measure="throughput")]
     good = min((len(rounds) for rounds in block.rounds.values()), default=0)
@@ -127,4 +130,4 @@ def judge_block(block: Block, case: Case, wrong: Collection[str] = ()) -> list[F
         return [no_run("invalid", reason).but(measure="throughput")]
     peers = {c.engine: block.rounds[c.id] for c in block.cases if c.variant == case.variant and c.id in block.rounds}
     flops = step_flops(case.workload)
-    return speed.judge(case.engine, peers, case.workload.tokens, flops, block.ceiling, block.spoilt, wrong)
+    return speed.judge(case.engine, peers, case.workload.tokens, flops, block.ceiling, block.spoilt, wrong, limit)

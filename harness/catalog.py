@@ -28,11 +28,13 @@ INITIAL = f"{MODELS}.weights:initial"
 
 class Grid(NamedTuple):
     """The work of a topic: rows, the names of those that are timed, and rows of which only the timeline is watched;
-    where there are none of a topology that is the timed ones'."""
+    where there are none of a topology that is the timed ones'. ``large``: named work, in its own precision, at which
+    GPUs are busy: it is added and timed there, and too large for an oracle."""
 
     rows: Rows
     timed: tuple[str, ...]
     watched: Rows = ()
+    large: tuple[str, ...] = ()
 
 
 def known(name: str, names: Iterable[str], what: str) -> str:

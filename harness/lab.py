@@ -19,6 +19,12 @@ from harness.spec import Card, Case, Claim, Finding, Topology, Workload
 from harness.spec.requires import missing
 from harness.waivers import Waiver
 
+SMALL = 10**8  # parameters
+
+
+def _small(case: Case) -> bool:
+    return case.workload.model.parameters < SMALL
+
 
 @dataclass(frozen=True)
 class Checked:
@@ -61,11 +67,10 @@ class Lab:
         self.judged: dict[str, list[Finding]] = {}
 
     def expect(self, cases: Sequence[Case], parity: bool) -> None:
-        """The checked runs that will be asked for, in this order; on CPU ranks they are begun ahead. ``parity``: so
-        are the oracles that will judge them."""
-        if self.launcher.device == "cpu":
-            able = (case for case in cases if not self.obstacle(case))
-            self._ahead.expect(self._check_and_expect_oracle if parity else self._check, able)
+        """The checked runs that will be asked for, in this order; those of small models, which fit a device beside
+        each other, are begun ahead. ``parity``: so are the oracles that will judge them."""
+        able = (case for case in cases if _small(case) and not self.obstacle(case))
+        self._ahead.expect(self._check_and_expect_oracle if parity else self._check, able)
 
     def close(self) -> None:
         self._ahead.close()
@@ -112,16 +117,16 @@ class Lab:
 
     # Checked runs
 
-    def checked(self, case: Case) -> Checked:
-        """The case's checked run; it happens once."""
+    def checked(self, case: Case, keep: bool = False) -> Checked:
+        """The case's checked run; it happens once. A large model's tensors come along only if they are to be kept."""
         if case.id not in self._checked:
-            self._checked[case.id] = self._ahead(case)
+            self._checked[case.id] = self._ahead(case) if _small(case) else self._check(case, keep)
         return self._checked[case.id]
 
     def taken(self, case: Case) -> Checked:
         """The checked run with its tensors, of which only the figures are kept: a thousand cases' would take gigabytes.
         Asked again, the case runs again."""
-        found = self.checked(case)
+        found = self.checked(case, keep=True)
         if found.ranks and found.ranks[0]["tensors"] is None:
             found = self._check(case)
         self._checked[case.id] = replace(found, ranks=tuple({**rank, "tensors": None} for rank in found.ranks))
@@ -137,8 +142,8 @@ class Lab:
                     self._references[key] = self._ahead.also(partial(self._oracles.reference, case, card))
         return found
 
-    def _check(self, case: Case) -> Checked:
-        found = self.run(case, f"checked_{self._kind(case)}")
+    def _check(self, case: Case, keep: bool = True) -> Checked:
+        found = self.run(case, f"checked_{self._kind(case)}", keep=keep)
         return Checked(problem=found) if isinstance(found, Finding) else Checked(ranks=tuple(found))
 
     # What is right
@@ -167,6 +172,8 @@ class Lab:
             fallback = next((rank.get("fallback") for rank in self._ranks(case)), "")
             if fallback:
                 detail["fallback"] = fallback
+            if 0 < self.launcher.gpus < case.topology.world_size:
+                detail["device_note"] = f"{case.topology.world_size} ranks share the GPU; their messages pass the host"
             concluded.append(finding.but(detail=detail))
         self._record(case, concluded)
         self.judged.setdefault(case.id, []).extend(concluded)

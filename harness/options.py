@@ -24,5 +24,5 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "TOPIC:NAME=module:function",
         "help": "add an engine for this session; may be given several times",
     },
-    "--timeout": {"type": float, "metavar": "S", "help": "seconds a case may take (default: 120)"},
+    "--case-timeout": {"type": float, "metavar": "S", "help": "seconds a case may take (default: 120)"},
 }

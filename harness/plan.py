@@ -21,6 +21,7 @@ TRAINER_GRID = Grid(
         ("uneven_tied", "bf16", False),
     ),
     timed=("tiny",),
+    large=("qwen3-0.6b",),
 )
 # A function at a length at which its arithmetic outweighs the calls; of no multiple of a tile.
 FUNCTION_GRID = Grid((("long", "fp32", True), ("long", "bf16", True)), timed=("long",))
@@ -75,9 +76,10 @@ def _workloads(request: Request, card: Card, topology: Topology) -> list[Workloa
         named = [load(name) for name in request.workloads]
         return [work.with_(dtype=dtype) for work in named for dtype in request.dtypes or (work.dtype,)]
     grid = _grid(card)
+    large = [(work, work.dtype) for work in map(load, grid.large) if request.gpus]
     return [
         work.with_(dtype=dtype)
-        for work, dtype in (*_on(topology, grid.rows), *_on(topology, grid.watched))
+        for work, dtype in (*_on(topology, grid.rows), *_on(topology, grid.watched), *large)
         if dtype in (request.dtypes or DTYPES)
     ]
 
@@ -108,14 +110,16 @@ def measures(case: Case, request: Request, card: Card, cores: int) -> list[str]:
     """What is measured of a case."""
     grid = _grid(card)
     watched = [] if request.workloads else [work.name for work, _ in _on(case.topology, grid.watched)]
+    large = grid.large if request.gpus and not request.workloads else ()
     occasion = Occasion(
         case,
         card,
         trainer=not catalog.problem(card),
         cores=request.gpus or cores,
-        timed=_chosen(case, request, grid.timed),
+        timed=_chosen(case, request, large or grid.timed),
         traced=_chosen(case, request, watched or grid.timed),
         judged=case.workload.name not in watched,
+        large=case.workload.name in large,
     )
     wanted = [name for name in MEASURES if not request.measures or name in request.measures]
     return [name for name in wanted if MEASURES[name].asked(occasion)]

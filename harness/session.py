@@ -112,7 +112,7 @@ class Session:
                 LocalLauncher(self.request.gpus),
                 self.record,
                 self.waivers,
-                self.config.getoption("--timeout") or DEFAULT_TIMEOUT,
+                self.config.getoption("--case-timeout") or DEFAULT_TIMEOUT,
                 self.request.ranks,
             )
             self._lab.expect(self.checked, self.oracles)

@@ -80,9 +80,11 @@ def judge(
     ceiling: float,
     spoilt: int,
     wrong: Collection[str] = (),
+    limit: float | None = REFERENCE_LIMIT,
 ) -> list[Finding]:
     """The findings for one engine of a block; ``rounds`` holds all engines that compute the same variant. Those that
-    are ``wrong`` are timed too, but set the reference no pace."""
+    are ``wrong`` are timed too, but set the reference no pace. ``limit``: what the reference may take × the fastest
+    engine, if anything is asked of it."""
     mine, noise = timing(rounds[engine]), effects(rounds)[engine]
     ratios = {other: ratio(rounds[engine], times) for other, times in rounds.items() if other != engine}
     fastest = min(rounds, key=lambda name: timing(rounds[name]).median)
@@ -107,10 +109,10 @@ def judge(
     if spoilt:
         text += f"; {spoilt} spoilt rounds were repeated"
     verdict, bound = "pass" if noise <= DECIDABLE else "inconclusive", None
-    if engine == "reference" and peers:
+    if engine == "reference" and peers and limit:
         best = min(peers, key=lambda name: timing(peers[name]).median)
         middle, low, high = ratios[best]
-        bound = REFERENCE_LIMIT
+        bound = limit
         text += f"; {middle:.2f} × the fastest engine {best} ({low:.2f} to {high:.2f}), at most {bound:g} is asked"
         clear = abs(math.log(middle / bound)) > noise and not low <= bound <= high
         verdict = "inconclusive" if not clear else "pass" if middle <= bound else "fail"

@@ -19,6 +19,7 @@ class World(Protocol):
 
 class Launcher(Protocol):
     device: str
+    gpus: int  # that its ranks have, shared if they are more; 0: CPU ranks
 
     def world(self, size: int, library: str, module: str) -> World:
         """A fresh world of ``size`` ranks in which what adapters of ``library`` have in common is already imported, and

@@ -87,10 +87,15 @@ def join(context: Context) -> None:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     backend = "gloo"
     if torch.cuda.is_available():
-        shared = context.size > torch.cuda.device_count()
-        torch.cuda.set_device(context.rank % torch.cuda.device_count())
-        # NCCL refuses two ranks on one device; gloo copies through the host, for correctness only.
-        backend = "gloo" if shared else "cpu:gloo,cuda:nccl"
+        place = context.rank % torch.cuda.device_count()
+        torch.cuda.set_device(place)
+        os.environ["LOCAL_RANK"] = str(place)  # by which engines choose their device
+        if context.size > torch.cuda.device_count():
+            from harness.launch import staged
+
+            context.state["staged"] = staged.install()
+        else:
+            backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(
         backend, init_method=f"file://{context.scratch}/rendezvous", rank=context.rank, world_size=context.size
     )

@@ -35,6 +35,9 @@ def main(address: str, modules: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     for module in modules:
         importlib.import_module(module)
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_initialized():
+        raise RuntimeError(f"importing {', '.join(modules)} initialises CUDA, which does not survive a fork")
     gc.freeze()  # a rank's collections need not look through, and so copy, what was imported: 0.14 s each
     # Once, before there are ranks that would all do it; what goes wrong is recorded by the ranks' own meter.
     with contextlib.suppress(RuntimeError, OSError):

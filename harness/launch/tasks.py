@@ -28,9 +28,16 @@ MEMORY_STEP, TRAFFIC_STEP = 2, 3
 
 
 def checked_trainer(
-    context: Context, build: str, variant: Mapping[str, Any], workload: Workload, topology: Topology, data: str
+    context: Context,
+    build: str,
+    variant: Mapping[str, Any],
+    workload: Workload,
+    topology: Topology,
+    data: str,
+    keep: bool = True,
 ) -> dict[str, Any]:
-    """A few steps from the same weights on the same batches: losses, memory, traffic; rank 0 keeps the tensors."""
+    """A few steps from the same weights on the same batches: losses, memory, traffic; rank 0 keeps the tensors, if
+    that is asked."""
     batch = load(data)
     batches = [batch(workload, step) for step in range(CHECKED_STEPS)]
     gc.collect()
@@ -50,7 +57,7 @@ def checked_trainer(
                 figures |= {"traffic": traffic.by_op, "groups": traffic.by_group, "activations": saved.peak}
             else:
                 loss = trainer.backward(tokens)
-                if step == 0:
+                if step == 0 and keep:
                     collected["gradient"] = _keep(context, trainer.gradients())
                 if step == MEMORY_STEP:
                     _settle()
@@ -60,11 +67,12 @@ def checked_trainer(
                 _synchronize()
                 figures["peak"] = gauge.peak()
             figures["losses"].append(float(loss))
-        collected["parameters"] = _keep(context, trainer.parameters())
+        if keep:
+            collected["parameters"] = _keep(context, trainer.parameters())
     padding = getattr(trainer, "padding", None)
     figures["padding"] = int(padding()) if padding else 0
     figures |= {name: getattr(trainer, name, "") for name in ("fallback", "unmetered")}
-    figures["tensors"] = collected
+    figures["tensors"] = collected or None
     return figures
 
 
@@ -180,11 +188,11 @@ def checked_function(
     workload: Workload,
     topology: Topology,
     problem: str,
-    rounding: str = "",
+    keep: bool = True,
 ) -> dict[str, Any]:
     """One forward and backward on the problem's inputs: outputs, input gradients, bytes saved between the two."""
     function = load(build)(workload, topology, **variant)
-    inputs, cotangents = (_part(function, each) for each in function_inputs(problem, workload, variant, rounding))
+    inputs, cotangents = (_part(function, each) for each in function_inputs(problem, workload, variant))
     for _ in range(2):  # the first call may compile or allocate for good
         _forward_backward(function, inputs, cotangents)
     gc.collect()
@@ -196,8 +204,10 @@ def checked_function(
         gradients = _backward(outputs, inputs, cotangents)
         _synchronize()
         figures["peak"] = gauge.peak()
-    with Traffic() as traffic:
-        _forward_backward(function, inputs, cotangents)
+    traffic = Traffic()
+    if topology.world_size > 1:  # one rank sends nothing, and some compiled kernels run under no dispatch mode
+        with traffic:
+            _forward_backward(function, inputs, cotangents)
     figures |= {
         "traffic": traffic.by_op,
         "groups": traffic.by_group,
@@ -206,7 +216,8 @@ def checked_function(
         "fallback": getattr(function, "fallback", ""),
     }
     whole = getattr(function, "gather", dict)
-    figures["tensors"] = {"output": _keep(context, whole(outputs)), "gradient": _keep(context, whole(gradients))}
+    kept = {"output": outputs, "gradient": gradients} if keep else {}
+    figures["tensors"] = {kind: _keep(context, whole(tensors)) for kind, tensors in kept.items()} or None
     return figures
 
 

@@ -11,7 +11,7 @@ PLACE, NEEDS = 1, Needs.ORACLE
 
 
 def asked(occasion: Occasion) -> bool:
-    return occasion.judged
+    return occasion.judged and not occasion.large
 
 
 def take(lab: "Lab", case: Case) -> list[Finding]:

@@ -17,10 +17,13 @@ def asked(occasion: Occasion) -> bool:
 
 def take(lab: "Lab", case: Case) -> list[Finding]:
     from harness.blocks import judge_block
+    from harness.judge.speed import REFERENCE_LIMIT
 
     block = lab.block(case)
     peers = [member for member in block.cases if member.variant == case.variant]
-    return judge_block(block, case, {peer.engine for peer in peers if is_wrong(lab, peer)})
+    # On GPUs engines have kernels of their own: plain PyTorch is told apart from them there, and not held to them.
+    limit = REFERENCE_LIMIT if lab.launcher.device == "cpu" else None
+    return judge_block(block, case, {peer.engine for peer in peers if is_wrong(lab, peer)}, limit)
 
 
 def is_wrong(lab: "Lab", case: Case) -> bool:

@@ -1,7 +1,8 @@
 """Bytes that tensors hold on this rank's device, and their peak.
 
-On CUDA the caching allocator's own counters. On the CPU a counting allocator in front of PyTorch's; where it cannot be
-compiled, a dispatch mode over live storages takes its place and ``meter()`` says so.
+On CUDA the caching allocator's counters of what it was asked for: it rounds each tensor up, which is not the engine's
+doing. On the CPU a counting allocator in front of PyTorch's; where it cannot be compiled, a dispatch mode over live
+storages takes its place and ``meter()`` says so.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ import sysconfig
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,13 +144,28 @@ class Gauge:
         self._reset()
 
 
+def _warm_cublas() -> None:
+    """cuBLAS takes some 32 MiB of PyTorch's allocator to work in, once for each thread that multiplies: this one and
+    autograd's. They are there before anything is counted."""
+    import torch
+
+    one = torch.ones(16, 16, device="cuda", requires_grad=True)
+    (one @ one).sum().backward()
+    torch.cuda.synchronize()
+
+
 @contextlib.contextmanager
 def gauge() -> Iterator[Gauge]:
     """Opens a gauge; on the fallback meter only what is allocated inside the block is seen."""
     import torch
 
     if torch.cuda.is_available():
-        yield Gauge(torch.cuda.memory_allocated, torch.cuda.max_memory_allocated, torch.cuda.reset_peak_memory_stats)
+        _warm_cublas()
+
+        def requested(which: str) -> int:
+            return int(torch.cuda.memory_stats().get(f"requested_bytes.all.{which}", 0))
+
+        yield Gauge(partial(requested, "current"), partial(requested, "peak"), torch.cuda.reset_peak_memory_stats)
     elif _Counter.library:
         library = _Counter.library
         yield Gauge(library.plumbline_current, library.plumbline_peak, library.plumbline_reset)

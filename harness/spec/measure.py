@@ -25,6 +25,7 @@ class Occasion:
     timed     it is of the work whose steps are timed
     traced    it is of the work whose timeline is watched
     judged    it is not there for its timeline alone
+    large     it is there for what GPUs do when they are busy, and too large for an oracle
     """
 
     case: Case
@@ -34,3 +35,4 @@ class Occasion:
     timed: bool
     traced: bool
     judged: bool
+    large: bool = False

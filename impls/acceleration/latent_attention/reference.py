@@ -69,9 +69,11 @@ class LatentAttention(Heads):
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
-    """Causal. The kernels that are linear in s want values as wide as keys: they are widened by zeros."""
-    value, width = F.pad(value, (0, key.shape[-1] - value.shape[-1])), value.shape[-1]
-    grouped = query.shape[1] != key.shape[1]
+    """Causal. Kernels that are linear in s want values as wide as keys, CUDA's but for groups of queries excepted: they
+    are widened by zeros."""
+    grouped, width = query.shape[1] != key.shape[1], value.shape[-1]
+    if grouped or not query.is_cuda:
+        value = F.pad(value, (0, key.shape[-1] - width))
     found = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=grouped)
     return found[..., :width]
 

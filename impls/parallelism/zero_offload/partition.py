@@ -39,6 +39,7 @@ class Partition(Unit):
         self.fetch, self.finish = fetch, finish
         self.copies = torch.cuda.Stream() if self.full.is_cuda else None
         self.arriving: tuple[Tensor, torch.cuda.Event | None] | None = None
+        self.leaving: Tensor | None = None  # what is copied to the host, on the device
 
     def gather(self) -> None:
         """Starts the weights' way: host or file → this rank's place → every rank's (Infinity, §6.2)."""
@@ -66,11 +67,17 @@ class Partition(Unit):
             return
         with beside(self.copies):
             there = host.empty(received.shape, received.dtype).copy_(received, non_blocking=True)
-            received.record_stream(self.copies)
-            self.arriving = there, self.copies.record_event()
+            self.arriving, self.leaving = (there, self.copies.record_event()), received
+
+    def let_go(self) -> None:
+        """The device waits for the copy, and has the gradient's buffer back."""
+        if self.arriving is not None and self.arriving[1] is not None:
+            self.arriving[1].wait()
+        self.leaving = None
 
     def settle(self) -> None:
         """Adds what has arrived on the host."""
+        self.let_go()
         if self.arriving is not None:
             (there, event), self.arriving = self.arriving, None
             if event is not None:

@@ -99,6 +99,11 @@ class Offload(Zero):
             if stage == 3:
                 self._gather_around(module, index)
 
+    def _received(self, unit: Partition, part: Tensor) -> None:
+        for other in self.units:
+            other.let_go()  # one buffer is on its way at a time
+        unit.add(part)
+
     def backward(self, batch: Batch) -> Tensor:
         loss = super().backward(batch)
         for unit in self.units:
