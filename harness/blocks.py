@@ -23,7 +23,9 @@ ATTEMPTS = 3 * ROUNDS  # a spoilt round is repeated, and a noisy machine takes m
 PATIENCE = 14.0  # seconds of a block in which a noisy machine may take further rounds
 LIMIT = 120.0  # seconds after which a block is judged by what it has
 
-BlockKey = tuple[str, Topology, Workload]
+SMALL = 10**8  # parameters of a model of which a device holds many at once
+
+BlockKey = tuple[str, str, Topology, Workload]
 
 
 @dataclass
@@ -38,8 +40,14 @@ class Block:
     ceiling: float = 0.0  # FLOP/s of all ranks together
 
 
+def small(case: Case) -> bool:
+    """Whether ranks of other cases fit its devices too."""
+    return case.workload.model.parameters < SMALL
+
+
 def block_key(case: Case) -> BlockKey:
-    return case.topic, case.topology, case.workload
+    """What is timed together: of a large model one variant at a time, or the devices would not hold the engines."""
+    return case.topic, "" if small(case) else case.variant, case.topology, case.workload
 
 
 def world_of(launcher: Launcher, case: Case, card: Card) -> World:

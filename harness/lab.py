@@ -10,7 +10,7 @@ from typing import Any
 
 from harness import catalog
 from harness.ahead import Ahead
-from harness.blocks import Block, BlockKey, block_key, run_block, world_of
+from harness.blocks import Block, BlockKey, block_key, run_block, small, world_of
 from harness.judge import law as law_judge
 from harness.launch.base import Launcher
 from harness.launch.outcome import Done, Job
@@ -18,12 +18,6 @@ from harness.oracle import TASKS, Oracles, no_run, trouble
 from harness.spec import Card, Case, Claim, Finding, Topology, Workload
 from harness.spec.requires import missing
 from harness.waivers import Waiver
-
-SMALL = 10**8  # parameters
-
-
-def _small(case: Case) -> bool:
-    return case.workload.model.parameters < SMALL
 
 
 @dataclass(frozen=True)
@@ -55,7 +49,7 @@ class Lab:
         self.cards, self.cases, self.launcher = cards, list(cases), launcher
         self.waivers, self.timeout, self.capacity = waivers, timeout, capacity
         self._record = record
-        self.universe = [case.id for case in cases]  # every case there is, also those not selected
+        self.universe = list(cases)  # every case that there is of these topics and engines, also those not selected
         self.cores = len(os.sched_getaffinity(0))
         self.timed: list[Case] = []  # the cases of this session whose throughput is asked for
         self._checked: dict[str, Checked] = {}
@@ -69,7 +63,7 @@ class Lab:
     def expect(self, cases: Sequence[Case], parity: bool) -> None:
         """The checked runs that will be asked for, in this order; those of small models, which fit a device beside
         each other, are begun ahead. ``parity``: so are the oracles that will judge them."""
-        able = (case for case in cases if _small(case) and not self.obstacle(case))
+        able = (case for case in cases if small(case) and not self.obstacle(case))
         self._ahead.expect(self._check_and_expect_oracle if parity else self._check, able)
 
     def close(self) -> None:
@@ -83,10 +77,13 @@ class Lab:
 
     def obstacle(self, case: Case) -> str:
         """Why this case cannot run here, or an empty string; decided without importing the engine."""
-        if case.topology.world_size > self.capacity:
+        if self._crowded(case):
             return f"{case.topology} needs {case.topology.world_size} ranks; this run has {self.capacity} (--ranks)"
         engine = self.card(case).engines[case.engine]
         return missing(engine, self.launcher.device == "cuda") or case.workload.check(case.topology)
+
+    def _crowded(self, case: Case) -> bool:
+        return case.topology.world_size > self.capacity
 
     def _kind(self, case: Case) -> str:
         """Of what its engines build; it ends the name of the tasks that there are for both."""
@@ -120,7 +117,7 @@ class Lab:
     def checked(self, case: Case, keep: bool = False) -> Checked:
         """The case's checked run; it happens once. A large model's tensors come along only if they are to be kept."""
         if case.id not in self._checked:
-            self._checked[case.id] = self._ahead(case) if _small(case) else self._check(case, keep)
+            self._checked[case.id] = self._ahead(case) if small(case) else self._check(case, keep)
         return self._checked[case.id]
 
     def taken(self, case: Case) -> Checked:
@@ -262,14 +259,17 @@ class Lab:
         return self._conclude(about, [finding.but(measure="claim", quantity=claim.name, detail=detail)])[0]
 
     def needed(self, waiver: Waiver) -> bool:
-        """Whether something failed that this waiver covers. A session of some of the cases cannot tell: for it, the
-        waiver need only match a case that there is."""
+        """Whether something failed that this waiver covers. A session of some of the cases cannot tell, nor one on
+        GPUs of a waiver that is not for them alone: for these, it need only match a case that there is."""
         looked = [
             finding
             for case, findings in self.judged.items()
             for finding in findings
             if waiver.about(case, finding) and finding.verdict in ("pass", "fail")
         ]
-        if not looked or len(self.cases) < len(self.universe):
-            return any(waiver.matches(case) for case in self.universe)
+        covered = [case for case in self.universe if waiver.matches(case.id)]
+        elsewhere = self.launcher.device != (waiver.device or "cpu")
+        some = len(self.cases) < len(self.universe) or any(self._crowded(case) for case in covered)
+        if not looked or elsewhere or some:
+            return bool(covered)
         return any(finding.verdict == "fail" for finding in looked)

@@ -21,7 +21,7 @@ TRAINER_GRID = Grid(
         ("uneven_tied", "bf16", False),
     ),
     timed=("tiny",),
-    large=("qwen3-0.6b",),
+    large=("medium",),
 )
 # A function at a length at which its arithmetic outweighs the calls; of no multiple of a tile.
 FUNCTION_GRID = Grid((("long", "fp32", True), ("long", "bf16", True)), timed=("long",))

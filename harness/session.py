@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,10 @@ class Session:
         try:
             self.cards = plan.cards(self.request)
             self.cases = plan.cases(self.request, self.cards)
-            self.waivers = waivers.read(_suites() / "waivers.toml")
+            known = waivers.read(_suites() / "waivers.toml")
         except ValueError as error:
             raise pytest.UsageError(str(error)) from None
+        self.waivers = tuple(waiver for waiver in known if waiver.device in ("", self.device))
         self.cores = len(os.sched_getaffinity(0))
         self.selected: list[Case] = []
         self.checked: list[Case] = []
@@ -117,7 +119,8 @@ class Session:
             )
             self._lab.expect(self.checked, self.oracles)
             self._lab.timed = self.timed
-            self._lab.universe = [case.id for case in self.cases]
+            unnarrowed = replace(self.request, workloads=(), topologies=(), dtypes=())
+            self._lab.universe = plan.cases(unnarrowed, self.cards)
         return self._lab
 
     def record(self, case: Case, findings: Sequence[Finding]) -> None:

@@ -11,7 +11,8 @@ from harness.spec import Finding
 
 @dataclass(frozen=True)
 class Waiver:
-    """``case`` is a pattern of case ids (``*`` and ``?``), ``measure`` and ``quantity`` name what fails."""
+    """``case`` is a pattern of case ids (``*`` and ``?``), ``measure`` and ``quantity`` name what fails. ``device``:
+    cpu or cuda, where it fails on one of them alone."""
 
     case: str
     measure: str
@@ -19,6 +20,7 @@ class Waiver:
     reason: str
     versions: str
     expires: datetime.date
+    device: str = ""
 
     def matches(self, case: str) -> bool:
         return fnmatch.fnmatchcase(case, self.case)
@@ -40,7 +42,7 @@ def read(path: Path) -> tuple[Waiver, ...]:
     fields = dict(Waiver.__annotations__)
     found = []
     for number, table in enumerate(tomllib.loads(path.read_text()).get("waiver", []), start=1):
-        if wrong := fields.keys() ^ table.keys():
+        if wrong := fields.keys() ^ (table.keys() | {"device"}):
             raise ValueError(f"{path.name}: waiver {number} has a missing or unknown field {sorted(wrong)[0]!r}")
         found.append(Waiver(**table))
     return tuple(found)

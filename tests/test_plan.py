@@ -102,7 +102,7 @@ def test_ranks_that_would_share_a_core_are_not_timed() -> None:
     case = Case("zero", "zero1", "torch", Topology(dp=2), Workload())
     assert "throughput" in measured(case, Request(), cores=2)
     assert "throughput" not in measured(case, Request(), cores=1)
-    large = Case("zero", "zero1", "torch", Topology(dp=2), NAMED["qwen3-0.6b"])
+    large = Case("zero", "zero1", "torch", Topology(dp=2), NAMED["medium"])
     assert "throughput" in measured(large, Request(gpus=2), cores=1)
     assert "throughput" not in measured(large, Request(gpus=1), cores=8)
 
@@ -119,10 +119,10 @@ def test_of_the_built_in_grid_one_workload_is_timed() -> None:
 def test_gpus_are_timed_at_work_that_keeps_them_busy_which_has_no_oracle_unless_it_is_asked_for() -> None:
     request = Request(topics=("zero",), gpus=8)
     timed = {case for case in planned(request) if "throughput" in measured(case, request)}
-    assert {(case.workload.name, case.workload.dtype) for case in timed} == {("qwen3-0.6b", "bf16")}
+    assert {(case.workload.name, case.workload.dtype) for case in timed} == {("medium", "bf16")}
     assert not any("parity" in measured(case, request) for case in timed)
     assert all("memory" in measured(case, request) for case in timed)
-    asked = Request(topics=("zero",), workloads=("qwen3-0.6b",), gpus=8)
+    asked = Request(topics=("zero",), workloads=("medium",), gpus=8)
     assert all("parity" in measured(case, asked) for case in planned(asked))
 
 

@@ -76,5 +76,5 @@ def test_a_waiver_is_needed_as_long_as_what_it_covers_fails(lab: Lab, verdict: s
 
 def test_a_waiver_that_matches_no_case_is_not_needed_and_one_of_other_cases_is_left_alone(lab: Lab) -> None:
     assert lab.needed(lab.waivers[0])  # nothing was measured: a session of other measures
-    lab.universe = ["ddp-torch-dp2-fp32"]
+    lab.universe = [Case("data_parallel", "ddp", "torch", Topology(dp=2), Workload())]
     assert not lab.needed(lab.waivers[0])

@@ -81,3 +81,5 @@ def staged(operator: Callable[..., Any]) -> Callable[..., Any]:
 def _up(copies: Copies) -> None:
     for there, here in copies:
         there.copy_(here)
+    if any(there.is_cuda for there, _ in copies):
+        torch.cuda.current_stream().synchronize()  # whoever waits may do so on another stream

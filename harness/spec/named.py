@@ -51,6 +51,15 @@ _SMALL = ModelConfig(
     num_key_value_heads=4,
     head_dim=64,
 )
+_MEDIUM = ModelConfig(
+    vocab_size=32768,
+    hidden_size=1024,
+    intermediate_size=3072,
+    num_hidden_layers=12,
+    num_attention_heads=16,
+    num_key_value_heads=8,
+    head_dim=64,
+)
 _WIDE = ModelConfig(
     vocab_size=512,
     hidden_size=256,
@@ -100,6 +109,10 @@ NAMED: Mapping[str, Workload] = MappingProxyType(
             # For functions, which are one layer's work: as many tokens as sequences in training have.
             Workload("long", _WIDE, batch_size=2, sequence_length=1000),
             Workload("small", _SMALL, sequence_length=128, optimizer="adamw", lr=3e-4, weight_decay=0.1),
+            # It keeps a GPU busy, and five engines beside each other fit one of 80 GB.
+            Workload(
+                "medium", _MEDIUM, sequence_length=512, optimizer="adamw", lr=3e-4, weight_decay=0.1, dtype="bf16"
+            ),
             Workload(
                 "qwen3-0.6b",
                 _QWEN3_06B,

@@ -10,19 +10,20 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from harness.spec import Batch, Topology, Workload
 from impls.models.mesh import share, token_share
-from impls.models.optimizer import MasterWeights, clip
+from impls.models.optimizer import MasterWeights, clip, optimizer
 from impls.models.weights import build_model
 
 
 class Plain:
-    """``permute`` reorders the sequences of each batch; ``math`` takes SDPA's unfused kernel: both are honest."""
+    """``permute`` reorders the sequences of each batch; ``math`` takes unfused kernels, SDPA's and the optimizer's:
+    both are honest."""
 
     def __init__(self, workload: Workload, permute: bool = False, math: bool = False) -> None:
         self.workload, self.permute = workload, permute
         self.attention = partial(sdpa_kernel, SDPBackend.MATH) if math else contextlib.nullcontext
         self.model = build_model(workload)
         self.names = [name for name, _ in self.model.named_parameters()]
-        self.optimizer = MasterWeights(self.model.parameters(), workload)
+        self.optimizer = MasterWeights(self.model.parameters(), workload, partial(optimizer, fused=not math))
 
     def backward(self, batch: Batch) -> Tensor:
         if self.permute:

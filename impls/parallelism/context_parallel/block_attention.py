@@ -14,12 +14,17 @@ from harness.spec import Unsupported
 aten = torch.ops.aten
 
 
+def needs_flash(query: Tensor) -> None:
+    """Unsupported where SDPA has no flash kernel: other kernels hold all probabilities, or give no L."""
+    if query.is_cuda and query.dtype != torch.bfloat16:
+        raise Unsupported(f"SDPA's flash kernel on CUDA takes torch.bfloat16, not {query.dtype}")
+
+
 def attend(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
     """O and L."""
     if not query.is_cuda:
         return aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, causal)
-    if query.dtype != torch.bfloat16:
-        raise Unsupported(f"SDPA's flash kernel on CUDA takes torch.bfloat16, not {query.dtype}")
+    needs_flash(query)
     return aten._scaled_dot_product_flash_attention(query, key, value, 0.0, causal)[:2]
 
 

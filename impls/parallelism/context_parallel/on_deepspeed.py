@@ -9,11 +9,13 @@ from torch.nn.functional import scaled_dot_product_attention
 
 import impls.models.deepspeed  # noqa: F401  its settings for the CPU come before DeepSpeed's first collective
 from harness.spec import Topology, Unsupported, Workload
+from impls.parallelism.context_parallel.block_attention import needs_flash
 from impls.parallelism.context_parallel.spread import SequenceFirst
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """[b, s, h, d], as DeepSpeed lays them out."""
+    needs_flash(query)
     tensors = (x.transpose(1, 2) for x in (query, key, value))
     return scaled_dot_product_attention(*tensors, is_causal=True, enable_gqa=True).transpose(1, 2)
 

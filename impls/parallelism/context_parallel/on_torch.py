@@ -13,7 +13,8 @@ from torch.autograd.function import Function, once_differentiable
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor.experimental._context_parallel import _attention as templates
 
-from harness.spec import Topology, Unsupported, Workload
+from harness.spec import Topology, Workload
+from impls.parallelism.context_parallel.block_attention import needs_flash
 from impls.parallelism.context_parallel.spread import Spread
 
 aten = torch.ops.aten
@@ -41,6 +42,7 @@ class OnCpu(Function):
 class OnCuda(Function):
     @staticmethod
     def forward(ctx: Any, mesh: Any, *tensors: Tensor) -> Tensor:
+        needs_flash(tensors[0])
         output, logsumexp, *lengths, seed, offset, _ = templates._scaled_dot_product_ring_flash_attention(
             mesh, *tensors, is_causal=True
         )
@@ -75,8 +77,6 @@ class RingAttention(Spread):
 def build(
     workload: Workload, topology: Topology, layout: str = "contiguous", group: int = 1, packed: bool = False
 ) -> RingAttention:
-    if torch.cuda.is_available() and workload.dtype != "bf16":
-        raise Unsupported(f"SDPA's flash kernel on CUDA takes bf16, not {workload.dtype}")
     attention = RingAttention(workload, topology, layout, group, packed)
     attention.attend, attention.fallback = ring(attention.mesh()["ring"], layout)
     return attention
