@@ -79,7 +79,7 @@ def staged(operator: Callable[..., Any]) -> Callable[..., Any]:
 
 @torch.no_grad()
 def _up(copies: Copies) -> None:
-    for there, here in copies:
+    for there, here in reversed(copies):  # outputs come before inputs, of which they may be parts
         there.copy_(here)
     if any(there.is_cuda for there, _ in copies):
         torch.cuda.current_stream().synchronize()  # whoever waits may do so on another stream

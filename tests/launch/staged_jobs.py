@@ -40,6 +40,9 @@ def collectives(context: Context) -> dict[str, Any]:
         found["all_gather_list"] = torch.cat(parts)
         found["reduce_scatter"] = torch.zeros(2)
         dist.reduce_scatter_tensor(found["reduce_scatter"], mine)
+        buffer = mine.clone()
+        dist.reduce_scatter_tensor(buffer[2 * rank : 2 * rank + 2], buffer)
+        found["reduce_scatter_in_place"] = buffer[2 * rank : 2 * rank + 2]
         found["all_to_all"] = torch.zeros(4)
         dist.all_to_all_single(found["all_to_all"], mine)
         found["received"] = torch.zeros(4)

@@ -24,6 +24,7 @@ BOTH = {
     "all_gather": [1.0] * 4 + [2.0] * 4,
     "all_gather_list": [1.0] * 4 + [2.0] * 4,
     "reduce_scatter": [3.0] * 2,
+    "reduce_scatter_in_place": [3.0] * 2,
     "all_to_all": [1.0, 1.0, 2.0, 2.0],
     "coalesced": ([1.0] * 4 + [2.0] * 4) * 2,
     "functional": [3.0] * 4,
