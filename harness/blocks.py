@@ -6,8 +6,10 @@ the machine hits everybody alike; after each switch there are steps that are not
 
 import random
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 
 from harness.judge import speed
 from harness.launch.base import Launcher, World
@@ -56,14 +58,25 @@ def world_of(launcher: Launcher, case: Case, card: Card) -> World:
     return launcher.world(case.topology.world_size, library(case.engine, engine), engine.build.partition(":")[0])
 
 
-def run_block(launcher: Launcher, cases: Sequence[Case], jobs: Mapping[str, Job], card: Card, timeout: float) -> Block:
-    """Prepares every case, then times them round by round; spoilt rounds are repeated, a bounded number of times."""
+Begin = Callable[[Callable[[], Finding | None]], Future[Finding | None]]
+
+
+def run_block(
+    launcher: Launcher, cases: Sequence[Case], jobs: Mapping[str, Job], card: Card, timeout: float, begin: Begin
+) -> Block:
+    """Prepares every case, as many at once as ``begin`` lets go on, then times them round by round; spoilt rounds are
+    repeated, a bounded number of times."""
     block = Block(cases=tuple(cases))
     worlds: dict[str, World] = {}
+
+    def prepare(case: Case) -> Finding | None:
+        world = worlds[case.id] = world_of(launcher, case, card)
+        return trouble(world.run(jobs[case.id], timeout))
+
     try:
+        begun = {case.id: begin(partial(prepare, case)) for case in cases}
         for case in cases:
-            world = worlds[case.id] = world_of(launcher, case, card)
-            problem = trouble(world.run(jobs[case.id], timeout))
+            problem = begun[case.id].result()
             if problem:
                 block.problems[case.id] = problem
                 worlds.pop(case.id).close()
@@ -72,7 +85,7 @@ def run_block(launcher: Launcher, cases: Sequence[Case], jobs: Mapping[str, Job]
         if worlds:
             _time(block, worlds, timeout, launcher.device == "cuda")
     finally:
-        for world in worlds.values():
+        for world in list(worlds.values()):  # some may be under way, if this was interrupted
             world.close()
     return block
 

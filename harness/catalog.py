@@ -133,7 +133,7 @@ def grid(card: Card) -> Grid | None:
     if not _exists(name):
         return None
     module = importlib.import_module(name)
-    return Grid(module.GRID, module.TIMED, getattr(module, "WATCHED", ()))
+    return Grid(module.GRID, module.TIMED, getattr(module, "WATCHED", ()), getattr(module, "LARGE", ()))
 
 
 def plain(card: Card, workload: Workload, topology: Topology, variant: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -226,7 +226,7 @@ class Lab:
             members = [c for c in self.timed if block_key(c) == key and not self.obstacle(c)]
             jobs = {c.id: self._job(c, f"prepare_{self._kind(c)}") for c in members}
             self.rest()
-            self._blocks[key] = run_block(self.launcher, members, jobs, self.card(case), self.timeout)
+            self._blocks[key] = run_block(self.launcher, members, jobs, self.card(case), self.timeout, self._ahead.also)
         return self._blocks[key]
 
     def rest(self) -> None:

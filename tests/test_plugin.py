@@ -94,6 +94,19 @@ def test_a_wrong_option_is_a_usage_error_in_one_line(user: pytest.Pytester, argu
     assert not user.path.joinpath("plumbline.db").exists()
 
 
+def test_a_plugin_that_has_an_option_timeout_is_no_hindrance(user: pytest.Pytester) -> None:
+    """pytest-timeout has it."""
+    user.path.joinpath("other.py").write_text("def pytest_addoption(parser):\n    parser.addoption('--timeout')\n")
+    assert collected(user, *TINY, "-p", "other", "--timeout", "9", "--case-timeout", "60", "--topics", "zero")
+
+
+def test_work_that_is_narrowed_by_options_leaves_no_waiver_unneeded(user: pytest.Pytester) -> None:
+    """Some fail at two ranks alone, say: a session of one rank cannot tell."""
+    arguments = ("--gpus", "0", "--topics", "zero", "--engines", "fairscale,reference", "--topologies", "dp1")
+    found = run(user, *arguments, "--dtypes", "fp32", "--measures", "memory")
+    assert found.ret == pytest.ExitCode.OK, "\n".join(found.outlines[-20:])
+
+
 def test_a_keyword_selects_by_the_words_of_the_case_id(user: pytest.Pytester) -> None:
     found = collected(user, *TINY, "-k", "zero3 and reference", "--measures", "parity,memory")
     names = ("zero3", "clip_zero3")  # whatever has the word in its id

@@ -1,6 +1,7 @@
 """Waivers: data that is read strictly and held to account."""
 
 import datetime
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,11 @@ def test_yesterday_is_expired_and_no_file_is_no_waiver(tmp_path: Path) -> None:
     assert waivers.read(tmp_path / "none.toml") == ()
 
 
+def test_a_waiver_may_be_of_one_device(tmp_path: Path) -> None:
+    anywhere, cuda = read(TABLE + TABLE + 'device = "cuda"\n', tmp_path)
+    assert (anywhere.device, cuda.device) == ("", "cuda")
+
+
 @pytest.fixture
 def lab(tmp_path: Path) -> Lab:
     case = Case("zero", "zero3", "deepspeed", Topology(dp=2), Workload())
@@ -72,6 +78,21 @@ def test_a_waiver_is_needed_as_long_as_what_it_covers_fails(lab: Lab, verdict: s
     (found,) = lab._conclude(case, [Finding("memory", "peak", 1.0, "B", verdict, "measured")])
     assert ("waiver" in found.detail) == (verdict == "fail")
     assert lab.needed(lab.waivers[0]) is needed
+
+
+@pytest.mark.parametrize(("device", "needed"), [("", True), ("cuda", False)])
+def test_a_session_on_gpus_holds_only_their_own_waivers_to_account(device: str, needed: bool, lab: Lab) -> None:
+    lab.launcher.device = "cuda"
+    lab.waivers = [replace(lab.waivers[0], device=device)]
+    lab._conclude(lab.cases[0], [Finding("memory", "peak", 1.0, "B", "pass", "measured")])
+    assert lab.needed(lab.waivers[0]) is needed
+
+
+def test_a_session_with_too_few_ranks_for_a_case_cannot_tell(lab: Lab) -> None:
+    lab._conclude(lab.cases[0], [Finding("memory", "peak", 1.0, "B", "pass", "measured")])
+    assert not lab.needed(lab.waivers[0])
+    lab.capacity = 1
+    assert lab.needed(lab.waivers[0])
 
 
 def test_a_waiver_that_matches_no_case_is_not_needed_and_one_of_other_cases_is_left_alone(lab: Lab) -> None:

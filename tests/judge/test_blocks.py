@@ -1,7 +1,8 @@
 """When a timed block has enough rounds, and what one with too few is."""
 
-from harness.blocks import LIMIT, PATIENCE, ROUNDS, Block, _enough, judge_block
+from harness.blocks import LIMIT, PATIENCE, ROUNDS, Block, _enough, block_key, judge_block
 from harness.spec import Case, Topology, Workload
+from harness.spec.named import NAMED
 
 CASE = Case("topic", "variant", "engine", Topology(), Workload())
 
@@ -27,3 +28,10 @@ def test_too_few_rounds_are_no_figure() -> None:
     assert finding.verdict == "invalid"
     assert "7 of" in finding.reason
     assert "a cat" in finding.reason
+
+
+def test_variants_are_timed_together_unless_the_model_is_large() -> None:
+    one, other = (Case("zero", f"zero{stage}", "torch", Topology(dp=2), NAMED["tiny"]) for stage in (1, 2))
+    assert block_key(one) == block_key(other)
+    one, other = (Case("zero", f"zero{stage}", "torch", Topology(dp=2), NAMED["medium"]) for stage in (1, 2))
+    assert block_key(one) != block_key(other)

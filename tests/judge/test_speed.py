@@ -43,6 +43,13 @@ def test_a_quiet_machine_decides() -> None:
     assert verdicts == ["pass"] * 20
 
 
+def test_where_nothing_is_asked_of_the_reference_it_is_told_apart_and_passes() -> None:
+    pair = {"reference": rounds(0, factor=40.0), "torch": rounds(1)}
+    (finding,) = speed.judge("reference", pair, 256, 1e9, 0.0, 0, limit=None)
+    assert (finding.verdict, finding.bound) == ("pass", None)
+    assert finding.detail["ratio_to_fastest"] == pytest.approx(40.0, rel=0.05)
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_a_reference_that_is_a_fifth_slower_fails(seed: int) -> None:
     finding = judged("reference", {"reference": rounds(seed, factor=1.2), "torch": rounds(seed + 100)})

@@ -101,6 +101,10 @@ def imports(context: Context, imported: str) -> None:
     importlib.import_module(imported)
 
 
+def has(context: Context, imported: str) -> bool:
+    return imported in sys.modules
+
+
 def frozen(context: Context) -> int:
     """How many objects this rank's garbage collections leave out."""
     return gc.get_freeze_count()

@@ -53,6 +53,15 @@ def test_an_engine_whose_import_fails_fails_its_own_case(
         assert run(launcher, "total", size=1, module="bad_engine") == (Done(0, 1.0),)
 
 
+def test_an_import_that_initialises_cuda_is_made_in_each_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA does not survive a fork: it stands in each rank or it stands nowhere."""
+    (tmp_path / "eager_engine.py").write_text("import torch\ntorch.cuda.is_initialized = lambda: True")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with LocalLauncher() as launcher:
+        assert run(launcher, "has", size=1, module="eager_engine", imported="eager_engine") == (Done(0, False),)
+        assert run(launcher, "imports", size=1, module="eager_engine", imported="eager_engine") == (Done(0, None),)
+
+
 def test_ranks_that_lose_their_server_are_killed_and_the_next_world_has_another() -> None:
     with LocalLauncher() as launcher:
         world = launcher.world(2, JOBS, JOBS)
