@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._distributed_c10d import Work
+from torch.distributed import Work
 from torch.utils._pytree import tree_map
 
 Copies = list[tuple[Tensor, Tensor]]  # of tensors on the device, on the host

@@ -66,22 +66,30 @@ class Spread:
 def part_of(name: str, whole: Tensor, ep: Group, tp: Group) -> Tensor:
     """This rank's part of the weights of all experts: gate_up [E, 2f, h] → [E/ep, 2f/t, h], down [E, h, f] →
     [E/ep, h, f/t]."""
-    part, t, rank = whole.chunk(ep.size())[ep.rank()], tp.size(), tp.rank()
-    if name == "down":
-        return part.chunk(t, 2)[rank].contiguous()
-    # Of the gate's rows and of the other's as many.
-    return torch.cat([half.chunk(t, 1)[rank] for half in part.chunk(2, 1)], 1) if t > 1 else part
+    return narrowed(name, whole.chunk(ep.size())[ep.rank()], tp)
 
 
 def whole_of(name: str, part: Tensor, ep: Group, tp: Group) -> Tensor:
     """The inverse of :func:`part_of`, on every rank of both groups."""
+    return torch.cat(_pieces(widened(name, part, tp), ep))
+
+
+def narrowed(name: str, experts: Tensor, tp: Group) -> Tensor:
+    """This rank's part along tp of the weights of some experts."""
+    t, rank = tp.size(), tp.rank()
+    if name == "down":
+        return experts.chunk(t, 2)[rank].contiguous()
+    # Of the gate's rows and of the other's as many.
+    return torch.cat([half.chunk(t, 1)[rank] for half in experts.chunk(2, 1)], 1) if t > 1 else experts
+
+
+def widened(name: str, part: Tensor, tp: Group) -> Tensor:
+    """The inverse of :func:`narrowed`, on every rank of the group."""
     pieces = _pieces(part, tp)
     if name == "down":
-        part = torch.cat(pieces, 2)
-    else:
-        halves = zip(*(piece.chunk(2, 1) for piece in pieces), strict=True)
-        part = torch.cat([piece for half in halves for piece in half], 1)
-    return torch.cat(_pieces(part, ep))
+        return torch.cat(pieces, 2)
+    halves = zip(*(piece.chunk(2, 1) for piece in pieces), strict=True)
+    return torch.cat([piece for half in halves for piece in half], 1)
 
 
 def _pieces(part: Tensor, group: dist.ProcessGroup) -> list[Tensor]:

@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from harness.spec import MoeConfig, Topology
 from impls.models.mesh import lines
 from impls.parallelism.expert_parallel.layer import ParallelExperts
-from impls.parallelism.expert_parallel.spread import part_of, whole_of
+from impls.parallelism.expert_parallel.spread import narrowed, part_of, whole_of, widened
 
 ROUTER = "mlp.gate.weight"  # on every rank
 
@@ -53,3 +53,9 @@ class Experts:
 
     def whole(self, name: str, part: Tensor) -> Tensor:
         return whole_of(_kind(name), part, self.ep, self.tp)
+
+    def narrowed(self, name: str, experts: Tensor) -> Tensor:
+        return narrowed(_kind(name), experts, self.tp)
+
+    def widened(self, name: str, part: Tensor) -> Tensor:
+        return widened(_kind(name), part, self.tp)

@@ -1,19 +1,20 @@
 """Which meshes there are for what, and where a run goes on that changes its mesh."""
 
+from dataclasses import replace
+from math import gcd
+
 from harness.spec import MoeConfig, Topology, Unsupported, Workload
 
 
-def stays(resharding: str) -> None:
+def stays(engine: str, resharding: str) -> None:
     """Unsupported if a run with experts is to change its mesh."""
     if resharding:
-        raise Unsupported("a run with experts does not change its mesh here")
+        raise Unsupported(f"{engine}'s checkpoints of experts are not driven here: a run with them keeps its mesh")
 
 
-def check(workload: Workload, topology: Topology, sequence_parallel: bool, partition: bool, resharding: str) -> None:
+def check(workload: Workload, topology: Topology, sequence_parallel: bool) -> None:
     """Unsupported, with the reason, where the reference cannot run this."""
-    if isinstance(workload.model, MoeConfig):
-        stays(resharding)
-    elif topology.ep > 1:
+    if topology.ep > 1 and not isinstance(workload.model, MoeConfig):
         raise Unsupported(f"ep {topology.ep} without experts: the model is dense")
     if sequence_parallel and topology.tp == 1:
         raise Unsupported("there is no sequence parallelism without tensor parallelism")
@@ -21,11 +22,13 @@ def check(workload: Workload, topology: Topology, sequence_parallel: bool, parti
 
 def other(topology: Topology, how: str) -> Topology:
     """A mesh of as many ranks: ``turned`` (dp → tp → pp → dp), or ``unpiped``, the stages being data-parallel ranks
-    from then on. Raises Unsupported where that is the same mesh."""
+    from then on; experts are on as many of these as before, or as go into them. Raises Unsupported where that is the
+    same mesh."""
     found = {
         "turned": Topology(dp=topology.pp, tp=topology.dp, pp=topology.tp, cp=topology.cp),
         "unpiped": Topology(dp=topology.dp * topology.pp, tp=topology.tp, cp=topology.cp),
     }[how]
+    found = replace(found, ep=gcd(topology.ep, found.dp))
     if found == topology:
         raise Unsupported(f"{topology} {how} is {topology} again")
     return found

@@ -127,7 +127,7 @@ def build(
             "cannot be installed"
         )
     if isinstance(workload.model, MoeConfig):
-        stays(resharding)
+        stays("DeepSpeed", resharding)
         if partition:
             raise Unsupported("DeepSpeed's MoE layers are set up here without ZeRO")
         return ExpertParallel(workload, topology)

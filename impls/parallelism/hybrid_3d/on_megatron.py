@@ -113,7 +113,7 @@ def build(
             f"{workload.model.num_hidden_layers}"
         )
     if isinstance(workload.model, MoeConfig):
-        stays(resharding)
+        stays("Megatron-Core", resharding)
         return ExpertParallel(workload, topology, sequence_parallel, partition)
     if resharding:
         moved = Moved(

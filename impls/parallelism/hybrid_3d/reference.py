@@ -139,7 +139,7 @@ def build(
     resharding: str = "",
 ) -> Trainer:
     """``resharding``: after two steps everything is saved, and the run goes on on another mesh."""
-    check(workload, topology, sequence_parallel, partition, resharding)
+    check(workload, topology, sequence_parallel)
     if resharding:
         return Moved(lambda mesh: Hybrid(workload, mesh, sequence_parallel, partition), workload, topology, resharding)
     return Hybrid(workload, topology, sequence_parallel, partition)

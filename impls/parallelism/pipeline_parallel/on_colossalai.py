@@ -1,7 +1,6 @@
 """Colossal-AI's HybridParallelPlugin along pp: its 1F1B and its interleaved schedule. A policy of ours says which
 layers a rank keeps and how it runs them; its built-in ones are for classes of Transformers."""
 
-import itertools
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -21,7 +20,7 @@ from impls.models.mesh import gather
 from impls.models.optimizer import optimizer
 from impls.models.weights import build_model
 from impls.parallelism.pipeline_parallel.places import EMBEDDING, HEAD, plan_of
-from impls.parallelism.pipeline_parallel.watch import watched
+from impls.parallelism.pipeline_parallel.watch import in_order, watched
 
 CHUNKS = {"1f1b": 1, "interleaved": 2}  # of a rank
 
@@ -107,8 +106,7 @@ class Pipeline:
         self.names = {EMBEDDING if tied and name == HEAD else name: p for name, p in found}
         mine, scheduler = plan.actions[self.plugin.stage_manager.stage], self.plugin.scheduler
         for name, kind in {"forward_step": "F", "backward_step": "B"}.items():
-            order = itertools.cycle([action for action in mine if action.kind == kind])
-            setattr(scheduler, name, watched(self, getattr(scheduler, name), lambda *_, order=order: next(order)))
+            setattr(scheduler, name, watched(self, getattr(scheduler, name), in_order(mine, kind)))
 
     def record(self, spans: Spans | None) -> None:
         self.spans = spans

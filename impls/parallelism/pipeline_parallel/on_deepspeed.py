@@ -1,7 +1,6 @@
 """DeepSpeed's PipelineModule and PipelineEngine, which runs 1F1B. ``train_batch`` includes the optimizer's step, so the
 instruction for it waits until :meth:`update`."""
 
-import itertools
 from collections.abc import Callable, Mapping
 from types import MethodType
 from typing import Any
@@ -24,7 +23,7 @@ from impls.models.weights import TORCH_DTYPES, initial
 from impls.parallelism.pipeline_parallel.block import Block
 from impls.parallelism.pipeline_parallel.places import EMBEDDING
 from impls.parallelism.pipeline_parallel.schedules import Action
-from impls.parallelism.pipeline_parallel.watch import watched
+from impls.parallelism.pipeline_parallel.watch import in_order, watched
 
 
 def project(embedding: nn.Embedding, x: Tensor) -> Tensor:
@@ -88,8 +87,7 @@ class Pipeline:
 
     def _watched(self, function: Callable[..., None], kind: str) -> Callable[..., None]:
         stage, micro_batches = self.places.get_local_rank("pp"), range(self.workload.micro_batches)
-        order = itertools.cycle([Action(kind, stage, micro) for micro in micro_batches])  # as 1F1B takes them
-        return watched(self, function, lambda *_: next(order))
+        return watched(self, function, in_order([Action(kind, stage, micro) for micro in micro_batches], kind))
 
     def record(self, spans: Spans | None) -> None:
         self.spans = spans

@@ -1,13 +1,11 @@
 """Megatron-Core's schedules: 1F1B, and interleaved 1F1B on several model chunks a rank."""
 
-import itertools
-
 from megatron.core.pipeline_parallel import schedules
 
 from harness.spec import Spans, Topology, Unsupported, Workload
 from impls.parallelism.pipeline_parallel.places import plan_of
 from impls.parallelism.pipeline_parallel.schedules import Plan
-from impls.parallelism.pipeline_parallel.watch import watched
+from impls.parallelism.pipeline_parallel.watch import in_order, watched
 from impls.parallelism.tensor_parallel.on_megatron import TensorParallel
 
 
@@ -25,9 +23,7 @@ class Pipeline(TensorParallel):
         self.spans: Spans | None = None
         mine = plan.actions[self.pp.rank()]
         for name, kind in {"forward_step": "F", "backward_step": "B"}.items():
-            # The function does not say which stage and micro-batch it is called for; the schedule's order does.
-            order = itertools.cycle([action for action in mine if action.kind == kind])
-            setattr(schedules, name, watched(self, getattr(schedules, name), lambda *_, order=order: next(order)))
+            setattr(schedules, name, watched(self, getattr(schedules, name), in_order(mine, kind)))
 
     def record(self, spans: Spans | None) -> None:
         self.spans = spans

@@ -1,6 +1,7 @@
 """When each action of a step began and ended."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 
 from harness.spec import Span, Spans
 from impls.models.mesh import device
+from impls.parallelism.pipeline_parallel.schedules import Action
 
 
 def now(spans: Spans | None) -> float:
@@ -17,6 +19,13 @@ def now(spans: Spans | None) -> float:
     if device().type == "cuda":
         torch.cuda.synchronize()
     return spans.clock()
+
+
+def in_order(actions: Iterable[Action], kind: str) -> Callable[..., Action]:
+    """For an engine's function that does not say which stage and micro-batch it is called for: the actions of its kind,
+    in the schedule's order, step after step."""
+    order = itertools.cycle([action for action in actions if action.kind == kind])
+    return lambda *_: next(order)
 
 
 def watched(

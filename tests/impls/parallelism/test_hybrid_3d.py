@@ -101,6 +101,9 @@ ROUTED = EIGHT.with_(name="routed", model=EXPERTS, optimizer="adamw", eps=1e-3)
 @example(case=Case("hybrid_3d", "mesh_zero1", "reference", Topology(2, 2, 1, 2, 2), ROUTED.with_(sequence_length=6)))
 @example(case=Case("hybrid_3d", "mesh_zero1", "reference", Topology(4, 1, 2, 1, 2), ROUTED.with_(batch_size=8)))
 @example(case=Case("hybrid_3d", "mesh_sp", "reference", Topology(2, 2, 2, 1, 2), ROUTED))
+@example(case=Case("hybrid_3d", "resharding", "reference", Topology(2, 2, 1, 1, 2), ROUTED))
+@example(case=Case("hybrid_3d", "resharding", "reference", Topology(1, 2, 2), ROUTED))
+@example(case=Case("hybrid_3d", "resharding_dp", "reference", Topology(2, 1, 2, 1, 2), ROUTED.with_(batch_size=8)))
 def test_any_mesh_with_experts_computes_what_the_dense_model_does(lab: Lab, case: Case) -> None:
     assert wrong(lab, case) == []
 
@@ -127,7 +130,7 @@ def test_experts_are_divided_and_their_router_is_not() -> None:
     ("variant", "topology", "model", "reason"),
     [
         ("mesh", Topology(dp=2, ep=2), EIGHT.model, "ep 2 without experts: the model is dense"),
-        ("resharding", Topology(dp=2, ep=2), EXPERTS, "a run with experts does not change its mesh here"),
+        ("resharding_dp", Topology(dp=2, ep=2), EXPERTS, "dp2ep2 unpiped is dp2ep2 again"),
         ("mesh", Topology(dp=3, ep=3), EXPERTS, "ep 3 does not divide 4 experts"),
     ],
     ids=str,
@@ -154,7 +157,7 @@ def test_a_checkpoint_is_read_in_any_number_of_parts(tmp_path: Path) -> None:
     whole = {"lm_head.weight": torch.randn(7, 2), "l.o_proj.weight": torch.randn(2, 6), "norm.weight": torch.randn(3)}
     for part in range(2):
         mine = {name: shard(name, tensor, part, 2) for name, tensor in whole.items()}
-        write(tmp_path, 0, part, {"master": mine}, steps=5)
+        write(tmp_path, f"part-0-{part}", {"master": mine}, steps=5)
     for t in (1, 2, 3):
         for rank in range(t):
             reader = Reader(tmp_path, rank, t)
@@ -176,6 +179,8 @@ def test_a_folder_without_a_checkpoint_is_said_to_have_none(tmp_path: Path) -> N
     [
         ("turned", {"dp2tp2": "tp2pp2", "tp2pp2": "dp2pp2", "dp2pp2": "dp2tp2"}),
         ("unpiped", {"tp2pp2": "dp2tp2", "dp2pp2": "dp4", "dp2tp2pp2": "dp4tp2"}),
+        ("turned", {"dp2ep2": "tp2", "dp2tp2ep2": "tp2pp2", "dp2pp2ep2": "dp2tp2ep2"}),
+        ("unpiped", {"dp2pp2ep2": "dp4ep2"}),
     ],
 )
 def test_a_run_goes_on_on_another_mesh_of_as_many_ranks(how: str, moves: dict[str, str]) -> None:
