@@ -6,12 +6,6 @@ from math import gcd
 from harness.spec import MoeConfig, Topology, Unsupported, Workload
 
 
-def stays(engine: str, resharding: str) -> None:
-    """Unsupported if a run with experts is to change its mesh."""
-    if resharding:
-        raise Unsupported(f"{engine}'s checkpoints of experts are not driven here: a run with them keeps its mesh")
-
-
 def check(workload: Workload, topology: Topology, sequence_parallel: bool) -> None:
     """Unsupported, with the reason, where the reference cannot run this."""
     if topology.ep > 1 and not isinstance(workload.model, MoeConfig):

@@ -21,7 +21,7 @@ from impls.models.optimizer import optimizer
 from impls.models.weights import TORCH_DTYPES, build_model
 from impls.parallelism.expert_parallel.on_deepspeed import Expert
 from impls.parallelism.hybrid_3d.experts import Experts
-from impls.parallelism.hybrid_3d.meshes import meshes, stays
+from impls.parallelism.hybrid_3d.meshes import meshes
 from impls.parallelism.hybrid_3d.moved import Moved
 from impls.parallelism.pipeline_parallel.on_deepspeed import Pipeline
 from impls.parallelism.zero.on_deepspeed import section
@@ -127,7 +127,8 @@ def build(
             "cannot be installed"
         )
     if isinstance(workload.model, MoeConfig):
-        stays("DeepSpeed", resharding)
+        if resharding:
+            raise Unsupported("DeepSpeed's universal checkpoints of experts are not driven here")
         if partition:
             raise Unsupported("DeepSpeed's MoE layers are set up here without ZeRO")
         return ExpertParallel(workload, topology)

@@ -19,14 +19,16 @@ from impls.models.mesh import gather, mesh
 from impls.models.weights import initial
 from impls.parallelism.expert_parallel.on_megatron import on_this_device
 from impls.parallelism.hybrid_3d.experts import Experts, is_expert
-from impls.parallelism.hybrid_3d.meshes import stays
+from impls.parallelism.hybrid_3d.meshes import meshes
 from impls.parallelism.hybrid_3d.moved import Moved
 from impls.parallelism.sequence_parallel import on_megatron as with_sequence_parallelism
 from impls.parallelism.tensor_parallel.on_megatron import TensorParallel
 from impls.parallelism.tensor_parallel.shards import collect
 
 
-class Saved(TensorParallel):
+class Saved:
+    """What is saved and loaded of a model of Megatron-Core's."""
+
     def _checkpoint(self, loading: bool) -> dict[str, Any]:
         model = self.parts[0].module.sharded_state_dict()
         return {"model": model, "optimizer": self.optimizer.sharded_state_dict(model, loading)}
@@ -98,6 +100,14 @@ class ExpertParallel(TensorParallel):
         return gather(collect(mine, self.tp), self.pp)
 
 
+class SavedModel(Saved, TensorParallel):
+    pass
+
+
+class SavedExperts(Saved, ExpertParallel):
+    pass
+
+
 def build(
     workload: Workload,
     topology: Topology,
@@ -112,19 +122,28 @@ def build(
             f"Megatron-Core's stages have as many layers each: {topology.pp} does not divide "
             f"{workload.model.num_hidden_layers}"
         )
-    if isinstance(workload.model, MoeConfig):
-        stays("Megatron-Core", resharding)
-        return ExpertParallel(workload, topology, sequence_parallel, partition)
+    experts = isinstance(workload.model, MoeConfig)
     if resharding:
-        moved = Moved(
-            lambda mesh: Saved(workload, mesh, deallocate_pipeline_outputs=True), workload, topology, resharding
-        )
+        if experts and min(mesh.ep for mesh in meshes(topology, resharding)) < topology.ep:
+            raise Unsupported(
+                "Megatron-Core has one optimizer more for experts that lie on several ranks, and names states by their "
+                "optimizer's place: they cannot be read where experts lie on one"
+            )
+
+        def make(mesh: Topology) -> Trainer:
+            if experts:
+                return SavedExperts(workload, mesh, sequence_parallel=mesh.tp > 1, partition=False)
+            return SavedModel(workload, mesh, deallocate_pipeline_outputs=True)
+
+        moved = Moved(make, workload, topology, resharding)
         if partition:
             moved.fallback = (
                 "the optimizer's states are whole: a reshardable checkpoint of the distributed optimizer holds no step "
                 "count, which PyTorch's Adam, unlike Apex's and Transformer Engine's, asks for"
             )
         return moved
+    if experts:
+        return ExpertParallel(workload, topology, sequence_parallel, partition)
     if sequence_parallel:
         return with_sequence_parallelism.build(workload, topology, shard_states=partition)
     return TensorParallel(workload, topology, shard_states=partition, deallocate_pipeline_outputs=True)
