@@ -13,7 +13,7 @@ from harness.spec.named import load
 
 CARDS = catalog.topics()
 SEEDS = range(1, 21)
-FEW = 2  # seeds of other topics, and of work other than tiny, whose oracles cost many times as much
+FEW = 2  # seeds of other topics, and in float32 of work other than tiny: where CPUs have no bfloat16, a minute each
 ALL = ("data_parallel", "zero", "tensor_parallel", "flash_attention", "preference")
 
 OUTPUT, GRADIENT, UPDATE = (frozenset({kind, f"{kind} slope"}) for kind in ("output", "gradient", "update"))
@@ -219,7 +219,7 @@ def test_the_unbroken_references_pass_with_twenty_other_seeds(lab: Lab, dtype: s
         )
         for seed in SEEDS
         for topic, variant, topology, name in sorted(unbroken)
-        if (name == "tiny" and topic in ALL) or seed <= FEW
+        if (name == "tiny" and topic in ALL) or (seed <= FEW and (name == "tiny" or dtype == "fp32"))
     ]
     lab.expect(cases, parity=True)  # two worlds at a time
     wrong = {

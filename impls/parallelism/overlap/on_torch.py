@@ -83,6 +83,6 @@ def build(workload: Workload, topology: Topology, technique: str) -> SequencePar
             f"the fused operators cut the sequence into equal parts only, and tp {topology.tp} does not divide "
             f"{workload.sequence_length}"
         )
-    if topology.world_size > torch.cuda.device_count():
+    if 0 < torch.cuda.device_count() < topology.world_size:
         raise Unsupported("symmetric memory needs a GPU for each rank")
     return SequenceParallel(workload, topology, FusedDecoder)
