@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 from harness.spec import Case
 
 CORES = len(os.sched_getaffinity(0))
-AT_ONCE = max(min(2, CORES), CORES // 4)
+AT_ONCE = max(min(2, CORES), CORES // 4)  # worlds, of several ranks each
 LOOK = 4 * AT_ONCE  # so many are begun ahead or wait for their turn: while a long one runs, short ones go past it
 Result = TypeVar("Result")
 Other = TypeVar("Other")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from harness.spec import Finding
 
+DEVICES = ("", "cpu", "cuda")
+
 
 @dataclass(frozen=True)
 class Waiver:
@@ -44,5 +46,9 @@ def read(path: Path) -> tuple[Waiver, ...]:
     for number, table in enumerate(tomllib.loads(path.read_text()).get("waiver", []), start=1):
         if wrong := fields.keys() ^ (table.keys() | {"device"}):
             raise ValueError(f"{path.name}: waiver {number} has a missing or unknown field {sorted(wrong)[0]!r}")
-        found.append(Waiver(**table))
+        waiver = Waiver(**table)
+        if waiver.device not in DEVICES:
+            known = " or ".join(filter(None, DEVICES))
+            raise ValueError(f"{path.name}: waiver {number} is of device {waiver.device!r}, which is not {known}")
+        found.append(waiver)
     return tuple(found)
