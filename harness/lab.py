@@ -166,9 +166,8 @@ class Lab:
             for waiver in self.waivers:
                 if finding.verdict == "fail" and not waiver.expired and waiver.about(case.id, finding):
                     detail["waiver"] = f"{waiver.reason} ({waiver.versions}, until {waiver.expires})"
-            fallback = next((rank.get("fallback") for rank in self._ranks(case)), "")
-            if fallback:
-                detail["fallback"] = fallback
+            for rank in self._ranks(case)[:1]:
+                detail |= {name: rank[name] for name in ("fallback", "products") if rank.get(name)}
             if 0 < self.launcher.gpus < case.topology.world_size:
                 detail["device_note"] = f"{case.topology.world_size} ranks share the GPU; their messages pass the host"
             concluded.append(finding.but(detail=detail))

@@ -211,11 +211,13 @@ def summary(view: RunView, rows: list[MatrixRow]) -> dict[str, str]:
     machine += [units.figure(memory, "bytes")] if memory else []
     machine += list(dict.fromkeys(environment.get("gpus") or ())) or ["no GPU"]
     took = units.duration(run.get("started"), run.get("finished"))
+    products = dict.fromkeys(r["detail"]["products"] for r in view.findings if r["detail"].get("products"))
     return {
         "Run": f"{run.get('run', units.NONE)}, {run.get('status', 'status not recorded')}",
         "Started": f"{units.moment(run.get('started'))}, took {took}",
         "Hardware": ", ".join(machine),
         "Software": ", ".join(f"{name} {version}" for name, version in versions(view).items()),
+        **({"bfloat16": "; ".join(products)} if products else {}),
         "Topologies": ", ".join(largest) or units.NONE,
         "Cases": f"{len(cases)} over {len(rows)} topics and {len(view.engines)} engines, "
         f"{sum(verdict in ('error', 'fail') for verdict in verdicts)} of them with a failure or an error",

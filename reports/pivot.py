@@ -128,7 +128,9 @@ def _cell(record: Record, least: float) -> Cell:
         facts.append(units.si(detail["tokens_per_second"], "tokens/s"))
     if detail.get("mfu") is not None:
         facts.append(f"{detail['mfu']:.1%} of the matmul ceiling")
-    facts += [f"{name}: {detail[name]}" for name in ("meter", "fallback", "device_note") if detail.get(name)]
+    facts += [
+        f"{name}: {detail[name]}" for name in ("meter", "fallback", "products", "device_note") if detail.get(name)
+    ]
     note = "; ".join(fact for fact in facts if fact)
     return Cell(
         record["verdict"],

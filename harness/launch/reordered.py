@@ -1,5 +1,6 @@
 """Other honest arithmetic for the same formula: what fused and tiled kernels do differently, done to the plain one."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 LOG2_E = 1.4426950408889634
+PARTS = 32  # of what is summed
 
 
 class Reordered(TorchDispatchMode):
@@ -21,24 +23,29 @@ class Reordered(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func._schema.name
         if name in ("aten::mm", "aten::bmm"):
-            left, right = args
-            order = self._order(left, -1)
-            left, right = left[..., order], right[..., order, :]
+            order = self._order()
+            left, right = order(args[0], -1), order(args[1], -2)
             if self.fused and left.dtype.itemsize >= 4:
                 left, right = left * 3.0, right * (1 / 3)  # a scale that cannot be divided without rounding
-            # bfloat16's products are summed in float32 everywhere; CPUs without such instructions take minutes for it.
-            return func(*(x.to(torch.promote_types(x.dtype, torch.float32)) for x in (left, right))).to(left.dtype)
+            return func(left, right)
         if name == "aten::sum" and len(args) > 1 and args[1] and len(args[1]) == 1:
             (dim,) = args[1]
-            return func(args[0].index_select(dim, self._order(args[0], dim)), *args[1:], **(kwargs or {}))
+            return func(self._order()(args[0], dim), *args[1:], **(kwargs or {}))
         if self.fused and name == "aten::_softmax":
             return _log2_softmax(*args[:2]).exp2().to(args[0].dtype)
         if self.fused and name == "aten::_log_softmax":
             return _log2_softmax(*args[:2]).div(LOG2_E).to(args[0].dtype)
         return func(*args, **(kwargs or {}))
 
-    def _order(self, x: Tensor, dim: int) -> Tensor:
-        return torch.randperm(x.shape[dim], generator=self.generator).to(x.device)
+    def _order(self) -> Callable[[Tensor, int], Tensor]:
+        """Puts the parts of a dim in another order."""
+        order = torch.randperm(PARTS, generator=self.generator).tolist()
+
+        def put(x: Tensor, dim: int) -> Tensor:
+            parts = x.tensor_split(PARTS, dim)  # of few elements some are empty
+            return torch.cat([parts[index] for index in order], dim)
+
+        return put
 
 
 def _log2_softmax(x: Tensor, dim: int) -> Tensor:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from harness.catalog import load
+from harness.launch import widened
 from harness.launch.rank import Context
 from harness.launch.reordered import Reordered
 from harness.meter import memory
@@ -38,12 +39,13 @@ def checked_trainer(
 ) -> dict[str, Any]:
     """A few steps from the same weights on the same batches: losses, memory, traffic; rank 0 keeps the tensors, if
     that is asked."""
+    products = _widen(context, workload)
     batch = load(data)
     batches = [batch(workload, step) for step in range(CHECKED_STEPS)]
     gc.collect()
     with memory.gauge() as gauge:
         trainer: Trainer = load(build)(workload, topology, **variant)
-        figures: dict[str, Any] = {"losses": [], "meter": memory.meter()}
+        figures: dict[str, Any] = {"losses": [], "meter": memory.meter(), "products": products}
         collected: dict[str, bytes] = {}
         for step, tokens in enumerate(batches):
             traffic = Traffic()
@@ -76,6 +78,14 @@ def checked_trainer(
     return figures
 
 
+def _widen(context: Context, workload: Workload) -> str:
+    """See :mod:`harness.launch.widened`. What the record says of it; empty where there is no need."""
+    if workload.dtype != "bf16" or not widened.needed():
+        return ""
+    context.state.setdefault("widened", widened.install())
+    return widened.NOTE
+
+
 def _keep(context: Context, tensors: Mapping[str, Tensor]) -> bytes:
     """Rank 0's tensors as bytes at once: kept as tensors they would count as the engine's memory."""
     if context.rank:
@@ -101,6 +111,7 @@ def curve(
     context: Context, build: str, variant: Mapping[str, Any], workload: Workload, topology: Topology, data: str
 ) -> list[float]:
     """The loss of every step of the workload: a learning curve."""
+    _widen(context, workload)
     batch = load(data)
     trainer: Trainer = load(build)(workload, topology, **variant)
     losses = []
@@ -144,6 +155,7 @@ def _each(
     topology: Topology,
     data: str,
 ) -> list[Any]:
+    _widen(context, workload)
     found = []
     for member in ensemble:
         options = dict(member)
@@ -169,11 +181,12 @@ def function_members(
     context: Context, ensemble: list[dict[str, Any]], variant: Mapping[str, Any], workload: Workload, problem: str
 ) -> list[dict[str, bytes]]:
     """The problem's plain formula in float64, then in the workload's dtype once for each honest way to compute it."""
+    _widen(context, workload)
     plain = importlib.import_module(problem).plain
-    found = []
+    drawn, found = function_inputs(problem, workload, variant), []  # also the oracle's: it is given the same numbers
     for member in [{"dtype": "fp64"}, *ensemble]:
-        work = workload.with_(dtype=member.get("dtype", workload.dtype))
-        inputs, cotangents = function_inputs(problem, work, variant, rounding=workload.dtype)
+        dtype = TORCH_DTYPES[member.get("dtype", workload.dtype)]
+        inputs, cotangents = (placed(tensors, dtype) for tensors in drawn)
         with _arithmetic(member.get("threads", 1), member.get("reordered")):
             outputs = plain(inputs, **variant)
             gradients = _backward(outputs, inputs, cotangents)
@@ -191,6 +204,7 @@ def checked_function(
     keep: bool = True,
 ) -> dict[str, Any]:
     """One forward and backward on the problem's inputs: outputs, input gradients, bytes saved between the two."""
+    products = _widen(context, workload)
     function = load(build)(workload, topology, **variant)
     inputs, cotangents = (_part(function, each) for each in function_inputs(problem, workload, variant))
     for _ in range(2):  # the first call may compile or allocate for good
@@ -200,7 +214,7 @@ def checked_function(
         gauge.reset()
         outputs = function(inputs)
         _settle()
-        figures: dict[str, Any] = {"saved": gauge.current(), "meter": memory.meter()}
+        figures: dict[str, Any] = {"saved": gauge.current(), "meter": memory.meter(), "products": products}
         gradients = _backward(outputs, inputs, cotangents)
         _synchronize()
         figures["peak"] = gauge.peak()
@@ -230,31 +244,27 @@ def _part(function: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def function_inputs(
-    problem: str, workload: Workload, variant: Mapping[str, Any], rounding: str = ""
+    problem: str, workload: Workload, variant: Mapping[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The problem's inputs on this device in the workload's dtype, and a fixed random cotangent for each output.
-
-    ``rounding``: the dtype they are rounded to first (by default the workload's own), so that a float64 oracle is
-    given the very numbers that a case in lower precision is given.
-    """
-    module = importlib.import_module(problem)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype, narrow = TORCH_DTYPES[workload.dtype], TORCH_DTYPES[rounding or workload.dtype]
-
-    def place(tensor: Tensor) -> Tensor:
-        return tensor.to(narrow).to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
-
-    drawn = module.draw(workload, **variant)
-    inputs = {n: place(t.detach()).requires_grad_(t.requires_grad) for n, t in drawn.items()}
-    with torch.no_grad():  # for their shapes: in bfloat16 some CPUs would take a second for it
-        outputs = module.plain({n: _widened(t) for n, t in inputs.items()}, **variant)
+    """The problem's inputs on this device in the workload's dtype, and a fixed random cotangent for each output."""
+    module, dtype = importlib.import_module(problem), TORCH_DTYPES[workload.dtype]
+    inputs = placed(module.draw(workload, **variant), dtype)
+    with torch.no_grad():  # for their shapes
+        outputs = module.plain(placed(inputs, torch.float32), **variant)
     generator = torch.Generator().manual_seed(workload.seed)
     noise = {n: torch.randn(t.shape, generator=generator, dtype=torch.float64) for n, t in outputs.items()}
-    return inputs, {name: place(tensor) for name, tensor in noise.items()}
+    return inputs, placed(noise, dtype)
 
 
-def _widened(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32)) if tensor.is_floating_point() else tensor
+def placed(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """As leaves on this device; those of numbers in ``dtype``."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def place(tensor: Tensor) -> Tensor:
+        there = tensor.detach().to(device, dtype if tensor.is_floating_point() else None)
+        return there.requires_grad_(tensor.requires_grad)
+
+    return {name: place(tensor) for name, tensor in tensors.items()}
 
 
 def _forward_backward(function: Any, inputs: dict[str, Tensor], cotangents: dict[str, Tensor]) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from harness.launch.base import World
 from harness.launch.local import LocalLauncher
 from harness.launch.outcome import Done, Job, Unsupported, describe
-from harness.launch.tasks import function_inputs
+from harness.launch.tasks import TORCH_DTYPES, function_inputs, placed
 from harness.spec import ModelConfig, Topology, Workload
 from harness.spec import Unsupported as Refused
 from impls.acceleration.flash_attention.reference import naive
@@ -239,7 +239,8 @@ def ran(world: World, workload: Workload, size: int, **variant: Any) -> tuple[An
 
 def exactly(workload: Workload, narrow: bool, **variant: Any) -> dict[str, Tensor]:
     """The plain formula's output and gradients, with inputs rounded to float32 beforehand if ``narrow``."""
-    inputs, cotangents = function_inputs(PROBLEM, workload, variant, "fp32" if narrow else "")
+    drawn = function_inputs(PROBLEM, workload.with_(dtype="fp32") if narrow else workload, variant)
+    inputs, cotangents = (placed(tensors, TORCH_DTYPES[workload.dtype]) for tensors in drawn)
     outputs = problem.plain(inputs, **variant)
     leaves = {name: x for name, x in inputs.items() if x.requires_grad}
     found = torch.autograd.grad(outputs["output"], list(leaves.values()), cotangents["output"])

@@ -1,0 +1,87 @@
+"""Products of bfloat16 in float32: rounded once, PyTorch's own for other dtypes, and nothing that a meter counts."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from harness.launch import tasks, widened
+from harness.launch.rank import Context
+from harness.spec import Workload
+
+Product = Callable[[Tensor, Tensor, Tensor], Tensor]
+PRODUCTS: dict[str, Product] = {
+    "mm": lambda x, y, _: x @ y,
+    "transposed": lambda x, y, _: (y.mT @ x.mT).mT,
+    "linear": lambda x, y, _: torch.nn.functional.linear(x[None], y.mT),
+    "bmm": lambda x, y, _: torch.bmm(x.expand(3, -1, -1), y.expand(3, -1, -1)),
+    "addmm": lambda x, y, z: torch.addmm(z, x, y, beta=2, alpha=0.5),
+    "addmm_over_nothing": lambda x, y, z: torch.addmm(z * torch.nan, x, y, beta=0),
+    "baddbmm": lambda x, y, z: torch.baddbmm(z, x[None], y[None], alpha=3),
+}
+
+
+@pytest.fixture
+def widen() -> Iterator[Callable[[], None]]:
+    installed: list[torch.library.Library] = []
+    yield lambda: installed.append(widened.install())
+    for library in installed:
+        library._destroy()
+
+
+def operands(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x, y, z = (torch.randn(shape, generator=generator).bfloat16() for shape in ((33, 65), (65, 17), (17,)))
+    return x.to(dtype), y.to(dtype), z.to(dtype)
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_a_product_is_exact_up_to_one_rounding(name: str, widen: Callable[[], None]) -> None:
+    exact = PRODUCTS[name](*operands(torch.float64))
+    widen()
+    found = PRODUCTS[name](*operands(torch.bfloat16))
+    assert found.dtype == torch.bfloat16
+    assert (found == exact.bfloat16()).float().mean() > 0.99  # float32 may fall on the other side of a tie
+    assert (found - exact).abs().max() <= exact.abs().max() * 2**-8
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_other_dtypes_are_pytorchs_to_the_bit(name: str, widen: Callable[[], None]) -> None:
+    before = PRODUCTS[name](*operands(torch.float32))
+    widen()
+    assert torch.equal(PRODUCTS[name](*operands(torch.float32)), before)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_gradients_flow(dtype: torch.dtype, widen: Callable[[], None]) -> None:
+    def gradient(dtype: torch.dtype) -> Tensor:
+        x, y, z = operands(dtype)
+        torch.addmm(z, x.requires_grad_(), y).square().sum().backward()
+        assert x.grad is not None
+        return x.grad.double()
+
+    exact = gradient(torch.float64)
+    widen()
+    assert (gradient(dtype) - exact).norm() < 0.01 * exact.norm()
+
+
+def test_it_ends_with_what_was_returned() -> None:
+    x, y, _ = operands(torch.bfloat16)
+    before = x @ y
+    library = widened.install()
+    del library
+    assert torch.equal(x @ y, before)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "lacking", "said"), [("bf16", True, widened.NOTE), ("bf16", False, ""), ("fp32", True, "")]
+)
+def test_the_record_says_so_where_it_was_needed(
+    dtype: str, lacking: bool, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.setattr(widened, "needed", lambda: lacking)
+    context = Context(0, 1, tmp_path)
+    assert tasks._widen(context, Workload(dtype=dtype)) == said
+    assert ("widened" in context.state) == bool(said)
