@@ -71,7 +71,7 @@ _WIDE = ModelConfig(
 )
 _DEEP = ModelConfig(vocab_size=128, num_hidden_layers=8)
 _DEEP_TIED = ModelConfig(**{**vars(_DEEP), "tie_word_embeddings": True})
-_MESHED = ModelConfig(vocab_size=128, tie_word_embeddings=True)
+_MESHED = ModelConfig(vocab_size=128, num_hidden_layers=4, tie_word_embeddings=True)
 _EXPERTS = MoeConfig(**{**vars(_MESHED), "num_experts": 4, "moe_intermediate_size": 96})
 _UNEVEN_TIED = ModelConfig(**{**vars(_UNEVEN), "tie_word_embeddings": True})
 
