@@ -9,7 +9,9 @@ import time
 from collections.abc import Iterator
 
 import psutil
+import pytest
 
+from harness.meter import host
 from harness.meter.host import FOREIGN, CpuWatch, _ours
 
 SPIN = "while True: pass"
@@ -68,6 +70,14 @@ def test_our_own_work_and_that_of_our_children_is_not_foreign() -> None:
     finally:
         child.kill()
         child.wait()
+
+
+def test_the_kernels_threads_are_no_foreigners(monkeypatch: pytest.MonkeyPatch) -> None:
+    with foreigner():
+        watch = CpuWatch()
+        monkeypatch.setattr(host, "_kernel", lambda: 1e6)
+        time.sleep(0.2)
+        assert watch.foreign() == 0.0
 
 
 def test_what_a_process_of_ours_used_stays_ours_when_it_has_ended() -> None:
