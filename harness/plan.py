@@ -59,15 +59,26 @@ def cards(request: Request) -> dict[str, Card]:
 def cases(request: Request, chosen: dict[str, Card]) -> list[Case]:
     """Every case of the chosen cards, in a stable order. ValueError if the work does not fit what was asked for."""
     topologies = [Topology.parse(text) for text in request.topologies]
+    for topology in topologies:
+        if not any(_has_axes(card, topology) for card in chosen.values()):
+            known = "; ".join(f"{card.name}: {', '.join(card.topologies)}" for card in chosen.values())
+            raise ValueError(f"no topic asked for has the axes of {topology}: {known}")
     found: list[Case] = []
     for card in chosen.values():
-        for topology in topologies or [Topology.parse(text) for text in card.topologies]:
+        asked = [topology for topology in topologies if _has_axes(card, topology)]
+        for topology in asked if topologies else [Topology.parse(text) for text in card.topologies]:
             for workload in _workloads(request, card, topology):
                 # What the user asked for must fit; of the cards' own grid, what does not is skipped with the reason.
                 if topologies and (reason := workload.check(topology)):
                     raise ValueError(f"workload {workload.name} on {topology}: {reason}")
                 found += _variants(card, topology, workload, request.engines)
     return found
+
+
+def _has_axes(card: Card, topology: Topology) -> bool:
+    """Whether the topic is spread over no other axes than its card's topologies are: their sizes are the user's."""
+    mine = {axis for text in card.topologies for axis in Topology.parse(text).used}
+    return set(topology.used) <= mine
 
 
 def _workloads(request: Request, card: Card, topology: Topology) -> list[Workload]:

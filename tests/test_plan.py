@@ -62,9 +62,20 @@ def test_precisions_asked_for_replace_the_workloads_own() -> None:
     assert {case.workload.dtype for case in planned(request)} == {"bf16", "fp64"}
 
 
+def test_a_topology_of_other_axes_than_a_topics_is_left_out_and_one_of_other_sizes_is_not() -> None:
+    found = planned(Request(("zero", "tensor_parallel"), topologies=("dp8", "tp2", "dp1")))
+    assert {(case.topic, str(case.topology)) for case in found} == {
+        ("zero", "dp8"),
+        ("zero", "dp1"),
+        ("tensor_parallel", "tp2"),
+        ("tensor_parallel", "dp1"),
+    }
+
+
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
+        (Request(("zero",), topologies=("dp2", "tp4")), "no topic asked for has the axes of tp4: zero: dp1, dp2, dp4"),
         (Request(topics=("zerro",)), "unknown topic 'zerro'; did you mean zero?"),
         (Request(engines=("deepsped",)), "unknown engine 'deepsped'; did you mean deepspeed or deepspeed_saved?"),
         (Request(measures=("paraty",)), "unknown measure 'paraty'; did you mean parity?"),

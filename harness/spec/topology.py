@@ -44,6 +44,10 @@ class Topology:
     def world_size(self) -> int:
         return self.dp * self.tp * self.pp * self.cp
 
+    @property
+    def used(self) -> tuple[str, ...]:
+        """The axes that are longer than 1."""
+        return tuple(axis for axis in self.axes() if getattr(self, axis) > 1)
+
     def __str__(self) -> str:
-        sizes = ((axis, getattr(self, axis)) for axis in self.axes())
-        return "".join(f"{axis}{size}" for axis, size in sizes if size > 1) or "dp1"
+        return "".join(f"{axis}{getattr(self, axis)}" for axis in self.used) or "dp1"
