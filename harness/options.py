@@ -11,7 +11,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--topics": {"metavar": "A,B", "help": "only these topics (plumbline list names them)"},
     "--engines": {"metavar": "A,B", "help": "only these engines"},
     "--workload": {"metavar": "NAME|FILE", "help": "the work: named ones or TOML files, separated by commas"},
-    "--topologies": {"metavar": "A,B", "help": "mesh sizes such as dp2,tp2 or dp2tp2 (default: each topic's own)"},
+    "--topologies": {
+        "metavar": "A,B",
+        "help": "mesh sizes such as dp2,tp2 or dp2tp2, of topics with these axes (default: each its own)",
+    },
     "--dtypes": {"metavar": "A,B", "help": "precisions: fp64, fp32, bf16"},
     "--measures": {"metavar": "A,B", "help": f"only these: {', '.join(MEASURES)}"},
     "--store": {
