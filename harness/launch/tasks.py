@@ -82,7 +82,8 @@ def _widen(context: Context, workload: Workload) -> str:
     """See :mod:`harness.launch.widened`. What the record says of it; empty where there is no need."""
     if workload.dtype != "bf16" or not widened.needed():
         return ""
-    context.state.setdefault("widened", widened.install())
+    if "widened" not in context.state:
+        context.state["widened"] = widened.install()
     return widened.NOTE
 
 

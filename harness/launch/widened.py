@@ -16,7 +16,8 @@ NOTE = "no instructions for it: products of matrices in float32, rounded once"
 
 def needed() -> bool:
     """Whether PyTorch takes products in bfloat16 one number at a time here."""
-    return not torch.cuda.is_available() and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    able = torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return not able and not torch.cuda.is_available()
 
 
 def install() -> torch.library.Library:
