@@ -184,7 +184,8 @@ def function_members(
     """The problem's plain formula in float64, then in the workload's dtype once for each honest way to compute it."""
     _widen(context, workload)
     plain = importlib.import_module(problem).plain
-    drawn, found = function_inputs(problem, workload, variant), []  # also the oracle's: it is given the same numbers
+    drawn = function_inputs(problem, workload, variant)  # rounded: the oracle is given the numbers that the case is
+    found = []
     for member in [{"dtype": "fp64"}, *ensemble]:
         dtype = TORCH_DTYPES[member.get("dtype", workload.dtype)]
         inputs, cotangents = (placed(tensors, dtype) for tensors in drawn)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from harness.launch import widened
 from harness.launch.rank import Context
 from harness.meter import memory
 from harness.meter.traffic import CONTROL, Traffic
@@ -44,6 +45,18 @@ def held_and_peak(context: Context | None = None) -> dict[str, Any]:
         _ = piece()
         figures["from a new start"] = gauge.current()
     return {name: size / PIECE for name, size in figures.items()} | {"meter": memory.meter()}
+
+
+def widened_product(context: Context | None = None) -> dict[str, int]:
+    """Bytes at the end and at most of a product in bfloat16 that is taken in float32."""
+    library = widened.install()
+    left, right = torch.ones(300, 200, dtype=torch.bfloat16), torch.ones(200, 100, dtype=torch.bfloat16)
+    with memory.gauge() as gauge:
+        gauge.reset()
+        product = left @ right
+        figures = {"held": gauge.current(), "peak": gauge.peak(), "bytes": product.nbytes}
+    del library
+    return figures
 
 
 def training(context: Context | None = None) -> dict[str, int]:

@@ -80,6 +80,11 @@ def test_the_kernels_threads_are_no_foreigners(monkeypatch: pytest.MonkeyPatch) 
         assert watch.foreign() == 0.0
 
 
+def test_the_kernels_threads_are_found_where_there_are_any() -> None:
+    seen = psutil.pid_exists(2) and psutil.Process(2).name() == "kthreadd"
+    assert (host._kernel() > 0.0) == seen
+
+
 def test_what_a_process_of_ours_used_stays_ours_when_it_has_ended() -> None:
     work = "import time\nwhile time.process_time() < 0.5: pass"
     before = _ours()

@@ -65,6 +65,11 @@ def test_a_training_step_holds_weights_and_moments_on_either_meter(ranks: Ranks,
     assert watched["peak"] == pytest.approx(counted["peak"], rel=0.01)
 
 
+def test_a_widened_products_copies_are_not_the_engines(ranks: Ranks) -> None:
+    (found,) = ranks("widened_product", 1)
+    assert found == {"held": 60_000, "peak": 60_000, "bytes": 60_000}
+
+
 def test_a_compiler_that_fails_silently_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", "/bin/false")
