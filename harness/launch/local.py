@@ -1,6 +1,7 @@
 """Worlds on this host: ranks forked from a warm server, one server a library whose adapters they run."""
 
 import contextlib
+import itertools
 import os
 import pickle
 import shutil
@@ -276,7 +277,8 @@ class LocalLauncher:
         self.device = "cuda" if gpus else "cpu"
         self._folder = Path(tempfile.mkdtemp(prefix="plumbline-"))
         self._servers: dict[str, _Server] = {}
-        self._started, self._closed = 0, False
+        self._starting: dict[str, threading.Lock] = {}
+        self._started, self._closed = itertools.count(1), False
         self._ports: deque[int] = deque(maxlen=64)
         self._turn = threading.Lock()  # worlds may be asked for by several threads
 
@@ -287,19 +289,31 @@ class LocalLauncher:
         with self._turn:
             if self._closed:
                 raise RuntimeError("the launcher is closed")
+            starting = self._starting.setdefault(library, threading.Lock())
+        with starting:  # an import takes seconds, in which others go on
             server = self._servers.get(library)
             if server is None or server.process.poll() is not None:
-                server = self._servers[library] = self._server(library, module, environment)
+                server = self._server(library, module, environment)
+                self._keep(library, server)
+        with self._turn:
             port = _free_port(self._ports)
-            return LocalWorld(server, self._folder, size, environment | {"MASTER_PORT": str(port)})
+        return LocalWorld(server, self._folder, size, environment | {"MASTER_PORT": str(port)})
+
+    def _keep(self, library: str, server: _Server) -> None:
+        with self._turn:
+            if not self._closed:
+                self._servers[library] = server
+                return
+        server.close()
+        raise RuntimeError("the launcher was closed meanwhile")
 
     def _server(self, library: str, module: str, environment: dict[str, str]) -> _Server:
-        self._started += 1
+        name = f"{library}-{next(self._started)}"
         try:
-            return _Server(self._folder, f"{library}-{self._started}", [*WARM, module], environment)
+            return _Server(self._folder, name, [*WARM, module], environment)
         except RuntimeError:
             # The engine's import raises, exits, crashes or hangs: a bare server's ranks do it again, where it is seen.
-            return _Server(self._folder, f"{library}-{self._started}-bare", [], environment)
+            return _Server(self._folder, f"{name}-bare", [], environment)
 
     def close(self) -> None:
         with self._turn:

@@ -22,10 +22,10 @@ from harness.meter.traffic import Traffic
 from harness.spec import Span, Spans, Topology, Trainer, Unsupported, Workload
 
 TORCH_DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}
-CHECKED_STEPS = 4
+CHECKED_STEPS = 3
 WARM_ROUNDS, TIMELINE_ROUNDS, REPLAYED_ROUNDS = 1, 6, 3
 # Of the second the activations too; nothing is collected in them, and the first steps' lazy states exist by then.
-MEMORY_STEP, TRAFFIC_STEP = 2, 3
+MEMORY_STEP, TRAFFIC_STEP = 1, 2
 
 
 def checked_trainer(

@@ -13,10 +13,10 @@ from harness.spec.workload import ModelConfig, MoeConfig, Workload
 
 # Odd sizes wherever tp 4 allows: no rank count but 1 divides the vocabulary, the hidden size or the parameters.
 _UNEVEN = ModelConfig(
-    vocab_size=503,
+    vocab_size=251,
     hidden_size=117,
     intermediate_size=292,
-    num_hidden_layers=3,
+    num_hidden_layers=2,
     num_attention_heads=4,
     num_key_value_heads=4,
     head_dim=26,
@@ -71,7 +71,7 @@ _WIDE = ModelConfig(
 )
 _DEEP = ModelConfig(vocab_size=128, num_hidden_layers=8)
 _DEEP_TIED = ModelConfig(**{**vars(_DEEP), "tie_word_embeddings": True})
-_MESHED = ModelConfig(vocab_size=128, num_hidden_layers=4, tie_word_embeddings=True)
+_MESHED = ModelConfig(vocab_size=64, tie_word_embeddings=True)
 _EXPERTS = MoeConfig(**{**vars(_MESHED), "num_experts": 4, "moe_intermediate_size": 96})
 _UNEVEN_TIED = ModelConfig(**{**vars(_UNEVEN), "tie_word_embeddings": True})
 
@@ -80,6 +80,7 @@ _MESHED_WORK = Workload(
     "meshed",
     _MESHED,
     micro_batches=2,
+    sequence_length=16,
     min_length=4,
     optimizer="adamw",
     lr=1e-3,

@@ -13,10 +13,10 @@ OPTIMIZERS = ("sgd", "adamw")
 class ModelConfig:
     """A Qwen3 decoder; the fields bear the names of Hugging Face's ``Qwen3Config``."""
 
-    vocab_size: int = 512
+    vocab_size: int = 256
     hidden_size: int = 128
     intermediate_size: int = 384
-    num_hidden_layers: int = 4
+    num_hidden_layers: int = 2
     num_attention_heads: int = 8
     num_key_value_heads: int = 4
     head_dim: int = 16

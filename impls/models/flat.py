@@ -5,10 +5,25 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+LARGEST = 25 * 2**20  # bytes: enough for the network's full bandwidth (Li et al. 2020, §3.2.3)
+FEWEST = 4  # runs, unless they are small: of fewer nothing would overlap, and the copy of one would count
+SMALLEST = 2**16  # bytes: a message of less takes as long
+
 
 def distinct(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
     """Tied parameters once."""
     return list(dict.fromkeys(parameters))
+
+
+def runs(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Neighbours that travel together, none of more bytes than are best for that (or of one parameter)."""
+    room = min(LARGEST, max(SMALLEST, sum(p.nbytes for p in parameters) // FEWEST))
+    found: list[list[nn.Parameter]] = [[]]
+    for parameter in parameters:
+        if found[-1] and sum(p.nbytes for p in found[-1]) + parameter.nbytes > room:
+            found.append([])
+        found[-1].append(parameter)
+    return found
 
 
 def views(buffer: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:

@@ -10,21 +10,6 @@ from harness.spec import Workload
 from impls.models.flat import flatten, views
 from impls.models.optimizer import optimizer
 
-LARGEST = 25 * 2**20  # bytes: enough for the network's full bandwidth (Li et al. 2020, §3.2.3)
-FEWEST = 3  # a small model gets smaller buckets, or nothing would overlap
-
-
-def buckets(parameters: Sequence[nn.Parameter], workload: Workload) -> list["Bucket"]:
-    """Runs of ``parameters``, each at most a bucket's bytes (or one parameter)."""
-    room = min(LARGEST, sum(p.nbytes for p in parameters) // FEWEST)
-    runs: list[list[nn.Parameter]] = [[]]
-    for parameter in parameters:
-        if runs[-1] and sum(p.nbytes for p in runs[-1]) + parameter.nbytes > room:
-            runs.append([])
-        runs[-1].append(parameter)
-    return [Bucket(run, workload) for run in runs]
-
-
 class Bucket:
     """``weights`` [Ψ_b] are the parameters, flat; ``gradient`` [Ψ_b] exists from its first arrival to the update."""
 

@@ -19,7 +19,7 @@ CARD = Card(
         "mesh": {},
         "mesh_sp": {"sequence_parallel": True},
         "mesh_zero1": {"partition": True},
-        # Saved after two steps, and resumed on another mesh of as many ranks.
+        # Saved after a step, and resumed on another mesh of as many ranks.
         "resharding": {"partition": True, "resharding": "turned"},
         "resharding_dp": {"partition": True, "resharding": "unpiped"},
     },

@@ -138,7 +138,7 @@ def build(
     partition: bool = False,
     resharding: str = "",
 ) -> Trainer:
-    """``resharding``: after two steps everything is saved, and the run goes on on another mesh."""
+    """``resharding``: after a step everything is saved, and the run goes on on another mesh."""
     check(workload, topology, sequence_parallel)
     if resharding:
         return Moved(lambda mesh: Hybrid(workload, mesh, sequence_parallel, partition), workload, topology, resharding)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from harness.spec import Workload
-from impls.models.flat import views
+from impls.models.flat import runs, views
 from impls.models.optimizer import MasterWeights, optimizer
 from impls.parallelism.tensor_parallel.operators import mean_flat
 from impls.parallelism.zero.unit import Unit, padding, step, whole
@@ -79,20 +79,18 @@ class Replicated:
 
 
 class Partitioned:
-    """ZeRO-1: of those who have copies each steps its part of flat units, one of each layer's matrices (and one of its
-    experts), one of all gains."""
+    """ZeRO-1: of those who have copies each steps its part of flat units, which hold parameters of one kind."""
 
     def __init__(
         self, weights: Mapping[str, nn.Parameter], kinds: Mapping[str, Kind], share: int, workload: Workload
     ) -> None:
         self.weights, self.share = weights, share
-        members: dict[tuple[str, Kind], list[nn.Parameter]] = {}
+        members: dict[Kind, list[nn.Parameter]] = {}
         for name, parameter in weights.items():
-            kind = kinds[name]
-            layer = name.split(".")[2] if kind.divided and ".layers." in name else ""
-            members.setdefault((layer, kind), []).append(parameter)
-        self.kinds = [kind for _, kind in members]
-        self.units = [Unit(parameters, 1, kind.copies) for (_, kind), parameters in members.items()]
+            members.setdefault(kinds[name], []).append(parameter)
+        cut = [(kind, run) for kind, parameters in members.items() for run in runs(parameters)]
+        self.kinds = [kind for kind, _ in cut]
+        self.units = [Unit(run, 1, kind.copies) for kind, run in cut]
         self.optimizer = optimizer([unit.master for unit in self.units], workload)
         self.padding = padding(self.units)
         self.kinds_of_moments = MOMENTS[workload.optimizer]

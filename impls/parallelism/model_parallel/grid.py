@@ -1,10 +1,12 @@
 """The work of this topic: one micro-batch, and layers that the ranks divide."""
 
+from harness.spec import ModelConfig, Workload
 from harness.spec.named import NAMED
 
+_FOUR = Workload("four_layers", ModelConfig(num_hidden_layers=4))
 GRID = (
-    ("tiny", "fp32", True),
-    ("tiny", "bf16", False),
+    (_FOUR, "fp32", True),
+    (_FOUR, "bf16", False),
     (NAMED["pipelined_tied"].with_(name="deep_tied", micro_batches=1), "fp32", True),
 )
-TIMED = ("tiny",)
+TIMED = ("four_layers",)

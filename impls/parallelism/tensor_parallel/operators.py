@@ -56,24 +56,28 @@ class Conjugate(Function):
         return ctx.back(gradient, ctx.group), None, None, None
 
 
+def _along(x: Tensor, group: Group, forth: Callable, back: Callable) -> Tensor:
+    return Conjugate.apply(x, group, forth, back) if group.size() > 1 else x
+
+
 def copy(x: Tensor, group: Group) -> Tensor:
     """f: before a column-parallel product."""
-    return Conjugate.apply(x, group, _same, _sum)
+    return _along(x, group, _same, _sum)
 
 
 def reduce(x: Tensor, group: Group) -> Tensor:
     """g: after a row-parallel product."""
-    return Conjugate.apply(x, group, _sum, _same)
+    return _along(x, group, _sum, _same)
 
 
 def scatter(x: Tensor, group: Group) -> Tensor:
     """[…, n] → […, n/t]: before a row-parallel product whose input is whole."""
-    return Conjugate.apply(x, group, _part, _joined)
+    return _along(x, group, _part, _joined)
 
 
 def gather(x: Tensor, group: Group) -> Tensor:
     """[…, n/t] → […, n]: after a column-parallel product whose output is wanted whole."""
-    return Conjugate.apply(x, group, _joined, _part)
+    return _along(x, group, _joined, _part)
 
 
 def input_gradient(rows: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
@@ -106,11 +110,15 @@ class ColumnParallel(Function):
 
 def column_parallel(x: Tensor, group: Group, *weights: Tensor) -> tuple[Tensor, ...]:
     """x Wᵀ, [b, s, n/t], for each of this rank's [n/t, h] weights: ``copy``, then ``linear``, its sum overlapped."""
+    if group.size() == 1:
+        return tuple(F.linear(x, weight) for weight in weights)
     return ColumnParallel.apply(x, group, *weights)
 
 
 def sum_flat(tensors: Sequence[Tensor], group: Group) -> None:
     """Sums tensors over the group in place, in one all-reduce."""
+    if group.size() == 1:
+        return
     flat = torch.cat([tensor.flatten() for tensor in tensors])
     dist.all_reduce(flat, group=group)
     torch._foreach_copy_(list(tensors), views(flat, tensors))

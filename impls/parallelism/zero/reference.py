@@ -71,8 +71,8 @@ class Zero:
 
     def _reduce_when_ready(self, index: int) -> None:
         unit, missing = self.units[index], len(self.units[index].parameters)
-        # Half way through a block; at the top, where all activations are there still, not before it is needed.
-        ahead = missing // 2 if 0 < index < len(self.units) - 1 else -1
+        # At the top all activations are there still: what comes next comes when it is needed.
+        ahead = 0 < index < len(self.units) - 1
 
         def expected(parameter: nn.Parameter, gradient: Tensor) -> None:
             self._finish(self.flying)
@@ -83,13 +83,13 @@ class Zero:
             if self.stage > 1:
                 parameter.grad = None
             missing -= 1
-            if self.stage == 3 and missing == ahead:
-                self.units[index - 1].gather()
             if missing:
                 return
             missing = len(unit.parameters)
             if self.stage == 3:
                 unit.release()
+                if ahead:
+                    self.units[index - 1].gather()
             if self.stage > 1 or self.last:
                 self._finish(self.flying - 1)
                 self.reducing.append((unit, unit.reduce()))

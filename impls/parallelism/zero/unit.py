@@ -8,18 +8,19 @@ from torch import Tensor, nn
 
 from impls.models.collectives import Alone, Exchange, free, reduce_scatter
 from impls.models.decoder import Decoder
-from impls.models.flat import distinct, flatten, views
-
-TOGETHER = 3  # gathers in one message, which costs their size in memory
+from impls.models.flat import distinct, flatten, runs, views
 
 Reduction = tuple[dist.Work | Exchange | Alone, Tensor, Tensor]
 
 
 def owners(model: Decoder, stage: int) -> list[tuple[nn.Module, list[nn.Parameter]]]:
-    """Who gathers what: the root and its weights (embedding, norm, head), used all along; then the blocks in it. What
-    is gathered is so for as short as possible: in stage 3 a head that is not tied to the embedding is like a block."""
+    """Whose forward and backward pass needs which weights. Below stage 3 they are there all along, and may be cut
+    anywhere. In stage 3 they are gathered for as short as possible: for an attention, an MLP, a head that is not tied
+    to the embedding; the root has the rest all along, and comes first."""
+    if stage < 3:
+        return [(model, run) for run in runs(distinct(model.parameters()))]
     blocks = [block for layer in model.model.layers for block in (layer.self_attn, layer.mlp)]
-    if stage == 3 and not model.config.tie_word_embeddings:
+    if not model.config.tie_word_embeddings:
         blocks.append(model.lm_head)
     inside = {p for block in blocks for p in block.parameters()}
     rest = [p for p in distinct(model.parameters()) if p not in inside]
@@ -108,12 +109,9 @@ def step(units: Sequence[Unit], optimizer: torch.optim.Optimizer) -> None:
             parameter.grad = None
     optimizer.step()
     optimizer.zero_grad()
-    for group in dict.fromkeys(unit.group for unit in units):  # who waits for one group's waits for no other's
-        alike = [unit for unit in units if unit.group is group]
-        for at in range(0, len(alike), TOGETHER):
-            with dist._coalescing_manager(group):
-                for unit in alike[at : at + TOGETHER]:
-                    unit.spread()
+    for work in [unit.spread() for unit in units]:
+        if work is not None:
+            work.wait()
 
 
 def whole(units: Sequence[Unit], shards: Sequence[Tensor]) -> dict[nn.Parameter, Tensor]:
