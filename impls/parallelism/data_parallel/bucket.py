@@ -1,7 +1,5 @@
 """A bucket of data parallelism: consecutive parameters whose gradients travel together."""
 
-from collections.abc import Sequence
-
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -9,6 +7,7 @@ from torch import Tensor, nn
 from harness.spec import Workload
 from impls.models.flat import flatten, views
 from impls.models.optimizer import optimizer
+
 
 class Bucket:
     """``weights`` [Ψ_b] are the parameters, flat; ``gradient`` [Ψ_b] exists from its first arrival to the update."""

@@ -97,10 +97,10 @@ class Partitioned:
 
     def reduce(self) -> None:
         for unit in self.units:
+            found = [parameter.grad for parameter in reversed(unit.parameters)]
+            unit.expect()
             for parameter in unit.parameters:
-                found = parameter.grad
-                unit.expect(parameter)
-                parameter.grad.copy_(found)  # its own buffer goes
+                parameter.grad.copy_(found.pop())  # its own buffer goes
             work, _, part = unit.reduce()
             work.wait()
             unit.add(part.div_(self.share))

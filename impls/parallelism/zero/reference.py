@@ -17,7 +17,6 @@ In stage 3 weights are gathered just before a unit's forward and backward pass, 
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -49,7 +48,7 @@ class Zero:
         self.units = [make(parameters, stage, self.group) for _, parameters in owned]
         self.optimizer = optimizer([unit.master for unit in self.units], workload)
         self.reducing: deque[tuple[Unit, Reduction]] = deque()
-        self.flying = {1: 2, 2: 1, 3: 0}[stage]  # reductions under a unit's backward pass; each holds a gradient
+        self.flying = {1: 1, 2: 1, 3: 0}[stage]  # reductions under a unit's backward pass; each holds a gradient
         self.last = False  # the micro-batch after which stage 1 reduces
         for index, (module, _) in enumerate(owned):
             self._reduce_when_ready(index)
@@ -74,14 +73,12 @@ class Zero:
         # At the top all activations are there still: what comes next comes when it is needed.
         ahead = 0 < index < len(self.units) - 1
 
-        def expected(parameter: nn.Parameter, gradient: Tensor) -> None:
+        def expected(_: Tensor) -> None:
             self._finish(self.flying)
-            unit.expect(parameter)
+            unit.expect()
 
-        def arrived(parameter: nn.Parameter) -> None:
+        def arrived(_: nn.Parameter) -> None:
             nonlocal missing
-            if self.stage > 1:
-                parameter.grad = None
             missing -= 1
             if missing:
                 return
@@ -95,7 +92,7 @@ class Zero:
                 self.reducing.append((unit, unit.reduce()))
 
         for parameter in unit.parameters:
-            parameter.register_hook(partial(expected, parameter))
+            parameter.register_hook(expected)
             parameter.register_post_accumulate_grad_hook(arrived)
 
     def _finish(self, left: int = 0) -> None:

@@ -6,10 +6,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from impls.models.collectives import Alone, Exchange, free, reduce_scatter
+from impls.models.collectives import Alone, Exchange, Together, all_gather, free, reduce_scatter
 from impls.models.decoder import Decoder
 from impls.models.flat import distinct, flatten, runs, views
 
+Gathering = dist.Work | Together | Alone
 Reduction = tuple[dist.Work | Exchange | Alone, Tensor, Tensor]
 
 
@@ -46,7 +47,7 @@ class Unit:
         self.master = shard.float() if narrow else shard.clone() if stage == 3 else shard
         self.gradient: Tensor | None = None
         self.send: Tensor | None = None  # [N · size], the gradient before it is reduced
-        self.gathering: tuple[dist.Work, Tensor] | None = None
+        self.gathering: tuple[Gathering, Tensor] | None = None
         if stage == 3:
             self.release()
 
@@ -56,7 +57,7 @@ class Unit:
             self.full.untyped_storage().resize_(self.bytes)
             shard = self.master.detach().to(self.full.dtype)
             with torch.autograd._unsafe_preserve_version_counter(self.full):
-                self.gathering = dist.all_gather_into_tensor(self.full, shard, self.group, async_op=True), shard
+                self.gathering = all_gather(self.full, shard, self.group), shard
 
     def wait(self) -> None:
         if self.gathering is not None:
@@ -66,17 +67,17 @@ class Unit:
     def release(self) -> None:
         free(self.full)
 
-    def expect(self, parameter: nn.Parameter) -> None:
-        """Before a gradient arrives: autograd shall add it to the flat buffer, in its place, and make none itself."""
+    def expect(self) -> None:
+        """Before a gradient arrives: autograd shall add them to the flat buffer, in their places, and make none."""
         if self.send is None:
             self.send = torch.zeros(self.elements, dtype=self.full.dtype, device=self.full.device)
-            self.places = dict(zip(self.parameters, views(self.send, self.parameters), strict=True))
-        parameter.grad = self.places[parameter]
+            for parameter, place in zip(self.parameters, views(self.send, self.parameters), strict=True):
+                parameter.grad = place
 
     def reduce(self) -> Reduction:
         """Starts the reduce-scatter of the gradient; returns (handle, its input, its output)."""
         assert self.send is not None
-        send, self.send, self.places = self.send, None, {}
+        send, self.send = self.send, None
         if self.group.size() == 1:
             return Alone(), send, send
         receive = send[self.mine] if self.stage == 1 else torch.empty_like(send[self.mine])
@@ -87,16 +88,14 @@ class Unit:
         received = received.to(self.master.dtype) if self.stage == 3 else received
         self.gradient = received if self.gradient is None else self.gradient.add_(received)
 
-    def spread(self) -> dist.Work | None:
+    def spread(self) -> Gathering | None:
         """After the optimizer's step, below stage 3: the master's values into every rank's weights."""
         if self.stage == 3:
             return None
         shard = self.full[self.mine]
         if self.master.data_ptr() != shard.data_ptr():
             shard.copy_(self.master)
-        if self.group.size() == 1:
-            return None
-        return dist.all_gather_into_tensor(self.full, shard, self.group, async_op=True)
+        return all_gather(self.full, shard, self.group)
 
 
 def step(units: Sequence[Unit], optimizer: torch.optim.Optimizer) -> None:

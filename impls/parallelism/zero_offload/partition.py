@@ -7,8 +7,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from impls.models.collectives import Alone
-from impls.parallelism.zero.unit import Reduction, Unit
+from impls.models.collectives import Alone, all_gather
+from impls.parallelism.zero.unit import Gathering, Reduction, Unit
 from impls.parallelism.zero_offload import host
 
 
@@ -49,13 +49,16 @@ class Partition(Unit):
             shard = self.full[self.mine]
             with torch.autograd._unsafe_preserve_version_counter(self.full), beside(self.copies):
                 self.fetch(shard)
-                self.gathering = self._together(dist.all_gather_into_tensor, self.full, shard), shard
+                self.gathering = all_gather(self.full, shard, self.group), shard
 
     def reduce(self) -> Reduction:
         """Starts the reduce-scatter in place: this rank's part goes to the host from there."""
         assert self.send is not None
-        send, self.send, self.places = self.send, None, {}
-        return self._together(dist.reduce_scatter_tensor, send[self.mine], send), send, send[self.mine]
+        send, self.send = self.send, None
+        mine = send[self.mine]
+        if mine.numel() == send.numel():
+            return Alone(), send, mine
+        return dist.reduce_scatter_tensor(mine, send, async_op=True), send, mine
 
     def add(self, received: Tensor) -> None:
         """Starts a reduced gradient's copy to the host; on CPU ranks out of the whole's buffer, to free that."""
@@ -84,9 +87,6 @@ class Partition(Unit):
                 event.synchronize()
             self.gradient = there if self.gradient is None else self.gradient.add_(there)
 
-    def spread(self) -> dist.Work | Alone | None:
+    def spread(self) -> Gathering | None:
         """After the step, below stage 3: this rank's new weights to every rank."""
-        return None if self.stage == 3 else self._together(dist.all_gather_into_tensor, self.full, self.full[self.mine])
-
-    def _together(self, collective: Callable[..., dist.Work], output: Tensor, given: Tensor) -> dist.Work | Alone:
-        return Alone() if output.numel() == given.numel() else collective(output, given, async_op=True)
+        return None if self.stage == 3 else all_gather(self.full, self.full[self.mine], self.group)

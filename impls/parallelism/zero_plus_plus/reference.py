@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
 from harness.spec import Topology, Unsupported, Workload
+from impls.models.collectives import all_gather
 from impls.models.mesh import device
 from impls.parallelism.zero import unit
 from impls.parallelism.zero.reference import Zero
@@ -81,7 +82,7 @@ class Unit(unit.Unit):
         else:
             send = shard.to(self.full.dtype)
         with torch.autograd._unsafe_preserve_version_counter(self.full):
-            self.gathering = dist.all_gather_into_tensor(self.arriving, send, group=group, async_op=True), send
+            self.gathering = all_gather(self.arriving, send, group), send
 
     def wait(self) -> None:
         if self.gathering is None:
@@ -101,7 +102,7 @@ class Unit(unit.Unit):
         if not self.gradient_bits:
             return super().reduce()
         assert self.send is not None
-        send, self.send, self.places = self.send, None, {}
+        send, self.send = self.send, None
         receive = torch.empty_like(self.master)
         return TwoHops(send, receive, self.inside, self.across, self.gradient_bits), send, receive  # qgZ
 
