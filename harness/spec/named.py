@@ -13,7 +13,7 @@ from harness.spec.workload import ModelConfig, MoeConfig, Workload
 
 # Odd sizes wherever tp 4 allows: no rank count but 1 divides the vocabulary, the hidden size or the parameters.
 _UNEVEN = ModelConfig(
-    vocab_size=251,
+    vocab_size=253,
     hidden_size=117,
     intermediate_size=292,
     num_hidden_layers=2,
