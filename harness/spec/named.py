@@ -69,11 +69,18 @@ _WIDE = ModelConfig(
     num_key_value_heads=2,
     head_dim=64,
 )
-_DEEP = ModelConfig(vocab_size=128, num_hidden_layers=8)
-_DEEP_TIED = ModelConfig(**{**vars(_DEEP), "tie_word_embeddings": True})
 _MESHED = ModelConfig(vocab_size=64, tie_word_embeddings=True)
 _EXPERTS = MoeConfig(**{**vars(_MESHED), "num_experts": 4, "moe_intermediate_size": 96})
 _UNEVEN_TIED = ModelConfig(**{**vars(_UNEVEN), "tie_word_embeddings": True})
+
+
+def _layers(count: int, tied: bool = False) -> ModelConfig:
+    """For pipelines: a small vocabulary, so that the stage with the head is not much slower than the others."""
+    return ModelConfig(vocab_size=128, num_hidden_layers=count, tie_word_embeddings=tied)
+
+
+_PIPELINED = Workload(micro_batches=8)
+_PIPELINED_TIED = Workload(micro_batches=8, optimizer="adamw", lr=1e-3, eps=1e-6)
 
 # Of everything that a mesh of several axes can get wrong some: a tied embedding, unequal lengths, clipping.
 _MESHED_WORK = Workload(
@@ -99,9 +106,10 @@ NAMED: Mapping[str, Workload] = MappingProxyType(
             Workload("uneven_tied", _UNEVEN_TIED, sequence_length=29),
             Workload("accumulated", batch_size=16, micro_batches=4),
             Workload("unequal", batch_size=16, micro_batches=4, min_length=4),
-            # A small vocabulary, so that the stage with the head is not much slower than the others.
-            Workload("pipelined", _DEEP, micro_batches=8),
-            Workload("pipelined_tied", _DEEP_TIED, micro_batches=8, optimizer="adamw", lr=1e-3, eps=1e-6),
+            _PIPELINED.with_(name="pipelined", model=_layers(4)),
+            _PIPELINED_TIED.with_(name="pipelined_tied", model=_layers(4, tied=True)),
+            _PIPELINED.with_(name="pipelined_deep", model=_layers(8)),
+            _PIPELINED_TIED.with_(name="pipelined_deep_tied", model=_layers(8, tied=True)),
             _MESHED_WORK,
             _MESHED_WORK.with_(name="meshed_experts", model=_EXPERTS),
             # Every step's gradient exceeds the threshold, some three times over.

@@ -7,6 +7,6 @@ _FOUR = Workload("four_layers", ModelConfig(num_hidden_layers=4))
 GRID = (
     (_FOUR, "fp32", True),
     (_FOUR, "bf16", False),
-    (NAMED["pipelined_tied"].with_(name="deep_tied", micro_batches=1), "fp32", True),
+    (NAMED["pipelined_tied"].with_(name="four_layers_tied", micro_batches=1), "fp32", True),
 )
 TIMED = ("four_layers",)

@@ -1,13 +1,16 @@
-"""The work of this topic: enough micro-batches to fill a pipeline, layers for four ranks of two stages."""
+"""The work of this topic: enough micro-batches to fill a pipeline, a layer for each of two stages a rank."""
 
 from harness.spec import ModelConfig, Workload
 
+_DEEPER = ("pp4", "pp8")
 GRID = (
-    ("pipelined", "fp32", True),
+    ("pipelined", "fp32", False),
     ("pipelined", "bf16", False),
-    ("pipelined_tied", "fp32", True),
+    ("pipelined_tied", "fp32", False),
+    ("pipelined_deep", "fp32", _DEEPER),
+    ("pipelined_deep_tied", "fp32", _DEEPER),
 )
-TIMED = ("pipelined",)
+TIMED = ("pipelined", "pipelined_deep")
 # The law of the bubble speaks of computing and of equal stages: an action takes fifty times as long as what it sends,
 # and head and loss are a hundredth of the last stage, a two-hundredth where the smallest bubbles are measured. Four
 # stages are enough there.
