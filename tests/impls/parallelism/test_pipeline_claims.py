@@ -15,6 +15,10 @@ UNIT = {"F": 10.0, "B": 10.0, "W": 10.0}
 WHOLE = {"F": 10.0, "B": 20.0}  # where B has the weights' part
 
 
+def about(topology: str) -> dict[str, Any]:
+    return {**claims.TIMELINE, "topology": topology, "workload": claims.WATCHED[topology]}
+
+
 def record(variant: str, plan: Plan, times: dict[str, float], stretched: float = 1.0) -> dict[str, Any]:
     """The bubble of a timeline whose ideal is this plan's; the measured one has a first stage ``stretched`` times as
     long."""
@@ -22,10 +26,9 @@ def record(variant: str, plan: Plan, times: dict[str, float], stretched: float =
     ideal = timeline.replay(spans, lambda rank, s: times[s.kind])
     shown = timeline.replay(spans, lambda rank, s: times[s.kind] * (1 if rank else stretched))
     return {
-        **claims.TIMELINE,
+        **about(f"pp{len(plan.actions)}"),
         "quantity": "bubble",
         "variant": variant,
-        "topology": "pp4",
         "value": timeline.bubble(shown),
         "detail": {
             "ideal": [[[*s] for s in row] for row in ideal],
@@ -36,21 +39,25 @@ def record(variant: str, plan: Plan, times: dict[str, float], stretched: float =
 
 
 def in_flight(variant: str, value: float) -> dict[str, Any]:
-    about = {"quantity": "in_flight", "variant": variant, "topology": "pp4", "value": value}
-    return claims.TIMELINE | about | {"detail": {}}
+    return about("pp4") | {"quantity": "in_flight", "variant": variant, "value": value, "detail": {}}
 
 
-@pytest.mark.parametrize("about", [claims.TIMELINE, claims.MEMORY])
-def test_what_the_figures_are_told_from_is_measured(about: dict[str, str]) -> None:
-    request = plan.Request(topics=(CARD.name,), engines=(about["engine"],), topologies=("pp4",))
+@pytest.mark.parametrize("told", [about("pp2"), about("pp4"), claims.MEMORY | {"topology": "pp4"}])
+def test_what_the_figures_are_told_from_is_measured(told: dict[str, str]) -> None:
+    request = plan.Request(topics=(CARD.name,), engines=(told["engine"],), topologies=(told["topology"],))
     looked_at = [
         case
         for case in plan.cases(request, {CARD.name: CARD})
-        if (case.workload.name, case.workload.dtype) == (about["workload"], about["dtype"])
+        if (case.workload.name, case.workload.dtype) == (told["workload"], told["dtype"])
         and case.workload.micro_batches == claims.MICRO_BATCHES
     ]
     assert {case.variant for case in looked_at} == set(CARD.variants)
-    assert all(about["measure"] in plan.measures(case, request, CARD, cores=2) for case in looked_at)
+    assert all(told["measure"] in plan.measures(case, request, CARD, cores=2) for case in looked_at)
+
+
+def test_four_micro_batches_a_stage_are_told_from_two_stages() -> None:
+    found = claims.enough_micro_batches([record("gpipe", SCHEDULES["gpipe"](2, 8), WHOLE)])
+    assert found.value == pytest.approx(1 / 9)
 
 
 def test_every_figure_can_be_told_without_a_measurement() -> None:
