@@ -57,7 +57,7 @@ FAULTS = {
     "larger_rate": Fault("zero", "zero3", "dp2", TRAINED, frozenset({"update slope"}), "update of model."),
     "clipped": Fault("data_parallel", "ddp_no_sync", "dp2", TRAINED, UPDATE, "step 2, loss "),
     "a_shard_off_by_one": Fault(
-        "zero", "zero3", "dp2", GRADIENT | TRAINED, GRADIENT, "step 1, gradient of model.layers.3."
+        "zero", "zero3", "dp2", GRADIENT | TRAINED, GRADIENT, "step 1, gradient of model.layers.1."
     ),
     "no_sum_over_heads": Fault(
         "tensor_parallel",
@@ -96,9 +96,7 @@ FAULTS = {
     "a_rotary_key_of_its_own_heads": Fault(
         "latent_attention", "mla", "tp2", GRADIENT, GRADIENT, "step 1, gradient of kv_down"
     ),
-    "a_stale_partition": Fault(
-        "zero_plus_plus", "hpz", "dp2", TRAINED, frozenset({"update", "update slope"}), "step 2, loss "
-    ),
+    "a_stale_partition": Fault("zero_plus_plus", "hpz", "dp2", TRAINED, frozenset({"update"}), "step 2, loss "),
     "a_tie_that_is_not_summed": Fault(
         "pipeline_parallel",
         "1f1b",

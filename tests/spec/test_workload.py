@@ -25,7 +25,7 @@ def test_what_cannot_be_a_workload_is_told_why(change: dict[str, object], messag
         (Workload(batch_size=6), Topology(dp=4), "batch_size 6 is not a multiple of dp × micro_batches = 4"),
         (Workload(micro_batches=8), Topology(dp=2), "batch_size 8 is not a multiple of dp × micro_batches = 16"),
         (Workload(), Topology(tp=3), "tp 3 does not divide model.num_attention_heads"),
-        (Workload(), Topology(pp=3), "pp 3 does not divide model.num_hidden_layers 4"),
+        (Workload(), Topology(pp=3), "pp 3 does not divide model.num_hidden_layers 2"),
         (Workload(), Topology(cp=5), "cp 5 does not divide sequence_length 32"),
         (Workload(), Topology(dp=2, tp=2, pp=2, cp=2), ""),
     ],

@@ -83,6 +83,9 @@ class Zero:
             if missing:
                 return
             missing = len(unit.parameters)
+            if self.stage > 1:
+                for parameter in unit.parameters:
+                    parameter.grad = None
             if self.stage == 3:
                 unit.release()
                 if ahead:

@@ -70,7 +70,7 @@ class Offload(Zero):
         self.reducing, self.flying, self.last = deque(), 1, False
         self.count, self.group = 0, dist.group.WORLD
         self.model = build_model(workload)
-        owned = owners(self.model, stage)
+        owned = owners(self.model, 3)  # modules in stage 2 too: pieces of states are cut to fit them
         sizes = [-(-sum(p.numel() for p in own) // self.ranks) for _, own in owned]
         self.pieces = cut(sizes, longest(workload.model.parameters, self.ranks))
         narrow = self.model.lm_head.weight.dtype

@@ -35,12 +35,11 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
 from harness.spec import Topology, Unsupported, Workload
-from impls.models.collectives import all_gather
 from impls.models.mesh import device
 from impls.parallelism.zero import unit
 from impls.parallelism.zero.reference import Zero
 from impls.parallelism.zero_plus_plus.quantisation import decode, encode
-from impls.parallelism.zero_plus_plus.two_hops import TwoHops
+from impls.parallelism.zero_plus_plus.two_hops import OneHop, TwoHops
 
 
 class Unit(unit.Unit):
@@ -82,7 +81,8 @@ class Unit(unit.Unit):
         else:
             send = shard.to(self.full.dtype)
         with torch.autograd._unsafe_preserve_version_counter(self.full):
-            self.gathering = all_gather(self.arriving, send, group), send
+            # The collective itself: what of it goes between groups is what the laws speak of.
+            self.gathering = dist.all_gather_into_tensor(self.arriving, send, group=group, async_op=True), send
 
     def wait(self) -> None:
         if self.gathering is None:
@@ -99,10 +99,11 @@ class Unit(unit.Unit):
             self.secondary = self.full.view(self.inside.size(), -1)[self.inside.rank()].clone()
 
     def reduce(self) -> unit.Reduction:
-        if not self.gradient_bits:
-            return super().reduce()
         assert self.send is not None
         send, self.send = self.send, None
+        if not self.gradient_bits:
+            receive = torch.empty_like(send[self.mine])
+            return OneHop(send, receive, self.group), send, receive
         receive = torch.empty_like(self.master)
         return TwoHops(send, receive, self.inside, self.across, self.gradient_bits), send, receive  # qgZ
 

@@ -1,0 +1,34 @@
+"""Parameters that travel together."""
+
+import pytest
+import torch
+from torch import nn
+
+from impls.models import flat
+from impls.models.flat import FEWEST, SMALLEST, runs
+
+
+def parameters(*sizes: int) -> list[nn.Parameter]:
+    """Of so many bytes each."""
+    return [nn.Parameter(torch.empty(size // 4)) for size in sizes]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "lengths"),
+    [
+        ([SMALLEST] * 8, [2, 2, 2, 2]),  # a share of all
+        ([64] * 100, [100]),  # what is small travels at once
+        ([SMALLEST * 6, SMALLEST, SMALLEST], [1, 2]),  # one that is larger than its share is alone
+        ([], []),
+    ],
+)
+def test_neighbours_travel_together_up_to_a_share_of_all(sizes: list[int], lengths: list[int]) -> None:
+    given = parameters(*sizes)
+    found = runs(given)
+    assert [len(run) for run in found] == lengths
+    assert [id(p) for run in found for p in run] == [id(p) for p in given]
+
+
+def test_no_run_of_a_large_model_is_larger_than_a_message_need_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flat, "LARGEST", 2 * SMALLEST)
+    assert [len(run) for run in runs(parameters(*[SMALLEST] * 4 * FEWEST))] == [2] * 2 * FEWEST
