@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
 from harness.spec import Topology, Unsupported, Workload
+from impls.models.collectives import free
 from impls.models.mesh import device
 from impls.parallelism.zero import unit
 from impls.parallelism.zero.reference import Zero
@@ -105,7 +106,9 @@ class Unit(unit.Unit):
             receive = torch.empty_like(send[self.mine])
             return OneHop(send, receive, self.group), send, receive
         receive = torch.empty_like(self.master)
-        return TwoHops(send, receive, self.inside, self.across, self.gradient_bits), send, receive  # qgZ
+        hops = TwoHops(send, receive, self.inside, self.across, self.gradient_bits)  # qgZ
+        free(send)  # what is under way is its codes
+        return hops, send, receive
 
     def spread(self) -> None:
         """The optimizer has stepped: what was gathered before is out of date."""
