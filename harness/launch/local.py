@@ -318,6 +318,11 @@ class LocalLauncher:
     def close(self) -> None:
         with self._turn:
             self._closed = True
+            starting = list(self._starting.values())
+        for start in starting:
+            with start:  # who starts a server needs the folder, and closes it when it is there
+                pass
+        with self._turn:
             for server in self._servers.values():
                 server.close()
             self._servers.clear()

@@ -79,8 +79,7 @@ def _layers(count: int, tied: bool = False) -> ModelConfig:
     return ModelConfig(vocab_size=128, num_hidden_layers=count, tie_word_embeddings=tied)
 
 
-_PIPELINED = Workload(micro_batches=8)
-_PIPELINED_TIED = Workload(micro_batches=8, optimizer="adamw", lr=1e-3, eps=1e-6)
+_TIED_WORK = Workload(micro_batches=8, optimizer="adamw", lr=1e-3, eps=1e-6)
 
 # Of everything that a mesh of several axes can get wrong some: a tied embedding, unequal lengths, clipping.
 _MESHED_WORK = Workload(
@@ -106,10 +105,10 @@ NAMED: Mapping[str, Workload] = MappingProxyType(
             Workload("uneven_tied", _UNEVEN_TIED, sequence_length=29),
             Workload("accumulated", batch_size=16, micro_batches=4),
             Workload("unequal", batch_size=16, micro_batches=4, min_length=4),
-            _PIPELINED.with_(name="pipelined", model=_layers(4)),
-            _PIPELINED_TIED.with_(name="pipelined_tied", model=_layers(4, tied=True)),
-            _PIPELINED.with_(name="pipelined_deep", model=_layers(8)),
-            _PIPELINED_TIED.with_(name="pipelined_deep_tied", model=_layers(8, tied=True)),
+            Workload("pipelined", _layers(4), micro_batches=8),
+            Workload("pipelined_deep", _layers(8), micro_batches=8),
+            _TIED_WORK.with_(name="pipelined_tied", model=_layers(4, tied=True)),
+            _TIED_WORK.with_(name="pipelined_deep_tied", model=_layers(8, tied=True)),
             _MESHED_WORK,
             _MESHED_WORK.with_(name="meshed_experts", model=_EXPERTS),
             # Every step's gradient exceeds the threshold, some three times over.

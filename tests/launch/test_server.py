@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -51,6 +52,24 @@ def test_an_engine_whose_import_fails_fails_its_own_case(
         assert isinstance(outcome, kind)
         assert text in outcome.text
         assert run(launcher, "total", size=1, module="bad_engine") == (Done(0, 1.0),)
+
+
+@pytest.fixture
+def slow_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module that takes long to import."""
+    (tmp_path / "slow_engine.py").write_text("import time\ntime.sleep(12)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+
+@pytest.mark.usefixtures("slow_engine")
+def test_another_librarys_import_is_waited_for_at_the_end_only() -> None:
+    with LocalLauncher() as launcher, ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(launcher.world, 1, "slow", "slow_engine")
+        assert run(launcher, "total", size=1) == (Done(0, 1.0),)
+        assert not slow.done()
+        launcher.close()
+        with pytest.raises(RuntimeError, match="closed"):
+            slow.result()
 
 
 def test_an_import_that_initialises_cuda_is_made_in_each_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

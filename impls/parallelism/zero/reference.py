@@ -1,6 +1,7 @@
 """ZeRO: data parallelism without redundant states (Rajbhandari et al. 2020, §5).
 
-Every rank of a group owns 1/N of each unit (an attention or MLP block, the head; the rest is one more), flat, padded:
+Every rank of a group owns 1/N of each unit (in stage 3 an attention or MLP block, the head, the rest; below it any run
+of parameters), flat, padded:
 
     unit    [ w0 | w1 | w2 | pad ]  =  shard 0 ‖ shard 1 ‖ … ‖ shard N−1          each of ⌈Ψ_unit/N⌉ elements
 
@@ -48,7 +49,7 @@ class Zero:
         self.units = [make(parameters, stage, self.group) for _, parameters in owned]
         self.optimizer = optimizer([unit.master for unit in self.units], workload)
         self.reducing: deque[tuple[Unit, Reduction]] = deque()
-        self.flying = {1: 1, 2: 1, 3: 0}[stage]  # reductions under a unit's backward pass; each holds a gradient
+        self.flying = 1 if stage < 3 else 0  # reductions under a unit's backward pass; each holds a gradient
         self.last = False  # the micro-batch after which stage 1 reduces
         for index, (module, _) in enumerate(owned):
             self._reduce_when_ready(index)

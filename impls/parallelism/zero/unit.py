@@ -29,7 +29,7 @@ def owners(model: Decoder, stage: int) -> list[tuple[nn.Module, list[nn.Paramete
 
 
 class Unit:
-    """Parameters of one module, flat and padded to N equal shards, of which each of the group's N ranks owns one.
+    """Some parameters, flat and padded to N equal shards, of which each of the group's N ranks owns one.
 
     ``full`` [N · size] the gathered weights, ``master`` [size] this rank's in float32 for the optimizer,
     ``gradient`` [size] this rank's part, summed over ranks. In stage 3 the master is the only copy that stays, and
