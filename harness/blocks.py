@@ -23,7 +23,7 @@ from harness.spec.requires import library
 ROUNDS, WARM, STEPS = 10, 1, 2
 ATTEMPTS = 3 * ROUNDS  # a spoilt round is repeated, and a noisy machine takes more of them; so many at the most
 PATIENCE = 8.0  # seconds of a block in which a noisy machine may take further rounds
-LIMIT = 120.0  # seconds after which a block is judged by what it has
+LIMIT = 60.0  # seconds after which a block is judged by what it has
 
 SMALL = 10**8  # parameters of a model of which a device holds many at once
 

@@ -163,6 +163,11 @@ def judge(
     ]
 
 
+def found_bubble(findings: Sequence[Finding]) -> float:
+    """By which what two worlds gave can be compared; 0 where none was looked for."""
+    return max((finding.value or 0.0 for finding in findings if finding.quantity == "bubble"), default=0.0)
+
+
 def unequal(findings: Sequence[Finding]) -> bool:
     """Whether a bubble may be too large because equal actions took unequal times, and only for that: other worlds at
     other times tell whether the machine is to blame."""

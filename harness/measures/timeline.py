@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from harness.lab import Lab
 
 PLACE, NEEDS = 4, Needs.QUIET
-WORLDS = 3  # at most, that one schedule is watched in
+WORLDS = 2  # at most, that one schedule is watched in
 
 
 def asked(occasion: Occasion) -> bool:
@@ -21,19 +21,19 @@ def take(lab: "Lab", case: Case) -> list[Finding]:
     from harness.meter.host import FOREIGN, CpuWatch
 
     lab.rest()
-    watch, rounds, findings = CpuWatch(), [], []
+    watch, seen = CpuWatch(), []
     card = lab.card(case)
     laws = {law.quantity: law for law in card.laws if law.measure == "timeline"}
     for _ in range(WORLDS):
         ranks = lab.run(case, "timeline", cores=lab.cores)
         if isinstance(ranks, Finding):
             return [ranks]
-        rounds += [[rank[index] for rank in ranks] for index in range(len(ranks[0]))]
+        rounds = [list(of_ranks) for of_ranks in zip(*ranks, strict=True)]
         options = {**card.variants[case.variant], "times": timeline.means(timeline.times(rounds))}
         promised = {
             name: catalog.load(law.formula)(case.workload, case.topology, **options) for name, law in laws.items()
         }
-        findings = timeline.judge(rounds, lab.cores, promised, laws, watch.foreign() > FOREIGN)
-        if not timeline.unequal(findings):
-            break
-    return findings
+        seen.append(timeline.judge(rounds, lab.cores, promised, laws, watch.foreign() > FOREIGN))
+        if not timeline.unequal(seen[-1]):
+            return seen[-1]
+    return min(seen, key=timeline.found_bubble)  # what the machine adds to a bubble differs from world to world

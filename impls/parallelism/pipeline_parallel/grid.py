@@ -2,13 +2,12 @@
 
 from harness.spec import ModelConfig, Workload
 
-_DEEPER = ("pp4", "pp8")
 GRID = (
     ("pipelined", "fp32", False),
     ("pipelined", "bf16", False),
     ("pipelined_tied", "fp32", False),
-    ("pipelined_deep", "fp32", _DEEPER),
-    ("pipelined_deep_tied", "fp32", _DEEPER),
+    ("pipelined_deep", "fp32", ("pp4", "pp8")),
+    ("pipelined_deep_tied", "fp32", ("pp8",)),
 )
 TIMED = ("pipelined", "pipelined_deep")
 # The law of the bubble speaks of computing and of equal stages: an action takes fifty times as long as what it sends,

@@ -1,0 +1,59 @@
+"""In how many worlds a schedule is watched, and which of them counts."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from harness import catalog
+from harness.judge.timeline import replay
+from harness.measures import timeline
+from harness.spec import Case, Finding, Span, Topology, Workload
+from impls.parallelism.pipeline_parallel.schedules import one_f_one_b
+
+CASE = Case("pipeline_parallel", "1f1b", "reference", Topology(pp=2), Workload(micro_batches=8))
+
+
+def world(stretch: float, wait: float) -> list[list[list[Span]]]:
+    """Three rounds on each of two ranks; rank 1 is ``stretch`` times as slow, and waits before every action."""
+    actions = one_f_one_b(2, 8).actions
+    spans = [[Span(*action, at, at + 1) for at, action in enumerate(mine)] for mine in actions]
+    played = replay(spans, lambda rank, s: (1.0 + (s.kind == "B")) * stretch**rank, lambda rank, s: wait * rank)
+    return [[mine] * 3 for mine in played]
+
+
+@pytest.fixture(autouse=True)
+def undisturbed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.meter.host.FOREIGN", float("inf"))
+
+
+def watched(*worlds: list[list[list[Span]]]) -> tuple[list[Finding], int]:
+    """What is found, and in how many of ``worlds`` it was looked for."""
+    left: list[Any] = list(worlds)
+    lab: Any = SimpleNamespace(
+        rest=lambda: None, cores=2, card=lambda case: catalog.topics()[case.topic], run=lambda *_, **__: left.pop(0)
+    )
+    return timeline.take(lab, CASE), len(worlds) - len(left)
+
+
+EVEN, SLOW_RANK, SLOWER_RANK, LATE = world(1.0, 0.0), world(1.4, 0.0), world(1.8, 0.0), world(1.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("worlds", "verdict", "looks"),
+    [
+        ([EVEN, LATE], "pass", 1),
+        ([SLOW_RANK, EVEN], "pass", 2),  # what equal actions differ by in one world is the machine's
+        ([SLOW_RANK, SLOWER_RANK], "fail", 2),  # in all of them the engine's
+        ([LATE, EVEN], "fail", 1),  # messages are as late in any world
+    ],
+)
+def test_the_world_with_the_smallest_bubble_counts(worlds: list[Any], verdict: str, looks: int) -> None:
+    found, looked = watched(*worlds)
+    assert {finding.quantity: finding.verdict for finding in found}["bubble"] == verdict
+    assert looked == looks
+
+
+@pytest.mark.parametrize("worlds", [[SLOW_RANK, SLOWER_RANK], [SLOWER_RANK, SLOW_RANK]])
+def test_of_two_bubbles_that_are_too_large_the_smaller_one_is_told(worlds: list[Any]) -> None:
+    assert watched(*worlds)[0][0].value == watched(SLOW_RANK, SLOW_RANK)[0][0].value
