@@ -6,7 +6,7 @@ the machine hits everybody alike; after each switch there are steps that are not
 
 import random
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +18,7 @@ from harness.meter.flops import step_flops
 from harness.meter.host import FOREIGN, CpuWatch, gpu_trouble
 from harness.oracle import TASKS, no_run, trouble
 from harness.spec import Card, Case, Finding, Topology, Workload
-from harness.spec.requires import library
+from harness.spec.requires import library, missing
 
 ROUNDS, WARM, STEPS = 10, 1, 2
 ATTEMPTS = 3 * ROUNDS  # a spoilt round is repeated, and a noisy machine takes more of them; so many at the most
@@ -50,6 +50,16 @@ def small(case: Case) -> bool:
 def block_key(case: Case) -> BlockKey:
     """What is timed together: of a large model one variant at a time, or the devices would not hold the engines."""
     return case.topic, "" if small(case) else case.variant, case.topology, case.workload
+
+
+def adapters(cases: Iterable[Case], cards: Mapping[str, Card], cuda: bool) -> dict[str, list[str]]:
+    """Of each library the modules that adapt it to these cases, as far as they can be imported here."""
+    found: dict[str, list[str]] = {}
+    for name, topic in dict.fromkeys((case.engine, case.topic) for case in cases):
+        engine = cards[topic].engines[name]
+        if not missing(engine, cuda):
+            found.setdefault(library(name, engine), []).append(engine.build.partition(":")[0])
+    return found
 
 
 def world_of(launcher: Launcher, case: Case, card: Card) -> World:

@@ -105,13 +105,14 @@ class Session:
     @property
     def lab(self) -> Any:
         if self._lab is None:
+            from harness.blocks import adapters
             from harness.lab import Lab
             from harness.launch.local import LocalLauncher
 
             self._lab = Lab(
                 self.cards,
                 self.selected,
-                LocalLauncher(self.request.gpus),
+                LocalLauncher(self.request.gpus, adapters(self.selected, self.cards, self.request.gpus > 0)),
                 self.record,
                 self.waivers,
                 self.config.getoption("--case-timeout") or DEFAULT_TIMEOUT,

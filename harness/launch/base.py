@@ -22,7 +22,7 @@ class Launcher(Protocol):
     gpus: int  # that its ranks have, shared if they are more; 0: CPU ranks
 
     def world(self, size: int, library: str, module: str) -> World:
-        """A fresh world of ``size`` ranks in which what adapters of ``library`` have in common is already imported, and
-        ``module``, if it is the first of them that is asked for."""
+        """A fresh world of ``size`` ranks in which ``library`` is already imported: by ``module``, its adapter, if that
+        is the first of them that is asked for, or if the launcher was told of it."""
 
     def close(self) -> None: ...

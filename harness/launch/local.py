@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -269,11 +269,12 @@ def _collective(stack: str) -> str:
 
 class LocalLauncher:
     """``gpus`` 0: gloo ranks on the CPU, one thread each, so that figures of different world sizes compare.
+    ``adapters``: of a library, the modules that its server imports before it forks, for all worlds to come.
 
     Several threads may ask for worlds. A server ends with the thread that asked for its first."""
 
-    def __init__(self, gpus: int = 0) -> None:
-        self.gpus = gpus
+    def __init__(self, gpus: int = 0, adapters: Mapping[str, Sequence[str]] | None = None) -> None:
+        self.gpus, self._adapters = gpus, adapters or {}
         self.device = "cuda" if gpus else "cpu"
         self._folder = Path(tempfile.mkdtemp(prefix="plumbline-"))
         self._servers: dict[str, _Server] = {}
@@ -309,11 +310,12 @@ class LocalLauncher:
 
     def _server(self, library: str, module: str, environment: dict[str, str]) -> _Server:
         name = f"{library}-{next(self._started)}"
-        try:
-            return _Server(self._folder, name, [*WARM, module], environment)
-        except RuntimeError:
-            # The engine's import raises, exits, crashes or hangs: a bare server's ranks do it again, where it is seen.
-            return _Server(self._folder, f"{name}-bare", [], environment)
+        all_of_them = tuple(dict.fromkeys((*WARM, module, *self._adapters.get(library, ()))))
+        for modules in dict.fromkeys((all_of_them, (*WARM, module))):
+            with contextlib.suppress(RuntimeError):
+                return _Server(self._folder, f"{name}-{len(modules)}", modules, environment)
+        # The engine's import raises, exits, crashes or hangs: a bare server's ranks do it again, where it is seen.
+        return _Server(self._folder, f"{name}-bare", [], environment)
 
     def close(self) -> None:
         with self._turn:

@@ -81,6 +81,26 @@ def test_an_import_that_initialises_cuda_is_made_in_each_rank(tmp_path: Path, mo
         assert run(launcher, "imports", size=1, module="eager_engine", imported="eager_engine") == (Done(0, None),)
 
 
+@pytest.fixture
+def two_adapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "first_adapter.py").touch()
+    (tmp_path / "second_adapter.py").touch()
+    (tmp_path / "broken_adapter.py").write_text("raise ImportError")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+
+@pytest.mark.usefixtures("two_adapters")
+@pytest.mark.parametrize(
+    ("others", "there"), [(["second_adapter"], True), (["second_adapter", "broken_adapter"], False)]
+)
+def test_a_librarys_adapters_are_imported_together_or_where_one_is_broken_as_they_are_needed(
+    others: list[str], there: bool
+) -> None:
+    with LocalLauncher(adapters={"first_adapter": others}) as launcher:
+        assert run(launcher, "has", size=1, module="first_adapter", imported="first_adapter") == (Done(0, True),)
+        assert run(launcher, "has", size=1, module="first_adapter", imported="second_adapter") == (Done(0, there),)
+
+
 def test_ranks_that_lose_their_server_are_killed_and_the_next_world_has_another() -> None:
     with LocalLauncher() as launcher:
         world = launcher.world(2, JOBS, JOBS)
