@@ -23,7 +23,8 @@ from harness.spec.requires import library, missing
 ROUNDS, WARM, STEPS = 10, 1, 2
 ATTEMPTS = 3 * ROUNDS  # a spoilt round is repeated, and a noisy machine takes more of them; so many at the most
 PATIENCE = 8.0  # seconds of a block in which a noisy machine may take further rounds
-LIMIT = 60.0  # seconds after which a block is judged by what it has
+FEWEST = ROUNDS // 2  # rounds by which a block can be judged
+LIMIT = 60.0  # seconds after which it is, if it has so many; after twice as many it ends in any case
 
 SMALL = 10**8  # parameters of a model of which a device holds many at once
 
@@ -141,9 +142,10 @@ def _time(block: Block, worlds: dict[str, World], timeout: float, cuda: bool) ->
 
 def _enough(block: Block, seconds: float) -> bool:
     """Whether engines can be told apart, or patience is at its end."""
+    good = min(len(rounds) for rounds in block.rounds.values())
     if seconds > LIMIT:
-        return True
-    if min(len(rounds) for rounds in block.rounds.values()) < ROUNDS:
+        return good >= FEWEST or seconds > 2 * LIMIT
+    if good < ROUNDS:
         return False
     return seconds > PATIENCE or max(speed.effects(block.rounds).values()) <= speed.DECIDABLE / 2
 
@@ -156,8 +158,10 @@ def judge_block(
     if case.id in block.problems:
         return [block.problems[case.id].but(measure="throughput")]
     good = min((len(rounds) for rounds in block.rounds.values()), default=0)
-    if good < ROUNDS // 2:
-        reason = f"{block.spoilt} of {ATTEMPTS} rounds were spoilt ({block.trouble}); run again on a quiet machine"
+    if good < FEWEST:
+        reason = f"{good} rounds in {2 * LIMIT:g} s, where {FEWEST} are needed"
+        if block.spoilt:
+            reason += f"; {block.spoilt} more were spoilt ({block.trouble}): run again on a quiet machine"
         return [no_run("invalid", reason).but(measure="throughput")]
     peers = {c.engine: block.rounds[c.id] for c in block.cases if c.variant == case.variant and c.id in block.rounds}
     flops = step_flops(case.workload)

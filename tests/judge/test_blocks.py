@@ -1,6 +1,6 @@
 """When a timed block has enough rounds, and what one with too few is."""
 
-from harness.blocks import LIMIT, PATIENCE, ROUNDS, Block, _enough, block_key, judge_block
+from harness.blocks import FEWEST, LIMIT, PATIENCE, ROUNDS, Block, _enough, block_key, judge_block
 from harness.spec import Case, Topology, Workload
 from harness.spec.named import NAMED
 
@@ -19,14 +19,20 @@ def test_a_quiet_block_ends_with_its_rounds_and_a_noisy_one_with_patience() -> N
     assert _enough(block(ROUNDS, noise=0.5), PATIENCE + 1)
 
 
+def test_a_block_of_many_engines_goes_on_until_it_can_be_judged() -> None:
+    assert not _enough(block(FEWEST), LIMIT - 1)
+    assert not _enough(block(FEWEST - 1), LIMIT + 1)
+    assert _enough(block(FEWEST), LIMIT + 1)
+
+
 def test_a_block_whose_rounds_are_spoilt_ends_all_the_same() -> None:
-    assert _enough(block(1), LIMIT + 1)
+    assert _enough(block(1), 2 * LIMIT + 1)
 
 
 def test_too_few_rounds_are_no_figure() -> None:
-    (finding,) = judge_block(block(ROUNDS // 2 - 1), CASE)
+    (finding,) = judge_block(block(FEWEST - 1), CASE)
     assert finding.verdict == "invalid"
-    assert "7 of" in finding.reason
+    assert f"{FEWEST} are needed; 7 more" in finding.reason
     assert "a cat" in finding.reason
 
 
