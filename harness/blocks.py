@@ -159,7 +159,7 @@ def judge_block(
         return [block.problems[case.id].but(measure="throughput")]
     good = min((len(rounds) for rounds in block.rounds.values()), default=0)
     if good < FEWEST:
-        reason = f"{good} rounds in {2 * LIMIT:g} s, where {FEWEST} are needed"
+        reason = f"{good} rounds in at most {2 * LIMIT:g} s, where {FEWEST} are needed"
         if block.spoilt:
             reason += f"; {block.spoilt} more were spoilt ({block.trouble}): run again on a quiet machine"
         return [no_run("invalid", reason).but(measure="throughput")]
