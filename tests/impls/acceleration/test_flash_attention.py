@@ -90,6 +90,7 @@ FAULTS = {
     "backward: tile on the diagonal not masked": ("p.triu_()", "p"),
     "backward: one block of rows too few": ("if causal and i < j", "if causal and i <= j"),
     "backward: D missing": ("add_(minus_d_i)", "add_(0)"),
+    "backward: change of base missing in dQ": ("d_q_h.mul_(1 / LOG2_E)", "d_q_h"),
     "backward: scale missing in dK": ("d_k_h.mul_(scale / LOG2_E)", "d_k_h"),
 }
 
