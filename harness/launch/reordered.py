@@ -1,6 +1,5 @@
 """Other honest arithmetic for the same formula: what fused and tiled kernels do differently, done to the plain one."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,7 +7,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 LOG2_E = 1.4426950408889634
-PARTS = 32  # of what is summed
 
 
 class Reordered(TorchDispatchMode):
@@ -20,32 +18,29 @@ class Reordered(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.generator, self.fused = torch.Generator().manual_seed(seed), fused
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and to say so at each operator takes as long as the operator
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func._schema.name
         if name in ("aten::mm", "aten::bmm"):
-            order = self._order()
-            left, right = order(args[0], -1), order(args[1], -2)
+            order = self._order(args[0].shape[-1])
+            left, right = args[0].index_select(-1, order), args[1].index_select(-2, order)
             if self.fused and left.dtype.itemsize >= 4:
                 left, right = left * 3.0, right * (1 / 3)  # a scale that cannot be divided without rounding
             return func(left, right)
         if name == "aten::sum" and len(args) > 1 and args[1] and len(args[1]) == 1:
             (dim,) = args[1]
-            return func(self._order()(args[0], dim), *args[1:], **(kwargs or {}))
+            return func(args[0].index_select(dim, self._order(args[0].shape[dim])), *args[1:], **(kwargs or {}))
         if self.fused and name == "aten::_softmax":
             return _log2_softmax(*args[:2]).exp2().to(args[0].dtype)
         if self.fused and name == "aten::_log_softmax":
             return _log2_softmax(*args[:2]).div(LOG2_E).to(args[0].dtype)
         return func(*args, **(kwargs or {}))
 
-    def _order(self) -> Callable[[Tensor, int], Tensor]:
-        """Puts the parts of a dim in another order."""
-        order = torch.randperm(PARTS, generator=self.generator).tolist()
-
-        def put(x: Tensor, dim: int) -> Tensor:
-            parts = x.tensor_split(PARTS, dim)  # of few elements some are empty
-            return torch.cat([parts[index] for index in order], dim)
-
-        return put
+    def _order(self, count: int) -> Tensor:
+        return torch.randperm(count, generator=self.generator)
 
 
 def _log2_softmax(x: Tensor, dim: int) -> Tensor:

@@ -40,6 +40,12 @@ def _operation(name: str) -> str:
     return plain.strip("_")
 
 
+def _collective(operator: str) -> str:
+    """The name of one that sends, or an empty string."""
+    namespace, _, name = operator.partition("::")
+    return name if namespace in ("c10d", "_c10d_functional") and name.strip("_") not in _SILENT else ""
+
+
 class Traffic(TorchDispatchMode):
     """Counts while it is active. ``by_op``: name → {"calls", "bytes", "control"}, this rank's; ``by_group``: bytes of
     data by the ranks that take part, of a message its two ends."""
@@ -48,13 +54,20 @@ class Traffic(TorchDispatchMode):
         super().__init__()
         self.by_op: dict[str, dict[str, float]] = {}
         self.by_group: dict[tuple[int, ...], float] = {}
+        self._known: dict[Any, str] = {}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and to say so at each operator takes as long as the operator
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented  # its own dispatch comes first: the collectives are inside
         out = func(*args, **(kwargs or {}))
-        namespace, _, name = func._schema.name.partition("::")
-        if namespace in ("c10d", "_c10d_functional") and name.strip("_") not in _SILENT:
+        name = self._known.get(func)
+        if name is None:
+            name = self._known[func] = _collective(func._schema.name)
+        if name:
             self._count(name, [*args, *(kwargs or {}).values()], out)
         return out
 
