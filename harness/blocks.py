@@ -20,11 +20,11 @@ from harness.oracle import TASKS, no_run, trouble
 from harness.spec import Card, Case, Finding, Topology, Workload
 from harness.spec.requires import library, missing
 
-ROUNDS, WARM, STEPS = 10, 1, 2
+ROUNDS, WARM, STEPS = 10, 1, 2  # rounds where engines are not told apart by fewer
 ATTEMPTS = 3 * ROUNDS  # a spoilt round is repeated, and a noisy machine takes more of them; so many at the most
 PATIENCE = 8.0  # seconds of a block in which a noisy machine may take further rounds
 FEWEST = ROUNDS // 2  # rounds by which a block can be judged
-LIMIT = 60.0  # seconds after which it is, if it has so many; after twice as many it ends in any case
+LIMIT = 45.0  # seconds after which it is, if it has so many; after twice as many it ends in any case
 
 SMALL = 10**8  # parameters of a model of which a device holds many at once
 
@@ -145,9 +145,9 @@ def _enough(block: Block, seconds: float) -> bool:
     good = min(len(rounds) for rounds in block.rounds.values())
     if seconds > LIMIT:
         return good >= FEWEST or seconds > 2 * LIMIT
-    if good < ROUNDS:
+    if good < FEWEST:
         return False
-    return seconds > PATIENCE or max(speed.effects(block.rounds).values()) <= speed.DECIDABLE / 2
+    return (good >= ROUNDS and seconds > PATIENCE) or max(speed.effects(block.rounds).values()) <= speed.DECIDABLE / 2
 
 
 def judge_block(

@@ -122,13 +122,18 @@ def measures(case: Case, request: Request, card: Card, cores: int) -> list[str]:
     grid = _grid(card)
     watched = [] if request.workloads else [work.name for work, _ in _on(case.topology, grid.watched)]
     large = grid.large if request.gpus and not request.workloads else ()
+    timed = [
+        work if isinstance(work, str) else work[0]
+        for work in grid.timed
+        if isinstance(work, str) or request.gpus or request.topologies or str(case.topology) in work[1]
+    ]
     occasion = Occasion(
         case,
         card,
         trainer=not catalog.problem(card),
         cores=request.gpus or cores,
-        timed=_chosen(case, request, large or grid.timed),
-        traced=_chosen(case, request, watched or grid.timed),
+        timed=_chosen(case, request, large or timed),
+        traced=_chosen(case, request, watched or timed),
         judged=case.workload.name not in watched,
         large=case.workload.name in large,
     )

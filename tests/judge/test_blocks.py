@@ -12,17 +12,18 @@ def block(rounds: int, noise: float = 0.0) -> Block:
     return Block(rounds={CASE.id: times}, cases=(CASE,), spoilt=7, trouble="a cat")
 
 
-def test_a_quiet_block_ends_with_its_rounds_and_a_noisy_one_with_patience() -> None:
-    assert not _enough(block(ROUNDS - 1), PATIENCE + 1)
-    assert _enough(block(ROUNDS), 1.0)
+def test_a_quiet_block_ends_as_soon_as_it_can_be_judged_and_a_noisy_one_with_rounds_and_patience() -> None:
+    assert not _enough(block(FEWEST - 1), PATIENCE + 1)
+    assert _enough(block(FEWEST), 1.0)
+    assert not _enough(block(ROUNDS - 1, noise=0.5), PATIENCE + 1)
     assert not _enough(block(ROUNDS, noise=0.5), 1.0)
     assert _enough(block(ROUNDS, noise=0.5), PATIENCE + 1)
 
 
 def test_a_block_of_many_engines_goes_on_until_it_can_be_judged() -> None:
-    assert not _enough(block(FEWEST), LIMIT - 1)
-    assert not _enough(block(FEWEST - 1), LIMIT + 1)
-    assert _enough(block(FEWEST), LIMIT + 1)
+    assert not _enough(block(FEWEST, noise=0.5), LIMIT - 1)
+    assert not _enough(block(FEWEST - 1, noise=0.5), LIMIT + 1)
+    assert _enough(block(FEWEST, noise=0.5), LIMIT + 1)
 
 
 def test_a_block_whose_rounds_are_spoilt_ends_all_the_same() -> None:

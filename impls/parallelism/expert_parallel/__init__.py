@@ -50,7 +50,7 @@ CARD = Card(
             f"{HERE}.on_transformers:build_grouped", requires=("transformers>=5",), variants=("st_moe",)
         ),
     },
-    topologies=("dp1", "dp2ep2", "dp4ep2", "dp4ep4", "dp2tp2ep2"),
+    topologies=("dp1", "dp2ep2", "dp4ep2", "dp2tp2ep2"),
     laws=(
         Law("memory", "saved", f"{HERE}.laws:saved", 0.05, "activations of the rows that a rank's experts receive"),
         Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.0, f"{GSHARD}, section 3.2: k rows of h a token, each way"),

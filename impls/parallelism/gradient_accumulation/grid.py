@@ -6,4 +6,4 @@ GRID = (
     ("unequal", "fp32", True),
     ("unequal", "bf16", False),
 )
-TIMED = ("accumulated",)
+TIMED = (("accumulated", ("dp2",)),)

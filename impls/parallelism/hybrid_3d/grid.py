@@ -1,7 +1,7 @@
 """The work of this topic; in low precision on the mesh that every engine has. Of experts none there: rounding sends
 tokens elsewhere."""
 
-DENSE = ("dp2tp2", "tp2pp2", "dp2pp2", "dp2cp2", "tp2cp2", "dp2tp2pp2")
+DENSE = ("dp2tp2", "tp2pp2", "dp2pp2", "dp2cp2", "dp2tp2pp2")
 GRID = (
     ("meshed", "fp32", DENSE),
     ("meshed", "bf16", ("dp2pp2",)),

@@ -8,11 +8,9 @@ HALVES = Workload(
     ModelConfig(num_hidden_layers=3, num_key_value_heads=8),
     batch_size=10,
     micro_batches=2,
-    sequence_length=64,
+    sequence_length=32,
 )
-GROUPED = HALVES.with_(
-    name="grouped", model=ModelConfig(num_hidden_layers=2), sequence_length=32, optimizer="adamw", lr=1e-3, eps=1e-6
-)
+GROUPED = HALVES.with_(name="grouped", model=ModelConfig(num_hidden_layers=2), optimizer="adamw", lr=1e-3, eps=1e-6)
 GRID = (
     (HALVES, "fp32", False),
     (GROUPED, "bf16", False),

@@ -26,4 +26,4 @@ GRID = (
     (_BLOCKS, "fp32", True),
     (_BLOCKS, "bf16", True),
 )
-TIMED = ("blocks",)
+TIMED = (("blocks", ("dp2",)),)

@@ -16,7 +16,7 @@ WHOLE = {"F": 10.0, "B": 20.0}  # where B has the weights' part
 
 
 def about(topology: str) -> dict[str, Any]:
-    return {**claims.TIMELINE, "topology": topology, "workload": claims.WATCHED[topology]}
+    return {**claims.TIMELINE, "topology": topology}
 
 
 def record(variant: str, plan: Plan, times: dict[str, float], stretched: float = 1.0) -> dict[str, Any]:
