@@ -20,10 +20,10 @@ from harness.oracle import TASKS, no_run, trouble
 from harness.spec import Card, Case, Finding, Topology, Workload
 from harness.spec.requires import library, missing
 
-ROUNDS, WARM, STEPS = 10, 1, 2  # rounds where engines are not told apart by fewer
+ROUNDS, WARM, STEPS = 7, 1, 2  # so many where engines are not told apart by fewer; ten decide no more
 ATTEMPTS = 3 * ROUNDS  # a spoilt round is repeated, and a noisy machine takes more of them; so many at the most
 PATIENCE = 8.0  # seconds of a block in which a noisy machine may take further rounds
-FEWEST = ROUNDS // 2  # rounds by which a block can be judged
+FEWEST = 5  # rounds by which a block can be judged
 LIMIT = 45.0  # seconds after which it is, if it has so many; after twice as many it ends in any case
 
 SMALL = 10**8  # parameters of a model of which a device holds many at once

@@ -27,9 +27,10 @@ INITIAL = f"{MODELS}.weights:initial"
 
 
 class Grid(NamedTuple):
-    """The work of a topic: rows, the names of those that are timed (on some topologies only, if these come with a name),
-    and rows of which only the timeline is watched; where there are none of a topology that is the timed ones'. ``large``: named work, in its own precision, at which
-    GPUs are busy: it is added and timed there, and too large for an oracle."""
+    """The work of a topic: rows, the names of those that are timed (on some topologies only, where these come with a
+    name), and rows of which only the timeline is watched; where there are none of a topology that is the timed ones'.
+    ``large``: named work, in its own precision, at which GPUs are busy: it is added and timed there, and too large for
+    an oracle."""
 
     rows: Rows
     timed: tuple[str | tuple[str, tuple[str, ...]], ...]

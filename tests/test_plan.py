@@ -128,6 +128,16 @@ def test_of_the_built_in_grid_one_workload_is_timed() -> None:
     assert timed == {("tiny", "fp32")}
 
 
+def test_of_a_topology_that_a_grid_leaves_out_nothing_is_timed_unless_it_is_asked_for_or_on_gpus() -> None:
+    def timed(request: Request) -> set[str]:
+        return {str(case.topology) for case in planned(request) if "throughput" in measured(case, request)}
+
+    topic = ("zero_offload",)
+    assert timed(Request(topics=topic)) == {"dp2"}
+    assert timed(Request(topics=topic, topologies=("dp1",))) == {"dp1"}
+    assert timed(Request(topics=topic, gpus=2)) == {"dp1", "dp2"}
+
+
 def test_gpus_are_timed_at_work_that_keeps_them_busy_which_has_no_oracle_unless_it_is_asked_for() -> None:
     request = Request(topics=("zero",), gpus=8)
     timed = {case for case in planned(request) if "throughput" in measured(case, request)}

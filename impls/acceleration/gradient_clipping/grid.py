@@ -15,7 +15,7 @@ GRID = (
     # In bfloat16 the norm of this seed's gradients rounds up in every step, by 0.24 % on average.
     (_CLIPPED.with_(name="clipped_rounded", seed=220), "bf16", ("dp2",)),
     (_TIED.with_(name="clipped_uneven_tied", max_grad_norm=_CLIPPED.max_grad_norm), "fp32", DENSE),
-    (_CLIPPED.with_(name="clipped_adamw", optimizer="adamw", lr=1.0, eps=1.0, weight_decay=0.1), "fp32", DENSE),
+    (_CLIPPED.with_(name="clipped_adamw", optimizer="adamw", lr=1.0, eps=1.0, weight_decay=0.1), "fp32", ("dp2",)),
     ("clipped_experts", "fp32", ("dp2ep2",)),
 )
 TIMED = ("clipped", "clipped_experts")
