@@ -17,8 +17,18 @@ from typing import Any, NamedTuple
 
 from harness.spec import Card, Engine, Topology, Workload
 
-# (workload or its name, dtype, on which topologies: True for every one, False for those of two ranks)
-Rows = tuple[tuple[str | Workload, str, bool | tuple[str, ...]], ...]
+
+class Row(NamedTuple):
+    """Work of a topic: a workload or its name, its dtype, on which topologies (True: on every one, False: on those of
+    two ranks) and of which variants, if not of all."""
+
+    work: str | Workload
+    dtype: str
+    where: bool | tuple[str, ...]
+    variants: tuple[str, ...] = ()
+
+
+Rows = tuple[Row, ...]
 
 MODELS = "impls.models"
 PLAIN = f"{MODELS}.plain:build"
@@ -134,7 +144,8 @@ def grid(card: Card) -> Grid | None:
     if not _exists(name):
         return None
     module = importlib.import_module(name)
-    return Grid(module.GRID, module.TIMED, getattr(module, "WATCHED", ()), getattr(module, "LARGE", ()))
+    rows, watched = ([Row(*row) for row in getattr(module, which, ())] for which in ("GRID", "WATCHED"))
+    return Grid(tuple(rows), module.TIMED, tuple(watched), getattr(module, "LARGE", ()))
 
 
 def plain(card: Card, workload: Workload, topology: Topology, variant: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

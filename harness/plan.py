@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from harness import catalog
-from harness.catalog import Grid
+from harness.catalog import Grid, Row
 from harness.measures import MEASURES
 from harness.spec import DTYPES, Card, Case, Occasion, Topology, Workload
 from harness.spec.named import load
@@ -13,18 +13,18 @@ from harness.spec.named import load
 # SGD shows wiring, AdamW in mixed precision the states that papers speak of, uneven sizes and tied weights the padding.
 TRAINER_GRID = Grid(
     (
-        ("tiny", "fp32", True),
-        ("tiny", "bf16", False),
-        ("tiny_adamw", "fp32", False),
-        ("tiny_adamw", "bf16", True),
-        ("uneven_tied", "fp32", True),
-        ("uneven_tied", "bf16", False),
+        Row("tiny", "fp32", True),
+        Row("tiny", "bf16", False),
+        Row("tiny_adamw", "fp32", False),
+        Row("tiny_adamw", "bf16", True),
+        Row("uneven_tied", "fp32", True),
+        Row("uneven_tied", "bf16", False),
     ),
     timed=("tiny",),
     large=("medium",),
 )
 # A function at a length at which its arithmetic outweighs the calls; of no multiple of a tile.
-FUNCTION_GRID = Grid((("long", "fp32", True), ("long", "bf16", True)), timed=("long",))
+FUNCTION_GRID = Grid((Row("long", "fp32", True), Row("long", "bf16", True)), timed=("long",))
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,11 @@ def cases(request: Request, chosen: dict[str, Card]) -> list[Case]:
     for card in chosen.values():
         asked = [topology for topology in topologies if _has_axes(card, topology)]
         for topology in asked if topologies else [Topology.parse(text) for text in card.topologies]:
-            for workload in _workloads(request, card, topology):
+            for workload, variants in _work(request, card, topology):
                 # What the user asked for must fit; of the cards' own grid, what does not is skipped with the reason.
                 if topologies and (reason := workload.check(topology)):
                     raise ValueError(f"workload {workload.name} on {topology}: {reason}")
-                found += _variants(card, topology, workload, request.engines)
+                found += _variants(card, topology, workload, request.engines, variants)
     return found
 
 
@@ -81,17 +81,18 @@ def _has_axes(card: Card, topology: Topology) -> bool:
     return set(topology.used) <= mine
 
 
-def _workloads(request: Request, card: Card, topology: Topology) -> list[Workload]:
-    """A workload that was asked for runs in its own precision, unless that is asked for too."""
+def _work(request: Request, card: Card, topology: Topology) -> list[tuple[Workload, tuple[str, ...]]]:
+    """Workloads, each with the variants that compute it, if that are not all. One that was asked for runs in its own
+    precision, unless that is asked for too."""
     if request.workloads:
         named = [load(name) for name in request.workloads]
-        return [work.with_(dtype=dtype) for work in named for dtype in request.dtypes or (work.dtype,)]
+        return [(work.with_(dtype=dtype), ()) for work in named for dtype in request.dtypes or (work.dtype,)]
     grid = _grid(card)
-    large = [(work, work.dtype) for work in map(load, grid.large) if request.gpus]
+    large = [Row(name, load(name).dtype, True) for name in grid.large if request.gpus]
     return [
-        work.with_(dtype=dtype)
-        for work, dtype in (*_on(topology, grid.rows), *_on(topology, grid.watched), *large)
-        if dtype in (request.dtypes or DTYPES)
+        (_named(row).with_(dtype=row.dtype), row.variants)
+        for row in (*_on(topology, grid.rows), *_on(topology, grid.watched), *large)
+        if row.dtype in (request.dtypes or DTYPES)
     ]
 
 
@@ -100,27 +101,34 @@ def _grid(card: Card) -> Grid:
     return catalog.grid(card) or (FUNCTION_GRID if catalog.problem(card) else TRAINER_GRID)
 
 
-def _on(topology: Topology, rows: catalog.Rows) -> list[tuple[Workload, str]]:
+def _on(topology: Topology, rows: catalog.Rows) -> list[Row]:
     """The rows that run on this topology."""
     return [
-        (load(work) if isinstance(work, str) else work, dtype)
-        for work, dtype, where in rows
-        if (str(topology) in where if isinstance(where, tuple) else where or topology.world_size == 2)
+        row
+        for row in rows
+        if (str(topology) in row.where if isinstance(row.where, tuple) else row.where or topology.world_size == 2)
     ]
 
 
-def _variants(card: Card, topology: Topology, workload: Workload, engines: Sequence[str]) -> Iterable[Case]:
+def _named(row: Row) -> Workload:
+    return load(row.work) if isinstance(row.work, str) else row.work
+
+
+def _variants(
+    card: Card, topology: Topology, workload: Workload, engines: Sequence[str], variants: Sequence[str]
+) -> Iterable[Case]:
     for engine, entry in card.engines.items():
         if engines and engine not in engines:
             continue
         for variant in entry.variants or card.variants:
-            yield Case(card.name, variant, engine, topology, workload)
+            if not variants or variant in variants:
+                yield Case(card.name, variant, engine, topology, workload)
 
 
 def measures(case: Case, request: Request, card: Card, cores: int) -> list[str]:
     """What is measured of a case."""
     grid = _grid(card)
-    watched = [] if request.workloads else [work.name for work, _ in _on(case.topology, grid.watched)]
+    watched = [] if request.workloads else [_named(row).name for row in _on(case.topology, grid.watched)]
     large = grid.large if request.gpus and not request.workloads else ()
     timed = [
         work if isinstance(work, str) else work[0]

@@ -103,7 +103,7 @@ def tiny(package: Path) -> Card:
 
 
 def test_a_topic_may_bring_its_own_work(tiny: Card) -> None:
-    assert catalog.grid(tiny) == catalog.Grid((("uneven", "fp32", True),), ("uneven",))
+    assert catalog.grid(tiny) == catalog.Grid((catalog.Row("uneven", "fp32", True),), ("uneven",))
     request = plan.Request(topics=("tiny_topic",))
     cases = plan.cases(request, {"tiny_topic": tiny})
     assert [case.id for case in cases] == ["tiny_one-reference-dp1-fp32-uneven"]

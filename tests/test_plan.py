@@ -58,6 +58,17 @@ def test_work_that_is_asked_for_is_watched_whatever_the_topics_own() -> None:
     assert all("timeline" in measured(case, request) for case in planned(request))
 
 
+def test_a_row_of_a_grid_may_be_about_some_variants_and_work_that_is_asked_for_is_about_all() -> None:
+    def variants(request: Request) -> set[str]:
+        return {case.variant for case in planned(request)}
+
+    topic = ("hybrid_3d",)
+    assert variants(Request(topic, topologies=("dp2tp2pp2",))) == {"mesh", "mesh_sp", "mesh_zero1"}
+    everything = {"mesh", "mesh_sp", "mesh_zero1", "resharding", "resharding_dp"}
+    assert variants(Request(topic, topologies=("dp2tp2",))) == everything
+    assert variants(Request(topic, workloads=("meshed",), topologies=("dp2tp2pp2",))) == everything
+
+
 def test_precisions_asked_for_replace_the_workloads_own() -> None:
     request = Request(("zero",), ("reference",), ("tiny",), ("dp2",), dtypes=("bf16", "fp64"))
     assert {case.workload.dtype for case in planned(request)} == {"bf16", "fp64"}

@@ -23,7 +23,7 @@ from harness.spec import Span, Spans, Topology, Trainer, Unsupported, Workload
 
 TORCH_DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}
 CHECKED_STEPS = 3
-WARM_ROUNDS, TIMELINE_ROUNDS, REPLAYED_ROUNDS = 1, 4, 3
+WARM_ROUNDS, TIMELINE_ROUNDS = 1, 3
 # Of the second the activations too; nothing is collected in them, and the first steps' lazy states exist by then.
 MEMORY_STEP, TRAFFIC_STEP = 1, 2
 
@@ -319,7 +319,7 @@ def timeline(
     rounds: list[Spans] = []
     gc.collect()
     gc.freeze()
-    for index in range(WARM_ROUNDS + (REPLAYED_ROUNDS if shared else TIMELINE_ROUNDS)):
+    for index in range(WARM_ROUNDS + TIMELINE_ROUNDS):
         rounds.append(Spans(time.thread_time if shared else time.monotonic))
         trainer.record(rounds[-1])
         tokens = batch(workload, index % 4)

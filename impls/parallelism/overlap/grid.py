@@ -5,12 +5,12 @@ from harness.spec import ModelConfig, Workload
 # As many key/value heads as query heads, since DeepSpeed's Domino knows no other attention.
 HALVES = Workload(
     "halves",
-    ModelConfig(num_hidden_layers=3, num_key_value_heads=8),
+    ModelConfig(num_key_value_heads=8),
     batch_size=10,
     micro_batches=2,
     sequence_length=32,
 )
-GROUPED = HALVES.with_(name="grouped", model=ModelConfig(num_hidden_layers=2), optimizer="adamw", lr=1e-3, eps=1e-6)
+GROUPED = HALVES.with_(name="grouped", model=ModelConfig(), optimizer="adamw", lr=1e-3, eps=1e-6)
 GRID = (
     (HALVES, "fp32", False),
     (GROUPED, "bf16", False),

@@ -2,10 +2,12 @@
 
 from harness.spec import ModelConfig, Workload
 
+# A backward pass in one piece and in two, a rank with both ends, two copies, weights that are behind.
+KINDS = ("1f1b", "interleaved_zb", "zb_v", "dual_pipe", "pipedream_2bw")
 GRID = (
     ("pipelined", "fp32", False),
-    ("pipelined", "bf16", False),
-    ("pipelined_tied", "fp32", False),
+    ("pipelined", "bf16", False, KINDS),
+    ("pipelined_tied", "fp32", False, KINDS),
     ("pipelined_deep", "fp32", ("pp4", "pp8")),
     ("pipelined_deep_tied", "fp32", ("pp8",)),
 )
