@@ -1,5 +1,5 @@
 """The work of this topic; in low precision on the mesh that every engine has. Of experts none there: rounding sends
-tokens elsewhere."""
+tokens elsewhere. A run moves from two axes to two others: with a third it takes twice the ranks and shows no more."""
 
 TWO_AXES, THREE_AXES = ("dp2tp2", "tp2pp2", "dp2pp2", "dp2cp2"), ("dp2tp2pp2",)
 DENSE = (*TWO_AXES, *THREE_AXES)

@@ -2,8 +2,8 @@
 
 from harness.spec import ModelConfig, Workload
 
-# A backward pass in one piece and in two, a rank with both ends, two copies, weights that are behind.
-KINDS = ("1f1b", "interleaved_zb", "zb_v", "dual_pipe", "pipedream_2bw")
+# One stage a rank and several, backward passes in two parts, a rank with both ends, two copies, weights that lag.
+KINDS = ("1f1b", "interleaved", "interleaved_zb", "zb_v", "dual_pipe", "pipedream_2bw")
 GRID = (
     ("pipelined", "fp32", False),
     ("pipelined", "bf16", False, KINDS),
