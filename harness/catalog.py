@@ -37,15 +37,16 @@ INITIAL = f"{MODELS}.weights:initial"
 
 
 class Grid(NamedTuple):
-    """The work of a topic: rows, the names of those that are timed (on some topologies only, where these come with a
-    name), and rows of which only the timeline is watched; where there are none of a topology that is the timed ones'.
-    ``large``: named work, in its own precision, at which GPUs are busy: it is added and timed there, and too large for
-    an oracle."""
+    """The work of a topic: rows, the names of those that are timed, and rows of which only the timeline is watched;
+    where there are none of a topology that is the timed ones'. ``large``: named work, in its own precision, at which
+    GPUs are busy: it is added and timed there, and too large for an oracle. ``timed_on``: the topologies whose CPU
+    ranks are timed, if not all, where none is asked for."""
 
     rows: Rows
-    timed: tuple[str | tuple[str, tuple[str, ...]], ...]
+    timed: tuple[str, ...]
     watched: Rows = ()
     large: tuple[str, ...] = ()
+    timed_on: tuple[str, ...] = ()
 
 
 def known(name: str, names: Iterable[str], what: str) -> str:
@@ -138,14 +139,14 @@ def telling(card: Card, variant: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def grid(card: Card) -> Grid | None:
-    """The work that a topic brings of its own: ``GRID``, ``TIMED`` and, if it has some, ``WATCHED`` of its
-    ``grid.py``, if there is one."""
+    """The work that a topic brings of its own: ``GRID``, ``TIMED`` and, if it has some, ``WATCHED``, ``LARGE`` and
+    ``TIMED_ON`` of its ``grid.py``, if there is one."""
     name = f"{folder(card)}.grid"
     if not _exists(name):
         return None
     module = importlib.import_module(name)
-    rows, watched = ([Row(*row) for row in getattr(module, which, ())] for which in ("GRID", "WATCHED"))
-    return Grid(tuple(rows), module.TIMED, tuple(watched), getattr(module, "LARGE", ()))
+    rows, watched = (tuple(Row(*row) for row in rows) for rows in (module.GRID, getattr(module, "WATCHED", ())))
+    return Grid(rows, module.TIMED, watched, getattr(module, "LARGE", ()), getattr(module, "TIMED_ON", ()))
 
 
 def plain(card: Card, workload: Workload, topology: Topology, variant: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

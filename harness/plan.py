@@ -130,11 +130,8 @@ def measures(case: Case, request: Request, card: Card, cores: int) -> list[str]:
     grid = _grid(card)
     watched = [] if request.workloads else [_named(row).name for row in _on(case.topology, grid.watched)]
     large = grid.large if request.gpus and not request.workloads else ()
-    timed = [
-        work if isinstance(work, str) else work[0]
-        for work in grid.timed
-        if isinstance(work, str) or request.gpus or request.topologies or str(case.topology) in work[1]
-    ]
+    everywhere = not grid.timed_on or request.gpus or request.topologies
+    timed = grid.timed if everywhere or str(case.topology) in grid.timed_on else ()
     occasion = Occasion(
         case,
         card,

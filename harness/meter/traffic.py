@@ -5,6 +5,7 @@ all-reduce, (N−1)/N for a gather or scatter (whichever rank is its root), and 
 part. What a backend really moves may be more: gloo's reduce-scatter is an all-reduce inside.
 """
 
+import functools
 from typing import Any
 
 import torch
@@ -40,9 +41,10 @@ def _operation(name: str) -> str:
     return plain.strip("_")
 
 
-def _collective(operator: str) -> str:
+@functools.cache
+def _collective(operator: Any) -> str:
     """The name of one that sends, or an empty string."""
-    namespace, _, name = operator.partition("::")
+    namespace, _, name = operator._schema.name.partition("::")
     return name if namespace in ("c10d", "_c10d_functional") and name.strip("_") not in _SILENT else ""
 
 
@@ -54,7 +56,6 @@ class Traffic(TorchDispatchMode):
         super().__init__()
         self.by_op: dict[str, dict[str, float]] = {}
         self.by_group: dict[tuple[int, ...], float] = {}
-        self._known: dict[Any, str] = {}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -64,10 +65,7 @@ class Traffic(TorchDispatchMode):
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented  # its own dispatch comes first: the collectives are inside
         out = func(*args, **(kwargs or {}))
-        name = self._known.get(func)
-        if name is None:
-            name = self._known[func] = _collective(func._schema.name)
-        if name:
+        if name := _collective(func):
             self._count(name, [*args, *(kwargs or {}).values()], out)
         return out
 

@@ -18,4 +18,4 @@ GRID = (
     (_CLIPPED.with_(name="clipped_adamw", optimizer="adamw", lr=1.0, eps=1.0, weight_decay=0.1), "fp32", ("dp2",)),
     ("clipped_experts", "fp32", ("dp2ep2",)),
 )
-TIMED = (("clipped", ("dp2",)),)
+TIMED, TIMED_ON = ("clipped", "clipped_experts"), ("dp2",)

@@ -6,4 +6,4 @@ GRID = (
     ("unequal", "fp32", True),
     ("unequal", "bf16", False),
 )
-TIMED = (("accumulated", ("dp2",)),)
+TIMED, TIMED_ON = ("accumulated",), ("dp2",)

@@ -4,7 +4,7 @@ tokens elsewhere. A run moves from two axes to two others: with a third it takes
 TWO_AXES, THREE_AXES = ("dp2tp2", "tp2pp2", "dp2pp2", "dp2cp2"), ("dp2tp2pp2",)
 DENSE = (*TWO_AXES, *THREE_AXES)
 GRID = (
-    ("meshed", "fp32", TWO_AXES),
+    ("meshed", "fp32", (*TWO_AXES, "tp2cp2")),
     ("meshed", "fp32", THREE_AXES, ("mesh", "mesh_sp", "mesh_zero1")),
     ("meshed", "bf16", ("dp2pp2",)),
     ("meshed_experts", "fp32", ("dp2ep2", "dp2tp2ep2", "dp2pp2ep2")),

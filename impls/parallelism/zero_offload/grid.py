@@ -26,4 +26,4 @@ GRID = (
     (_BLOCKS, "fp32", True),
     (_BLOCKS, "bf16", True),
 )
-TIMED = (("blocks", ("dp2",)),)
+TIMED, TIMED_ON = ("blocks",), ("dp2",)
