@@ -36,7 +36,10 @@ def _figure(variant: str, found: list[tuple[CaseView, Record]]) -> Figure:
         what = f"{record['quantity']} {units.figure(record['value'], '')}"
         text = f"{case.engine}, {case.setting.topology}: {what}"
         text += f", promised {units.figure(record['law'], '')}" if record["law"] is not None else ""
-        text += ", replayed" if record["detail"].get("replayed") else ""
+        if record["detail"].get("replayed"):
+            text += ", replayed"
+        elif "drawn" in record["detail"]:
+            text += f"; of the round drawn {units.figure(record['detail']['drawn'], '')}"
         parts.append(f'<text x="0" y="{top + 11:.0f}" font-size="11" fill="currentColor">{escape(text)}</text>')
         top += HEAD
         for spans, opacity in ((measured, 1.0), (lower, 0.45 if ideal else 1.0)):

@@ -80,7 +80,9 @@ class Typical:
 
     def __init__(self, rounds: Sequence[Ranks]) -> None:
         self.ranks = rounds[0]
-        self.place = {(s.kind, s.stage, s.micro): i for i, s in enumerate(s for spans in self.ranks for s in spans)}
+        actions = [(s.kind, s.stage, s.micro) for spans in self.ranks for s in spans]
+        self.place = {action: index for index, action in enumerate(actions)}
+        self.kinds = np.array([kind for kind, _, _ in actions])
         self.seconds, self.delays = np.zeros((2, len(rounds), len(self.place)))
         for index, ranks in enumerate(rounds):
             ends = {(s.kind, s.stage, s.micro): s.end for spans in ranks for s in spans}
@@ -94,20 +96,25 @@ class Typical:
                     self.delays[place] = s.start - ready if ready > -inf else 0.0
                     free = s.end
 
-    def round(self, delayed: bool = True, chosen: Sequence[int] | slice = slice(None)) -> list[list[Span]]:
-        """Of the ``chosen`` rounds; without their delays unless ``delayed``."""
+    def round(
+        self, alike: bool = False, delayed: bool = True, chosen: Sequence[int] | slice = slice(None)
+    ) -> list[list[Span]]:
+        """Of the ``chosen`` rounds; with all actions of a kind as long as their mean if ``alike``, without their delays
+        unless ``delayed``."""
         seconds, delays = (np.quantile(each[chosen], 0.25, axis=0) for each in (self.seconds, self.delays * delayed))
+        for kind in set(self.kinds) if alike else ():
+            seconds[self.kinds == kind] = seconds[self.kinds == kind].mean()
         return replay(self.ranks, *(self._of(each) for each in (seconds, delays)))
 
     def _of(self, values: NDArray[np.float64]) -> Seconds:
         return lambda rank, s: float(values[self.place[s.kind, s.stage, s.micro]])
 
-    def interval(self, delayed: bool) -> tuple[float, float]:
+    def interval(self, alike: bool, delayed: bool) -> tuple[float, float]:
         """Of its bubble, 95 %: the basic bootstrap interval over rounds, which is free of the bias that times which
         differ by chance only enlarge a bubble."""
         draw = np.random.default_rng(0).integers(len(self.seconds), size=(RESAMPLES, len(self.seconds)))
-        found = [bubble(self.round(delayed, chosen)) for chosen in draw]
-        high, low = 2 * bubble(self.round(delayed)) - np.quantile(found, [0.025, 0.975])
+        found = [bubble(self.round(alike, delayed, chosen)) for chosen in draw]
+        high, low = 2 * bubble(self.round(alike, delayed)) - np.quantile(found, [0.025, 0.975])
         return float(low), float(high)
 
 
@@ -127,33 +134,39 @@ def judge(
     disturbed: bool = False,
 ) -> list[Finding]:
     """Bubble and micro-batches in flight against their laws (``promised``, by quantity). The bubble is that of the
-    :class:`Typical` round; where ranks share cores that of its actions' times alone, replayed on a core a rank, and the
-    finding says so. Where its interval does not exclude the bound, or others took the cores (``disturbed``), it does
-    not decide. Communication that was watched too is judged by itself (:mod:`harness.judge.overlap`); no bubble then,
-    unless one is promised."""
+    :class:`Typical` round. On a core a rank it has the delays that were measured, and actions of a kind are equally
+    long, as the law has them: cores differ, and what that adds is said beside it. Where ranks share cores it has the
+    actions' own times alone, replayed on a core a rank, and the finding says so. Where its interval does not exclude
+    the bound, or others took the cores (``disturbed``), it does not decide. Communication that was watched too is
+    judged by itself (:mod:`harness.judge.overlap`); no bubble then, unless one is promised."""
     findings = overlap.judge(rounds, cores, promised, laws, disturbed)
     if findings and "bubble" not in laws:
         return findings
     rounds = [[[s for s in spans if s.kind in "FBW"] for spans in ranks] for ranks in rounds]
     each, middle, typical = means(times(rounds)), sorted(rounds, key=bubble)[len(rounds) // 2], Typical(rounds)
     shared = len(rounds[0]) > cores
-    shown = typical.round(delayed=not shared)
+    own = not shared  # a core a rank
+    shown = typical.round(alike=own, delayed=own)
     ideal = replay(rounds[0], lambda rank, s: each[s.kind])
-    value, (low, high) = bubble(shown), typical.interval(delayed=not shared)
+    value, (low, high) = bubble(shown), typical.interval(alike=own, delayed=own)
     text = f"bubble {value:.3g} ({low:.3g} to {high:.3g}) of the typical round"
     if shared:
         text += f", replayed from measured durations ({len(rounds[0])} ranks on {cores} cores)"
     else:
-        waits = max(0.0, value - bubble(typical.round(delayed=False)))
-        text += f", {waits:.2g} of it calls and messages; {bubble(middle):.3g} in the median one of {len(rounds)}"
+        waits = max(0.0, value - bubble(typical.round(alike=True, delayed=False)))
+        text += f" with actions of a kind equally long, {waits:.2g} of it calls and messages; "
+        text += f"{bubble(typical.round()):.3g} as long as they were, {bubble(middle):.3g} in the median round"
+        text += f" of {len(rounds)}"
+    drawn = shown if shared else middle
     detail = {
         "replayed": shared,
         "times": each,
-        "measured": plain(shown if shared else middle),
+        "measured": plain(drawn),
+        "drawn": bubble(drawn),
         "ideal": plain(ideal),
         "low": low,
         "high": high,
-        "equal": value - bubble(typical.round(delayed=False)) + bubble(ideal),
+        "equal": bubble(ideal) if shared else value,
     }
     most = max(in_flight(spans) for spans in shown)
     return [
