@@ -35,7 +35,7 @@ LOG2_E = log2(e)
 #     ■ ■ ■      ◣ · ·    ◣ masked element by element
 #     ■ ■ ■      ■ ◣ ·    · skipped
 #     ■ ■ ■      ■ ■ ◣
-FULL, CAUSAL = (512, 256), (256, 256)
+FULL, CAUSAL = (1024, 128), (256, 256)
 
 
 def naive(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
