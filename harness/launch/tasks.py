@@ -5,7 +5,7 @@ import gc
 import importlib
 import io
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -161,21 +161,14 @@ def _each(
     for member in ensemble:
         options = dict(member)
         work = workload.with_(**options.pop("workload", {}))
-        with _arithmetic(options.pop("threads", 1), options.pop("reordered", None)):
+        with _reordered(options.pop("reordered", None)):
             found.append(job(context, plain, options, work, topology, data))
     return found
 
 
-@contextlib.contextmanager
-def _arithmetic(threads: int, reordered: Mapping[str, Any] | None) -> Iterator[None]:
-    """On so many threads, and with sums in another order if that is given (:class:`Reordered`)."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with Reordered(**reordered) if reordered else contextlib.nullcontext():
-            yield
-    finally:
-        torch.set_num_threads(before)
+def _reordered(how: Mapping[str, Any] | None) -> contextlib.AbstractContextManager[Any]:
+    """Sums in another order, if one is given (:class:`Reordered`)."""
+    return Reordered(**how) if how else contextlib.nullcontext()
 
 
 def function_members(
@@ -189,7 +182,7 @@ def function_members(
     for member in [{"dtype": "fp64"}, *ensemble]:
         dtype = TORCH_DTYPES[member.get("dtype", workload.dtype)]
         inputs, cotangents = (placed(tensors, dtype) for tensors in drawn)
-        with _arithmetic(member.get("threads", 1), member.get("reordered")):
+        with _reordered(member.get("reordered")):
             outputs = plain(inputs, **variant)
             gradients = _backward(outputs, inputs, cotangents)
         found.append({"output": _keep(context, outputs), "gradient": _keep(context, gradients)})
