@@ -27,11 +27,11 @@ def undisturbed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.meter.host.FOREIGN", float("inf"))
 
 
-def watched(*worlds: list[list[list[Span]]]) -> tuple[list[Finding], int]:
-    """What is found, and in how many of ``worlds`` it was looked for."""
+def watched(*worlds: list[list[list[Span]]], cores: int = 1) -> tuple[list[Finding], int]:
+    """What is found by ranks on so many ``cores``, and in how many of ``worlds`` it was looked for."""
     left: list[Any] = list(worlds)
     lab: Any = SimpleNamespace(
-        rest=lambda: None, cores=2, card=lambda case: catalog.topics()[case.topic], run=lambda *_, **__: left.pop(0)
+        rest=lambda: None, cores=cores, card=lambda case: catalog.topics()[case.topic], run=lambda *_, **__: left.pop(0)
     )
     return timeline.take(lab, CASE), len(worlds) - len(left)
 
@@ -42,16 +42,25 @@ EVEN, SLOW_RANK, SLOWER_RANK, LATE = world(1.0, 0.0), world(1.4, 0.0), world(1.8
 @pytest.mark.parametrize(
     ("worlds", "verdict", "looks"),
     [
-        ([EVEN, LATE], "pass", 1),
+        ([EVEN, SLOW_RANK], "pass", 1),
         ([SLOW_RANK, EVEN], "pass", 2),  # what equal actions differ by in one world is the machine's
         ([SLOW_RANK, SLOWER_RANK], "fail", 2),  # in all of them the engine's
-        ([LATE, EVEN], "fail", 1),  # messages are as late in any world
     ],
 )
-def test_the_world_with_the_smallest_bubble_counts(worlds: list[Any], verdict: str, looks: int) -> None:
+def test_of_ranks_that_share_cores_the_world_with_the_smallest_bubble_counts(
+    worlds: list[Any], verdict: str, looks: int
+) -> None:
     found, looked = watched(*worlds)
     assert {finding.quantity: finding.verdict for finding in found}["bubble"] == verdict
     assert looked == looks
+
+
+@pytest.mark.parametrize(("first", "verdict"), [(EVEN, "pass"), (SLOW_RANK, "pass"), (LATE, "fail")])
+def test_of_ranks_with_a_core_each_one_world_tells(first: Any, verdict: str) -> None:
+    """A slower core does not count there, and messages are as late in any world."""
+    found, looked = watched(first, EVEN, cores=2)
+    assert {finding.quantity: finding.verdict for finding in found}["bubble"] == verdict
+    assert looked == 1
 
 
 @pytest.mark.parametrize("worlds", [[SLOW_RANK, SLOWER_RANK], [SLOWER_RANK, SLOW_RANK]])

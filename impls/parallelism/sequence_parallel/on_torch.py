@@ -3,6 +3,7 @@
 It saves what was gathered for the gradients of the weights: the technique's naive form.
 """
 
+import torch
 from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
@@ -13,6 +14,8 @@ from torch.distributed.tensor.parallel import (
 
 from harness.spec import Topology, Unsupported, Workload
 from impls.parallelism.tensor_parallel.on_torch import PLAN, TensorParallel
+
+EVEN_BEFORE = "2.13"  # its views of a part that is not contiguous fail in linear
 
 # Between the blocks are DTensors: of a plain part DTensor takes it that all ranks have as much.
 _OUT = RowwiseParallel(output_layouts=Shard(1), use_local_output=False)
@@ -34,4 +37,6 @@ SEQUENCE_PLAN = PLAN | {
 def build(workload: Workload, topology: Topology, gather_again: bool = True) -> TensorParallel:
     if gather_again:
         raise Unsupported("DTensor saves what its products were given, gathered: it is the variant sp_kept")
+    if workload.sequence_length % topology.tp and torch.__version__ < EVEN_BEFORE:
+        raise Unsupported(f"DTensor multiplies no parts of unequal length before PyTorch {EVEN_BEFORE}")
     return TensorParallel(workload, topology, SEQUENCE_PLAN)
