@@ -132,31 +132,32 @@ def judge(
     promised: Mapping[str, float],
     laws: Mapping[str, Law],
     disturbed: bool = False,
+    alike: bool = False,
 ) -> list[Finding]:
     """Bubble and micro-batches in flight against their laws (``promised``, by quantity). The bubble is that of the
-    :class:`Typical` round. On a core a rank it has the delays that were measured, and actions of a kind are equally
-    long, as the law has them: cores differ, and what that adds is said beside it. Where ranks share cores it has the
-    actions' own times alone, replayed on a core a rank, and the finding says so. Where its interval does not exclude
-    the bound, or others took the cores (``disturbed``), it does not decide. Communication that was watched too is
-    judged by itself (:mod:`harness.judge.overlap`); no bubble then, unless one is promised."""
+    :class:`Typical` round; where cores differ, with actions of a kind as long as each other (``alike``), as the law has
+    them, and what they add as they were is said beside it. Where ranks share cores it is that of the actions' own times
+    alone, replayed on a core a rank, and the finding says so. Where its interval does not exclude the bound, or others
+    took the cores (``disturbed``), it does not decide. Communication that was watched too is judged by itself
+    (:mod:`harness.judge.overlap`); no bubble then, unless one is promised."""
     findings = overlap.judge(rounds, cores, promised, laws, disturbed)
     if findings and "bubble" not in laws:
         return findings
     rounds = [[[s for s in spans if s.kind in "FBW"] for spans in ranks] for ranks in rounds]
     each, middle, typical = means(times(rounds)), sorted(rounds, key=bubble)[len(rounds) // 2], Typical(rounds)
     shared = len(rounds[0]) > cores
-    own = not shared  # a core a rank
-    shown = typical.round(alike=own, delayed=own)
+    alike = alike and not shared
+    shown, undelayed = typical.round(alike, delayed=not shared), typical.round(alike, delayed=False)
     ideal = replay(rounds[0], lambda rank, s: each[s.kind])
-    value, (low, high) = bubble(shown), typical.interval(alike=own, delayed=own)
+    value, (low, high) = bubble(shown), typical.interval(alike, delayed=not shared)
     text = f"bubble {value:.3g} ({low:.3g} to {high:.3g}) of the typical round"
+    if alike:
+        text += f" with actions of a kind equally long, {bubble(typical.round()):.3g} as long as they were"
     if shared:
         text += f", replayed from measured durations ({len(rounds[0])} ranks on {cores} cores)"
     else:
-        waits = max(0.0, value - bubble(typical.round(alike=True, delayed=False)))
-        text += f" with actions of a kind equally long, {waits:.2g} of it calls and messages; "
-        text += f"{bubble(typical.round()):.3g} as long as they were, {bubble(middle):.3g} in the median round"
-        text += f" of {len(rounds)}"
+        text += f", {max(0.0, value - bubble(undelayed)):.2g} of it calls and messages"
+        text += f"; {bubble(middle):.3g} in the median one of {len(rounds)}"
     drawn = shown if shared else middle
     detail = {
         "replayed": shared,
@@ -166,7 +167,7 @@ def judge(
         "ideal": plain(ideal),
         "low": low,
         "high": high,
-        "equal": bubble(ideal) if shared else value,
+        "equal": value - bubble(undelayed) + bubble(ideal),
     }
     most = max(in_flight(spans) for spans in shown)
     return [

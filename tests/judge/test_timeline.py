@@ -133,34 +133,35 @@ def test_a_machine_that_slows_actions_by_chance_fails_no_schedule() -> None:
     assert "fail" not in verdicts
 
 
-def judged(cores: int, **about: float) -> Finding:
-    return timeline.judge([one_f_one_b(**about)] * 3, cores, {"bubble": 0.25}, LAWS)[0]
+def judged(cores: int, alike: bool = False, **about: float) -> Finding:
+    return timeline.judge([one_f_one_b(**about)] * 3, cores, {"bubble": 0.25}, LAWS, alike=alike)[0]
 
 
 def test_a_core_that_is_slower_is_not_the_schedules_fault_and_is_told_of() -> None:
     """Of the schedule's own: its order and its waits, whatever the cores are like."""
-    found = judged(2, stretch=1.5)
+    found = judged(2, alike=True, stretch=1.5)
     assert found.value == pytest.approx(1 / 4)
     assert found.verdict == "pass"
     as_it_was = timeline.bubble(one_f_one_b(stretch=1.5))
     assert f"{as_it_was:.3g} as long as they were" in found.reason
     assert found.detail["drawn"] == pytest.approx(as_it_was)
-    assert judged(2, stretch=1.5, wait=0.5).verdict == "fail"
+    assert judged(2, alike=True, stretch=1.5, wait=0.5).verdict == "fail"
 
 
-def test_stages_that_are_slower_fail_where_their_own_times_are_replayed() -> None:
-    assert judged(1, stretch=1.5).verdict == "fail"
-    assert judged(1).verdict == "pass"
+@pytest.mark.parametrize("alike", [False, True])
+def test_stages_that_are_slower_fail_where_their_own_times_are_replayed(alike: bool) -> None:
+    assert judged(1, alike, stretch=1.5).verdict == "fail"
+    assert judged(1, alike).verdict == "pass"
 
 
 def test_what_unequal_actions_alone_enlarge_is_worth_another_look() -> None:
-    def look(cores: int, **about: float) -> bool:
-        return timeline.unequal([judged(cores, **about)])
+    def look(**about: float) -> bool:
+        return timeline.unequal([judged(2, **about)])
 
-    assert look(1, stretch=1.5)
-    assert not look(1)
-    assert not look(2, wait=0.5)  # every world's messages would be as late
-    assert not look(2, stretch=1.5, wait=0.5)
+    assert look(stretch=1.5)
+    assert not look()
+    assert not look(wait=0.5)  # every world's messages would be as late
+    assert not look(stretch=1.5, wait=0.5)
 
 
 def test_ranks_that_share_cores_are_judged_by_a_replay() -> None:

@@ -27,11 +27,15 @@ def undisturbed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.meter.host.FOREIGN", float("inf"))
 
 
-def watched(*worlds: list[list[list[Span]]], cores: int = 1) -> tuple[list[Finding], int]:
+def watched(*worlds: list[list[list[Span]]], cores: int = 1, device: str = "cpu") -> tuple[list[Finding], int]:
     """What is found by ranks on so many ``cores``, and in how many of ``worlds`` it was looked for."""
     left: list[Any] = list(worlds)
     lab: Any = SimpleNamespace(
-        rest=lambda: None, cores=cores, card=lambda case: catalog.topics()[case.topic], run=lambda *_, **__: left.pop(0)
+        rest=lambda: None,
+        cores=cores,
+        launcher=SimpleNamespace(device=device),
+        card=lambda case: catalog.topics()[case.topic],
+        run=lambda *_, **__: left.pop(0),
     )
     return timeline.take(lab, CASE), len(worlds) - len(left)
 
@@ -61,6 +65,12 @@ def test_of_ranks_with_a_core_each_one_world_tells(first: Any, verdict: str) -> 
     found, looked = watched(first, EVEN, cores=2)
     assert {finding.quantity: finding.verdict for finding in found}["bubble"] == verdict
     assert looked == 1
+
+
+def test_on_gpus_stages_that_differ_count() -> None:
+    found, looked = watched(SLOW_RANK, SLOWER_RANK, cores=2, device="cuda")
+    assert {finding.quantity: finding.verdict for finding in found}["bubble"] == "fail"
+    assert looked == 2
 
 
 @pytest.mark.parametrize("worlds", [[SLOW_RANK, SLOWER_RANK], [SLOWER_RANK, SLOW_RANK]])
