@@ -151,12 +151,12 @@ def judge(
     ideal = replay(rounds[0], lambda rank, s: each[s.kind])
     value, (low, high) = bubble(shown), typical.interval(alike, delayed=not shared)
     text = f"bubble {value:.3g} ({low:.3g} to {high:.3g}) of the typical round"
-    if alike:
-        text += f" with actions of a kind equally long, {bubble(typical.round()):.3g} as long as they were"
+    text += " with actions of a kind equally long" if alike else ""
     if shared:
         text += f", replayed from measured durations ({len(rounds[0])} ranks on {cores} cores)"
     else:
         text += f", {max(0.0, value - bubble(undelayed)):.2g} of it calls and messages"
+        text += f"; {bubble(typical.round()):.3g} as long as they were" if alike else ""
         text += f"; {bubble(middle):.3g} in the median one of {len(rounds)}"
     drawn = shown if shared else middle
     detail = {
