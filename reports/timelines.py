@@ -39,7 +39,7 @@ def _figure(variant: str, found: list[tuple[CaseView, Record]]) -> Figure:
         if record["detail"].get("replayed"):
             text += ", replayed"
         elif "drawn" in record["detail"]:
-            text += f"; of the round drawn {units.figure(record['detail']['drawn'], '')}"
+            text += f"; drawn {units.figure(record['detail']['drawn'], '')}"
         parts.append(f'<text x="0" y="{top + 11:.0f}" font-size="11" fill="currentColor">{escape(text)}</text>')
         top += HEAD
         for spans, opacity in ((measured, 1.0), (lower, 0.45 if ideal else 1.0)):
