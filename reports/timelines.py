@@ -26,6 +26,7 @@ def timelines(topic: TopicView) -> list[Figure]:
 
 def _figure(variant: str, found: list[tuple[CaseView, Record]]) -> Figure:
     parts, top = [], 0.0
+    alike = any(record["detail"].get("alike") for _, record in found)
     kinds: set[str] = set()
     for case, record in found:
         every, ideal = record["detail"]["measured"], record["detail"].get("ideal")
@@ -53,6 +54,8 @@ def _figure(variant: str, found: list[tuple[CaseView, Record]]) -> Figure:
     legend = tuple(("box", _colour(kind), name) for kind, name in KINDS.items() if kind in kinds)
     below = "what it had in flight" if "C" in kinds else "(pale) the same actions with equal times and no waiting"
     caption = f"a line a rank; above as measured, below {below}"
+    if alike:
+        caption += "; a bubble that is not replayed has equal times too, but the waits that were measured"
     return Figure(f"Timeline of {variant}", caption, svg, legend)
 
 

@@ -161,6 +161,7 @@ def judge(
     drawn = shown if shared else middle
     detail = {
         "replayed": shared,
+        "alike": alike,
         "times": each,
         "measured": plain(drawn),
         "drawn": bubble(drawn),

@@ -145,6 +145,7 @@ def test_a_core_that_is_slower_is_not_the_schedules_fault_and_is_told_of() -> No
     as_it_was = timeline.bubble(one_f_one_b(stretch=1.5))
     assert f"{as_it_was:.3g} as long as they were" in found.reason
     assert found.detail["drawn"] == pytest.approx(as_it_was)
+    assert found.detail["alike"]
     assert judged(2, alike=True, stretch=1.5, wait=0.5).verdict == "fail"
 
 

@@ -1,6 +1,7 @@
 """Published figures of pipeline parallelism against this session's timelines. A bubble is idle ÷ total time, always.
 
-A timeline is measured, or replayed from measured durations where ranks share cores. Its *ideal* has every stage take
+A timeline is measured (on CPU ranks its bubble with actions of a kind equally long), or replayed from measured
+durations where ranks share cores. Its *ideal* has every stage take
 the mean duration of an action: whether a schedule is what a formula speaks of shows there, apart from how even the
 stages are and how quiet the machine is.
 """
@@ -46,7 +47,9 @@ def _per_work(bubble: float) -> float:
 
 
 def _how(record: Mapping[str, Any]) -> str:
-    return "replayed from measured durations" if record["detail"]["replayed"] else "measured"
+    if record["detail"]["replayed"]:
+        return "replayed from measured durations"
+    return "measured" + ", but for actions of a kind equally long" * record["detail"].get("alike", False)
 
 
 def _judged(

@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
+from torch.torch_version import TorchVersion
 
 from harness.lab import Lab
 from harness.launch.outcome import Done, Job, describe
 from harness.launch.rank import Context
-from harness.spec import Case, Engine, Finding, ModelConfig, Topology, Trainer, Workload
+from harness.spec import Case, Engine, Finding, ModelConfig, Topology, Trainer, Unsupported, Workload
 from impls.parallelism import sequence_parallel
 from impls.parallelism.sequence_parallel import claims, laws, on_torch, operators, reference
 from impls.parallelism.tensor_parallel import laws as tensor_parallel
@@ -71,6 +72,12 @@ def test_engine_computes_what_the_dense_model_does(
     findings = lab.measure("parity", case(engine, workload, topology, variant))
     assert {finding.quantity for finding in findings} >= {"gradient", "update", "loss"}
     assert [finding.reason for finding in findings if finding.verdict != "pass"] == []
+
+
+def test_dtensor_says_which_pytorch_it_takes_for_unequal_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.12.1"))
+    with pytest.raises(Unsupported, match=r"unequal length before PyTorch 2\.13"):
+        on_torch.build(ENDS, TP2, gather_again=False)
 
 
 @pytest.mark.parametrize(
