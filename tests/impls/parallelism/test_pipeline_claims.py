@@ -56,8 +56,12 @@ def test_what_the_figures_are_told_from_is_measured(told: dict[str, str]) -> Non
 
 
 def test_four_micro_batches_a_stage_are_told_from_two_stages() -> None:
-    found = claims.enough_micro_batches([record("gpipe", SCHEDULES["gpipe"](2, 8), WHOLE)])
+    told = record("gpipe", SCHEDULES["gpipe"](2, 8), WHOLE)
+    found = claims.enough_micro_batches([told])
     assert found.value == pytest.approx(1 / 9)
+    assert "replayed" in found.reason
+    told["detail"] |= {"replayed": False, "alike": True}
+    assert "measured, but for actions of a kind equally long" in claims.enough_micro_batches([told]).reason
 
 
 def test_every_figure_can_be_told_without_a_measurement() -> None:
