@@ -341,10 +341,10 @@ def _ready(context: Context, step: Callable[[int], None]) -> None:
 
 @contextlib.contextmanager
 def _on_a_core_of_its_own(context: Context) -> Iterator[None]:
-    """Rank r of a CPU world stays on the r-th core, if there are as many: one core may be a third slower than another
-    for seconds, and engines that are compared must meet the same ones. The threads that an engine started stay free."""
+    """Rank r of a CPU world stays on the r-th core: one may be a third slower than another for seconds, and engines that
+    are compared must meet the same ones. Ranks that take every core meet the same ones anyhow: they are left free."""
     cores = os.sched_getaffinity(0)
-    if context.size > len(cores) or torch.cuda.is_available():
+    if context.size >= len(cores) or torch.cuda.is_available():
         yield
         return
     os.sched_setaffinity(0, {sorted(cores)[context.rank]})
