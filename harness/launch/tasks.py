@@ -341,8 +341,8 @@ def _ready(context: Context, step: Callable[[int], None]) -> None:
 
 @contextlib.contextmanager
 def _on_a_core_of_its_own(context: Context) -> Iterator[None]:
-    """Rank r of a CPU world stays on the r-th core: one may be a third slower than another for seconds, and engines that
-    are compared must meet the same ones. Ranks that take every core meet the same ones anyhow: they are left free."""
+    """Rank r of a CPU world stays on the r-th core: one may be a third slower than another for seconds, and engines
+    that are compared must meet the same. Ranks that take every core do so anyhow: they are left free."""
     cores = os.sched_getaffinity(0)
     if context.size >= len(cores) or torch.cuda.is_available():
         yield
