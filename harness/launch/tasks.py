@@ -6,7 +6,7 @@ import importlib
 import io
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -337,41 +337,34 @@ def _ready(context: Context, step: Callable[[int], None]) -> None:
     context.state["step"] = step
     timed(context, 0, 3)
     gc.freeze()  # what lives now lives as long as the world: later collections need not look through it
+    _bind(context)  # threads that the engine has started stay free
 
 
-@contextlib.contextmanager
-def _on_a_core_of_its_own(context: Context) -> Iterator[None]:
+def _bind(context: Context) -> None:
     """Rank r of a CPU world stays on the r-th core: one may be a third slower than another for seconds, and engines
     that are compared must meet the same. Ranks that take every core do so anyhow: they are left free."""
-    cores = os.sched_getaffinity(0)
-    if context.size >= len(cores) or torch.cuda.is_available():
-        yield
-        return
-    os.sched_setaffinity(0, {sorted(cores)[context.rank]})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, cores)
+    cores = sorted(os.sched_getaffinity(0))
+    if context.size < len(cores) and not torch.cuda.is_available():
+        os.sched_setaffinity(0, {cores[context.rank]})
 
 
 def timed(context: Context, warm: int, steps: int) -> list[float]:
     """Seconds of each step on this rank, device-synchronised, after ``warm`` steps that are not counted."""
     step = context.state["step"]
-    with _on_a_core_of_its_own(context):
-        for index in range(warm):
+    for index in range(warm):
+        step(index)
+    _synchronize()
+    seconds = []
+    gc.collect()
+    gc.disable()  # a collection inside one engine's step would be charged to that engine
+    try:
+        for index in range(steps):
+            start = time.perf_counter()
             step(index)
-        _synchronize()
-        seconds = []
-        gc.collect()
-        gc.disable()  # a collection inside one engine's step would be charged to that engine
-        try:
-            for index in range(steps):
-                start = time.perf_counter()
-                step(index)
-                _synchronize()
-                seconds.append(time.perf_counter() - start)
-        finally:
-            gc.enable()
+            _synchronize()
+            seconds.append(time.perf_counter() - start)
+    finally:
+        gc.enable()
     return seconds
 
 
