@@ -20,7 +20,10 @@ from harness.oracle import TASKS, no_run, trouble
 from harness.spec import Card, Case, Finding, Topology, Workload
 from harness.spec.requires import library, missing
 
-ROUNDS, WARM, STEPS = 7, 1, 2  # so many where engines are not told apart by fewer; ten decide no more
+ROUNDS = 7  # so many where engines are not told apart by fewer; ten decide no more
+# Steps of an engine's turn that warm it again and that count. A core changes its speed within a few turns: they are
+# short; a GPU that waited for its peers takes longer to find its clock.
+TURN = {"cpu": {"warm": 1, "steps": 2}, "cuda": {"warm": 2, "steps": 6}}
 ATTEMPTS = 3 * ROUNDS  # a spoilt round is repeated, and a noisy machine takes more of them; so many at the most
 PATIENCE = 8.0  # seconds of a block in which a noisy machine may take further rounds
 FEWEST = 5  # rounds by which a block can be judged
@@ -94,15 +97,15 @@ def run_block(
             else:
                 block.rounds[case.id] = []
         if worlds:
-            _time(block, worlds, timeout, launcher.device == "cuda")
+            _time(block, worlds, timeout, launcher.device)
     finally:
         for world in list(worlds.values()):  # some may be under way, if this was interrupted
             world.close()
     return block
 
 
-def _time(block: Block, worlds: dict[str, World], timeout: float, cuda: bool) -> None:
-    case = block.cases[0]
+def _time(block: Block, worlds: dict[str, World], timeout: float, device: str) -> None:
+    case, turn = block.cases[0], TURN[device]
     first = next(iter(worlds))
     found = worlds[first].run(Job(f"{TASKS}:ceiling", {"workload": case.workload}), timeout)
     block.ceiling = sum(outcome.value for outcome in found if isinstance(outcome, Done))
@@ -120,7 +123,7 @@ def _time(block: Block, worlds: dict[str, World], timeout: float, cuda: bool) ->
         watch.foreign()
         times = {}
         for name in [name for name in order if name in worlds]:
-            outcomes = worlds[name].run(Job(f"{TASKS}:timed", {"warm": WARM, "steps": STEPS}), timeout)
+            outcomes = worlds[name].run(Job(f"{TASKS}:timed", turn), timeout)
             problem = trouble(outcomes)
             if problem:
                 block.problems[name] = problem
@@ -130,8 +133,8 @@ def _time(block: Block, worlds: dict[str, World], timeout: float, cuda: bool) ->
             ranks = [outcome.value for outcome in outcomes if isinstance(outcome, Done)]
             times[name] = [max(step) for step in zip(*ranks, strict=True)]  # the slowest rank's
         foreign = watch.foreign()
-        spoilt = gpu_trouble() if cuda else ""
-        if foreign > FOREIGN and not cuda:
+        spoilt = gpu_trouble() if device == "cuda" else ""
+        if foreign > FOREIGN and device == "cpu":
             spoilt = f"other processes used {foreign:.2f} cores"
         if spoilt:
             block.spoilt, block.trouble = block.spoilt + 1, spoilt

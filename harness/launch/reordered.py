@@ -25,22 +25,22 @@ class Reordered(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func._schema.name
         if name in ("aten::mm", "aten::bmm"):
-            order = self._order(args[0].shape[-1])
+            order = self._order(args[0], -1)
             left, right = args[0].index_select(-1, order), args[1].index_select(-2, order)
             if self.fused and left.dtype.itemsize >= 4:
                 left, right = left * 3.0, right * (1 / 3)  # a scale that cannot be divided without rounding
             return func(left, right)
         if name == "aten::sum" and len(args) > 1 and args[1] and len(args[1]) == 1:
             (dim,) = args[1]
-            return func(args[0].index_select(dim, self._order(args[0].shape[dim])), *args[1:], **(kwargs or {}))
+            return func(args[0].index_select(dim, self._order(args[0], dim)), *args[1:], **(kwargs or {}))
         if self.fused and name == "aten::_softmax":
             return _log2_softmax(*args[:2]).exp2().to(args[0].dtype)
         if self.fused and name == "aten::_log_softmax":
             return _log2_softmax(*args[:2]).div(LOG2_E).to(args[0].dtype)
         return func(*args, **(kwargs or {}))
 
-    def _order(self, count: int) -> Tensor:
-        return torch.randperm(count, generator=self.generator)
+    def _order(self, tensor: Tensor, dim: int) -> Tensor:
+        return torch.randperm(tensor.shape[dim], generator=self.generator).to(tensor.device)
 
 
 def _log2_softmax(x: Tensor, dim: int) -> Tensor:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from harness.launch.reordered import Reordered
 
@@ -41,3 +42,11 @@ def test_the_order_follows_the_seed() -> None:
             found.append(attention(X, Y))
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
+
+
+def test_operands_on_a_gpu_are_ordered_there() -> None:
+    """Fake tensors know which operands lie on another device than an operator wants."""
+    with FakeTensorMode():
+        x, y = (torch.empty(4, 48, 48, device="cuda") for _ in range(2))
+        with Reordered(1):
+            assert attention(x, y).device.type == sums(x, y).device.type == "cuda"
