@@ -165,7 +165,12 @@ def gauge() -> Iterator[Gauge]:
         def requested(which: str) -> int:
             return int(torch.cuda.memory_stats().get(f"requested_bytes.all.{which}", 0))
 
-        yield Gauge(partial(requested, "current"), partial(requested, "peak"), torch.cuda.reset_peak_memory_stats)
+        def current() -> int:
+            torch.cuda.synchronize()
+            torch.empty(1, device="cuda")  # what other streams have used, and is free, is noticed by the next request
+            return requested("current")
+
+        yield Gauge(current, partial(requested, "peak"), torch.cuda.reset_peak_memory_stats)
     elif _Counter.library:
         library = _Counter.library
         yield Gauge(library.plumbline_current, library.plumbline_peak, library.plumbline_reset)

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from harness.spec import Batch, Topology, Workload
+from harness.spec import Batch, Topology, Unsupported, Workload
 
 
 def device() -> torch.device:
@@ -19,6 +19,13 @@ def mesh(topology: Topology) -> DeviceMesh:
     """A mesh (pp, dp, cp, tp), tensor-parallel ranks adjacent: they talk most (Narayanan et al. 2021, §3.1)."""
     sizes = {"pp": topology.pp, "dp": topology.dp, "cp": topology.cp, "tp": topology.tp}
     return init_device_mesh(device().type, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
+
+
+def groups(topology: Topology, group: int) -> int:
+    """How many groups of ``group`` neighbours the data-parallel ranks make; Unsupported if some are left over."""
+    if topology.dp % group:
+        raise Unsupported(f"dp {topology.dp} is no multiple of its groups of {group} ranks")
+    return topology.dp // group
 
 
 def lines(places: DeviceMesh, *axes: str) -> list[list[int]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from harness.meter import memory
 
@@ -80,3 +81,23 @@ def test_a_compiler_that_fails_silently_is_named(tmp_path: Path, monkeypatch: py
 def test_a_compiler_that_is_missing_leaves_nothing_in_the_cache(tmp_path: Path) -> None:
     fallback(tmp_path, "/nonexistent/c++")
     assert list((tmp_path / "plumbline").iterdir()) == []
+
+
+STREAMS = """
+import torch
+from harness.meter.memory import gauge
+with gauge() as held:
+    tensor = torch.ones(1 << 20, device="cuda")
+    other = torch.cuda.Stream()
+    with torch.cuda.stream(other):
+        torch.cuda._sleep(10**8)
+        tensor.record_stream(other)
+    del tensor
+    print(held.current())
+"""
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="streams are CUDA's")
+def test_what_another_stream_used_is_not_held_once_it_is_free() -> None:
+    done = subprocess.run([sys.executable, "-c", STREAMS], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == 0

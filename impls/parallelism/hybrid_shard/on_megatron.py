@@ -1,9 +1,10 @@
 """Megatron-Core's partial distributed optimizer: several instances of it, each over a group of neighbouring ranks."""
 
 from harness.spec import Topology, Workload
+from impls.models.mesh import groups
 from impls.parallelism.zero.on_megatron import DistributedOptimizer
 
 
 def build(workload: Workload, topology: Topology, group: int, stage: int) -> DistributedOptimizer:
     """Only the states of the optimizer are sharded, so ``stage`` is 1."""
-    return DistributedOptimizer(workload, topology, instances=topology.dp // group)
+    return DistributedOptimizer(workload, topology, instances=groups(topology, group))

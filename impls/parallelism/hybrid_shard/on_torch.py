@@ -8,13 +8,13 @@ from torch import Tensor
 
 from harness.spec import Batch, Topology, Workload
 from impls.models.step import accumulate
-from impls.parallelism.hybrid_shard.reference import groups
+from impls.parallelism.hybrid_shard.reference import places_of
 from impls.parallelism.zero.on_torch import Sharded
 
 
 class HybridShard(Sharded):
     def __init__(self, workload: Workload, topology: Topology, group: int, two_hop: bool) -> None:
-        super().__init__(workload, topology, reshard=True, shards=groups(topology, group))
+        super().__init__(workload, topology, reshard=True, shards=places_of(topology, group))
         self.two_hop = two_hop
 
     def backward(self, batch: Batch) -> Tensor:

@@ -31,19 +31,17 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from harness.spec import Batch, Topology, Workload
-from impls.models.mesh import device
+from impls.models.mesh import device, groups
 from impls.parallelism.zero.reference import Zero
 from impls.parallelism.zero.unit import Unit
 
 Crossing = tuple[dist.Work, Unit, Tensor]
 
 
-def groups(topology: Topology, group: int) -> DeviceMesh:
+def places_of(topology: Topology, group: int) -> DeviceMesh:
     """The ranks as a mesh (R, S) of W/F rows, the sharding groups, of F neighbours."""
-    if topology.dp % group:
-        raise ValueError(f"groups of {group} ranks do not divide dp {topology.dp}; use one of its divisors")
     names = ("replicate", "shard")
-    return init_device_mesh(device().type, (topology.dp // group, group), mesh_dim_names=names)
+    return init_device_mesh(device().type, (groups(topology, group), group), mesh_dim_names=names)
 
 
 class HybridShard(Zero):
@@ -88,4 +86,4 @@ class HybridShard(Zero):
 
 
 def build(workload: Workload, topology: Topology, group: int, stage: int = 3, two_hop: bool = False) -> HybridShard:
-    return HybridShard(workload, groups(topology, group), stage, two_hop)
+    return HybridShard(workload, places_of(topology, group), stage, two_hop)

@@ -4,11 +4,12 @@ sums of a tied embedding's gradients, clipping, the optimizer."""
 from functools import partial
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.pipelining import PipelineStage, schedules
 
-from harness.spec import Batch, Topology, Workload
+from harness.spec import Batch, Topology, Unsupported, Workload
 from impls.models.mesh import device
 from impls.parallelism.pipeline_parallel.places import plan_of
 from impls.parallelism.pipeline_parallel.reference import Pipeline
@@ -24,6 +25,7 @@ SCHEDULES = {
     "zb_v": schedules.ScheduleZBVZeroBubble,
     "dual_pipe_v": schedules.ScheduleDualPipeV,
 }
+V_SHAPED = ("zb_v", "dual_pipe_v")  # one rank has two stages that follow each other
 
 
 class Pipelining(Pipeline):
@@ -64,4 +66,6 @@ class Pipelining(Pipeline):
 
 
 def build(workload: Workload, topology: Topology, schedule: str, chunks: int = 2) -> Pipelining:
+    if torch.__version__ < (2, 12) and schedule in V_SHAPED and dist.get_backend() == "gloo":
+        raise Unsupported("before PyTorch 2.12 a stage sends to its own rank's next one, and gloo has no such way")
     return Pipelining(workload, topology, plan_of(workload, topology, schedule, chunks), schedule)

@@ -7,12 +7,14 @@ from deepspeed.accelerator import get_accelerator
 from deepspeed.ops.op_builder import QuantizerBuilder
 
 from harness.spec import Topology, Unsupported, Workload
+from impls.models.mesh import groups
 from impls.parallelism.zero.on_deepspeed import Zero
 
 
 def build(
     workload: Workload, topology: Topology, group: int, weight_bits: int, gradient_bits: int, hierarchical: bool
 ) -> Zero:
+    groups(topology, group)  # or it is unsupported
     os.environ["LOCAL_SIZE"] = str(group)
     one_node = dist.get_world_size() // get_accelerator().device_count() <= 1  # DeepSpeed's own test
     if weight_bits or (gradient_bits and not one_node):

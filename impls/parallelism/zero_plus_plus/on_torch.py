@@ -1,10 +1,11 @@
 """FSDP2's ``reshard_after_forward=g``: after the forward pass weights are cut anew inside a group, as hpZ does."""
 
 from harness.spec import Topology, Unsupported, Workload
+from impls.models.mesh import groups
 from impls.parallelism.zero.on_torch import Sharded
 
 
 def build(workload: Workload, topology: Topology, group: int, **techniques: int | bool) -> Sharded:
-    if group == topology.dp:
+    if groups(topology, group) == 1:
         raise Unsupported(f"FSDP2 takes a group of all {topology.dp} ranks for ZeRO-3, and keeps no other partition")
     return Sharded(workload, topology, reshard=group)

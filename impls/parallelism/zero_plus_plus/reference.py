@@ -34,9 +34,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
-from harness.spec import Topology, Unsupported, Workload
+from harness.spec import Topology, Workload
 from impls.models.collectives import free
-from impls.models.mesh import device
+from impls.models.mesh import device, groups
 from impls.parallelism.zero import unit
 from impls.parallelism.zero.reference import Zero
 from impls.parallelism.zero_plus_plus.quantisation import decode, encode
@@ -122,8 +122,6 @@ class ZeroPlusPlus(Zero):
 
 
 def build(workload: Workload, topology: Topology, group: int, **techniques: int | bool) -> ZeroPlusPlus:
-    if topology.dp % group:
-        raise Unsupported(f"{topology.dp} data-parallel ranks are not a multiple of the group of {group}")
-    mesh = init_device_mesh(device().type, (topology.dp // group, group), mesh_dim_names=("across", "inside"))
-    groups = {name: mesh.get_group(name) for name in ("inside", "across")}
-    return ZeroPlusPlus(workload, 3, make=partial(Unit, gathers=2 * workload.micro_batches, **groups, **techniques))
+    mesh = init_device_mesh(device().type, (groups(topology, group), group), mesh_dim_names=("across", "inside"))
+    hops = {name: mesh.get_group(name) for name in ("inside", "across")}
+    return ZeroPlusPlus(workload, 3, make=partial(Unit, gathers=2 * workload.micro_batches, **hops, **techniques))
