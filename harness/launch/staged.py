@@ -80,6 +80,6 @@ def staged(operator: Callable[..., Any]) -> Callable[..., Any]:
 @torch.no_grad()
 def _up(copies: Copies) -> None:
     for there, here in reversed(copies):  # outputs come before inputs, of which they may be parts
-        there.copy_(here)
+        there.data.copy_(here)  # as a collective writes: autograd need not know
     if any(there.is_cuda for there, _ in copies):
         torch.cuda.current_stream().synchronize()  # whoever waits may do so on another stream

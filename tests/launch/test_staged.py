@@ -1,9 +1,11 @@
 """Ranks that share a GPU: every collective through copies on the host gives what it gives without them."""
 
 import pytest
+import torch
 
 from harness.launch.local import LocalLauncher
 from harness.launch.outcome import Done, Job
+from harness.launch.staged import _up as staged_up
 
 JOBS = "tests.launch.staged_jobs"
 
@@ -43,3 +45,10 @@ def test_a_staged_message_arrives_when_it_is_waited_for(found: list[dict[str, li
 
 def test_none_of_them_went_past(found: list[dict[str, list[float]]]) -> None:
     assert {"c10d::allreduce_", "c10d::send", "c10d::recv_", "c10d::alltoall_base_"} <= set(found[0]["went"])
+
+
+def test_what_comes_back_may_be_views_that_autograd_lets_nobody_write_into() -> None:
+    """Megatron-Core gathers experts' tokens into parts of one split tensor."""
+    parts = (torch.zeros(8, requires_grad=True) * 1).split(4)
+    staged_up([(part, torch.ones(4)) for part in parts])
+    assert torch.cat(parts).tolist() == [1.0] * 8
