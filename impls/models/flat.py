@@ -15,9 +15,9 @@ def distinct(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
     return list(dict.fromkeys(parameters))
 
 
-def runs(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
+def runs(parameters: Sequence[nn.Parameter], smallest: int = SMALLEST) -> list[list[nn.Parameter]]:
     """Neighbours that travel together, none of more bytes than are best for that (or of one parameter)."""
-    room = min(LARGEST, max(SMALLEST, sum(p.nbytes for p in parameters) // FEWEST))
+    room = min(LARGEST, max(smallest, sum(p.nbytes for p in parameters) // FEWEST))
     found: list[list[nn.Parameter]] = []
     for parameter in parameters:
         if not found or sum(p.nbytes for p in found[-1]) + parameter.nbytes > room:

@@ -10,7 +10,7 @@ from impls.models.optimizer import optimizer
 
 
 class Bucket:
-    """``weights`` [Ψ_b] are the parameters, flat; ``gradient`` [Ψ_b] exists from its first arrival to the update."""
+    """``weights`` [Ψ_b] are the parameters, flat; ``gradient`` [Ψ_b] is there from the last arrival to the update."""
 
     def __init__(self, parameters: list[nn.Parameter], workload: Workload) -> None:
         self.parameters = parameters
@@ -23,19 +23,22 @@ class Bucket:
         self.work: dist.Work | None = None
 
     def arrive(self, parameter: nn.Parameter) -> bool:
-        """Takes a gradient into the bucket; True if it was the last one."""
-        if self.gradient is None:
-            self.gradient = torch.empty_like(self.weights)
-            self.places = dict(zip(self.parameters, views(self.gradient, self.parameters), strict=True))
-        place, found = self.places[parameter], parameter.grad
-        assert found is not None
-        if found.data_ptr() != place.data_ptr():  # the first micro-batch; later ones add to the view
-            parameter.grad = place.copy_(found)
+        """Whether this gradient was the last one that was missing."""
         self.missing.discard(parameter)
         if self.missing:
             return False
         self.missing.update(self.parameters)
+        if self.gradient is None:  # the first micro-batch; later ones add to the views
+            self._flatten()
         return True
+
+    def _flatten(self) -> None:
+        """Moves the gradients into one buffer, now that activations have made room for it."""
+        self.gradient = torch.empty_like(self.weights)
+        places = views(self.gradient, self.parameters)
+        torch._foreach_copy_(places, [parameter.grad for parameter in self.parameters])
+        for parameter, place in zip(self.parameters, places, strict=True):
+            parameter.grad = place
 
     def send(self) -> None:
         """Starts the sum over ranks."""
@@ -50,7 +53,7 @@ class Bucket:
         """One step, bucket by bucket, so that only one holds a float32 gradient at a time."""
         assert self.gradient is not None
         self.master.grad = self.gradient.to(self.master.dtype)
-        self.gradient, self.places = None, {}
+        self.gradient = None
         for parameter in self.parameters:
             parameter.grad = None
         self.optimizer.step()

@@ -30,6 +30,8 @@ from impls.models.step import accumulate
 from impls.models.weights import build_model
 from impls.parallelism.data_parallel.bucket import Bucket
 
+SMALLEST = 2**20  # bytes of a bucket: between busy CPU ranks each message more takes as long as the sum of so many
+
 
 class Naive:
     """One all-reduce for each parameter, after the backward pass."""
@@ -68,7 +70,7 @@ class Bucketed:
         self.model = build_model(workload)
         self.sync = True
         # The backward pass meets the parameters last to first.
-        self.buckets = [Bucket(run, workload) for run in runs(distinct(self.model.parameters())[::-1])]
+        self.buckets = [Bucket(run, workload) for run in runs(distinct(self.model.parameters())[::-1], SMALLEST)]
         for bucket in self.buckets:
             self._send_when_full(bucket)
 
