@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from harness.blocks import ROUNDS, STEPS
+from harness.blocks import ROUNDS, TURN
 from harness.judge import speed
 from harness.spec import Finding
+
+STEPS = TURN["cpu"]["steps"]
 
 Rounds = list[list[float]]
 
