@@ -39,7 +39,7 @@ def _figure(variant: str, found: list[tuple[CaseView, Record]]) -> Figure:
         text += f", promised {units.figure(record['law'], '')}" if record["law"] is not None else ""
         if record["detail"].get("replayed"):
             text += ", replayed"
-        elif "drawn" in record["detail"]:
+        if "drawn" in record["detail"]:
             text += f"; drawn {units.figure(record['detail']['drawn'], '')}"
         parts.append(f'<text x="0" y="{top + 11:.0f}" font-size="11" fill="currentColor">{escape(text)}</text>')
         top += HEAD
@@ -55,7 +55,7 @@ def _figure(variant: str, found: list[tuple[CaseView, Record]]) -> Figure:
     below = "what it had in flight" if "C" in kinds else "(pale) the same actions with equal times and no waiting"
     caption = f"a line a rank; above as measured, below {below}"
     if alike:
-        caption += "; a bubble that is not replayed has equal times too, but the waits that were measured"
+        caption += "; a bubble has equal times too, and the waits that were measured where it is not replayed"
     return Figure(f"Timeline of {variant}", caption, svg, legend)
 
 

@@ -136,7 +136,7 @@ def judge(
 ) -> list[Finding]:
     """Bubble and micro-batches in flight against their laws (``promised``, by quantity). The bubble is that of the
     :class:`Typical` round; where cores differ, with actions of a kind as long as each other (``alike``), as the law has
-    them, and what they add as they were is said beside it. Where ranks share cores it is that of the actions' own times
+    them, and what they add as they were is said beside it. Where ranks share cores it is that of the actions' times
     alone, replayed on a core a rank, and the finding says so. Where its interval does not exclude the bound, or others
     took the cores (``disturbed``), it does not decide. Communication that was watched too is judged by itself
     (:mod:`harness.judge.overlap`); no bubble then, unless one is promised."""
@@ -146,7 +146,6 @@ def judge(
     rounds = [[[s for s in spans if s.kind in "FBW"] for spans in ranks] for ranks in rounds]
     each, middle, typical = means(times(rounds)), sorted(rounds, key=bubble)[len(rounds) // 2], Typical(rounds)
     shared = len(rounds[0]) > cores
-    alike = alike and not shared
     shown, undelayed = typical.round(alike, delayed=not shared), typical.round(alike, delayed=False)
     ideal = replay(rounds[0], lambda rank, s: each[s.kind])
     value, (low, high) = bubble(shown), typical.interval(alike, delayed=not shared)
@@ -156,9 +155,10 @@ def judge(
         text += f", replayed from measured durations ({len(rounds[0])} ranks on {cores} cores)"
     else:
         text += f", {max(0.0, value - bubble(undelayed)):.2g} of it calls and messages"
-        text += f"; {bubble(typical.round()):.3g} as long as they were" if alike else ""
+    text += f"; {bubble(typical.round(delayed=not shared)):.3g} as long as they were" if alike else ""
+    if not shared:
         text += f"; {bubble(middle):.3g} in the median one of {len(rounds)}"
-    drawn = shown if shared else middle
+    drawn = typical.round(delayed=False) if shared else middle
     detail = {
         "replayed": shared,
         "alike": alike,

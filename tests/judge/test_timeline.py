@@ -149,10 +149,17 @@ def test_a_core_that_is_slower_is_not_the_schedules_fault_and_is_told_of() -> No
     assert judged(2, alike=True, stretch=1.5, wait=0.5).verdict == "fail"
 
 
-@pytest.mark.parametrize("alike", [False, True])
-def test_stages_that_are_slower_fail_where_their_own_times_are_replayed(alike: bool) -> None:
-    assert judged(1, alike, stretch=1.5).verdict == "fail"
-    assert judged(1, alike).verdict == "pass"
+@pytest.mark.parametrize("cores", [1, 2])
+def test_stages_that_are_slower_fail_where_cores_do_not_differ(cores: int) -> None:
+    assert judged(cores, stretch=1.5).verdict == "fail"
+    assert judged(cores).verdict == "pass"
+
+
+def test_where_ranks_share_cores_actions_are_alike_too_and_what_they_were_is_said() -> None:
+    found = judged(1, alike=True, stretch=1.5, wait=0.5)
+    assert found.verdict == "pass"
+    assert f"{timeline.bubble(one_f_one_b(stretch=1.5)):.3g} as long as they were" in found.reason
+    assert found.detail["replayed"]
 
 
 def test_what_unequal_actions_alone_enlarge_is_worth_another_look() -> None:

@@ -1,9 +1,8 @@
 """Published figures of pipeline parallelism against this session's timelines. A bubble is idle ÷ total time, always.
 
-A timeline is measured (on CPU ranks its bubble with actions of a kind equally long), or replayed from measured
-durations where ranks share cores. Its *ideal* has every stage take
-the mean duration of an action: whether a schedule is what a formula speaks of shows there, apart from how even the
-stages are and how quiet the machine is.
+A timeline is measured, or replayed from measured durations where ranks share cores; on CPU ranks its bubble has
+actions of a kind equally long. Its *ideal* does not wait either: whether a schedule is what a formula speaks of shows
+there, apart from how quiet the machine is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,8 @@ from harness.spec import Finding, assessed, measured
 Records = Sequence[Mapping[str, Any]]
 WITHIN = 0.10  # relative: what a measured and a promised bubble may differ by and be called the same
 EQUAL = 0.20  # relative: what F, B and W may differ by and be called equal
-TIMELINE = {"measure": "timeline", "engine": "reference", "workload": "compute_bound", "dtype": "fp32"}
+TIMELINE = {"measure": "timeline", "engine": "reference", "dtype": "fp32"}
+WORK = {"pp2": "compute_bound", "pp4": "compute_bound_short"}
 MEMORY = {"measure": "memory", "engine": "reference", "workload": "pipelined_deep", "dtype": "fp32"}
 MICRO_BATCHES = 8  # of that work
 COURSE_TABLE = {(4, 4): 0.429, (4, 8): 0.273, (4, 16): 0.158, (4, 32): 0.086, (8, 16): 0.304, (8, 32): 0.179}
@@ -26,7 +26,7 @@ def _formula(stages: int, micro_batches: int) -> float:
 
 def _timeline(records: Records, variant: str, topology: str) -> Mapping[str, Any] | None:
     """The record of a bubble."""
-    wanted = TIMELINE | {"topology": topology, "quantity": "bubble", "variant": variant}
+    wanted = TIMELINE | {"topology": topology, "workload": WORK[topology], "quantity": "bubble", "variant": variant}
     for record in records:
         if record["value"] is not None and all(record.get(name) == value for name, value in wanted.items()):
             return record
@@ -47,9 +47,8 @@ def _per_work(bubble: float) -> float:
 
 
 def _how(record: Mapping[str, Any]) -> str:
-    if record["detail"]["replayed"]:
-        return "replayed from measured durations"
-    return "measured" + ", but for actions of a kind equally long" * record["detail"].get("alike", False)
+    how = "replayed from measured durations" if record["detail"]["replayed"] else "measured"
+    return how + ", but for actions of a kind equally long" * record["detail"].get("alike", False)
 
 
 def _judged(
@@ -165,7 +164,7 @@ def zb_h1(records: Records) -> Finding:
     f, b, w = (zero["detail"]["times"][kind] for kind in "FBW")
     at_these = (f + b - w) / (f + b + w)
     value = _per_work(zero["value"]) / _per_work(one["value"])
-    wanted = TIMELINE | {"topology": "pp4", "quantity": "in_flight"}
+    wanted = TIMELINE | {"topology": "pp4", "workload": WORK["pp4"], "quantity": "in_flight"}
     kept = [measured(records, variant=variant, **wanted) for variant in ("zb_h1", "1f1b")]
     reason = f"{value:.2f} of 1F1B's idle time at pp4, {_how(zero)}, with as many micro-batches in flight"
     if kept[0] > kept[1]:

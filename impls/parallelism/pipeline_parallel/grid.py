@@ -1,6 +1,7 @@
 """The work of this topic: enough micro-batches to fill a pipeline, a layer for each of two stages a rank."""
 
 from harness.spec import ModelConfig, Workload
+from impls.parallelism.pipeline_parallel.schedules import SCHEDULES
 
 # One stage a rank and several, backward passes in two parts, a rank with both ends, two copies, weights that lag.
 KINDS = ("1f1b", "interleaved", "interleaved_zb", "zb_v", "dual_pipe", "pipedream_2bw")
@@ -24,4 +25,13 @@ _WIDE = ModelConfig(
     head_dim=64,
 )
 _BOUND = Workload("compute_bound", _WIDE, batch_size=16, micro_batches=8, sequence_length=64)
-WATCHED = ((_BOUND, "fp32", ("pp2", "pp4")),)
+# Ranks that share cores are judged by their actions alone, which half as much computing tells.
+_SHORT = _BOUND.with_(name="compute_bound_short", batch_size=8)
+# A tenth of the smallest bubble, 0.003 of a step, is no more than what hundreds of messages take beside such actions.
+_LONG = _BOUND.with_(name="compute_bound_long", batch_size=64)
+_SMALLEST = ("interleaved_zb",)
+WATCHED = (
+    (_BOUND, "fp32", ("pp2",), tuple(name for name in SCHEDULES if name not in _SMALLEST)),
+    (_LONG, "fp32", ("pp2",), _SMALLEST),
+    (_SHORT, "fp32", ("pp4",)),
+)

@@ -16,7 +16,7 @@ WHOLE = {"F": 10.0, "B": 20.0}  # where B has the weights' part
 
 
 def about(topology: str) -> dict[str, Any]:
-    return {**claims.TIMELINE, "topology": topology}
+    return {**claims.TIMELINE, "topology": topology, "workload": claims.WORK[topology]}
 
 
 def record(variant: str, plan: Plan, times: dict[str, float], stretched: float = 1.0) -> dict[str, Any]:
@@ -42,8 +42,15 @@ def in_flight(variant: str, value: float) -> dict[str, Any]:
     return about("pp4") | {"quantity": "in_flight", "variant": variant, "value": value, "detail": {}}
 
 
-@pytest.mark.parametrize("told", [about("pp2"), about("pp4"), claims.MEMORY | {"topology": "pp4"}])
-def test_what_the_figures_are_told_from_is_measured(told: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("told", "variants"),
+    [
+        (about("pp2"), {"gpipe"}),
+        (about("pp4"), set(CARD.variants)),
+        (claims.MEMORY | {"topology": "pp4"}, set(CARD.variants)),
+    ],
+)
+def test_what_the_figures_are_told_from_is_measured(told: dict[str, str], variants: set[str]) -> None:
     request = plan.Request(topics=(CARD.name,), engines=(told["engine"],), topologies=(told["topology"],))
     looked_at = [
         case
@@ -51,7 +58,7 @@ def test_what_the_figures_are_told_from_is_measured(told: dict[str, str]) -> Non
         if (case.workload.name, case.workload.dtype) == (told["workload"], told["dtype"])
         and case.workload.micro_batches == claims.MICRO_BATCHES
     ]
-    assert {case.variant for case in looked_at} == set(CARD.variants)
+    assert {case.variant for case in looked_at} >= variants
     assert all(told["measure"] in plan.measures(case, request, CARD, cores=2) for case in looked_at)
 
 
