@@ -28,6 +28,10 @@ ATTEMPTS = 3 * ROUNDS  # a spoilt round is repeated, and a noisy machine takes m
 PATIENCE = 8.0  # seconds of a block in which a noisy machine may take further rounds
 FEWEST = 5  # rounds by which a block can be judged
 LIMIT = 45.0  # seconds after which it is, if it has so many; after twice as many it ends in any case
+# Where a reference's time is undecided, it and the fastest engine go on alone, in shorter turns.
+DUEL_ROUNDS, DUEL_SECONDS = 60, 15.0  # at most
+DUEL_FEWEST = 10  # and after as many again, it is asked whether they decide
+BRIEF = 0.05  # seconds of a step which caches that are another's slow down
 
 SMALL = 10**8  # parameters of a model of which a device holds many at once
 
@@ -44,6 +48,7 @@ class Block:
     spoilt: int = 0
     trouble: str = ""
     ceiling: float = 0.0  # FLOP/s of all ranks together
+    duels: dict[str, tuple[list[list[float]], list[list[float]]]] = field(default_factory=dict)  # by reference
 
 
 def small(case: Case) -> bool:
@@ -76,10 +81,18 @@ Begin = Callable[[Callable[[], Finding | None]], Future[Finding | None]]
 
 
 def run_block(
-    launcher: Launcher, cases: Sequence[Case], jobs: Mapping[str, Job], card: Card, timeout: float, begin: Begin
+    launcher: Launcher,
+    cases: Sequence[Case],
+    jobs: Mapping[str, Job],
+    card: Card,
+    timeout: float,
+    begin: Begin,
+    wrong: Collection[str] = (),
+    limit: float | None = None,
 ) -> Block:
     """Prepares every case, as many at once as ``begin`` lets go on, then times them round by round; spoilt rounds are
-    repeated, a bounded number of times."""
+    repeated, a bounded number of times. Then duels decide which references keep to ``limit``, if there is one;
+    ``wrong``: cases that set them no pace."""
     block = Block(cases=tuple(cases))
     worlds: dict[str, World] = {}
 
@@ -98,6 +111,11 @@ def run_block(
                 block.rounds[case.id] = []
         if worlds:
             _time(block, worlds, timeout, launcher.device)
+        if limit:
+            for case in cases:
+                peer = _undecided(block, case, wrong, limit)
+                if peer:
+                    block.duels[case.id] = _duel(block, worlds, (case.id, peer), timeout, launcher.device, limit)
     finally:
         for world in list(worlds.values()):  # some may be under way, if this was interrupted
             world.close()
@@ -120,27 +138,77 @@ def _time(block: Block, worlds: dict[str, World], timeout: float, device: str) -
         if not worlds or _enough(block, time.monotonic() - start):
             break
         shuffle.shuffle(order)
-        watch.foreign()
-        times = {}
-        for name in [name for name in order if name in worlds]:
-            outcomes = worlds[name].run(Job(f"{TASKS}:timed", turn), timeout)
-            problem = trouble(outcomes)
-            if problem:
-                block.problems[name] = problem
-                block.rounds.pop(name)
-                worlds.pop(name).close()
-                continue
-            ranks = [outcome.value for outcome in outcomes if isinstance(outcome, Done)]
-            times[name] = [max(step) for step in zip(*ranks, strict=True)]  # the slowest rank's
-        foreign = watch.foreign()
-        spoilt = gpu_trouble() if device == "cuda" else ""
-        if foreign > FOREIGN and device == "cpu":
-            spoilt = f"other processes used {foreign:.2f} cores"
-        if spoilt:
-            block.spoilt, block.trouble = block.spoilt + 1, spoilt
-            continue
-        for name, seconds in times.items():
+        for name, seconds in _round(block, worlds, order, turn, timeout, device, watch).items():
             block.rounds[name].append(seconds)
+
+
+def _round(
+    block: Block,
+    worlds: dict[str, World],
+    order: Sequence[str],
+    turn: dict[str, int],
+    timeout: float,
+    device: str,
+    watch: CpuWatch,
+) -> dict[str, list[float]]:
+    """Seconds of the steps of each case's turn, those of its slowest rank; nothing of a round that was spoilt. What
+    goes wrong ends the case's part in the block."""
+    watch.foreign()
+    times = {}
+    for name in [name for name in order if name in worlds]:
+        outcomes = worlds[name].run(Job(f"{TASKS}:timed", turn), timeout)
+        problem = trouble(outcomes)
+        if problem:
+            block.problems[name] = problem
+            block.rounds.pop(name)
+            worlds.pop(name).close()
+            continue
+        ranks = [outcome.value for outcome in outcomes if isinstance(outcome, Done)]
+        times[name] = [max(step) for step in zip(*ranks, strict=True)]
+    foreign = watch.foreign()
+    spoilt = gpu_trouble() if device == "cuda" else ""
+    if foreign > FOREIGN and device == "cpu":
+        spoilt = f"other processes used {foreign:.2f} cores"
+    if spoilt:
+        block.spoilt, block.trouble = block.spoilt + 1, spoilt
+        return {}
+    return times
+
+
+def _undecided(block: Block, case: Case, wrong: Collection[str], limit: float) -> str | None:
+    """The case that a reference must be timed against once more, if the rounds do not tell whether it keeps to the
+    limit."""
+    if case.engine != "reference" or len(block.rounds.get(case.id, ())) < FEWEST:
+        return None
+    peers = {c.engine: c.id for c in block.cases if c.variant == case.variant and c.id in block.rounds}
+    banned = {engine for engine, name in peers.items() if name in wrong}
+    best = speed.pacemaker({engine: block.rounds[name] for engine, name in peers.items()}, banned)
+    if best and speed.held(block.rounds[case.id], block.rounds[peers[best]], limit) == "inconclusive":
+        return peers[best]
+    return None
+
+
+def _duel(
+    block: Block, worlds: dict[str, World], pair: tuple[str, str], timeout: float, device: str, limit: float
+) -> tuple[list[list[float]], list[list[float]]]:
+    """Rounds of two cases alone, until they tell whether the first keeps to the limit or there are enough of them."""
+    brief = min(min(steps) for name in pair for steps in block.rounds[name]) < BRIEF
+    turn = {"warm": int(brief), "steps": 1}
+    ours: list[list[float]] = []
+    theirs: list[list[float]] = []
+    watch, start = CpuWatch(), time.monotonic()
+    for attempt in range(DUEL_ROUNDS):
+        times = _round(block, worlds, pair if attempt % 2 else pair[::-1], turn, timeout, device, watch)
+        if any(name not in worlds for name in pair):
+            break
+        if times:
+            ours.append(times[pair[0]])
+            theirs.append(times[pair[1]])
+        if time.monotonic() - start > DUEL_SECONDS:
+            break
+        if times and len(ours) % DUEL_FEWEST == 0 and speed.held(ours, theirs, limit) != "inconclusive":
+            break
+    return ours, theirs
 
 
 def _enough(block: Block, seconds: float) -> bool:
@@ -168,4 +236,7 @@ def judge_block(
         return [no_run("invalid", reason).but(measure="throughput")]
     peers = {c.engine: block.rounds[c.id] for c in block.cases if c.variant == case.variant and c.id in block.rounds}
     flops = step_flops(case.workload)
-    return speed.judge(case.engine, peers, case.workload.tokens, flops, block.ceiling, block.spoilt, wrong, limit)
+    duel = block.duels.get(case.id)
+    if duel and len(duel[0]) < DUEL_FEWEST:
+        duel = None
+    return speed.judge(case.engine, peers, case.workload.tokens, flops, block.ceiling, block.spoilt, wrong, limit, duel)

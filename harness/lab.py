@@ -218,14 +218,18 @@ class Lab:
         text = f"{value:,.0f} B; no law is stated for it here"
         return Finding(measure, quantity, value, "B", "pass", text)
 
-    def block(self, case: Case) -> Block:
-        """The timed block of the case's topic, topology and work; it runs once for all its cases."""
+    def block(self, case: Case, wrong: Callable[[Case], bool], limit: float | None) -> Block:
+        """The timed block of the case's topic, topology and work; it runs once for all its cases. ``wrong``, ``limit``:
+        see :func:`harness.blocks.run_block`."""
         key = block_key(case)
         if key not in self._blocks:
             members = [c for c in self.timed if block_key(c) == key and not self.obstacle(c)]
             jobs = {c.id: self._job(c, f"prepare_{self._kind(c)}") for c in members}
             self.rest()
-            self._blocks[key] = run_block(self.launcher, members, jobs, self.card(case), self.timeout, self._ahead.also)
+            mistaken = {c.id for c in members if wrong(c)}
+            self._blocks[key] = run_block(
+                self.launcher, members, jobs, self.card(case), self.timeout, self._ahead.also, mistaken, limit
+            )
         return self._blocks[key]
 
     def rest(self) -> None:

@@ -63,6 +63,19 @@ def ratio(ours: Rounds, theirs: Rounds) -> tuple[float, float, float]:
     return float(np.median(by_round)), float(low), float(high)
 
 
+def pacemaker(rounds: Mapping[str, Rounds], wrong: Collection[str] = ()) -> str | None:
+    """The fastest engine that the reference is held to; those that are ``wrong`` set no pace."""
+    peers = [name for name in rounds if name != "reference" and name not in wrong]
+    return min(peers, key=lambda name: timing(rounds[name]).median, default=None)
+
+
+def held(ours: Rounds, theirs: Rounds, limit: float) -> str:
+    """Whether ours ÷ theirs keeps to ``limit``: the verdict, inconclusive where chance could have made it another."""
+    middle, low, high = ratio(ours, theirs)
+    clear = abs(math.log(middle / limit)) > effect(ours, [theirs]) and not low <= limit <= high
+    return "inconclusive" if not clear else "pass" if middle <= limit else "fail"
+
+
 def _medians(rounds: Rounds) -> NDArray[np.float64]:
     return np.array([np.median(steps) for steps in rounds])
 
@@ -81,14 +94,14 @@ def judge(
     spoilt: int,
     wrong: Collection[str] = (),
     limit: float | None = REFERENCE_LIMIT,
+    duel: tuple[Rounds, Rounds] | None = None,
 ) -> list[Finding]:
     """The findings for one engine of a block; ``rounds`` holds all engines that compute the same variant. Those that
     are ``wrong`` are timed too, but set the reference no pace. ``limit``: what the reference may take × the fastest
-    engine, if anything is asked of it."""
+    engine, if anything is asked of it. ``duel``: further rounds of these two alone, which then decide."""
     mine, noise = timing(rounds[engine]), effects(rounds)[engine]
     ratios = {other: ratio(rounds[engine], times) for other, times in rounds.items() if other != engine}
     fastest = min(rounds, key=lambda name: timing(rounds[name]).median)
-    peers = {name: times for name, times in rounds.items() if name != "reference" and name not in wrong}
     detail = {
         "samples": [second for steps in rounds[engine] for second in steps],
         "rounds": len(rounds[engine]),
@@ -109,11 +122,13 @@ def judge(
     if spoilt:
         text += f"; {spoilt} spoilt rounds were repeated"
     verdict, bound = "pass" if noise <= DECIDABLE else "inconclusive", None
-    if engine == "reference" and peers and limit:
-        best = min(peers, key=lambda name: timing(peers[name]).median)
-        middle, low, high = ratios[best]
-        bound = limit
-        text += f"; {middle:.2f} × the fastest engine {best} ({low:.2f} to {high:.2f}), at most {bound:g} is asked"
-        clear = abs(math.log(middle / bound)) > noise and not low <= bound <= high
-        verdict = "inconclusive" if not clear else "pass" if middle <= bound else "fail"
+    best = pacemaker(rounds, wrong)
+    if engine == "reference" and best and limit:
+        pair = duel or (rounds[engine], rounds[best])
+        (middle, low, high), bound = ratio(*pair), limit
+        text += f"; {middle:.2f} × the fastest engine {best} ({low:.2f} to {high:.2f}"
+        text += f" in {len(duel[0])} rounds of these two" if duel else ""
+        text += f"), at most {bound:g} is asked"
+        verdict = held(*pair, limit)
+        detail |= {"pace": middle, "pacemaker": best, "duel": len(duel[0]) if duel else 0}
     return [Finding("throughput", "step_time", mine.median, "s", verdict, text, bound=bound, detail=detail)]

@@ -18,12 +18,13 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from harness.catalog import DATA
 from harness.launch.outcome import Done, Failure, Hung, Job, Killed, Outcome, OutOfMemory, Raised, Unsupported
 
 GRACE = 1.0  # seconds that the other ranks get to speak after the first failure
 STACKS = 0.3  # seconds for a stuck rank to write its stacks
 # What every rank runs; and every optimizer asks for dynamo: a second a rank, were it not there already.
-WARM = ("torch", "torch._dynamo", "harness.launch.tasks", "impls.models.data")
+WARM = ("torch", "torch._dynamo", "harness.launch.tasks", DATA.partition(":")[0])
 ENVIRONMENT = {
     "GLOO_SOCKET_IFNAME": "lo",  # gloo asks for the host name's address otherwise, which need not resolve
     "OMP_NUM_THREADS": "1",

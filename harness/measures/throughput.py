@@ -1,5 +1,6 @@
 """Step times from the interleaved rounds of the case's block, and the reference's against the fastest engine's."""
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from harness.spec import Case, Finding, Needs, Occasion
@@ -19,10 +20,10 @@ def take(lab: "Lab", case: Case) -> list[Finding]:
     from harness.blocks import judge_block
     from harness.judge.speed import REFERENCE_LIMIT
 
-    block = lab.block(case)
-    peers = [member for member in block.cases if member.variant == case.variant]
     # On GPUs engines have kernels of their own: plain PyTorch is told apart from them there, and not held to them.
     limit = REFERENCE_LIMIT if lab.launcher.device == "cpu" else None
+    block = lab.block(case, partial(is_wrong, lab), limit)
+    peers = [member for member in block.cases if member.variant == case.variant]
     return judge_block(block, case, {peer.engine for peer in peers if is_wrong(lab, peer)}, limit)
 
 

@@ -51,28 +51,26 @@ EVEN, SLOW_RANK, SLOWER_RANK, LATE = world(1.0, 0.0), world(1.4, 0.0), world(1.8
         ([SLOW_RANK, SLOWER_RANK], "fail", 2),  # in all of them the engine's
     ],
 )
-def test_of_ranks_that_share_cores_the_world_with_the_smallest_bubble_counts(
+def test_on_gpus_stages_that_differ_count_and_the_world_with_the_smallest_bubble(
     worlds: list[Any], verdict: str, looks: int
 ) -> None:
-    found, looked = watched(*worlds)
+    found, looked = watched(*worlds, cores=2, device="cuda")
     assert {finding.quantity: finding.verdict for finding in found}["bubble"] == verdict
     assert looked == looks
 
 
-@pytest.mark.parametrize(("first", "verdict"), [(EVEN, "pass"), (SLOW_RANK, "pass"), (LATE, "fail")])
-def test_of_ranks_with_a_core_each_one_world_tells(first: Any, verdict: str) -> None:
-    """A slower core does not count there, and messages are as late in any world."""
-    found, looked = watched(first, EVEN, cores=2)
+@pytest.mark.parametrize(
+    ("first", "cores", "verdict"),
+    [(EVEN, 2, "pass"), (SLOW_RANK, 2, "pass"), (LATE, 2, "fail"), (SLOW_RANK, 1, "pass"), (LATE, 1, "pass")],
+)
+def test_of_ranks_on_cores_one_world_tells(first: Any, cores: int, verdict: str) -> None:
+    """A slower core does not count, and messages are as late in any world; a replay on a core each has none."""
+    found, looked = watched(first, EVEN, cores=cores)
     assert {finding.quantity: finding.verdict for finding in found}["bubble"] == verdict
     assert looked == 1
 
 
-def test_on_gpus_stages_that_differ_count() -> None:
-    found, looked = watched(SLOW_RANK, SLOWER_RANK, cores=2, device="cuda")
-    assert {finding.quantity: finding.verdict for finding in found}["bubble"] == "fail"
-    assert looked == 2
-
-
 @pytest.mark.parametrize("worlds", [[SLOW_RANK, SLOWER_RANK], [SLOWER_RANK, SLOW_RANK]])
 def test_of_two_bubbles_that_are_too_large_the_smaller_one_is_told(worlds: list[Any]) -> None:
-    assert watched(*worlds)[0][0].value == watched(SLOW_RANK, SLOW_RANK)[0][0].value
+    smaller = watched(SLOW_RANK, SLOW_RANK, device="cuda")[0][0].value
+    assert watched(*worlds, device="cuda")[0][0].value == smaller
