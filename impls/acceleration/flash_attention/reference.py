@@ -59,17 +59,17 @@ def split(size: int, *tensors: Tensor) -> Blocks:
 
 def backward_of_a_head(rows: Blocks, keys: Blocks, causal: bool) -> None:
     """For each block of keys one pass over the rows, P computed anew and dS = P ∘ (dO Vᵀ − D); dQ log₂ e, dK / τ and
-    dV are added up in place. Tiles are transposed here: most products then read along their rows."""
+    dV are added up in place. Tiles are transposed here, and so lies dQ in memory: products then read along their rows."""
     for j, (k_j, v_j, d_k_j, d_v_j) in enumerate(keys):
         for i, (q_i, d_o_i, minus_l_i, minus_d_i, d_q_i) in enumerate(rows):
             if causal and i < j:
                 continue
             q_i, d_o_i = q_i.to(k_j.dtype), d_o_i.to(k_j.dtype)
-            p = (k_j @ q_i.T).add_(minus_l_i).exp2_()
+            p = torch.addmm(minus_l_i, k_j, q_i.T).exp2_()
             if causal and i == j:
                 p.triu_()  # no key that comes after its query
             d_v_j.addmm_(p, d_o_i)
-            d_s = (v_j @ d_o_i.T).add_(minus_d_i).mul_(p)
+            d_s = torch.addmm(minus_d_i, v_j, d_o_i.T).mul_(p)
             d_k_j.addmm_(d_s, q_i)
             d_q_i.addmm_(d_s.T, k_j)
             del p, d_s  # before there is another tile
@@ -123,7 +123,7 @@ class FlashAttention(torch.autograd.Function):
             d_k_h, d_v_h = torch.zeros_like(k_h), torch.zeros_like(v_h)
             of_keys = split(columns, k_h, v_h, d_k_h, d_v_h)
             for head in range(pair * group, (pair + 1) * group):
-                minus_d, d_q_h = -(d_o[head].to(lse.dtype) * o[head]).sum(-1), torch.zeros_like(k_h)
+                minus_d, d_q_h = -(d_o[head].to(lse.dtype) * o[head]).sum(-1), k_h.new_zeros(k_h.shape[::-1]).T
                 backward_of_a_head(
                     split(rows, q[head], d_o[head], -lse[head], minus_d, d_q_h), of_keys, causal=ctx.causal
                 )

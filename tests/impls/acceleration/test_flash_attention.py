@@ -89,7 +89,7 @@ FAULTS = {
     "keys of another head": ("x[head // group]", "x[head % len(x)]"),
     "backward: tile on the diagonal not masked": ("p.triu_()", "p"),
     "backward: one block of rows too few": ("if causal and i < j", "if causal and i <= j"),
-    "backward: D missing": ("add_(minus_d_i)", "add_(0)"),
+    "backward: D missing": ("torch.addmm(minus_d_i, v_j, d_o_i.T)", "(v_j @ d_o_i.T)"),
     "backward: change of base missing in dQ": ("d_q_h.mul_(1 / LOG2_E)", "d_q_h"),
     "backward: scale missing in dK": ("d_k_h.mul_(scale / LOG2_E)", "d_k_h"),
 }
