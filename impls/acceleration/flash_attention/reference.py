@@ -59,7 +59,7 @@ def split(size: int, *tensors: Tensor) -> Blocks:
 
 def backward_of_a_head(rows: Blocks, keys: Blocks, causal: bool) -> None:
     """For each block of keys one pass over the rows, P computed anew and dS = P ∘ (dO Vᵀ − D); dQ log₂ e, dK / τ and
-    dV are added up in place. Tiles are transposed here, and so lies dQ in memory: products then read along their rows."""
+    dV are added up in place. Tiles are transposed here, and so lies dQ in memory: products read along rows."""
     for j, (k_j, v_j, d_k_j, d_v_j) in enumerate(keys):
         for i, (q_i, d_o_i, minus_l_i, minus_d_i, d_q_i) in enumerate(rows):
             if causal and i < j:
