@@ -38,6 +38,9 @@ SMALL = 10**8  # parameters of a model of which a device holds many at once
 BlockKey = tuple[str, str, Topology, Workload]
 
 
+Duel = tuple[list[list[float]], list[list[float]]]  # rounds of a reference, and of the engine it is held to
+
+
 @dataclass
 class Block:
     """Seconds a step of each case, round by round, and why a case has none."""
@@ -48,7 +51,7 @@ class Block:
     spoilt: int = 0
     trouble: str = ""
     ceiling: float = 0.0  # FLOP/s of all ranks together
-    duels: dict[str, tuple[list[list[float]], list[list[float]]]] = field(default_factory=dict)  # by reference
+    duels: dict[str, Duel] = field(default_factory=dict)  # by reference
 
 
 def small(case: Case) -> bool:
@@ -112,10 +115,7 @@ def run_block(
         if worlds:
             _time(block, worlds, timeout, launcher.device)
         if limit:
-            for case in cases:
-                peer = _undecided(block, case, wrong, limit)
-                if peer:
-                    block.duels[case.id] = _duel(block, worlds, (case.id, peer), timeout, launcher.device, limit)
+            _decide(block, worlds, wrong, timeout, launcher.device, limit)
     finally:
         for world in list(worlds.values()):  # some may be under way, if this was interrupted
             world.close()
@@ -175,6 +175,17 @@ def _round(
     return times
 
 
+def _decide(
+    block: Block, worlds: dict[str, World], wrong: Collection[str], timeout: float, device: str, limit: float
+) -> None:
+    """Has each reference that may or may not keep to the limit duel with the engine that it is held to."""
+    for case in block.cases:
+        if peer := _undecided(block, case, wrong, limit):
+            duel = _duel(block, worlds, (case.id, peer), timeout, device, limit)
+            if len(duel[0]) >= DUEL_FEWEST:
+                block.duels[case.id] = duel
+
+
 def _undecided(block: Block, case: Case, wrong: Collection[str], limit: float) -> str | None:
     """The case that a reference must be timed against once more, if the rounds do not tell whether it keeps to the
     limit."""
@@ -190,25 +201,25 @@ def _undecided(block: Block, case: Case, wrong: Collection[str], limit: float) -
 
 def _duel(
     block: Block, worlds: dict[str, World], pair: tuple[str, str], timeout: float, device: str, limit: float
-) -> tuple[list[list[float]], list[list[float]]]:
-    """Rounds of two cases alone, until they tell whether the first keeps to the limit or there are enough of them."""
+) -> Duel:
+    """Rounds of two cases alone, until they tell whether the first keeps to the limit or there are enough of them; none
+    if one of the two is lost meanwhile."""
     brief = min(min(steps) for name in pair for steps in block.rounds[name]) < BRIEF
     turn = {"warm": int(brief), "steps": 1}
-    ours: list[list[float]] = []
-    theirs: list[list[float]] = []
+    duel: Duel = [], []
     watch, start = CpuWatch(), time.monotonic()
     for attempt in range(DUEL_ROUNDS):
         times = _round(block, worlds, pair if attempt % 2 else pair[::-1], turn, timeout, device, watch)
         if any(name not in worlds for name in pair):
-            break
+            return [], []
         if times:
-            ours.append(times[pair[0]])
-            theirs.append(times[pair[1]])
+            for rounds, name in zip(duel, pair, strict=True):
+                rounds.append(times[name])
         if time.monotonic() - start > DUEL_SECONDS:
             break
-        if times and len(ours) % DUEL_FEWEST == 0 and speed.held(ours, theirs, limit) != "inconclusive":
+        if times and len(duel[0]) % DUEL_FEWEST == 0 and speed.held(*duel, limit) != "inconclusive":
             break
-    return ours, theirs
+    return duel
 
 
 def _enough(block: Block, seconds: float) -> bool:
@@ -236,7 +247,5 @@ def judge_block(
         return [no_run("invalid", reason).but(measure="throughput")]
     peers = {c.engine: block.rounds[c.id] for c in block.cases if c.variant == case.variant and c.id in block.rounds}
     flops = step_flops(case.workload)
-    duel = block.duels.get(case.id)
-    if duel and len(duel[0]) < DUEL_FEWEST:
-        duel = None
-    return speed.judge(case.engine, peers, case.workload.tokens, flops, block.ceiling, block.spoilt, wrong, limit, duel)
+    about = case.workload.tokens, flops, block.ceiling, block.spoilt
+    return speed.judge(case.engine, peers, *about, wrong, limit, block.duels.get(case.id))
