@@ -105,6 +105,11 @@ def has(context: Context, imported: str) -> bool:
     return imported in sys.modules
 
 
+def imported(context: Context) -> bool:
+    """Whether the tasks of checked and timed runs are here already."""
+    return {"harness.launch.tasks", "impls.models.data"} <= sys.modules.keys()
+
+
 def frozen(context: Context) -> int:
     """How many objects this rank's garbage collections leave out."""
     return gc.get_freeze_count()

@@ -41,6 +41,11 @@ def test_a_ranks_garbage_collections_leave_out_what_was_imported(launcher: Local
         assert outcome.value > 100_000
 
 
+def test_a_rank_need_not_import_what_every_case_runs(launcher: LocalLauncher) -> None:
+    for outcome in run(launcher, "imported"):
+        assert outcome == Done(outcome.rank, True)
+
+
 def test_a_world_runs_job_after_job_with_its_state_and_a_fresh_one_has_none(launcher: LocalLauncher) -> None:
     world = launcher.world(1, JOBS, JOBS)
     asked = [world.run(Job(f"{JOBS}:remembers", {}), LONG)[0] for _ in range(3)]
