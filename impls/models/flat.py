@@ -8,7 +8,6 @@ from torch import Tensor, nn
 LARGEST = 25 * 2**20  # bytes: enough for the network's full bandwidth (Li et al. 2020, §3.2.3)
 FEWEST = 4  # runs, unless they are small: of fewer nothing would overlap, and the copy of one would count
 SMALLEST = 2**16  # bytes: a message of less takes as long
-WORTHWHILE = 2**20  # bytes: between busy CPU ranks each message more takes as long as the sum of so many
 
 
 def distinct(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:

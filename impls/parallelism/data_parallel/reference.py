@@ -24,11 +24,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from harness.spec import Batch, Topology, Workload
-from impls.models.flat import WORTHWHILE, distinct, runs, views
+from impls.models.flat import distinct, runs, views
 from impls.models.optimizer import MasterWeights, clip
 from impls.models.step import accumulate
 from impls.models.weights import build_model
 from impls.parallelism.data_parallel.bucket import Bucket
+
+SMALLEST = 2**20  # bytes of a bucket: between busy CPU ranks each message more takes as long as the sum of so many
 
 
 class Naive:
@@ -68,7 +70,7 @@ class Bucketed:
         self.model = build_model(workload)
         self.sync = True
         # The backward pass meets the parameters last to first.
-        self.buckets = [Bucket(run, workload) for run in runs(distinct(self.model.parameters())[::-1], WORTHWHILE)]
+        self.buckets = [Bucket(run, workload) for run in runs(distinct(self.model.parameters())[::-1], SMALLEST)]
         for bucket in self.buckets:
             self._send_when_full(bucket)
 

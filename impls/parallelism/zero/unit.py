@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from impls.models.collectives import Alone, Exchange, Together, all_gather, free, reduce_scatter
 from impls.models.decoder import Decoder
-from impls.models.flat import WORTHWHILE, distinct, flatten, runs, views
+from impls.models.flat import distinct, flatten, runs, views
 
 Gathering = dist.Work | Together | Alone
 Reduction = tuple[dist.Work | Exchange | Alone, Tensor, Tensor]
@@ -19,7 +19,7 @@ def owners(model: Decoder, stage: int) -> list[tuple[nn.Module, list[nn.Paramete
     anywhere. In stage 3 they are gathered for as short as possible: for an attention, an MLP, a head that is not tied
     to the embedding; the root has the rest all along, and comes first."""
     if stage < 3:
-        return [(model, run) for run in runs(distinct(model.parameters()), WORTHWHILE)]
+        return [(model, run) for run in runs(distinct(model.parameters()))]
     blocks = [block for layer in model.model.layers for block in (layer.self_attn, layer.mlp)]
     if not model.config.tie_word_embeddings:
         blocks.append(model.lm_head)
