@@ -16,9 +16,6 @@ class Exchange:
         self.parts = send.new_empty(group.size() - 1, receive.numel())
         self.work = exchange(list(sent), [*self.parts[:rank], self.own, *self.parts[rank:]], group)
 
-    def is_completed(self) -> bool:
-        return self.work.is_completed()
-
     def wait(self) -> None:
         self.work.wait()
         if self.receive.data_ptr() == self.own.data_ptr():
@@ -35,9 +32,6 @@ class Alone:
     def __init__(self) -> None:
         self.event = torch.cuda.current_stream().record_event() if torch.cuda.is_available() else None
 
-    def is_completed(self) -> bool:
-        return True
-
     def wait(self) -> None:
         if self.event is not None:
             self.event.wait()
@@ -48,9 +42,6 @@ class Together:
 
     def __init__(self, works: Sequence[dist.Work]) -> None:
         self.works = works
-
-    def is_completed(self) -> bool:
-        return all(work.is_completed() for work in self.works)
 
     def wait(self) -> None:
         for work in self.works:

@@ -15,9 +15,11 @@ def distinct(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
     return list(dict.fromkeys(parameters))
 
 
-def runs(parameters: Sequence[nn.Parameter], smallest: int = SMALLEST) -> list[list[nn.Parameter]]:
+def runs(
+    parameters: Sequence[nn.Parameter], smallest: int = SMALLEST, fewest: int = FEWEST
+) -> list[list[nn.Parameter]]:
     """Neighbours that travel together, none of more bytes than are best for that (or of one parameter)."""
-    room = min(LARGEST, max(smallest, sum(p.nbytes for p in parameters) // FEWEST))
+    room = min(LARGEST, max(smallest, sum(p.nbytes for p in parameters) // fewest))
     found: list[list[nn.Parameter]] = []
     for parameter in parameters:
         if not found or sum(p.nbytes for p in found[-1]) + parameter.nbytes > room:
@@ -30,6 +32,16 @@ def views(buffer: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
     """Consecutive pieces of ``buffer`` in the parameters' shapes; what is left at its end is padding."""
     pieces = buffer[: sum(p.numel() for p in parameters)].split([p.numel() for p in parameters])
     return [piece.view(p.shape) for piece, p in zip(pieces, parameters, strict=True)]
+
+
+def flatten_gradients(parameters: Sequence[nn.Parameter], buffer: Tensor) -> None:
+    """Moves the parameters' gradients into ``buffer``, of which they become views; its padding becomes 0. Done when
+    all are there, by when activations have made room, it costs less than to have them added to a buffer of zeros."""
+    places = views(buffer, parameters)
+    torch._foreach_copy_(places, [parameter.grad for parameter in parameters])
+    buffer[sum(p.numel() for p in parameters) :] = 0
+    for parameter, place in zip(parameters, places, strict=True):
+        parameter.grad = place
 
 
 def flatten(parameters: Sequence[nn.Parameter], multiple: int = 1) -> Tensor:

@@ -5,7 +5,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from harness.spec import Workload
-from impls.models.flat import flatten, views
+from impls.models.flat import flatten, flatten_gradients
 from impls.models.optimizer import optimizer
 
 
@@ -29,16 +29,9 @@ class Bucket:
             return False
         self.missing.update(self.parameters)
         if self.gradient is None:  # the first micro-batch; later ones add to the views
-            self._flatten()
+            self.gradient = torch.empty_like(self.weights)
+            flatten_gradients(self.parameters, self.gradient)
         return True
-
-    def _flatten(self) -> None:
-        """Moves the gradients into one buffer, now that activations have made room for it."""
-        self.gradient = torch.empty_like(self.weights)
-        places = views(self.gradient, self.parameters)
-        torch._foreach_copy_(places, [parameter.grad for parameter in self.parameters])
-        for parameter, place in zip(self.parameters, places, strict=True):
-            parameter.grad = place
 
     def send(self) -> None:
         """Starts the sum over ranks."""

@@ -97,10 +97,7 @@ class Partitioned:
 
     def reduce(self) -> None:
         for unit in self.units:
-            found = [parameter.grad for parameter in reversed(unit.parameters)]
-            unit.expect()
-            for parameter in unit.parameters:
-                parameter.grad.copy_(found.pop())  # its own buffer goes
+            unit.collect()
             work, _, part = unit.reduce()
             work.wait()
             unit.add(part.div_(self.share))

@@ -58,10 +58,6 @@ class HybridShard(Zero):
         self._arrive()
         return loss
 
-    def _finish(self, left: int = 0) -> None:
-        """Waits always: the ranks must start hop 2 at the same point among the collectives of their other groups."""
-        super()._finish(0)
-
     def _received(self, unit: Unit, part: Tensor) -> None:
         """After hop 1: hop 2, or with ``two_hop`` the sum over micro-batches until the last has come."""
         if self.two_hop:

@@ -16,7 +16,6 @@ In stage 3 weights are gathered just before a unit's forward and backward pass, 
 """
 
 import contextlib
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
@@ -45,11 +44,10 @@ class Zero:
         self.workload, self.stage, self.rank, self.ranks = workload, stage, dist.get_rank(), dist.get_world_size()
         self.group = group or dist.group.WORLD
         self.model = build_model(workload)
-        owned = owners(self.model, stage)
+        owned = owners(self.model, stage, self.group.size())
         self.units = [make(parameters, stage, self.group) for _, parameters in owned]
         self.optimizer = optimizer([unit.master for unit in self.units], workload)
-        self.reducing: deque[tuple[Unit, Reduction]] = deque()
-        self.flying = 1 if stage < 3 else 0  # reductions under a unit's backward pass; each holds a gradient
+        self.reducing: tuple[Unit, Reduction] | None = None  # one at a time: each holds a gradient
         self.last = False  # the micro-batch after which stage 1 reduces
         for index, (module, _) in enumerate(owned):
             self._reduce_when_ready(index)
@@ -74,16 +72,14 @@ class Zero:
         # At the top all activations are there still: what comes next comes when it is needed.
         ahead = 0 < index < len(self.units) - 1
 
-        def expected(_: Tensor) -> None:
-            self._finish(self.flying)
-            unit.expect()
-
         def arrived(_: nn.Parameter) -> None:
             nonlocal missing
             missing -= 1
             if missing:
                 return
             missing = len(unit.parameters)
+            self._finish()  # the reduction that went on under this unit's backward pass
+            unit.collect()
             if self.stage > 1:
                 for parameter in unit.parameters:
                     parameter.grad = None
@@ -92,17 +88,16 @@ class Zero:
                 if ahead:
                     self.units[index - 1].gather()
             if self.stage > 1 or self.last:
-                self._finish(self.flying - 1)
-                self.reducing.append((unit, unit.reduce()))
+                self.reducing = unit, unit.reduce()
 
         for parameter in unit.parameters:
-            parameter.register_hook(expected)
             parameter.register_post_accumulate_grad_hook(arrived)
 
-    def _finish(self, left: int = 0) -> None:
-        """Takes the results of reductions and frees their buffers; ``left`` of them may go on."""
-        while self.reducing and (len(self.reducing) > left or self.reducing[0][1][0].is_completed()):
-            unit, (work, sent, part) = self.reducing.popleft()
+    def _finish(self) -> None:
+        """Takes the result of the running reduction and frees its buffer. At the same points on every rank: what
+        follows may be a collective of another group."""
+        if self.reducing is not None:
+            (unit, (work, sent, part)), self.reducing = self.reducing, None
             work.wait()
             if part.untyped_storage().data_ptr() != sent.untyped_storage().data_ptr():
                 free(sent)

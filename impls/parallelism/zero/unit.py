@@ -8,18 +8,19 @@ from torch import Tensor, nn
 
 from impls.models.collectives import Alone, Exchange, Together, all_gather, free, reduce_scatter
 from impls.models.decoder import Decoder
-from impls.models.flat import distinct, flatten, runs, views
+from impls.models.flat import distinct, flatten, flatten_gradients, runs, views
 
 Gathering = dist.Work | Together | Alone
 Reduction = tuple[dist.Work | Exchange | Alone, Tensor, Tensor]
 
 
-def owners(model: Decoder, stage: int) -> list[tuple[nn.Module, list[nn.Parameter]]]:
+def owners(model: Decoder, stage: int, ranks: int = 1) -> list[tuple[nn.Module, list[nn.Parameter]]]:
     """Whose forward and backward pass needs which weights. Below stage 3 they are there all along, and may be cut
-    anywhere. In stage 3 they are gathered for as short as possible: for an attention, an MLP, a head that is not tied
-    to the embedding; the root has the rest all along, and comes first."""
+    anywhere: a gradient that is reduced shall be no larger than what a rank keeps. In stage 3 they are gathered for
+    as short as possible: for an attention, an MLP, a head that is not tied to the embedding; the root has the rest
+    all along, and comes first."""
     if stage < 3:
-        return [(model, run) for run in runs(distinct(model.parameters()))]
+        return [(model, run) for run in runs(distinct(model.parameters()), fewest=max(2, ranks))]
     blocks = [block for layer in model.model.layers for block in (layer.self_attn, layer.mlp)]
     if not model.config.tie_word_embeddings:
         blocks.append(model.lm_head)
@@ -67,12 +68,11 @@ class Unit:
     def release(self) -> None:
         free(self.full)
 
-    def expect(self) -> None:
-        """Before a gradient arrives: autograd shall add them to the flat buffer, in their places, and make none."""
+    def collect(self) -> None:
+        """Once all gradients have arrived: one buffer has them, and later micro-batches' are added there."""
         if self.send is None:
-            self.send = torch.zeros(self.elements, dtype=self.full.dtype, device=self.full.device)
-            for parameter, place in zip(self.parameters, views(self.send, self.parameters), strict=True):
-                parameter.grad = place
+            self.send = torch.empty(self.elements, dtype=self.full.dtype, device=self.full.device)
+            flatten_gradients(self.parameters, self.send)
 
     def reduce(self) -> Reduction:
         """Starts the reduce-scatter of the gradient; returns (handle, its input, its output)."""

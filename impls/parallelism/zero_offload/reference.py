@@ -23,7 +23,6 @@ while the one below is computed, and states are stepped in pieces (Ren et al., Â
 On CPU ranks device and host are one memory: gradients and weights are handed over there, not copied.
 """
 
-from collections import deque
 from collections.abc import Mapping
 from functools import partial
 
@@ -67,7 +66,7 @@ class Offload(Zero):
 
     def __init__(self, workload: Workload, stage: int, states_on: str, weights_on: str, folder: str) -> None:
         self.workload, self.stage, self.rank, self.ranks = workload, stage, dist.get_rank(), dist.get_world_size()
-        self.reducing, self.flying, self.last = deque(), 1, False
+        self.reducing, self.last = None, False
         self.count, self.group = 0, dist.group.WORLD
         self.model = build_model(workload)
         owned = owners(self.model, 3)  # modules in stage 2 too: pieces of states are cut to fit them

@@ -27,9 +27,6 @@ class OneHop:
         self.receive, self.parts = receive, send.new_empty(group.size(), receive.numel())
         self.work = dist.all_to_all_single(self.parts.view(-1), send, group=group, async_op=True)
 
-    def is_completed(self) -> bool:
-        return self.work.is_completed()
-
     def wait(self) -> None:
         self.work.wait()
         torch.sum(self.parts, 0, out=self.receive)
@@ -39,8 +36,7 @@ class OneHop:
 class TwoHops:
     """The handle of a running reduction: ``send`` [N · size] → ``receive`` [size], this rank's shard summed over ranks.
 
-    The second hop starts when somebody asks after the first and it is done. Ranks may ask at different times, since
-    nobody waits then, and every group sees its hops in the order of the units.
+    The first hop is under way; ``wait()`` ends it and makes the second.
     """
 
     def __init__(
@@ -72,11 +68,6 @@ class TwoHops:
         for other in others:
             total += decode(other, torch.empty_like(total), self.bits)
         self._hop(total)
-
-    def is_completed(self) -> bool:
-        while self.work is not None and self.work.is_completed():
-            self._arrive()
-        return self.work is None
 
     def wait(self) -> None:
         while self.work is not None:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from impls.models import flat
-from impls.models.flat import FEWEST, SMALLEST, runs
+from impls.models.flat import FEWEST, SMALLEST, flatten_gradients, runs
 
 
 def parameters(*sizes: int) -> list[nn.Parameter]:
@@ -32,3 +32,17 @@ def test_neighbours_travel_together_up_to_a_share_of_all(sizes: list[int], lengt
 def test_no_run_of_a_large_model_is_larger_than_a_message_need_be(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flat, "LARGEST", 2 * SMALLEST)
     assert [len(run) for run in runs(parameters(*[SMALLEST] * 4 * FEWEST))] == [2] * 2 * FEWEST
+
+
+def test_a_share_of_all_may_be_larger_of_fewer_runs() -> None:
+    assert [len(run) for run in runs(parameters(*[SMALLEST] * 8), fewest=2)] == [4, 4]
+
+
+def test_gradients_lie_in_one_buffer_and_the_next_are_added_there() -> None:
+    given = [nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(2))]
+    buffer = torch.full((10,), torch.nan)
+    for scale in (1.0, 2.0):
+        sum(scale * (index + 1) * p.sum() for index, p in enumerate(given)).backward()
+        if scale == 1.0:
+            flatten_gradients(given, buffer)
+    assert buffer.tolist() == [3.0] * 6 + [6.0] * 2 + [0.0] * 2
