@@ -27,9 +27,9 @@ TURN = {"cpu": {"warm": 1, "steps": 2}, "cuda": {"warm": 2, "steps": 6}}
 ATTEMPTS = 3 * ROUNDS  # a spoilt round is repeated, and a noisy machine takes more of them; so many at the most
 PATIENCE = 8.0  # seconds of a block in which a noisy machine may take further rounds
 FEWEST = 5  # rounds by which a block can be judged
-LIMIT = 45.0  # seconds after which it is, if it has so many; after twice as many it ends in any case
+LIMIT = 30.0  # seconds after which it is, if it has so many; after twice as many it ends in any case
 # Where a reference's time is undecided, it and the fastest engine go on alone, in shorter turns.
-DUEL_ROUNDS, DUEL_SECONDS = 60, 15.0  # at most
+DUEL_ROUNDS, DUEL_SECONDS = 60, 12.0  # at most
 DUEL_FEWEST = 10  # and after as many again, it is asked whether they decide
 BRIEF = 0.05  # seconds of a step which caches that are another's slow down
 
@@ -123,7 +123,7 @@ def run_block(
 
 
 def _time(block: Block, worlds: dict[str, World], timeout: float, device: str) -> None:
-    case, turn = block.cases[0], TURN[device]
+    case = block.cases[0]
     first = next(iter(worlds))
     found = worlds[first].run(Job(f"{TASKS}:ceiling", {"workload": case.workload}), timeout)
     block.ceiling = sum(outcome.value for outcome in found if isinstance(outcome, Done))
@@ -138,8 +138,14 @@ def _time(block: Block, worlds: dict[str, World], timeout: float, device: str) -
         if not worlds or _enough(block, time.monotonic() - start):
             break
         shuffle.shuffle(order)
-        for name, seconds in _round(block, worlds, order, turn, timeout, device, watch).items():
+        for name, seconds in _round(block, worlds, order, _turn(block, device), timeout, device, watch).items():
             block.rounds[name].append(seconds)
+
+
+def _turn(block: Block, device: str) -> dict[str, int]:
+    """An engine's next turn: where every step is long, one tells as much as two."""
+    brief = min((min(steps) for rounds in block.rounds.values() for steps in rounds), default=0.0) < BRIEF
+    return TURN[device] if brief or device != "cpu" else {**TURN[device], "steps": 1}
 
 
 def _round(

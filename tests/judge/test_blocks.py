@@ -7,14 +7,17 @@ import pytest
 
 from harness import blocks
 from harness.blocks import (
+    BRIEF,
     DUEL_FEWEST,
     DUEL_ROUNDS,
     FEWEST,
     LIMIT,
     PATIENCE,
     ROUNDS,
+    TURN,
     Block,
     _enough,
+    _turn,
     block_key,
     judge_block,
 )
@@ -46,6 +49,14 @@ def test_a_block_of_many_engines_goes_on_until_it_can_be_judged() -> None:
 
 def test_a_block_whose_rounds_are_spoilt_ends_all_the_same() -> None:
     assert _enough(block(1), 2 * LIMIT + 1)
+
+
+def test_where_every_step_is_long_a_turn_is_short() -> None:
+    long, brief = block(1), block(1)
+    brief.rounds["other"] = [[BRIEF / 2]]
+    assert _turn(long, "cpu")["steps"] < _turn(brief, "cpu")["steps"] == TURN["cpu"]["steps"]
+    assert _turn(Block(), "cpu") == TURN["cpu"]
+    assert _turn(long, "cuda") == TURN["cuda"]
 
 
 def test_too_few_rounds_are_no_figure() -> None:
