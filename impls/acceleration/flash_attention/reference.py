@@ -15,8 +15,9 @@ K V     [s, d]  of the key head that it shares   L D   [s]     log-sum-exp; rows
 S P     [r, c]  one tile
 
 No key is ever repeated for the queries that share it. Exponentials are powers of two, as in the authors' kernels: K
-holds τ log₂ e, and L is a logarithm to base 2. Tiles are computed in float32 at least, as tensor cores accumulate;
-inputs, outputs and what is kept have the inputs' dtype, L excepted.
+holds τ log₂ e, and L is a logarithm to base 2. Any m that is near the maximum serves: as in FlashAttention-4 it stays,
+and nothing is rescaled, until scores exceed it by far. Tiles are computed in float32 at least, as tensor cores
+accumulate; inputs, outputs and what is kept have the inputs' dtype, L excepted.
 """
 
 from collections.abc import Mapping
@@ -36,6 +37,7 @@ LOG2_E = log2(e)
 #     ■ ■ ■      ■ ◣ ·    · skipped
 #     ■ ■ ■      ■ ■ ◣
 FULL, CAUSAL = (1024, 128), (256, 256)
+FAR = 8.0  # powers of two by which a score may exceed m: further, its rounding would count
 
 
 def naive(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
@@ -90,19 +92,24 @@ class FlashAttention(torch.autograd.Function):
             k_v = split(columns, k_h * scale, v_h)
             for i, (q_i, o_i, lse_i) in enumerate(split(rows, q[head], o[head], lse[head])):
                 q_i = q_i.to(lse.dtype)
-                total, row_max, row_sum = torch.zeros_like(q_i), q_i.new_full((len(q_i), 1), -inf), 0.0
+                total, minus_m, row_sum = torch.zeros_like(q_i), q_i.new_zeros(len(q_i), 1), q_i.new_zeros(len(q_i), 1)
                 for j, (k_j, v_j) in enumerate(k_v[: i + 1] if causal else k_v):
-                    s = q_i @ k_j.T
+                    s = torch.addmm(minus_m, q_i, k_j.T)
                     if causal and j == i:
                         s.add_(future[: len(s), : len(s)])
-                    old_max, row_max = row_max, torch.maximum(row_max, s.amax(-1, keepdim=True))
-                    p = s.sub_(row_max).exp2_()
-                    rescale = (old_max - row_max).exp2_()
-                    row_sum = p.sum(-1, keepdim=True).add_(rescale * row_sum)
-                    total.mul_(rescale).addmm_(p, v_j)
-                    del s, p  # before there is another tile
+                    if j == 0 or s.max() > FAR:
+                        rise = s.amax(-1, keepdim=True)
+                        if j > 0:
+                            rescale = torch.exp2(-rise.clamp_(min=0))
+                            row_sum.mul_(rescale)
+                            total.mul_(rescale)
+                        minus_m = minus_m - rise
+                        s.sub_(rise)
+                    row_sum.add_(s.exp2_().sum(-1, keepdim=True))
+                    total.addmm_(s, v_j)
+                    del s  # before there is another tile
                 o_i.copy_(total.div_(row_sum))
-                lse_i.copy_(row_sum.log2_().add_(row_max))
+                lse_i.copy_(row_sum.log2_().sub_(minus_m))
         ctx.save_for_backward(query, key, value, output, logsumexp.squeeze(-1))
         ctx.causal = causal
         return output
@@ -124,9 +131,8 @@ class FlashAttention(torch.autograd.Function):
             of_keys = split(columns, k_h, v_h, d_k_h, d_v_h)
             for head in range(pair * group, (pair + 1) * group):
                 minus_d, d_q_h = -(d_o[head].to(lse.dtype) * o[head]).sum(-1), k_h.new_zeros(k_h.shape[::-1]).T
-                backward_of_a_head(
-                    split(rows, q[head], d_o[head], -lse[head], minus_d, d_q_h), of_keys, causal=ctx.causal
-                )
+                of_rows = split(rows, q[head], d_o[head], -lse[head], minus_d, d_q_h)
+                backward_of_a_head(of_rows, of_keys, ctx.causal)
                 d_q[head] = d_q_h.mul_(1 / LOG2_E)
             d_k[pair], d_v[pair] = d_k_h.mul_(scale / LOG2_E), d_v_h
         return d_query, d_key, d_value, None

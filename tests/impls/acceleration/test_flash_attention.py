@@ -15,16 +15,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.spec import Function, ModelConfig, Topology, Unsupported, Workload
 from impls.acceleration.flash_attention import CARD, claims, laws, on_flex, on_torch, problem, reference
-from tests.impls.oracle import computed, drawn, error_over_plain, same_in_float64, with_fault
+from tests.impls.oracle import cast, computed, distance, drawn, error_over_plain, plainly, same_in_float64, with_fault
 
 LAW = 2.0  # times the error of naive attention
 HERE = Topology()
-SMALL = {"FULL": (48, 24), "CAUSAL": (32, 32)}
+SMALL = {"FULL": (48, 24), "CAUSAL": (32, 32), "FAR": 0.0}
 
 
 @pytest.fixture
 def small_tiles() -> Iterator[None]:
-    """Short sequences already take several."""
+    """Short sequences already take several, and m follows the maximum."""
     with patch.multiple(reference, **SMALL):
         yield
 
@@ -83,8 +83,8 @@ def test_gradient_equals_finite_differences(causal: bool) -> None:
 
 FAULTS = {
     "softmax scale missing": ("split(columns, k_h * scale, v_h)", "split(columns, k_h * LOG2_E, v_h)"),
-    "sum not rescaled": ("add_(rescale * row_sum)", "add_(row_sum)"),
-    "output not rescaled": ("total.mul_(rescale).addmm_", "total.addmm_"),
+    "sum not rescaled": ("row_sum.mul_(rescale)", "row_sum.mul_(1)"),
+    "output not rescaled": ("total.mul_(rescale)", "total.mul_(1)"),
     "mask off by one": (".triu_(1)", ".triu_(2)"),
     "keys of another head": ("x[head // group]", "x[head % len(x)]"),
     "backward: tile on the diagonal not masked": ("p.triu_()", "p"),
@@ -101,6 +101,16 @@ def test_planted_fault_exceeds_the_law(fault: str) -> None:
     vars(faulty).update(SMALL)
     assert not same_in_float64(faulty.build(work(), HERE, causal=True), problem, work(), causal=True)
     assert over_naive(faulty.build, work(), causal=True) > LAW
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("rise", [5.0, 40.0, 400.0])  # that m stays for, that it does not, that float32 has no room for
+def test_scores_may_rise_from_tile_to_tile(rise: float, causal: bool) -> None:
+    inputs = drawn(problem, work(length=333), causal=causal)
+    inputs["query"].detach()[..., 0] = 8**0.5
+    inputs["key"].detach()[..., 0] = torch.linspace(0, rise, 333)
+    exact = plainly(problem, cast(inputs, torch.float64), causal=causal)
+    assert distance(computed(reference.build(work(length=333), HERE, causal=causal), inputs), exact) < 1e-4
 
 
 @pytest.mark.parametrize("causal", [False, True])
