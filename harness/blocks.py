@@ -144,8 +144,13 @@ def _time(block: Block, worlds: dict[str, World], timeout: float, device: str) -
 
 def _turn(block: Block, device: str) -> dict[str, int]:
     """An engine's next turn: where every step is long, one tells as much as two."""
-    brief = min((min(steps) for rounds in block.rounds.values() for steps in rounds), default=0.0) < BRIEF
-    return TURN[device] if brief or device != "cpu" else {**TURN[device], "steps": 1}
+    short = device == "cpu" and not _brief(block, block.rounds)
+    return {**TURN[device], "steps": 1} if short else TURN[device]
+
+
+def _brief(block: Block, names: Iterable[str]) -> bool:
+    """Whether a step of theirs is; unless a round has told, one may be."""
+    return min((min(steps) for name in names for steps in block.rounds[name]), default=0.0) < BRIEF
 
 
 def _round(
@@ -210,8 +215,7 @@ def _duel(
 ) -> Duel:
     """Rounds of two cases alone, until they tell whether the first keeps to the limit or there are enough of them; none
     if one of the two is lost meanwhile."""
-    brief = min(min(steps) for name in pair for steps in block.rounds[name]) < BRIEF
-    turn = {"warm": int(brief), "steps": 1}
+    turn = {"warm": int(_brief(block, pair)), "steps": 1}
     duel: Duel = [], []
     watch, start = CpuWatch(), time.monotonic()
     for attempt in range(DUEL_ROUNDS):

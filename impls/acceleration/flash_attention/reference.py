@@ -10,7 +10,7 @@ and computes each tile of P anew in the backward pass as exp(S − L): memory li
 b       batch size                               τ     softmax scale 1/√d
 h, h_k  heads of Q, heads of K and V             g     h / h_k, queries that share a key head (GQA)
 s, d    sequence length, head dimension          r c   rows and columns of a tile
-Q O     [s, d]  of one head                      m l   [r, 1]  row_max and row_sum so far
+Q O     [s, d]  of one head                      m l   [r, 1]  (nearly) row_max; row_sum so far
 K V     [s, d]  of the key head that it shares   L D   [s]     log-sum-exp; rowsum(dO ∘ O)
 S P     [r, c]  one tile
 
@@ -100,14 +100,15 @@ class FlashAttention(torch.autograd.Function):
                     if j == 0 or s.max() > FAR:
                         rise = s.amax(-1, keepdim=True)
                         if j > 0:
-                            rescale = torch.exp2(-rise.clamp_(min=0))
+                            rescale = torch.exp2(-rise.clamp_(min=0))  # m never falls
                             row_sum.mul_(rescale)
                             total.mul_(rescale)
                         minus_m = minus_m - rise
                         s.sub_(rise)
-                    row_sum.add_(s.exp2_().sum(-1, keepdim=True))
-                    total.addmm_(s, v_j)
-                    del s  # before there is another tile
+                    p = s.exp2_()
+                    row_sum.add_(p.sum(-1, keepdim=True))
+                    total.addmm_(p, v_j)
+                    del s, p  # before there is another tile
                 o_i.copy_(total.div_(row_sum))
                 lse_i.copy_(row_sum.log2_().sub_(minus_m))
         ctx.save_for_backward(query, key, value, output, logsumexp.squeeze(-1))

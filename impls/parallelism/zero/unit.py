@@ -20,6 +20,7 @@ def owners(model: Decoder, stage: int, ranks: int = 1) -> list[tuple[nn.Module, 
     as short as possible: for an attention, an MLP, a head that is not tied to the embedding; the root has the rest
     all along, and comes first."""
     if stage < 3:
+        # Few, since each message more counts between busy ranks; of one rank two, or all gradients were held twice.
         return [(model, run) for run in runs(distinct(model.parameters()), fewest=max(2, ranks))]
     blocks = [block for layer in model.model.layers for block in (layer.self_attn, layer.mlp)]
     if not model.config.tie_word_embeddings:

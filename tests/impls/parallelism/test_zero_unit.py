@@ -2,9 +2,21 @@
 
 from types import SimpleNamespace
 
+import pytest
 import torch
 
+from harness.spec.named import NAMED
+from impls.models.weights import build_model
 from impls.parallelism.zero import unit
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_below_stage_3_a_unit_is_no_larger_than_what_a_rank_keeps(ranks: int) -> None:
+    model = build_model(NAMED["tiny"])
+    units = [own for _, own in unit.owners(model, 2, ranks)]
+    share = NAMED["tiny"].model.parameters / ranks
+    assert all(sum(p.numel() for p in own) <= share for own in units)
+    assert len(units) <= 2 * ranks  # and not much smaller: each is a message
 
 
 def test_every_gather_is_begun_before_one_is_waited_for_and_all_are() -> None:
