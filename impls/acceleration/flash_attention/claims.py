@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from harness.spec import Finding, assessed
-from impls.acceleration.flash_attention.reference import FlashAttention, naive
+from impls.acceleration.flash_attention.problem import naive
+from impls.acceleration.flash_attention.reference import FlashAttention
 
 Attention = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
 Records = list[dict[str, Any]]

@@ -10,7 +10,7 @@ and computes each tile of P anew in the backward pass as exp(S − L): memory li
 b       batch size                               τ     softmax scale 1/√d
 h, h_k  heads of Q, heads of K and V             g     h / h_k, queries that share a key head (GQA)
 s, d    sequence length, head dimension          r c   rows and columns of a tile
-Q O     [s, d]  of one head                      m l   [r, 1]  (nearly) row_max; row_sum so far
+Q O     [s, d]  of one head                      m l   [r]     (nearly) row_max; row_sum so far
 K V     [s, d]  of the key head that it shares   L D   [s]     log-sum-exp; rowsum(dO ∘ O)
 S P     [r, c]  one tile
 
@@ -40,23 +40,37 @@ FULL, CAUSAL = (1024, 128), (256, 256)
 FAR = 8.0  # powers of two by which a score may exceed m: further, its rounding would count
 
 
-def naive(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
-    """Standard attention (section 2.2), in the inputs' dtype. query [b, h, s, d], key and value [b, h_k, s, d]."""
-    group, length = query.shape[1] // key.shape[1], query.shape[2]
-    key, value = (x.repeat_interleave(group, dim=1) for x in (key, value))
-    scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
-    if causal:
-        future = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
-        scores = scores.masked_fill(future, -inf)
-    return scores.softmax(-1) @ value
-
-
 Blocks = list[tuple[Tensor, ...]]
 
 
-def split(size: int, *tensors: Tensor) -> Blocks:
-    """Their blocks of ``size`` positions, side by side."""
-    return list(zip(*(x.split(size) for x in tensors), strict=True))
+def split(size: int, *tensors: Tensor) -> list[Blocks]:
+    """tensors [heads, s, …] → of each head their blocks of ``size`` positions, side by side."""
+    blocks = zip(*(x.split(size, dim=1) for x in tensors), strict=True)
+    of_heads = (zip(*(x.unbind() for x in block), strict=True) for block in blocks)
+    return [list(of_head) for of_head in zip(*of_heads, strict=True)]
+
+
+def forward_of_rows(q_i: Tensor, keys: Blocks, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """One pass over the keys → O_i, divided by its sum once at the end, and L_i. ``keys`` holds (τ log₂ e K_jᵀ, V_j,
+    ones to sum by); the mask is added to the last of them."""
+    total, minus_m, row_sum = torch.zeros_like(q_i), q_i.new_zeros(len(q_i), 1), q_i.new_zeros(len(q_i))
+    for j, (k_j, v_j, ones_j) in enumerate(keys):
+        s = torch.addmm(minus_m, q_i, k_j)
+        if mask is not None and j == len(keys) - 1:
+            s.add_(mask[: len(s), : len(s)])
+        if j == 0 or s.max().item() > FAR:
+            rise = s.amax(-1, keepdim=True)
+            if j > 0:
+                rescale = torch.exp2(-rise.clamp_(min=0))  # m never falls
+                row_sum.mul_(rescale.squeeze(-1))
+                total.mul_(rescale)
+            minus_m = minus_m - rise
+            s.sub_(rise)
+        p = s.exp2_()
+        row_sum.addmv_(p, ones_j)
+        total.addmm_(p, v_j)
+        del s, p  # before there is another tile
+    return total.div_(row_sum[:, None]), row_sum.log2_().sub_(minus_m.squeeze(-1))
 
 
 def backward_of_a_head(rows: Blocks, keys: Blocks, causal: bool) -> None:
@@ -66,7 +80,6 @@ def backward_of_a_head(rows: Blocks, keys: Blocks, causal: bool) -> None:
         for i, (q_i, d_o_i, minus_l_i, minus_d_i, d_q_i) in enumerate(rows):
             if causal and i < j:
                 continue
-            q_i, d_o_i = q_i.to(k_j.dtype), d_o_i.to(k_j.dtype)
             p = torch.addmm(minus_l_i, k_j, q_i.T).exp2_()
             if causal and i == j:
                 p.triu_()  # no key that comes after its query
@@ -80,38 +93,23 @@ def backward_of_a_head(rows: Blocks, keys: Blocks, causal: bool) -> None:
 class FlashAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
-        """Algorithm 1: for each block of rows one pass over the keys, divided by its sum once at the end."""
+        """Algorithm 1, a head at a time."""
         group, scale = query.shape[1] // key.shape[1], query.shape[-1] ** -0.5 * LOG2_E
         rows, columns = CAUSAL if causal else FULL
         output = query.new_empty(query.shape)
-        logsumexp = query.new_empty((*query.shape[:3], 1), dtype=torch.promote_types(query.dtype, torch.float32))
-        future = logsumexp.new_full((columns, columns), -inf).triu_(1)
+        logsumexp = query.new_empty(query.shape[:3], dtype=torch.promote_types(query.dtype, torch.float32))
+        future = logsumexp.new_full((columns, columns), -inf).triu_(1) if causal else None
         q, k, v, o, lse = (x.flatten(0, 1) for x in (query, key, value, output, logsumexp))
-        for head in range(len(q)):
-            k_h, v_h = (x[head // group].to(lse.dtype) for x in (k, v))
-            k_v = split(columns, k_h * scale, v_h)
-            for i, (q_i, o_i, lse_i) in enumerate(split(rows, q[head], o[head], lse[head])):
-                q_i = q_i.to(lse.dtype)
-                total, minus_m, row_sum = torch.zeros_like(q_i), q_i.new_zeros(len(q_i), 1), q_i.new_zeros(len(q_i), 1)
-                for j, (k_j, v_j) in enumerate(k_v[: i + 1] if causal else k_v):
-                    s = torch.addmm(minus_m, q_i, k_j.T)
-                    if causal and j == i:
-                        s.add_(future[: len(s), : len(s)])
-                    if j == 0 or s.max() > FAR:
-                        rise = s.amax(-1, keepdim=True)
-                        if j > 0:
-                            rescale = torch.exp2(-rise.clamp_(min=0))  # m never falls
-                            row_sum.mul_(rescale)
-                            total.mul_(rescale)
-                        minus_m = minus_m - rise
-                        s.sub_(rise)
-                    p = s.exp2_()
-                    row_sum.add_(p.sum(-1, keepdim=True))
-                    total.addmm_(p, v_j)
-                    del s, p  # before there is another tile
-                o_i.copy_(total.div_(row_sum))
-                lse_i.copy_(row_sum.log2_().sub_(minus_m))
-        ctx.save_for_backward(query, key, value, output, logsumexp.squeeze(-1))
+        heads = split(rows, q, o, lse)
+        for pair in range(len(k)):
+            k_h, v_h = (x[pair].to(lse.dtype) for x in (k, v))
+            k_h, ones = k_h * scale, torch.ones_like(k_h[:, 0])
+            keys = list(zip(k_h.T.split(columns, dim=1), v_h.split(columns), ones.split(columns), strict=True))
+            for of_head in heads[pair * group : (pair + 1) * group]:
+                for i, (q_i, o_i, lse_i) in enumerate(of_head):
+                    seen = keys[: i + 1] if causal else keys
+                    o_i[:], lse_i[:] = forward_of_rows(q_i.to(lse.dtype), seen, future)
+        ctx.save_for_backward(query, key, value, output, logsumexp)
         ctx.causal = causal
         return output
 
@@ -123,18 +121,21 @@ class FlashAttention(torch.autograd.Function):
         group, scale = query.shape[1] // key.shape[1], query.shape[-1] ** -0.5 * LOG2_E
         rows, columns = CAUSAL if ctx.causal else FULL
         d_query, d_key, d_value = (x.new_empty(x.shape) for x in (query, key, value))
-        q, k, v, o, lse, d_o = (x.flatten(0, 1) for x in (query, key, value, output, logsumexp, d_output))
-        d_q, d_k, d_v = (x.flatten(0, 1) for x in (d_query, d_key, d_value))
+        k, v, lse, d_k, d_v = (x.flatten(0, 1) for x in (key, value, logsumexp, d_key, d_value))
+        heads = split(rows, *(x.flatten(0, 1) for x in (query, d_output, output, logsumexp, d_query)))
         for pair in range(len(k)):
             k_h, v_h = (x[pair].to(lse.dtype) for x in (k, v))
             k_h = k_h * scale
             d_k_h, d_v_h = torch.zeros_like(k_h), torch.zeros_like(v_h)
-            of_keys = split(columns, k_h, v_h, d_k_h, d_v_h)
-            for head in range(pair * group, (pair + 1) * group):
-                minus_d, d_q_h = -(d_o[head].to(lse.dtype) * o[head]).sum(-1), k_h.new_zeros(k_h.shape[::-1]).T
-                of_rows = split(rows, q[head], d_o[head], -lse[head], minus_d, d_q_h)
-                backward_of_a_head(of_rows, of_keys, ctx.causal)
-                d_q[head] = d_q_h.mul_(1 / LOG2_E)
+            keys = list(zip(*(x.split(columns) for x in (k_h, v_h, d_k_h, d_v_h)), strict=True))
+            for of_head in heads[pair * group : (pair + 1) * group]:
+                of_rows = []
+                for q_i, d_o_i, o_i, lse_i, _ in of_head:
+                    q_i, d_o_i, total = q_i.to(lse.dtype), d_o_i.to(lse.dtype), lse.new_zeros(q_i.shape[::-1]).T
+                    of_rows.append((q_i, d_o_i, -lse_i, -(d_o_i * o_i).sum(-1), total))
+                backward_of_a_head(of_rows, keys, ctx.causal)
+                for (*_, d_q_i), (*_, total) in zip(of_head, of_rows, strict=True):
+                    d_q_i[:] = total.mul_(1 / LOG2_E)
             d_k[pair], d_v[pair] = d_k_h.mul_(scale / LOG2_E), d_v_h
         return d_query, d_key, d_value, None
 

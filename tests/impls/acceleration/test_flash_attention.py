@@ -82,15 +82,15 @@ def test_gradient_equals_finite_differences(causal: bool) -> None:
 
 
 FAULTS = {
-    "softmax scale missing": ("split(columns, k_h * scale, v_h)", "split(columns, k_h * LOG2_E, v_h)"),
-    "sum not rescaled": ("row_sum.mul_(rescale)", "row_sum.mul_(1)"),
+    "softmax scale missing": ("k_h * scale, torch.ones", "k_h * LOG2_E, torch.ones"),
+    "sum not rescaled": ("row_sum.mul_(rescale.squeeze(-1))", "row_sum.mul_(1)"),
     "output not rescaled": ("total.mul_(rescale)", "total.mul_(1)"),
     "mask off by one": (".triu_(1)", ".triu_(2)"),
-    "keys of another head": ("x[head // group]", "x[head % len(x)]"),
+    "keys of another head": ("k_h, ones = k_h * scale", "k_h, ones = k[0] * scale"),
     "backward: tile on the diagonal not masked": ("p.triu_()", "p"),
     "backward: one block of rows too few": ("if causal and i < j", "if causal and i <= j"),
     "backward: D missing": ("torch.addmm(minus_d_i, v_j, d_o_i.T)", "(v_j @ d_o_i.T)"),
-    "backward: change of base missing in dQ": ("d_q_h.mul_(1 / LOG2_E)", "d_q_h"),
+    "backward: change of base missing in dQ": ("total.mul_(1 / LOG2_E)", "total"),
     "backward: scale missing in dK": ("d_k_h.mul_(scale / LOG2_E)", "d_k_h"),
 }
 

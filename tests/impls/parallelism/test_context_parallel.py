@@ -17,7 +17,7 @@ from harness.launch.outcome import Done, Job, Unsupported, describe
 from harness.launch.tasks import TORCH_DTYPES, function_inputs, placed
 from harness.spec import ModelConfig, Topology, Workload
 from harness.spec import Unsupported as Refused
-from impls.acceleration.flash_attention.reference import naive
+from impls.acceleration.flash_attention.problem import naive
 from impls.parallelism.context_parallel import CARD, exchange, flash_attn_on_cpu, laws, problem, reference
 from impls.parallelism.context_parallel.block_attention import attend
 from impls.parallelism.context_parallel.layouts import LAYOUTS, blocks, documents, padded, runs, work
