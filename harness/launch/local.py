@@ -23,8 +23,16 @@ from harness.launch.outcome import Done, Failure, Hung, Job, Killed, Outcome, Ou
 
 GRACE = 1.0  # seconds that the other ranks get to speak after the first failure
 STACKS = 0.3  # seconds for a stuck rank to write its stacks
-# What every rank runs; and every optimizer asks for dynamo: a second a rank, were it not there already.
-WARM = ("torch", "torch._dynamo", "harness.launch.tasks", DATA.partition(":")[0])
+# What every rank runs, receives, and writes tensors with; and every optimizer asks for dynamo: a second a rank, were it
+# not there already.
+WARM = (
+    "torch",
+    "torch._dynamo",
+    "torch.utils.serialization.config",
+    "harness.launch.outcome",
+    "harness.launch.tasks",
+    DATA.partition(":")[0],
+)
 ENVIRONMENT = {
     "GLOO_SOCKET_IFNAME": "lo",  # gloo asks for the host name's address otherwise, which need not resolve
     "OMP_NUM_THREADS": "1",
