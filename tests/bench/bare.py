@@ -16,7 +16,8 @@ os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # as the harness binds 
 build(Workload(), Topology())  # imports what it needs
 for line in sys.stdin:
     if os.fork():
-        os.wait()
+        if os.wait()[1]:
+            sys.exit("no times: the process failed")
         continue
     trainer = build(Workload(), Topology())
     batches = [batch(Workload(), step) for step in range(4)]

@@ -39,7 +39,6 @@ LOG2_E = log2(e)
 FULL, CAUSAL = (1024, 128), (256, 256)
 FAR = 8.0  # powers of two by which a score may exceed m: further, its rounding would count
 
-
 Blocks = list[tuple[Tensor, ...]]
 
 
