@@ -219,6 +219,12 @@ def _progress(item: pytest.Item, session: Session, case: Case) -> None:
     session.done += 1
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_keyboard_interrupt(excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+    """A signal may come where a frame is at no line, and pytest, which asks for one, would end as with an error."""
+    excinfo.traceback = excinfo.traceback.filter(lambda entry: entry._rawentry.tb_lineno is not None)
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if SESSION in session.config.stash:
         interrupted = exitstatus == pytest.ExitCode.INTERRUPTED

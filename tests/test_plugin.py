@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from harness import plugin
 from harness.store import Store
 from tests.launch.worlds import gone
 
@@ -190,6 +191,17 @@ def test_a_session_that_is_ended_keeps_what_it_measured_and_leaves_no_rank(
     assert {record["verdict"] for record in measured} == {"pass"}
     assert not store().records(engine="b_hangs")
     assert "plumbline.db" in output
+
+
+def test_an_interrupt_where_a_frame_is_at_no_line_is_reported_as_any_other() -> None:
+    code = compile("raise KeyboardInterrupt", "nowhere", "exec").replace(co_linetable=b"")
+    with pytest.raises(KeyboardInterrupt) as interrupt:
+        exec(code)
+    assert interrupt.traceback[-1]._rawentry.tb_lineno is None
+    plugin.pytest_keyboard_interrupt(interrupt)
+    crash = interrupt.getrepr(funcargs=True).reprcrash
+    assert crash is not None
+    assert "KeyboardInterrupt" in crash.message
 
 
 def _interruptible() -> None:
