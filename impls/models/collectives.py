@@ -11,10 +11,16 @@ class Exchange:
     """A reduce-scatter that is an exchange of parts, [N − 1, size], and a sum. ``wait()`` makes it."""
 
     def __init__(self, receive: Tensor, send: Tensor, group: dist.ProcessGroup) -> None:
-        sent, rank = send.view(group.size(), -1), group.rank()
+        ranks, rank = group.size(), group.rank()
+        sent = send.view(ranks, -1)
         self.receive, self.own = receive, sent[rank]
-        self.parts = send.new_empty(group.size() - 1, receive.numel())
-        self.work = exchange(list(sent), [*self.parts[:rank], self.own, *self.parts[rank:]], group)
+        self.parts = send.new_empty(ranks - 1, receive.numel())
+        before, behind = [int(r < rank) for r in range(ranks)], [int(r > rank) for r in range(ranks)]
+        # Everybody to those before them, and the other way: but for one's own part, which need not travel, these lie
+        # together. Messages between two, which the calling thread posts, take turns with gloo's own for one lock.
+        down = dist.all_to_all_single(self.parts[rank:], sent[:rank], behind, before, group=group, async_op=True)
+        up = dist.all_to_all_single(self.parts[:rank], sent[rank + 1 :], before, behind, group=group, async_op=True)
+        self.work = Together([down, up])
 
     def wait(self) -> None:
         self.work.wait()
@@ -40,19 +46,12 @@ class Alone:
 class Together:
     """Several messages as one."""
 
-    def __init__(self, works: Sequence[dist.Work]) -> None:
+    def __init__(self, works: Sequence["dist.Work | Together | Alone"]) -> None:
         self.works = works
 
     def wait(self) -> None:
         for work in self.works:
             work.wait()
-
-
-def exchange(sent: Sequence[Tensor], received: Sequence[Tensor], group: dist.ProcessGroup) -> Together:
-    """Starts to send everybody else in the group one of ``sent`` and to receive from them what they have for us."""
-    others = [rank for rank in range(group.size()) if rank != group.rank()]
-    works = [dist.irecv(received[other], group=group, group_src=other) for other in others]
-    return Together(works + [dist.isend(sent[other], group=group, group_dst=other) for other in others])
 
 
 def free(buffer: Tensor) -> None:
@@ -76,6 +75,26 @@ def all_gather(output: Tensor, shard: Tensor, group: dist.ProcessGroup) -> dist.
         return dist.all_gather_into_tensor(output, shard, group=group, async_op=True)
     if shard.data_ptr() != parts[rank].data_ptr():
         parts[rank].copy_(shard)
-    if group.size() == 1:
-        return Alone()
-    return exchange([parts[rank]] * group.size(), list(parts), group)
+    return share(parts, group) if group.size() > 1 else Alone()
+
+
+def share(parts: Sequence[Tensor], group: dist.ProcessGroup) -> Together:
+    """Starts to send everybody this rank's one of ``parts`` [N], and to receive the others."""
+    return Together([dist.broadcast(part, group=group, group_src=r, async_op=True) for r, part in enumerate(parts)])
+
+
+def all_gather_together(outputs: Sequence[Tensor], group: dist.ProcessGroup) -> None:
+    """Gathers into each of ``outputs`` [N · size], of one type, where this rank's part lies already. By gloo as one
+    message: between busy ranks another one costs more than to copy what it brings."""
+    ranks, rank = group.size(), group.rank()
+    if dist.get_backend(group) != "gloo" or ranks == 1:
+        parts = [output.view(ranks, -1)[rank] for output in outputs]
+        Together([all_gather(*each, group) for each in zip(outputs, parts, strict=True)]).wait()
+        return
+    places = [[output.view(ranks, -1)[owner] for output in outputs] for owner in range(ranks)]
+    sent = torch.cat(places[rank])
+    received = [sent if owner == rank else torch.empty_like(sent) for owner in range(ranks)]
+    share(received, group).wait()
+    for owner in range(ranks):
+        if owner != rank:
+            torch._foreach_copy_(places[owner], received[owner].split([place.numel() for place in places[owner]]))

@@ -120,6 +120,7 @@ class Zero:
         # Shards are distinct; what is held in other groups is held there again.
         mine = [unit.gradient for unit in self.units if unit.gradient is not None]
         clip_by_global_norm({(self.group,): mine}, self.workload.max_grad_norm)
+        del mine  # the weights' way needs the room
         step(self.units, self.optimizer)
 
     def _named(self, shards: list[Tensor]) -> Mapping[str, Tensor]:

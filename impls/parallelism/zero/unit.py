@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from impls.models.collectives import Alone, Exchange, Together, all_gather, free, reduce_scatter
+from impls.models.collectives import Alone, Exchange, Together, all_gather, all_gather_together, free, reduce_scatter
 from impls.models.decoder import Decoder
 from impls.models.flat import distinct, flatten, flatten_gradients, runs, views
 
@@ -89,14 +89,11 @@ class Unit:
         received = received.to(self.master.dtype) if self.stage == 3 else received
         self.gradient = received if self.gradient is None else self.gradient.add_(received)
 
-    def spread(self) -> Gathering | None:
-        """After the optimizer's step, below stage 3: the master's values into every rank's weights."""
-        if self.stage == 3:
-            return None
+    def narrow(self) -> None:
+        """After the optimizer's step: the master's values among the weights, where they are a second copy."""
         shard = self.full[self.mine]
         if self.master.data_ptr() != shard.data_ptr():
             shard.copy_(self.master)
-        return all_gather(self.full, shard, self.group)
 
 
 def step(units: Sequence[Unit], optimizer: torch.optim.Optimizer) -> None:
@@ -109,9 +106,13 @@ def step(units: Sequence[Unit], optimizer: torch.optim.Optimizer) -> None:
             parameter.grad = None
     optimizer.step()
     optimizer.zero_grad()
-    for work in [unit.spread() for unit in units]:
-        if work is not None:
-            work.wait()
+    kept: dict[dist.ProcessGroup, list[Tensor]] = {}  # weights that are there all along
+    for unit in units:
+        if unit.stage < 3:
+            unit.narrow()
+            kept.setdefault(unit.group, []).append(unit.full)
+    for group, weights in kept.items():
+        all_gather_together(weights, group)
 
 
 def whole(units: Sequence[Unit], shards: Sequence[Tensor]) -> dict[nn.Parameter, Tensor]:
