@@ -16,8 +16,8 @@ class Exchange:
         self.receive, self.own = receive, sent[rank]
         self.parts = send.new_empty(ranks - 1, receive.numel())
         before, behind = [int(r < rank) for r in range(ranks)], [int(r > rank) for r in range(ranks)]
-        # Everybody to those before them, and the other way: but for one's own part, which need not travel, these lie
-        # together. Messages between two, which the calling thread posts, take turns with gloo's own for one lock.
+        # To the ranks before this one, then to those behind: these parts lie together, and its own need not travel.
+        # Who sends or receives himself holds a lock for which gloo's thread spins, if need be on the holder's core.
         down = dist.all_to_all_single(self.parts[rank:], sent[:rank], behind, before, group=group, async_op=True)
         up = dist.all_to_all_single(self.parts[:rank], sent[rank + 1 :], before, behind, group=group, async_op=True)
         self.work = Together([down, up])
@@ -44,7 +44,7 @@ class Alone:
 
 
 class Together:
-    """Several messages as one."""
+    """Several works as one."""
 
     def __init__(self, works: Sequence["dist.Work | Together | Alone"]) -> None:
         self.works = works

@@ -6,14 +6,14 @@ import torch.distributed as dist
 from harness.launch.local import LocalLauncher
 from harness.launch.outcome import Done, Job, describe
 from harness.launch.rank import Context
-from impls.models.collectives import all_gather, reduce_scatter
+from impls.models.collectives import all_gather, all_gather_together, reduce_scatter
 
 RANKS, SIZE = 3, 5
 
 
 def job(context: Context) -> list[list[list[float]]]:
     """Of all ranks and of each pair of neighbours: gathered from elsewhere and in place, reduced to elsewhere and in
-    place, two at a time."""
+    place, two at a time; and two of other sizes gathered together."""
     found = []
     for members in (None, [0, 1], [1, 2]):
         group = dist.new_group(members)
@@ -29,7 +29,11 @@ def job(context: Context) -> list[list[list[float]]]:
         apart, inside = torch.zeros(SIZE), again[place * SIZE : (place + 1) * SIZE]
         for reduced in [reduce_scatter(apart, send, group), reduce_scatter(inside, again, group)]:
             reduced.wait()
-        found.append([x.tolist() for x in (there, here, apart, inside)])
+        first, second = (torch.zeros(ranks * size) for size in (SIZE, 2 * SIZE))
+        for output in (first, second):
+            output.view(ranks, -1)[place] = context.rank
+        all_gather_together([first, second], group)
+        found.append([x.tolist() for x in (there, here, apart, inside, first, second)])
     return found
 
 
@@ -42,8 +46,11 @@ def test_groups_gather_and_reduce_what_is_theirs() -> None:
     groups = [(0, 1, 2), (0, 1), (1, 2)]
     for rank, outcome in enumerate(outcomes):
         assert isinstance(outcome, Done)
-        for group, (there, here, apart, inside) in zip([g for g in groups if rank in g], outcome.value, strict=True):
+        for group, (there, here, apart, inside, first, second) in zip(
+            [g for g in groups if rank in g], outcome.value, strict=True
+        ):
             whole = [float(member) for member in group for _ in range(SIZE)]
-            assert there == here == whole
+            assert there == here == first == whole
+            assert second == [float(member) for member in group for _ in range(2 * SIZE)]
             total = len(group) * group.index(rank) + 10.0 * sum(group)
             assert apart == inside == [total] * SIZE
