@@ -111,6 +111,7 @@ class Hybrid(Pipeline):
             among = {(*kind.divided, self.pp, *self.optimizer.among(kind)): kind for kind in every}
             norm = global_norm({groups: mine.get(kind, []) for groups, kind in among.items()})
             clip([gradient for each in mine.values() for gradient in each], self.workload.max_grad_norm, norm)
+            del mine  # the weights' way needs the room
         self.optimizer.step()
         self.steps += 1
 

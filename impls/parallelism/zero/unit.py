@@ -89,11 +89,12 @@ class Unit:
         received = received.to(self.master.dtype) if self.stage == 3 else received
         self.gradient = received if self.gradient is None else self.gradient.add_(received)
 
-    def narrow(self) -> None:
-        """After the optimizer's step: the master's values among the weights, where they are a second copy."""
-        shard = self.full[self.mine]
-        if self.master.data_ptr() != shard.data_ptr():
-            shard.copy_(self.master)
+    def stepped(self) -> None:
+        """The master is new; below stage 3 its values become this rank's part of the weights."""
+        if self.stage < 3:
+            shard = self.full[self.mine]
+            if self.master.data_ptr() != shard.data_ptr():
+                shard.copy_(self.master)
 
 
 def step(units: Sequence[Unit], optimizer: torch.optim.Optimizer) -> None:
@@ -108,8 +109,8 @@ def step(units: Sequence[Unit], optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad()
     kept: dict[dist.ProcessGroup, list[Tensor]] = {}  # weights that are there all along
     for unit in units:
+        unit.stepped()
         if unit.stage < 3:
-            unit.narrow()
             kept.setdefault(unit.group, []).append(unit.full)
     for group, weights in kept.items():
         all_gather_together(weights, group)

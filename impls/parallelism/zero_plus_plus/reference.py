@@ -110,7 +110,7 @@ class Unit(unit.Unit):
         free(send)  # what is under way is its codes
         return hops, send, receive
 
-    def spread(self) -> None:
+    def stepped(self) -> None:
         """The optimizer has stepped: what was gathered before is out of date."""
         self.secondary, self.left = None, self.gathers
 
