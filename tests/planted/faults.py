@@ -188,7 +188,7 @@ def a_stale_partition(workload: Workload, topology: Topology, **variant: Any) ->
     """The secondary partition outlives the update: later steps use the first step's weights."""
     trainer = zero_plus_plus.build(workload, topology, **variant)
     for unit in trainer.units:
-        unit.left, unit.spread = 1_000_000, lambda: None
+        unit.left, unit.stepped = 1_000_000, lambda: None
     return trainer
 
 
