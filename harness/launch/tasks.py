@@ -51,7 +51,7 @@ def checked_trainer(
         for step, tokens in enumerate(batches):
             traffic = Traffic()
             if step == MEMORY_STEP:
-                gc.collect()
+                _settle()  # what was collected in the step before is none of this one's
                 gauge.reset()
             if step == TRAFFIC_STEP:
                 with traffic, Saved() as saved:
