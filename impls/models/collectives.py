@@ -17,7 +17,7 @@ class Exchange:
         self.parts = send.new_empty(ranks - 1, receive.numel())
         before, behind = [int(r < rank) for r in range(ranks)], [int(r > rank) for r in range(ranks)]
         # To the ranks before this one, then to those behind: these parts lie together, and its own need not travel.
-        # Who sends or receives himself holds a lock for which gloo's thread spins, if need be on the holder's core.
+        # Sends and receives would be posted under a lock for which gloo's own thread spins, even on the holder's core.
         down = dist.all_to_all_single(self.parts[rank:], sent[:rank], behind, before, group=group, async_op=True)
         up = dist.all_to_all_single(self.parts[:rank], sent[rank + 1 :], before, behind, group=group, async_op=True)
         self.work = Together([down, up])
