@@ -35,12 +35,12 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
 from harness.spec import Topology, Workload
-from impls.models.collectives import free
+from impls.models.collectives import Exchange, free
 from impls.models.mesh import device, groups
 from impls.parallelism.zero import unit
 from impls.parallelism.zero.reference import Zero
 from impls.parallelism.zero_plus_plus.quantisation import decode, encode
-from impls.parallelism.zero_plus_plus.two_hops import OneHop, TwoHops
+from impls.parallelism.zero_plus_plus.two_hops import TwoHops
 
 
 class Unit(unit.Unit):
@@ -102,9 +102,9 @@ class Unit(unit.Unit):
     def reduce(self) -> unit.Reduction:
         assert self.send is not None
         send, self.send = self.send, None
-        if not self.gradient_bits:
+        if not self.gradient_bits:  # parts go to their owners directly, as in each hop of qgZ
             receive = torch.empty_like(send[self.mine])
-            return OneHop(send, receive, self.group), send, receive
+            return Exchange(receive, send, self.group), send, receive
         receive = torch.empty_like(self.master)
         hops = TwoHops(send, receive, self.inside, self.across, self.gradient_bits)  # qgZ
         free(send)  # what is under way is its codes

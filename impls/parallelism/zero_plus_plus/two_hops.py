@@ -16,21 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from impls.models.collectives import free
 from impls.parallelism.zero_plus_plus.quantisation import decode, encode
-
-
-class OneHop:
-    """The handle of the same without quantisation: one all-to-all among all, as the laws of the other parts have it."""
-
-    def __init__(self, send: Tensor, receive: Tensor, group: dist.ProcessGroup) -> None:
-        self.receive, self.parts = receive, send.new_empty(group.size(), receive.numel())
-        self.work = dist.all_to_all_single(self.parts.view(-1), send, group=group, async_op=True)
-
-    def wait(self) -> None:
-        self.work.wait()
-        torch.sum(self.parts, 0, out=self.receive)
-        free(self.parts)
 
 
 class TwoHops:
