@@ -8,26 +8,16 @@ from torch import Tensor
 
 
 class Exchange:
-    """A reduce-scatter that is an exchange of parts, [N − 1, size], and a sum. ``wait()`` makes it."""
+    """A reduce-scatter that is an exchange of parts, [N, size], and a sum. ``wait()`` makes it."""
 
     def __init__(self, receive: Tensor, send: Tensor, group: dist.ProcessGroup) -> None:
-        ranks, rank = group.size(), group.rank()
-        sent = send.view(ranks, -1)
-        self.receive, self.own = receive, sent[rank]
-        self.parts = send.new_empty(ranks - 1, receive.numel())
-        before, behind = [int(r < rank) for r in range(ranks)], [int(r > rank) for r in range(ranks)]
-        # To the ranks before this one, then to those behind: these parts lie together, and its own need not travel.
+        self.receive, self.parts = receive, send.new_empty(group.size(), receive.numel())
         # Sends and receives would be posted under a lock for which gloo's own thread spins, even on the holder's core.
-        down = dist.all_to_all_single(self.parts[rank:], sent[:rank], behind, before, group=group, async_op=True)
-        up = dist.all_to_all_single(self.parts[:rank], sent[rank + 1 :], before, behind, group=group, async_op=True)
-        self.work = Together([down, up])
+        self.work = dist.all_to_all_single(self.parts, send.view_as(self.parts), group=group, async_op=True)
 
     def wait(self) -> None:
         self.work.wait()
-        if self.receive.data_ptr() == self.own.data_ptr():
-            self.receive.add_(self.parts.sum(0) if len(self.parts) > 1 else self.parts[0])
-        else:
-            torch.sum(self.parts, 0, out=self.receive).add_(self.own)
+        torch.sum(self.parts, 0, out=self.receive)
         free(self.parts)
 
 
