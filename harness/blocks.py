@@ -143,9 +143,8 @@ def _time(block: Block, worlds: dict[str, World], timeout: float, device: str) -
 
 
 def _turn(block: Block, device: str) -> dict[str, int]:
-    """An engine's next turn: where every step is long, one tells as much as two."""
-    short = device == "cpu" and not _brief(block, block.rounds)
-    return {**TURN[device], "steps": 1} if short else TURN[device]
+    """An engine's next turn: where every step is long, one tells as much as two, and needs none to warm it."""
+    return {"warm": 0, "steps": 1} if device == "cpu" and not _brief(block, block.rounds) else TURN[device]
 
 
 def _brief(block: Block, names: Iterable[str]) -> bool:

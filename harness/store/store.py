@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Connection, Engine, select
 
 from harness.spec import Case, Finding
 from harness.store import query
@@ -23,6 +23,7 @@ class Store:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self._held: Connection | None = None
 
     @classmethod
     def open(cls, url: str, create: bool = True) -> "Store":
@@ -36,7 +37,16 @@ class Store:
         started = {"run": run, "command": storable(command), "status": "running", "started": now()}
         with writing(self.engine) as connection:
             connection.execute(RUNS.insert().values(**started, environment=plain(environment)))
+        self._hold()
         return run
+
+    def _hold(self) -> None:
+        """Keeps SQLite's file open while a run is on: whoever closes it last moves the log into it, which takes longer
+        than all else, and every use would."""
+        if self.engine.dialect.name == "sqlite" and self._held is None:
+            self._held = self.engine.connect()
+            self._held.execute(select(RUNS.c.run).limit(1)).all()
+            self._held.rollback()
 
     def finish(self, run: str, status: str) -> None:
         """End a run; ``status`` is finished, interrupted or failed."""
@@ -46,6 +56,9 @@ class Store:
             done = connection.execute(RUNS.update().where(RUNS.c.run == run).values(status=status, finished=now()))
             if done.rowcount == 0:
                 raise self._unknown(run)
+        if self._held is not None:
+            self._held.close()
+            self._held = None
 
     def add(self, run: str, case: Case, device: str, findings: Sequence[Finding]) -> None:
         """Commit the findings of one case together, now. A later one of the same measure and quantity supersedes."""

@@ -35,7 +35,15 @@ def test_a_path_is_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     store = Store.open("100% a?b #1.db")
     monkeypatch.chdir("/")  # later uses do not follow the working directory
     assert len(written(store, FINDING)) == 1
-    assert [file.name for file in tmp_path.iterdir()] == ["100% a?b #1.db"]
+    assert all(file.name.startswith("100% a?b #1.db") for file in tmp_path.iterdir())  # its log lies beside it
+
+
+def test_a_sqlite_store_is_one_file_when_its_run_has_ended(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "store.db"))
+    run = store.begin({}, "pytest suites/")
+    assert (tmp_path / "store.db-wal").exists()  # closed after each use, it would be moved into the file each time
+    store.finish(run, "finished")
+    assert [file.name for file in tmp_path.iterdir()] == ["store.db"]
 
 
 def test_a_sqlite_store_keeps_a_write_ahead_log(tmp_path: Path) -> None:

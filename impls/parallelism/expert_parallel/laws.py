@@ -1,10 +1,13 @@
 """What expert parallelism promises: rows that leave a rank, counted on the very tokens that are drawn."""
 
+import functools
+
 from harness.spec import Topology, Workload
 from impls.parallelism.expert_parallel.problem import choose, draw, keep
 from impls.parallelism.expert_parallel.rule import Rule
 
 
+@functools.cache
 def rows(workload: Workload, topology: Topology, rule: Rule, **variant: object) -> list[list[int]]:
     """[dp][E]: the rows that each rank has for each expert, dropped ones left out."""
     inputs = draw(workload, **variant)
