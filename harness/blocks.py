@@ -29,7 +29,7 @@ PATIENCE = 8.0  # seconds of a block in which a noisy machine may take further r
 FEWEST = 5  # rounds by which a block can be judged
 LIMIT = 30.0  # seconds after which it is, if it has so many; after twice as many it ends in any case
 # Where a reference's time is undecided, it and the fastest engine go on alone, in shorter turns.
-DUEL_ROUNDS, DUEL_SECONDS = 60, 12.0  # at most
+DUEL_ROUNDS, DUEL_SECONDS = 120, 20.0  # at most
 DUEL_FEWEST = 10  # and after as many again, it is asked whether they decide
 BRIEF = 0.05  # seconds of a step which caches that are another's slow down
 
