@@ -2,8 +2,10 @@
 
 import contextlib
 import itertools
+import linecache
 import os
 import pickle
+import re
 import shutil
 import signal
 import socket
@@ -268,12 +270,21 @@ class LocalWorld:
 
 
 def _collective(stack: str) -> str:
-    """The collective on a stack, by PyTorch's own function names; empty if there is none."""
+    """Where a stack waits for other ranks; empty if it does not. A collective goes by PyTorch's own function name. Of
+    one that was started before, Python sees the line that waits; in a backward pass, where it may be, not even that."""
     for line in stack.splitlines():
         if "distributed_c10d.py" in line and " in " in line:
             name = line.rsplit(" in ", 1)[1].strip()
             if name not in ("wrapper", "_wait_for_work"):
                 return name
+    serving = next((thread for thread in stack.split("\n\n") if " in serve\n" in thread), "")
+    if innermost := re.search(r'File "(.+)", line (\d+) in (\w+)', serving):
+        file, number, function = innermost.groups()
+        source = linecache.getline(file, int(number)).strip()
+        if re.search(r"\bwait(_tensor)?\(", source):
+            return f"{source!r}"
+        if function == "_engine_run_backward":
+            return "a backward pass, or in a collective of its own"
     return ""
 
 

@@ -11,6 +11,7 @@ import types
 
 import torch
 import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from harness.launch.rank import Context
 from harness.spec import Unsupported
@@ -47,6 +48,20 @@ def one_never_enters(context: Context) -> None:
     if context.rank == 1:
         time.sleep(600)
     total(context)
+
+
+def one_never_starts_what_the_other_waits_for(context: Context) -> None:
+    if context.rank == 1:
+        time.sleep(600)
+    dist.all_reduce(torch.ones(1), async_op=True).wait()
+
+
+def one_never_enters_the_backward_pass(context: Context) -> None:
+    model = DistributedDataParallel(torch.nn.Linear(2, 2))
+    loss = model(torch.ones(2)).sum()
+    if context.rank == 1:
+        time.sleep(600)
+    loss.backward()
 
 
 def one_is_stopped(context: Context) -> None:

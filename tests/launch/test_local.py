@@ -80,15 +80,25 @@ def test_the_end_of_a_dead_ranks_output_is_in_its_outcome(launcher: LocalLaunche
     assert "rank 1 has had enough" in dead.text
 
 
-def test_a_rank_that_never_enters_a_collective_is_told_from_its_waiting_peer(launcher: LocalLauncher) -> None:
+@pytest.mark.parametrize(
+    ("job", "where"),
+    [
+        ("one_never_enters", "all_reduce\n"),
+        ("one_never_starts_what_the_other_waits_for", "'dist.all_reduce(torch.ones(1), async_op=True).wait()'\n"),
+        ("one_never_enters_the_backward_pass", "a backward pass, or in a collective of its own\n"),
+    ],
+)
+def test_a_rank_that_never_enters_a_collective_is_told_from_its_waiting_peer(
+    launcher: LocalLauncher, job: str, where: str
+) -> None:
     timeout = 1.0
-    outcomes, seconds = timed(launcher, "one_never_enters", timeout)
+    outcomes, seconds = timed(launcher, job, timeout)
     waiting, stuck = outcomes
     assert isinstance(waiting, Hung)
     assert isinstance(stuck, Hung)
-    assert "it waits in all_reduce" in waiting.text
+    assert f"it waits in {where}" in waiting.text
     assert "it is in no collective" in stuck.text
-    assert "in one_never_enters" in stuck.text
+    assert f"in {job}" in stuck.text
     assert describe(outcomes).startswith("rank 1 · Hung")
     assert timeout <= seconds < timeout + 1.5
 
