@@ -284,7 +284,7 @@ def _collective(stack: str) -> str:
         if re.search(r"\bwait(_tensor)?\(", source):
             return f"{source!r}"
         if function == "_engine_run_backward":
-            return "a backward pass, or in a collective of its own"
+            return "a backward pass, or a collective inside it"
     return ""
 
 

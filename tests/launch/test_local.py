@@ -85,7 +85,7 @@ def test_the_end_of_a_dead_ranks_output_is_in_its_outcome(launcher: LocalLaunche
     [
         ("one_never_enters", "all_reduce\n"),
         ("one_never_starts_what_the_other_waits_for", "'dist.all_reduce(torch.ones(1), async_op=True).wait()'\n"),
-        ("one_never_enters_the_backward_pass", "a backward pass, or in a collective of its own\n"),
+        ("one_never_enters_the_backward_pass", "a backward pass, or a collective inside it\n"),
     ],
 )
 def test_a_rank_that_never_enters_a_collective_is_told_from_its_waiting_peer(
