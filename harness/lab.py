@@ -262,17 +262,12 @@ class Lab:
         return self._conclude(about, [finding.but(measure="claim", quantity=claim.name, detail=detail)])[0]
 
     def needed(self, waiver: Waiver) -> bool:
-        """Whether something failed that this waiver covers. A session of some of the cases cannot tell, nor one on
-        GPUs of a waiver that is not for them alone: for these, it need only match a case that there is."""
-        looked = [
-            finding
-            for case, findings in self.judged.items()
-            for finding in findings
-            if waiver.about(case, finding) and finding.verdict in ("pass", "fail")
-        ]
+        """Whether something failed that this waiver covers. A session of some of the cases cannot tell, nor one that
+        left a figure undecided, nor one on GPUs of a waiver that is not for them alone: for these, it need only match a
+        case that there is."""
+        found = {f.verdict for case, findings in self.judged.items() for f in findings if waiver.about(case, f)}
         covered = [case for case in self.universe if waiver.matches(case.id)]
         elsewhere = self.launcher.device != (waiver.device or "cpu")
         some = len(self.cases) < len(self.universe) or any(self._crowded(case) for case in covered)
-        if not looked or elsewhere or some:
-            return bool(covered)
-        return any(finding.verdict == "fail" for finding in looked)
+        undecided = "pass" not in found or found & {"inconclusive", "invalid", "error"}
+        return bool(covered) if undecided or elsewhere or some else "fail" in found

@@ -74,11 +74,21 @@ def lab(tmp_path: Path) -> Lab:
     return lab
 
 
-@pytest.mark.parametrize(("verdict", "needed"), [("fail", True), ("pass", False), ("skipped", True)])
+@pytest.mark.parametrize(
+    ("verdict", "needed"), [("fail", True), ("pass", False), ("skipped", True), ("inconclusive", True)]
+)
 def test_a_waiver_is_needed_as_long_as_what_it_covers_fails(lab: Lab, verdict: str, needed: bool) -> None:
     case = lab.cases[0]
     (found,) = lab._conclude(case, [Finding("memory", "peak", 1.0, "B", verdict, "measured")])
     assert ("waiver" in found.detail) == (verdict == "fail")
+    assert lab.needed(lab.waivers[0]) is needed
+
+
+@pytest.mark.parametrize(("verdict", "needed"), [("fail", True), ("skipped", False), ("inconclusive", True)])
+def test_beside_a_figure_that_passes_one_that_is_undecided_leaves_a_waiver_alone(
+    lab: Lab, verdict: str, needed: bool
+) -> None:
+    lab._conclude(lab.cases[0], [Finding("memory", "peak", 1.0, "B", v, "measured") for v in ("pass", verdict)])
     assert lab.needed(lab.waivers[0]) is needed
 
 
