@@ -278,11 +278,11 @@ def _collective(stack: str) -> str:
             if name not in ("wrapper", "_wait_for_work"):
                 return name
     serving = next((thread for thread in stack.split("\n\n") if " in serve\n" in thread), "")
-    if innermost := re.search(r'File "(.+)", line (\d+) in (\w+)', serving):
+    if innermost := re.search(r'File "(.+)", line (\d+) in (\S+)', serving):
         file, number, function = innermost.groups()
         source = linecache.getline(file, int(number)).strip()
         if re.search(r"\bwait(_tensor)?\(", source):
-            return f"{source!r}"
+            return repr(source)
         if function == "_engine_run_backward":
             return "a backward pass, or a collective inside it"
     return ""

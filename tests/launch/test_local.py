@@ -84,7 +84,7 @@ def test_the_end_of_a_dead_ranks_output_is_in_its_outcome(launcher: LocalLaunche
     ("job", "where"),
     [
         ("one_never_enters", "all_reduce\n"),
-        ("one_never_starts_what_the_other_waits_for", "'dist.all_reduce(torch.ones(1), async_op=True).wait()'\n"),
+        ("one_never_starts_what_the_other_waits_for", "'end = [lambda: work.wait()]'\n"),
         ("one_never_enters_the_backward_pass", "a backward pass, or a collective inside it\n"),
     ],
 )
