@@ -48,8 +48,8 @@ def channels(plan: Plan) -> list[Channel]:
 
 class Messages:
     """Activations ("F") and their gradients ("B") between stages. What one rank sends another is received in the order
-    in which it is sent, whatever the order in which it is needed: NCCL knows no tags. After a sender's first message
-    the next one is awaited ahead of its need, so that it arrives while this rank computes; the first is not, since NCCL
+    in which it is sent, whatever the order in which it is needed: NCCL knows no tags. A sender's next message is
+    awaited ahead of its need, so that it arrives while this rank computes; the first is so over gloo only, since NCCL
     opens a channel where both ends first use it, and each waits there for the other."""
 
     def __init__(self, plan: Plan, rank: int, groups: Mapping[Channel, Group], like: Tensor) -> None:
@@ -63,6 +63,9 @@ class Messages:
                 needed = consumer(action, plan)
                 if needed and self.rank_of[needed.stage] == rank and source != rank:
                     self.coming[source, action.kind].append(needed)
+        if device().type == "cpu":
+            for source, kind in self.coming:
+                self.expect(source, kind)
 
     def expect(self, source: int, kind: str) -> None:
         """Posts the receive of the sender's next message, if one is to come."""

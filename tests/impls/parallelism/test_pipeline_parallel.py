@@ -1,14 +1,19 @@
 """Pipelines of any layout compute what the dense model does, send what the law says, and name what cannot be run."""
 
+from typing import Any
+
 import pytest
+import torch
+import torch.distributed as dist
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from harness.lab import Lab
 from harness.spec import Case, ModelConfig, Topology, Workload
 from impls.parallelism import model_parallel, pipeline_parallel
+from impls.parallelism.pipeline_parallel.executor import Channel, Messages, channels
 from impls.parallelism.pipeline_parallel.places import homes, split
-from impls.parallelism.pipeline_parallel.schedules import ASYNCHRONOUS, SCHEDULES, zb_v
+from impls.parallelism.pipeline_parallel.schedules import ASYNCHRONOUS, SCHEDULES, looped_bfs, zb_v
 from tests.impls.layouts import wrong
 
 CARDS = {card.name: card for card in (pipeline_parallel.CARD, model_parallel.CARD)}
@@ -85,6 +90,16 @@ def test_ranks_that_share_cores_are_watched_by_their_own_time(lab: Lab, cores: i
     whole = sum(spans[-1].end - spans[0].start for spans in rounds[0])
     busy = sum(s.end - s.start for spans in rounds[0] for s in spans)
     assert (busy / whole > 0.95) is (cores == 1)
+
+
+def test_over_gloo_every_first_message_is_awaited_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Posted when it is needed, a receive takes a millisecond of a message that was sent long before."""
+    posted: list[tuple[Channel, int]] = []
+    monkeypatch.setattr(dist, "irecv", lambda _, group, group_src: posted.append((group, group_src)))
+    plan = looped_bfs(2, 4, 2)
+    groups: Any = {channel: channel for channel in channels(plan)}
+    Messages(plan, 0, groups, torch.empty(1))
+    assert posted == [(("F", False), 1), (("B", False), 1)]
 
 
 def test_the_first_stages_have_a_layer_more_where_stages_do_not_divide_them() -> None:
