@@ -132,7 +132,7 @@ def list_(options: argparse.Namespace) -> int:
     console = Console()
     topics = Table("topic", "variants", "engines", "topologies", title="Topics", title_justify="left")
     for card in plan.cards(plan.Request()).values():
-        topics.add_row(card.name, "\n".join(card.variants), "\n".join(card.engines), " ".join(card.topologies))
+        topics.add_row(card.name, "\n".join(card.variants), "\n".join(card.adapted), " ".join(card.topologies))
     console.print(topics)
     workloads = Table("workload", "parameters", "batch × sequence", "optimizer", "dtype", title="Workloads")
     for name, work in NAMED.items():

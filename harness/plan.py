@@ -45,8 +45,11 @@ class Request:
 def cards(request: Request) -> dict[str, Card]:
     """The cards asked for, by name. ValueError names what is unknown."""
     every = catalog.topics(request.add_engines)
-    names = {engine for card in every.values() for engine in card.engines}
+    names = {name for card in every.values() for name in card.adapted}
+    gone = {name: engine.unavailable for card in every.values() for name, engine in card.engines.items()}
     for name in request.engines:
+        if name not in names and name in gone:
+            raise ValueError(f"engine {name!r} cannot be installed: {gone[name]}")
         catalog.known(name, names, "engine")
     for name in request.measures:
         catalog.known(name, MEASURES, "measure")
@@ -118,7 +121,7 @@ def _variants(
     card: Card, topology: Topology, workload: Workload, engines: Sequence[str], variants: Sequence[str]
 ) -> Iterable[Case]:
     for engine, entry in card.engines.items():
-        if engines and engine not in engines:
+        if entry.unavailable or (engines and engine not in engines):
             continue
         for variant in entry.variants or card.variants:
             if not variants or variant in variants:

@@ -175,7 +175,8 @@ def _card_record(card: Card) -> tuple[Case, list[Finding]]:
         "title": card.title,
         "sources": list(card.sources),
         "variants": {name: dict(arguments) for name, arguments in card.variants.items()},
-        "engines": list(card.engines),
+        "engines": list(card.adapted),
+        "unavailable": {name: engine.unavailable for name, engine in card.engines.items() if engine.unavailable},
     }
     about = Case(card.name, card.name, "", Topology(), Workload())
     return about, [Finding("card", "card", None, "", "pass", card.title, detail=detail)]

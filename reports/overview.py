@@ -38,7 +38,8 @@ class Mark:
 
 @dataclass(frozen=True)
 class MatrixCell:
-    """``state`` is measured, skipped (an adapter that did not run; ``why`` says so) or absent (no adapter)."""
+    """``state`` is measured, skipped (an adapter that did not run, an engine that nobody can install; ``why`` says
+    so) or absent (no adapter)."""
 
     engine: str
     state: str
@@ -97,7 +98,8 @@ def _row(topic: TopicView, engines: tuple[str, ...]) -> MatrixRow:
         cases = by_engine[engine]
         if not cases or all(case.ran == "not run" for case in cases):
             adapter = bool(cases) or engine in topic.adapters
-            cells.append(MatrixCell(engine, "skipped" if adapter else "absent", _why(cases, adapter)))
+            why = topic.unavailable.get(engine) or _why(cases, adapter)
+            cells.append(MatrixCell(engine, "skipped" if adapter or engine in topic.unavailable else "absent", why))
             continue
         cells.append(
             MatrixCell(

@@ -68,6 +68,7 @@ class TopicView:
     sources: tuple[str, ...]
     variants: tuple[str, ...]
     adapters: tuple[str, ...]
+    unavailable: Mapping[str, str]  # engines that nobody can install, and why
     engines: tuple[str, ...]
     cases: tuple[CaseView, ...]
 
@@ -126,13 +127,15 @@ def view(records: Sequence[Record], run: Mapping[str, Any], titles: Mapping[str,
 
 def _topic(name: str, cases: list[CaseView], card: Mapping[str, Any]) -> TopicView:
     adapters = tuple(card.get("engines", ()))
-    seen = {case.engine for case in cases} | set(adapters)
+    unavailable = card.get("unavailable", {})
+    seen = {case.engine for case in cases} | {*adapters, *unavailable}
     return TopicView(
         name=name,
         title=card.get("title") or name.replace("_", " ").capitalize(),
         sources=tuple(card.get("sources", ())),
         variants=tuple(card.get("variants", ())) or tuple(dict.fromkeys(case.setting.variant for case in cases)),
         adapters=adapters,
+        unavailable=unavailable,
         engines=tuple(sorted(seen, key=lambda engine: (_yardstick(engine), engine))),
         cases=tuple(cases),
     )

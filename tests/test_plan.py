@@ -29,8 +29,16 @@ def test_nothing_asked_for_runs_every_topic_engine_and_variant() -> None:
     found = {(case.topic, case.engine, case.variant) for case in planned(Request())}
     for card in plan.cards(Request()).values():
         for engine, entry in card.engines.items():
+            if entry.unavailable:
+                assert engine not in {case.engine for case in planned(Request(topics=(card.name,)))}
+                continue
             for variant in entry.variants or card.variants:
                 assert (card.name, engine, variant) in found
+
+
+def test_an_engine_that_nobody_can_install_is_refused_with_the_reason() -> None:
+    with pytest.raises(ValueError, match="'pipedream' cannot be installed: a repository without"):
+        planned(Request(engines=("reference", "pipedream")))
 
 
 def test_every_trainer_case_is_run_in_low_precision_too() -> None:

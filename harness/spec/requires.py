@@ -30,6 +30,8 @@ def library(name: str, engine: Engine) -> str:
 
 def missing(engine: Engine, cuda: bool) -> str:
     """Why its requirements are not met, or an empty string. ``cuda``: the ranks of this session have GPUs."""
+    if engine.unavailable:
+        return engine.unavailable
     for requirement in engine.requires:
         if requirement == "cuda":
             if not cuda:

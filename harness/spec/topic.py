@@ -10,12 +10,14 @@ from typing import Any
 class Engine:
     """Who computes it. ``build`` is ``"module:function"``; ``requires`` holds distributions with versions
     (``"deepspeed>=0.16"``) and hardware (``"cuda"``, ``"sm90"``); no ``variants`` means all of the card's.
-    ``environment``: the tox environment that has them, where pip alone does not do."""
+    ``environment``: the tox environment that has them, where pip alone does not do. ``unavailable``: why nobody can
+    install it any more; it has no ``build`` then and no case, but its row in the report says so."""
 
-    build: str
+    build: str = ""
     requires: tuple[str, ...] = ()
     variants: tuple[str, ...] = ()
     environment: str = ""
+    unavailable: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,3 +60,8 @@ class Card:
     def __post_init__(self) -> None:
         object.__setattr__(self, "variants", MappingProxyType(dict(self.variants)))
         object.__setattr__(self, "engines", MappingProxyType(dict(self.engines)))
+
+    @property
+    def adapted(self) -> tuple[str, ...]:
+        """The engines that there is an adapter of."""
+        return tuple(name for name, engine in self.engines.items() if not engine.unavailable)

@@ -121,6 +121,13 @@ def test_an_engine_that_was_skipped_says_why_and_one_without_adapter_says_so() -
     assert cell(first, "megatron").state == "absent"
 
 
+def test_an_engine_that_nobody_can_install_has_a_cell_that_says_why() -> None:
+    detail = {"engines": ["torch"], "unavailable": {"alpa": "a repository only"}}
+    card = record("", **finding("card", "card", None, "", "pass", detail=detail)) | {"case": ""}
+    found = cell(row(card, right("torch")), "alpa")
+    assert (found.state, found.why) == ("skipped", "a repository only")
+
+
 def test_an_engine_of_one_topic_has_no_column_but_a_cell_in_its_topic_s_row() -> None:
     view = tidy.view(planted.records(), planted.run(), {})
     columns = overview.shared(view)

@@ -40,6 +40,10 @@ def test_the_first_thing_that_is_missing_is_named() -> None:
     assert requires.missing(needing("pytest", "no-such-engine", "cuda"), cuda=False).startswith("no-such-engine")
 
 
+def test_an_engine_that_nobody_can_install_is_missing_whatever_is_here() -> None:
+    assert requires.missing(Engine(unavailable="a repository only"), cuda=True) == "a repository only"
+
+
 def test_an_engine_of_its_own_environment_is_not_to_be_installed_by_pip() -> None:
     engine = Engine("nowhere:build", ("no-such-engine>=2",), environment="odd-suites")
     assert requires.missing(engine, cuda=False) == "no-such-engine is not installed; tox -e odd-suites has it"

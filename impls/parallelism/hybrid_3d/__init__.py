@@ -1,6 +1,6 @@
 """Hybrid parallelism: data, tensor, pipeline, context and expert parallelism on one device mesh."""
 
-from harness.spec import Card, Engine, Law
+from harness.spec import Card, Claim, Engine, Law
 from impls.parallelism.hybrid_3d.grid import DENSE
 
 HERE = "impls.parallelism.hybrid_3d"
@@ -32,10 +32,32 @@ CARD = Card(
             variants=("mesh", "mesh_zero1", "resharding", "resharding_dp"),
         ),
         "megatron": Engine(f"{HERE}.on_megatron:build", requires=("megatron-core>=0.16",)),
+        "megatron_deepspeed": Engine(
+            unavailable="a repository without a setup.py, for PyTorch 1.8 and Apex; the two that it is made of are "
+            "judged each by itself"
+        ),
+        "alpa": Engine(
+            unavailable="alpa 0.2.0 wants jax 0.3.15, for which all jaxlibs that PyPI still has (0.4.13 and later) are "
+            "too new: 'jaxlib version 0.10.2 is newer than and incompatible with jax version 0.3.15'"
+        ),
     },
     topologies=(*DENSE, "dp2ep2", "dp2tp2ep2", "dp2pp2ep2"),
     laws=(
         Law("memory", "states", f"{HERE}.laws:states", 0.05, f"{NARAYANAN}, §3: Ψ ÷ (p·t)"),
         Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.0, f"{NARAYANAN}, §3: the sum of what the axes send"),
+    ),
+    claims=(
+        Claim(
+            "mt_nlg",
+            "530 B parameters: 60.1, 50.2 and 44.4 s a step on 2,240, 2,800 and 3,360 A100: 126, 121, 113 TFLOP/s each",
+            "Smith et al. 2022, Using DeepSpeed and Megatron to Train Megatron-Turing NLG 530B, §2.4",
+            f"{HERE}.claims:mt_nlg",
+        ),
+        Claim(
+            "alpa",
+            "experts (GShard) 3.5 and 9.7 × as fast as with DeepSpeed on 2 and 4 nodes",
+            "Zheng et al. 2022, Alpa, §1",
+            f"{HERE}.claims:alpa",
+        ),
     ),
 )

@@ -29,7 +29,7 @@ CARD = Card(
         "zb_v": {"schedule": "zb_v"},
         "dual_pipe": {"schedule": "dual_pipe"},
         "dual_pipe_v": {"schedule": "dual_pipe_v"},
-        # Asynchronous: no engine that can be installed has them (PipeDream's own repository cannot be)
+        # Asynchronous: no engine that can be installed has them
         "pipedream": {"schedule": "pipedream"},
         "pipedream_2bw": {"schedule": "pipedream_2bw"},
     },
@@ -53,6 +53,10 @@ CARD = Card(
             requires=("colossalai>=0.5",),
             variants=("1f1b", "interleaved"),
             environment="colossalai-suites",
+        ),
+        "pipedream": Engine(
+            unavailable="a repository without a setup.py, for PyTorch 1.1 and CUDA 10; PyPI's pipedream is another one",
+            variants=("pipedream",),
         ),
     },
     topologies=("pp2", "pp4"),
@@ -79,6 +83,12 @@ CARD = Card(
         Claim("hanayo", "Hanayo up to 30.4 % better, on at most 32 GPUs", COURSE, f"{HERE}.claims:hanayo"),
         Claim("dual_pipe_memory", "DualPipe holds twice the parameters", COURSE, f"{HERE}.claims:dual_pipe_memory"),
         Claim("dual_pipe_bubble", "DualPipe idles (PP/2 − 1)(F&B + B − 3W)", COURSE, f"{HERE}.claims:dual_pipe_bubble"),
+        Claim(
+            "pipedream",
+            "PipeDream trains up to 5.3 × as fast as data parallelism",
+            "Narayanan et al. 2019, PipeDream, abstract",
+            f"{HERE}.claims:pipedream",
+        ),
         Claim("zb_h1", "ZB-H1 has a third of 1F1B's bubble at the same memory", f"{QI}, §2.3", f"{HERE}.claims:zb_h1"),
         Claim("interleaved", "v chunks divide the bubble by v", f"{NARAYANAN}, §2.2", f"{HERE}.claims:interleaved"),
     ),

@@ -120,6 +120,21 @@ def hanayo(records: Records) -> Finding:
     return assessed("hanayo", "out of reach here", reason, arithmetic, law=0.304, unit="throughput gained")
 
 
+def pipedream(records: Records) -> Finding:
+    """Up to 5.3 × data parallelism's speed: VGG-16, whose dense layers stay on one GPU and are never reduced."""
+    widths = (64, 64, 128, 128, 256, 256, 256, *(512,) * 6)
+    convolved = sum(9 * before * width + width for before, width in zip((3, *widths), widths, strict=False))
+    dense = sum(n * m + m for n, m in ((7 * 7 * 512, 4096), (4096, 4096), (4096, 1000)))
+    arithmetic = (
+        f"of {(convolved + dense) / 1e6:.0f} M parameters {dense / 1e6:.0f} M are dense: without them "
+        f"{(convolved + dense) / convolved:.1f} × fewer gradients are reduced; and 5.3 × means that data parallelism "
+        f"waits for {1 - 1 / 5.3:.0%} of its step, or more"
+    )
+    reason = "takes 16 GPUs on slow links, ImageNet and PipeDream's runtime, which cannot be installed"
+    figures = {"law": 5.3, "unit": "× data parallelism's speed"}
+    return assessed("pipedream", "out of reach here", reason, arithmetic, **figures)
+
+
 def dual_pipe_memory(records: Records) -> Finding:
     """Twice the parameters: model states of DualPipe ÷ of 1F1B, on the rank that holds most."""
     wanted = MEMORY | {"quantity": "states", "topology": "pp4"}
