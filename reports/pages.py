@@ -219,7 +219,7 @@ def summary(view: RunView, rows: list[MatrixRow]) -> dict[str, str]:
         "Software": ", ".join(f"{name} {version}" for name, version in versions(view).items()),
         **({"bfloat16": "; ".join(products)} if products else {}),
         "Topologies": ", ".join(largest) or units.NONE,
-        "Cases": f"{len(cases)} over {len(rows)} topics and {len(view.engines)} engines, "
+        "Cases": f"{len(cases)} over {len(rows)} topics and {len({case.engine for case in cases})} engines, "
         f"{sum(verdict in ('error', 'fail') for verdict in verdicts)} of them with a failure or an error",
         "Findings": f"{len(view.findings)}, by verdict below",
     }

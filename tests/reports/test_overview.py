@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from reports import overview, tidy
+from reports import overview, pages, tidy
 from reports.overview import MatrixCell, MatrixRow, Winners
 from tests.reports import planted
 from tests.reports.planted import finding
@@ -124,8 +124,10 @@ def test_an_engine_that_was_skipped_says_why_and_one_without_adapter_says_so() -
 def test_an_engine_that_nobody_can_install_has_a_cell_that_says_why() -> None:
     detail = {"engines": ["torch"], "unavailable": {"alpa": "a repository only"}}
     card = record("", **finding("card", "card", None, "", "pass", detail=detail)) | {"case": ""}
-    found = cell(row(card, right("torch")), "alpa")
-    assert (found.state, found.why) == ("skipped", "a repository only")
+    view = tidy.view([card, right("torch")], planted.run(), {})
+    rows = overview.matrix(view)
+    assert (cell(rows[0], "alpa").state, cell(rows[0], "alpa").why) == ("skipped", "a repository only")
+    assert pages.summary(view, rows)["Cases"].startswith("1 over 1 topics and 1 engines")
 
 
 def test_an_engine_of_one_topic_has_no_column_but_a_cell_in_its_topic_s_row() -> None:
