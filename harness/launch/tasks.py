@@ -205,7 +205,7 @@ def checked_function(
     inputs, cotangents = (_part(function, each) for each in function_inputs(problem, workload, variant))
     for _ in range(2):  # the first call may compile or allocate for good
         _forward_backward(function, inputs, cotangents)
-    gc.collect()
+    _settle()  # what the calls before held is none of this one's
     with memory.gauge() as gauge:
         gauge.reset()
         outputs = function(inputs)
