@@ -129,6 +129,10 @@ class Lab:
         self._checked[case.id] = replace(found, ranks=tuple({**rank, "tensors": None} for rank in found.ranks))
         return found
 
+    def again(self, case: Case) -> Checked:
+        """The figures of one more checked run, which does not take the place of the first."""
+        return self._check(case, keep=False)
+
     def _check_and_expect_oracle(self, case: Case) -> Checked:
         found = self._check(case)
         if not found.problem:
