@@ -14,11 +14,13 @@ from deepspeed.ops.op_builder.builder import OpBuilder
 from torch.utils.cpp_extension import _get_build_directory
 
 from harness.spec import Topology, Unsupported, Workload
-from impls.models import deepspeed as deepspeed_here
 from impls.models.deepspeed import Engine, configuration
 from impls.models.optimizer import optimizer
 from impls.models.weights import build_model
 from impls.parallelism.zero.on_deepspeed import Zero
+
+HERE = "impls.parallelism.zero_offload.on_deepspeed"
+OPERATORS = (CPUAdamBuilder, AsyncIOBuilder)
 
 
 def require(builder: type[OpBuilder]) -> None:
@@ -28,8 +30,7 @@ def require(builder: type[OpBuilder]) -> None:
         raise Unsupported(f"DeepSpeed's {name} cannot be built here; it needs a compiler and, for files, libaio-dev")
     folder = Path(_get_build_directory(name, verbose=False))
     if not (folder / f"{name}.so").exists():
-        make = f"python -c 'import {deepspeed_here.__name__}, {builder.__module__} as b; b.{builder.__name__}().load()'"
-        raise Unsupported(f"DeepSpeed's {name} is not built yet; once: {make}")
+        raise Unsupported(f"DeepSpeed's {name} is not built yet; once: python -m {HERE}")
     if (folder / "lock").exists():
         raise Unsupported(f"DeepSpeed's {name} is being built, or a build was killed: then remove its file `lock`")
 
@@ -128,3 +129,9 @@ def build_zenflow(workload: Workload, topology: Topology, stage: int, states_on:
         "weight_decay": workload.weight_decay,
     }
     return Offload(workload, topology, stage, sections, type="AdamW", params=adamw)
+
+
+if __name__ == "__main__":  # builds the operators, for a minute or two
+    for each in OPERATORS:
+        if each().is_compatible(verbose=True):
+            each().load()

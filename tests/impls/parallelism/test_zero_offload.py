@@ -113,7 +113,10 @@ def test_an_operator_of_deepspeed_that_is_not_built_is_a_skip_that_says_how(
         alone = Lab({CARD.name: CARD}, [], launcher, lambda *_: None, capacity=1)
         (finding,) = alone.measure("parity", case("nvme_states", "deepspeed", MIXED, DP1))
     assert finding.verdict == "skipped"
-    assert "DeepSpeed's async_io is not built yet; once: python -c" in finding.reason or "libaio-dev" in finding.reason
+    assert (
+        "DeepSpeed's async_io is not built yet; once: python -m impls.parallelism" in finding.reason
+        or "libaio-dev" in finding.reason
+    )
 
 
 def naive(p: float, m: float, v: float, g: float, count: int, work: Workload) -> tuple[float, float, float]:
