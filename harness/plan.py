@@ -46,9 +46,9 @@ def cards(request: Request) -> dict[str, Card]:
     """The cards asked for, by name. ValueError names what is unknown."""
     every = catalog.topics(request.add_engines)
     names = {name for card in every.values() for name in card.adapted}
-    gone = {name: engine.unavailable for card in every.values() for name, engine in card.engines.items()}
+    gone = {name: why for card in every.values() for name, why in card.unavailable.items()}
     for name in request.engines:
-        if name not in names and name in gone:
+        if name in gone.keys() - names:
             raise ValueError(f"engine {name!r} cannot be installed: {gone[name]}")
         catalog.known(name, names, "engine")
     for name in request.measures:
@@ -120,10 +120,10 @@ def _named(row: Row) -> Workload:
 def _variants(
     card: Card, topology: Topology, workload: Workload, engines: Sequence[str], variants: Sequence[str]
 ) -> Iterable[Case]:
-    for engine, entry in card.engines.items():
-        if entry.unavailable or (engines and engine not in engines):
+    for engine in card.adapted:
+        if engines and engine not in engines:
             continue
-        for variant in entry.variants or card.variants:
+        for variant in card.engines[engine].variants or card.variants:
             if not variants or variant in variants:
                 yield Case(card.name, variant, engine, topology, workload)
 

@@ -176,7 +176,7 @@ def _card_record(card: Card) -> tuple[Case, list[Finding]]:
         "sources": list(card.sources),
         "variants": {name: dict(arguments) for name, arguments in card.variants.items()},
         "engines": list(card.adapted),
-        "unavailable": {name: engine.unavailable for name, engine in card.engines.items() if engine.unavailable},
+        "unavailable": card.unavailable,
     }
     about = Case(card.name, card.name, "", Topology(), Workload())
     return about, [Finding("card", "card", None, "", "pass", card.title, detail=detail)]

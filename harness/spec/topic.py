@@ -62,6 +62,11 @@ class Card:
         object.__setattr__(self, "engines", MappingProxyType(dict(self.engines)))
 
     @property
+    def unavailable(self) -> dict[str, str]:
+        """The engines that nobody can install, and why."""
+        return {name: engine.unavailable for name, engine in self.engines.items() if engine.unavailable}
+
+    @property
     def adapted(self) -> tuple[str, ...]:
         """The engines that there is an adapter of."""
-        return tuple(name for name, engine in self.engines.items() if not engine.unavailable)
+        return tuple(name for name in self.engines if name not in self.unavailable)

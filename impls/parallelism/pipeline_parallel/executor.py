@@ -49,7 +49,7 @@ def channels(plan: Plan) -> list[Channel]:
 class Messages:
     """Activations ("F") and their gradients ("B") between stages. What one rank sends another is received in the order
     in which it is sent, whatever the order in which it is needed: NCCL knows no tags. A sender's next message is
-    awaited ahead of its need, so that it arrives while this rank computes; the first is so over gloo only, since NCCL
+    awaited ahead of its need, so that it arrives while this rank computes; the first one on CPU ranks only, since NCCL
     opens a channel where both ends first use it, and each waits there for the other."""
 
     def __init__(self, plan: Plan, rank: int, groups: Mapping[Channel, Group], like: Tensor) -> None:

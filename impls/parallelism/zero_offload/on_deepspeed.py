@@ -19,7 +19,6 @@ from impls.models.optimizer import optimizer
 from impls.models.weights import build_model
 from impls.parallelism.zero.on_deepspeed import Zero
 
-HERE = "impls.parallelism.zero_offload.on_deepspeed"
 OPERATORS = (CPUAdamBuilder, AsyncIOBuilder)
 
 
@@ -30,7 +29,7 @@ def require(builder: type[OpBuilder]) -> None:
         raise Unsupported(f"DeepSpeed's {name} cannot be built here; it needs a compiler and, for files, libaio-dev")
     folder = Path(_get_build_directory(name, verbose=False))
     if not (folder / f"{name}.so").exists():
-        raise Unsupported(f"DeepSpeed's {name} is not built yet; once: python -m {HERE}")
+        raise Unsupported(f"DeepSpeed's {name} is not built yet; once: python -m {__name__}")
     if (folder / "lock").exists():
         raise Unsupported(f"DeepSpeed's {name} is being built, or a build was killed: then remove its file `lock`")
 
@@ -131,7 +130,7 @@ def build_zenflow(workload: Workload, topology: Topology, stage: int, states_on:
     return Offload(workload, topology, stage, sections, type="AdamW", params=adamw)
 
 
-if __name__ == "__main__":  # builds the operators, for a minute or two
+if __name__ == "__main__":  # builds the operators, for some minutes
     for each in OPERATORS:
         if each().is_compatible(verbose=True):
             each().load()
