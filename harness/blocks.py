@@ -28,17 +28,11 @@ ATTEMPTS = 3 * ROUNDS  # a spoilt round is repeated, and a noisy machine takes m
 PATIENCE = 8.0  # seconds of a block in which a noisy machine may take further rounds
 FEWEST = 5  # rounds by which a block can be judged
 LIMIT = 30.0  # seconds after which it is, if it has so many; after twice as many it ends in any case
-# Where a reference's time is undecided, it and the fastest engine go on alone, in shorter turns.
-DUEL_ROUNDS, DUEL_SECONDS = 120, 20.0  # at most
-DUEL_FEWEST = 10  # and after as many again, it is asked whether they decide
 BRIEF = 0.05  # seconds of a step which caches that are another's slow down
 
 SMALL = 10**8  # parameters of a model of which a device holds many at once
 
 BlockKey = tuple[str, str, Topology, Workload]
-
-
-Duel = tuple[list[list[float]], list[list[float]]]  # rounds of a reference, and of the engine it is held to
 
 
 @dataclass
@@ -51,7 +45,6 @@ class Block:
     spoilt: int = 0
     trouble: str = ""
     ceiling: float = 0.0  # FLOP/s of all ranks together
-    duels: dict[str, Duel] = field(default_factory=dict)  # by reference
 
 
 def small(case: Case) -> bool:
@@ -90,12 +83,9 @@ def run_block(
     card: Card,
     timeout: float,
     begin: Begin,
-    wrong: Collection[str] = (),
-    limit: float | None = None,
 ) -> Block:
     """Prepares every case, as many at once as ``begin`` lets go on, then times them round by round; spoilt rounds are
-    repeated, a bounded number of times. Then duels decide which references keep to ``limit``, if there is one;
-    ``wrong``: cases that set them no pace."""
+    repeated, a bounded number of times."""
     block = Block(cases=tuple(cases))
     worlds: dict[str, World] = {}
 
@@ -114,8 +104,6 @@ def run_block(
                 block.rounds[case.id] = []
         if worlds:
             _time(block, worlds, timeout, launcher.device)
-        if limit:
-            _decide(block, worlds, wrong, timeout, launcher.device, limit)
     finally:
         for world in list(worlds.values()):  # some may be under way, if this was interrupted
             world.close()
@@ -143,13 +131,10 @@ def _time(block: Block, worlds: dict[str, World], timeout: float, device: str) -
 
 
 def _turn(block: Block, device: str) -> dict[str, int]:
-    """An engine's next turn: where every step is long, one tells as much as two, and needs none to warm it."""
-    return {"warm": 0, "steps": 1} if device == "cpu" and not _brief(block, block.rounds) else TURN[device]
-
-
-def _brief(block: Block, names: Iterable[str]) -> bool:
-    """Whether a step of theirs is; unless a round has told, one may be."""
-    return min((min(steps) for name in names for steps in block.rounds[name]), default=0.0) < BRIEF
+    """An engine's next turn: where every step is long, one tells as much as two, and needs none to warm it. Until a
+    round has told, a step may be brief."""
+    shortest = min((min(steps) for rounds in block.rounds.values() for steps in rounds), default=0.0)
+    return {"warm": 0, "steps": 1} if device == "cpu" and shortest >= BRIEF else TURN[device]
 
 
 def _round(
@@ -185,52 +170,6 @@ def _round(
     return times
 
 
-def _decide(
-    block: Block, worlds: dict[str, World], wrong: Collection[str], timeout: float, device: str, limit: float
-) -> None:
-    """Has each reference that may or may not keep to the limit duel with the engine that it is held to."""
-    for case in block.cases:
-        if peer := _undecided(block, case, wrong, limit):
-            duel = _duel(block, worlds, (case.id, peer), timeout, device, limit)
-            if len(duel[0]) >= DUEL_FEWEST:
-                block.duels[case.id] = duel
-
-
-def _undecided(block: Block, case: Case, wrong: Collection[str], limit: float) -> str | None:
-    """The case that a reference must be timed against once more, if the rounds do not tell whether it keeps to the
-    limit."""
-    if case.engine != "reference" or len(block.rounds.get(case.id, ())) < FEWEST:
-        return None
-    peers = {c.engine: c.id for c in block.cases if c.variant == case.variant and c.id in block.rounds}
-    banned = {engine for engine, name in peers.items() if name in wrong}
-    best = speed.pacemaker({engine: block.rounds[name] for engine, name in peers.items()}, banned)
-    if best and speed.held(block.rounds[case.id], block.rounds[peers[best]], limit) == "inconclusive":
-        return peers[best]
-    return None
-
-
-def _duel(
-    block: Block, worlds: dict[str, World], pair: tuple[str, str], timeout: float, device: str, limit: float
-) -> Duel:
-    """Rounds of two cases alone, until they tell whether the first keeps to the limit or there are enough of them; none
-    if one of the two is lost meanwhile."""
-    turn = {"warm": int(_brief(block, pair)), "steps": 1}
-    duel: Duel = [], []
-    watch, start = CpuWatch(), time.monotonic()
-    for attempt in range(DUEL_ROUNDS):
-        times = _round(block, worlds, pair if attempt % 2 else pair[::-1], turn, timeout, device, watch)
-        if any(name not in worlds for name in pair):
-            return [], []
-        if times:
-            for rounds, name in zip(duel, pair, strict=True):
-                rounds.append(times[name])
-        if time.monotonic() - start > DUEL_SECONDS:
-            break
-        if times and len(duel[0]) % DUEL_FEWEST == 0 and speed.held(*duel, limit) != "inconclusive":
-            break
-    return duel
-
-
 def _enough(block: Block, seconds: float) -> bool:
     """Whether engines can be told apart, or patience is at its end."""
     good = min(len(rounds) for rounds in block.rounds.values())
@@ -241,10 +180,8 @@ def _enough(block: Block, seconds: float) -> bool:
     return (good >= ROUNDS and seconds > PATIENCE) or max(speed.effects(block.rounds).values()) <= speed.DECIDABLE / 2
 
 
-def judge_block(
-    block: Block, case: Case, wrong: Collection[str] = (), limit: float | None = speed.REFERENCE_LIMIT
-) -> list[Finding]:
-    """The case's findings, beside those that compute the same variant. ``wrong``: engines that fail parity; ``limit``:
+def judge_block(block: Block, case: Case, wrong: Collection[str] = (), marked: bool = False) -> list[Finding]:
+    """The case's findings, beside those that compute the same variant. ``wrong``: engines that fail parity; ``marked``:
     see :func:`harness.judge.speed.judge`."""
     if case.id in block.problems:
         return [block.problems[case.id].but(measure="throughput")]
@@ -257,4 +194,4 @@ def judge_block(
     peers = {c.engine: block.rounds[c.id] for c in block.cases if c.variant == case.variant and c.id in block.rounds}
     flops = step_flops(case.workload)
     about = case.workload.tokens, flops, block.ceiling, block.spoilt
-    return speed.judge(case.engine, peers, *about, wrong, limit, block.duels.get(case.id))
+    return speed.judge(case.engine, peers, *about, wrong, marked)

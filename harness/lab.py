@@ -129,10 +129,6 @@ class Lab:
         self._checked[case.id] = replace(found, ranks=tuple({**rank, "tensors": None} for rank in found.ranks))
         return found
 
-    def again(self, case: Case) -> Checked:
-        """The figures of one more checked run, which does not take the place of the first."""
-        return self._check(case, keep=False)
-
     def _check_and_expect_oracle(self, case: Case) -> Checked:
         found = self._check(case)
         if not found.problem:
@@ -192,17 +188,6 @@ class Lab:
             found = catalog.load(f"harness.measures.{name}:take")(self, case)
         return self._conclude(case, [finding.but(measure=name) for finding in found])
 
-    def peers(self, case: Case) -> list[Case]:
-        """The same work by the other engines of this session that can run here."""
-        return [
-            peer
-            for peer in self.cases
-            if (peer.topic, peer.variant, peer.topology, peer.workload)
-            == (case.topic, case.variant, case.topology, case.workload)
-            and peer.engine != case.engine
-            and not self.obstacle(peer)
-        ]
-
     def against_law(
         self, case: Case, measure: str, quantity: str, value: float, padding: float = 0.0, elements: int = 0
     ) -> Finding:
@@ -222,18 +207,14 @@ class Lab:
         text = f"{value:,.0f} B; no law is stated for it here"
         return Finding(measure, quantity, value, "B", "pass", text)
 
-    def block(self, case: Case, wrong: Callable[[Case], bool], limit: float | None) -> Block:
-        """The timed block of the case's topic, topology and work; it runs once for all its cases. ``wrong``, ``limit``:
-        see :func:`harness.blocks.run_block`."""
+    def block(self, case: Case) -> Block:
+        """The timed block of the case's topic, topology and work; it runs once for all its cases."""
         key = block_key(case)
         if key not in self._blocks:
             members = [c for c in self.timed if block_key(c) == key and not self.obstacle(c)]
             jobs = {c.id: self._job(c, f"prepare_{self._kind(c)}") for c in members}
             self.rest()
-            mistaken = {c.id for c in members if wrong(c)}
-            self._blocks[key] = run_block(
-                self.launcher, members, jobs, self.card(case), self.timeout, self._ahead.also, mistaken, limit
-            )
+            self._blocks[key] = run_block(self.launcher, members, jobs, self.card(case), self.timeout, self._ahead.also)
         return self._blocks[key]
 
     def rest(self) -> None:

@@ -1,6 +1,5 @@
-"""Step times from the interleaved rounds of the case's block, and the reference's against the fastest engine's."""
+"""Step times from the interleaved rounds of the case's block: told with their intervals, never failed."""
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from harness.spec import Case, Finding, Needs, Occasion
@@ -18,16 +17,13 @@ def asked(occasion: Occasion) -> bool:
 
 def take(lab: "Lab", case: Case) -> list[Finding]:
     from harness.blocks import judge_block
-    from harness.judge.speed import REFERENCE_LIMIT
 
-    # On GPUs engines have kernels of their own: plain PyTorch is told apart from them there, and not held to them.
-    limit = REFERENCE_LIMIT if lab.launcher.device == "cpu" else None
-    block = lab.block(case, partial(is_wrong, lab), limit)
-    peers = [member for member in block.cases if member.variant == case.variant]
-    return judge_block(block, case, {peer.engine for peer in peers if is_wrong(lab, peer)}, limit)
+    block = lab.block(case)
+    wrong = {peer.engine for peer in block.cases if peer.variant == case.variant and is_wrong(lab, peer)}
+    return judge_block(block, case, wrong, marked=lab.launcher.device == "cuda")
 
 
 def is_wrong(lab: "Lab", case: Case) -> bool:
-    """Whether it computes something else: parity failed here, or is known to. It sets no pace."""
+    """Whether it computes something else: parity failed here, or is known to. No reference is held to it."""
     judged = any(f.measure == "parity" and f.verdict == "fail" for f in lab.judged.get(case.id, []))
     return judged or any(w.measure == "parity" and w.matches(case.id) for w in lab.waivers)

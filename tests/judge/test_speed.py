@@ -1,5 +1,7 @@
 """Step times of engines in interleaved rounds: noise decides nothing, a difference does, drift is nobody's."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -27,17 +29,9 @@ def drifted(times: Rounds, by: NDArray[np.float64]) -> Rounds:
     return (np.array(times) * by[:, None]).tolist()
 
 
-def judged(engine: str, of: dict[str, Rounds], ceiling: float = 0.0, spoilt: int = 0, wrong: str = "") -> Finding:
-    (finding,) = speed.judge(engine, of, 256, 1e9, ceiling, spoilt, {wrong})
+def judged(engine: str, of: dict[str, Rounds], ceiling: float = 0.0, spoilt: int = 0, **about: Any) -> Finding:
+    (finding,) = speed.judge(engine, of, 256, 1e9, ceiling, spoilt, **about)
     return finding
-
-
-@pytest.mark.parametrize("noise", [0.001, 0.01, 0.05])
-def test_the_same_engine_twice_never_fails(noise: float) -> None:
-    """A/A: of 100 sessions none says that the one is a toy beside the other."""
-    for seed in range(100):
-        pair = {"reference": rounds(2 * seed, noise), "torch": rounds(2 * seed + 1, noise)}
-        assert judged("reference", pair).verdict in ("pass", "inconclusive")
 
 
 def test_a_quiet_machine_decides() -> None:
@@ -45,27 +39,30 @@ def test_a_quiet_machine_decides() -> None:
     assert verdicts == ["pass"] * 20
 
 
-def test_where_nothing_is_asked_of_the_reference_it_is_told_apart_and_passes() -> None:
-    pair = {"reference": rounds(0, factor=40.0), "torch": rounds(1)}
-    (finding,) = speed.judge("reference", pair, 256, 1e9, 0.0, 0, limit=None)
-    assert (finding.verdict, finding.bound) == ("pass", None)
-    assert finding.detail["ratio_to_fastest"] == pytest.approx(40.0, rel=0.05)
+@pytest.mark.parametrize("noise", [0.001, 0.05, 0.4])
+@pytest.mark.parametrize("marked", [False, True])
+def test_time_never_fails(noise: float, marked: bool) -> None:
+    for seed, factor in enumerate((0.5, 1.0, 1.2, 3.0, 40.0)):
+        pair = {"reference": rounds(seed, noise, factor), "torch": rounds(seed + 100, noise)}
+        assert judged("reference", pair, marked=marked).verdict in ("pass", "inconclusive")
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_a_reference_that_is_a_fifth_slower_fails(seed: int) -> None:
-    finding = judged("reference", {"reference": rounds(seed, factor=1.2), "torch": rounds(seed + 100)})
-    assert finding.verdict == "fail"
-    assert finding.bound == speed.REFERENCE_LIMIT
-    assert "× the fastest engine torch" in finding.reason
+def test_on_gpus_a_reference_far_slower_than_the_fastest_right_engine_is_marked() -> None:
+    slow = {"reference": rounds(0, factor=2.0), "torch": rounds(1), "wrong": rounds(2, factor=0.5)}
+    assert "marked" not in judged("reference", slow).detail
+    found = judged("reference", slow, marked=True, wrong={"wrong"})
+    assert found.detail["marked"].startswith(("1.9", "2.0"))
+    assert "× torch" in found.detail["marked"]
+    assert found.detail["marked"] in found.reason
+    assert "marked" not in judged("torch", slow, marked=True).detail
+    near = {"reference": rounds(0, factor=1.4), "torch": rounds(1), "wrong": rounds(2, factor=0.5)}
+    assert "marked" not in judged("reference", near, marked=True, wrong={"wrong"}).detail
+    assert "marked" in judged("reference", near, marked=True).detail
 
 
-def test_what_computes_something_else_sets_no_pace_but_is_timed() -> None:
-    pair = {"reference": rounds(1, factor=1.4), "fast_and_wrong": rounds(2), "torch": rounds(3, factor=1.4)}
-    finding = judged("reference", pair, wrong="fast_and_wrong")
-    assert (finding.verdict, finding.detail["fastest"]) == ("pass", "fast_and_wrong")
-    assert "× the fastest engine torch" in finding.reason
-    assert judged("reference", pair).verdict == "fail"
+def test_a_mark_needs_more_than_noise() -> None:
+    noisy = {"reference": rounds(0, noise=0.4, factor=1.55), "torch": rounds(1, noise=0.4)}
+    assert "marked" not in judged("reference", noisy, marked=True).detail
 
 
 def test_an_engine_may_be_slower_than_another() -> None:
@@ -73,16 +70,6 @@ def test_an_engine_may_be_slower_than_another() -> None:
     assert finding.verdict == "pass"
     assert finding.detail["ratio_to_fastest"] == pytest.approx(3.0, rel=0.03)
     assert finding.detail["fastest"] == "torch"
-
-
-@pytest.mark.parametrize(("factor", "wrong"), [(1.0, "fail"), (1.3, "pass")])
-def test_however_noisy_the_verdict_is_right_or_inconclusive(factor: float, wrong: str) -> None:
-    verdicts = []
-    for seed in range(50):
-        pair = {"reference": rounds(seed, noise=0.4, factor=factor), "torch": rounds(seed + 100, noise=0.4)}
-        verdicts.append(judged("reference", pair).verdict)
-    assert wrong not in verdicts
-    assert verdicts.count("inconclusive") > 25
 
 
 def test_noise_that_could_hide_a_tenth_is_inconclusive_never_pass() -> None:
@@ -102,12 +89,6 @@ def test_what_can_be_told_apart_shrinks_with_the_rounds() -> None:
 def test_one_round_tells_nothing() -> None:
     assert speed.effect(rounds(0, count=1)) == float("inf")
     assert judged("torch", {"torch": rounds(0, count=1)}).verdict == "inconclusive"
-
-
-def test_a_reference_within_noise_of_the_limit_is_inconclusive_on_either_side() -> None:
-    for factor in (0.99, 1.01):
-        pair = {"reference": rounds(1, 0.05, factor * speed.REFERENCE_LIMIT), "torch": rounds(2, 0.05)}
-        assert judged("reference", pair).verdict == "inconclusive"
 
 
 def test_drift_that_all_engines_share_is_no_noise() -> None:

@@ -1,5 +1,6 @@
 """In how many worlds a schedule is watched, and which of them counts."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,7 +28,9 @@ def undisturbed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.meter.host.FOREIGN", float("inf"))
 
 
-def watched(*worlds: list[list[list[Span]]], cores: int = 1, device: str = "cpu") -> tuple[list[Finding], int]:
+def watched(
+    *worlds: list[list[list[Span]]], cores: int = 1, device: str = "cpu", case: Case = CASE
+) -> tuple[list[Finding], int]:
     """What is found by ranks on so many ``cores``, and in how many of ``worlds`` it was looked for."""
     left: list[Any] = list(worlds)
     lab: Any = SimpleNamespace(
@@ -37,7 +40,7 @@ def watched(*worlds: list[list[list[Span]]], cores: int = 1, device: str = "cpu"
         card=lambda case: catalog.topics()[case.topic],
         run=lambda *_, **__: left.pop(0),
     )
-    return timeline.take(lab, CASE), len(worlds) - len(left)
+    return timeline.take(lab, case), len(worlds) - len(left)
 
 
 EVEN, SLOW_RANK, SLOWER_RANK, LATE = world(1.0, 0.0), world(1.4, 0.0), world(1.8, 0.0), world(1.0, 0.5)
@@ -74,3 +77,22 @@ def test_of_ranks_on_cores_one_world_tells(first: Any, cores: int, verdict: str)
 def test_of_two_bubbles_that_are_too_large_the_smaller_one_is_told(worlds: list[Any]) -> None:
     smaller = watched(SLOW_RANK, SLOW_RANK, device="cuda")[0][0].value
     assert watched(*worlds, device="cuda")[0][0].value == smaller
+
+
+def serial() -> list[list[list[Span]]]:
+    """One micro-batch at a time: half of the time is idle, however long actions take."""
+    order = [[(kind, rank, micro) for micro in range(8) for kind in "FB"] for rank in range(2)]
+    spans = [[Span(*action, at, at + 1) for at, action in enumerate(mine)] for mine in order]
+    return [[mine] * 3 for mine in replay(spans, lambda rank, s: 1.0)]
+
+
+@pytest.mark.parametrize(("engine", "cores"), [("torch", 2), ("torch", 1), ("reference", 1)])
+def test_on_cpu_ranks_a_bubble_beyond_its_bound_is_told_and_not_failed(engine: str, cores: int) -> None:
+    """But for a reference whose ranks have a core each."""
+
+    def verdict(engine: str, cores: int, device: str = "cpu") -> str:
+        found, _ = watched(serial(), serial(), cores=cores, device=device, case=replace(CASE, engine=engine))
+        return next(finding.verdict for finding in found if finding.quantity == "bubble")
+
+    assert verdict(engine, cores) == "inconclusive"
+    assert verdict(engine, cores, "cuda") == verdict("reference", 2) == "fail"
