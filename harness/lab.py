@@ -247,12 +247,13 @@ class Lab:
         return self._conclude(about, [finding.but(measure="claim", quantity=claim.name, detail=detail)])[0]
 
     def needed(self, waiver: Waiver) -> bool:
-        """Whether something failed that this waiver covers. A session of some of the cases cannot tell, nor one that
-        left a figure undecided, nor one on GPUs of a waiver that is not for them alone: for these, it need only match a
-        case that there is."""
+        """Whether something failed that this waiver covers. A session that did not run all cases that it covers cannot
+        tell, nor one that left a figure undecided, nor one on GPUs of a waiver that is not for them alone: for these,
+        it need only match a case that there is."""
         found = {f.verdict for case, findings in self.judged.items() for f in findings if waiver.about(case, f)}
         covered = [case for case in self.universe if waiver.matches(case.id)]
         elsewhere = self.launcher.device != (waiver.device or "cpu")
-        some = len(self.cases) < len(self.universe) or any(self._crowded(case) for case in covered)
+        ran = {case.id for case in self.cases if not self._crowded(case)}
+        some = any(case.id not in ran for case in covered)
         undecided = "pass" not in found or found & {"inconclusive", "invalid", "error"}
         return bool(covered) if undecided or elsewhere or some else "fail" in found

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from harness.depth import DEPTHS
 from harness.measures import MEASURES
 
 # option → (argparse keywords); names with commas take several.
@@ -16,6 +17,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "mesh sizes such as dp2,tp2 or dp2tp2, of topics with these axes (default: each its own)",
     },
     "--dtypes": {"metavar": "A,B", "help": "precisions: fp64, fp32, bf16"},
+    "--depth": {
+        "choices": DEPTHS,
+        "help": "how much of the topics' own grids: quick (each engine and variant once; parity and memory), default "
+        "(every pair of variant, engine, topology and work; timed rounds) or full (all of it)",
+    },
     "--measures": {"metavar": "A,B", "help": f"only these: {', '.join(MEASURES)}"},
     "--store": {
         "metavar": "URL",

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from harness import catalog
+from harness import catalog, depth
 from harness.catalog import Grid, Row
 from harness.measures import MEASURES
 from harness.spec import DTYPES, Card, Case, Occasion, Topology, Workload
@@ -38,8 +38,10 @@ class Request:
     measures: Sequence[str] = ()
     dtypes: Sequence[str] = ()
     add_engines: Sequence[str] = ()
+    depth: str = "full"
     gpus: int = 0
     ranks: int = 0  # CPU ranks at most
+    cores: int = 2  # that ranks have to themselves
 
 
 def cards(request: Request) -> dict[str, Card]:
@@ -75,7 +77,17 @@ def cases(request: Request, chosen: dict[str, Card]) -> list[Case]:
                 if topologies and (reason := workload.check(topology)):
                     raise ValueError(f"workload {workload.name} on {topology}: {reason}")
                 found += _variants(card, topology, workload, request.engines, variants)
-    return found
+    return _at_depth(found, request, chosen)
+
+
+def _at_depth(cases: list[Case], request: Request, chosen: dict[str, Card]) -> list[Case]:
+    """What the depth leaves of them. Work, topologies or precisions that were asked for run whole, but for quick."""
+    if request.depth == "quick":
+        return depth.once(cases)
+    if request.depth == "full" or request.workloads or request.topologies or request.dtypes:
+        return cases
+    # What is timed or watched is compared with all of its peers: pairs of it would not do.
+    return depth.pairwise(cases, lambda case: _is_timed(case, request, chosen[case.topic]))
 
 
 def _has_axes(card: Card, topology: Topology) -> bool:
@@ -128,25 +140,35 @@ def _variants(
                 yield Case(card.name, variant, engine, topology, workload)
 
 
-def measures(case: Case, request: Request, card: Card, cores: int) -> list[str]:
+def measures(case: Case, request: Request, card: Card) -> list[str]:
     """What is measured of a case."""
+    occasion = _occasion(case, request, card)
+    offered = depth.QUICK if request.depth == "quick" else MEASURES
+    wanted = [name for name in MEASURES if name in (request.measures or offered)]
+    return [name for name in wanted if MEASURES[name].asked(occasion)]
+
+
+def _is_timed(case: Case, request: Request, card: Card) -> bool:
+    occasion = _occasion(case, request, card)
+    return (occasion.timed or not occasion.judged) and case.topology.world_size <= occasion.cores
+
+
+def _occasion(case: Case, request: Request, card: Card) -> Occasion:
     grid = _grid(card)
     watched = [] if request.workloads else [_named(row).name for row in _on(case.topology, grid.watched)]
     large = grid.large if request.gpus and not request.workloads else ()
     everywhere = not grid.timed_on or request.gpus or request.topologies
     timed = grid.timed if everywhere or str(case.topology) in grid.timed_on else ()
-    occasion = Occasion(
+    return Occasion(
         case,
         card,
         trainer=not catalog.problem(card),
-        cores=request.gpus or cores,
+        cores=request.gpus or request.cores,
         timed=_chosen(case, request, large or timed),
         traced=_chosen(case, request, watched or timed),
         judged=case.workload.name not in watched,
         large=case.workload.name in large,
     )
-    wanted = [name for name in MEASURES if not request.measures or name in request.measures]
-    return [name for name in wanted if MEASURES[name].asked(occasion)]
 
 
 def _chosen(case: Case, request: Request, names: Sequence[str]) -> bool:

@@ -43,8 +43,10 @@ def request(config: pytest.Config) -> plan.Request:
         measures=names("--measures"),
         dtypes=names("--dtypes"),
         add_engines=tuple(config.getoption("--add-engine") or ()),
+        depth=config.getoption("--depth") or "default",
         gpus=use,
         ranks=ranks or use or DEFAULT_RANKS,
+        cores=len(os.sched_getaffinity(0)),
     )
 
 
@@ -63,7 +65,6 @@ class Session:
         except ValueError as error:
             raise pytest.UsageError(str(error)) from None
         self.waivers = tuple(waiver for waiver in known if waiver.device in ("", self.device))
-        self.cores = len(os.sched_getaffinity(0))
         self.selected: list[Case] = []
         self.checked: list[Case] = []
         self.timed: list[Case] = []
@@ -77,7 +78,7 @@ class Session:
     def measured(self) -> Iterator[tuple[str, Case]]:
         """Every measure of every case."""
         for case in self.cases:
-            for measure in plan.measures(case, self.request, self.cards[case.topic], self.cores):
+            for measure in plan.measures(case, self.request, self.cards[case.topic]):
                 yield measure, case
 
     @property
@@ -120,7 +121,7 @@ class Session:
             )
             self._lab.expect(self.checked, self.oracles)
             self._lab.timed = self.timed
-            unnarrowed = replace(self.request, workloads=(), topologies=(), dtypes=())
+            unnarrowed = replace(self.request, workloads=(), topologies=(), dtypes=(), depth="full")
             self._lab.universe = plan.cases(unnarrowed, self.cards)
         return self._lab
 

@@ -107,7 +107,7 @@ def test_a_topic_may_bring_its_own_work(tiny: Card) -> None:
     request = plan.Request(topics=("tiny_topic",))
     cases = plan.cases(request, {"tiny_topic": tiny})
     assert [case.id for case in cases] == ["tiny_one-reference-dp1-fp32-uneven"]
-    assert "throughput" in plan.measures(cases[0], request, tiny, cores=1)
+    assert "throughput" in plan.measures(cases[0], request, tiny)
     assert catalog.grid(catalog.topics()["zero"]) is None
 
 

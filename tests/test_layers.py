@@ -30,11 +30,20 @@ LIBRARIES = packages_distributions().keys() | sys.stdlib_module_names
 BASE = {"harness.spec", "harness.catalog"}
 RUN = BASE | {"harness.meter", "harness.launch"}
 LAB = RUN | {"harness.ahead", "harness.judge", "harness.oracle", "harness.blocks", "harness.waivers"}
-TOP = LAB | {"harness.lab", "harness.plan", "harness.options", "harness.replay", "harness.store", "harness.plugin"}
+TOP = LAB | {
+    "harness.lab",
+    "harness.plan",
+    "harness.depth",
+    "harness.options",
+    "harness.replay",
+    "harness.store",
+    "harness.plugin",
+}
 TOP |= {"harness.cli", "harness.measures", "harness.session", "reports"}
 MAY_IMPORT: dict[str, set[str]] = {
     "harness.spec": set(),
-    "harness.options": {"harness.measures"},
+    "harness.options": {"harness.depth", "harness.measures"},
+    "harness.depth": {"harness.spec"},
     "harness.replay": set(),
     "harness.catalog": {"harness.spec", "impls"},  # impls: only to list the chapters, see below
     "harness.meter": {"harness.spec"},
@@ -42,7 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "harness.store": {"harness.spec"},
     "harness.waivers": {"harness.spec"},
     "harness.ahead": {"harness.spec"},
-    "harness.plan": BASE | {"harness.measures"},
+    "harness.plan": BASE | {"harness.depth", "harness.measures"},
     "harness.launch": BASE | {"harness.meter"},
     "harness.oracle": BASE | {"harness.launch", "harness.judge"},
     "harness.blocks": RUN | {"harness.judge", "harness.oracle"},

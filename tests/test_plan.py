@@ -1,5 +1,6 @@
 """Which cases a session runs, and what is measured of each."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ def planned(request: Request) -> list[Case]:
 
 
 def measured(case: Case, request: Request, cores: int = 8) -> list[str]:
-    return plan.measures(case, request, plan.cards(Request())[case.topic], cores)
+    return plan.measures(case, replace(request, cores=cores), plan.cards(Request())[case.topic])
 
 
 def test_what_was_asked_for_is_what_runs() -> None:

@@ -111,3 +111,12 @@ def test_a_waiver_that_matches_no_case_is_not_needed_and_one_of_other_cases_is_l
     assert lab.needed(lab.waivers[0])  # nothing was measured: a session of other measures
     lab.universe = [Case("data_parallel", "ddp", "torch", Topology(dp=2), Workload())]
     assert not lab.needed(lab.waivers[0])
+
+
+def test_a_session_of_some_cases_can_tell_of_a_waiver_whose_cases_it_ran(lab: Lab) -> None:
+    (case,) = lab.cases
+    lab._conclude(case, [Finding("memory", "peak", 1.0, "B", "pass", "measured")])
+    lab.universe = [case, replace(case, engine="torch")]
+    assert not lab.needed(lab.waivers[0])
+    lab.universe = [case, replace(case, variant="zero1")]
+    assert lab.needed(lab.waivers[0])

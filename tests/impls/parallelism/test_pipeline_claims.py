@@ -59,7 +59,7 @@ def test_what_the_figures_are_told_from_is_measured(told: dict[str, str], varian
         and case.workload.micro_batches == claims.MICRO_BATCHES
     ]
     assert {case.variant for case in looked_at} >= variants
-    assert all(told["measure"] in plan.measures(case, request, CARD, cores=2) for case in looked_at)
+    assert all(told["measure"] in plan.measures(case, request, CARD) for case in looked_at)
 
 
 def test_four_micro_batches_a_stage_are_told_from_two_stages() -> None:

@@ -1,0 +1,100 @@
+"""How much of the grid a depth runs: every engine once, every pair of choices, or all of it."""
+
+from collections.abc import Iterable
+from itertools import combinations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness import depth, plan
+from harness.plan import Request
+from harness.spec import Case, Topology, Workload
+
+EVERY = Request(ranks=8)
+
+
+def planned(**changes: object) -> list[Case]:
+    request = Request(ranks=8, **changes)
+    return plan.cases(request, plan.cards(request))
+
+
+def pairs(cases: Iterable[Case]) -> set[tuple[str, ...]]:
+    """Of variant, engine, topology and work, each with its topic."""
+    found = set()
+    for case in cases:
+        work = f"{case.workload.name} {case.workload.dtype}"
+        values = enumerate((case.variant, case.engine, str(case.topology), work))
+        found |= {(case.topic, *map(str, one + other)) for one, other in combinations(values, 2)}
+    return found
+
+
+def test_quick_is_every_variant_of_every_engine_once_with_parity_and_memory() -> None:
+    cases = planned(depth="quick")
+    keys = [(case.topic, case.variant, case.engine) for case in cases]
+    assert len(keys) == len(set(keys))
+    assert set(keys) == {(case.topic, case.variant, case.engine) for case in planned()}
+    request = Request(depth="quick", ranks=8)
+    assert {m for c in cases for m in plan.measures(c, request, plan.cards(EVERY)[c.topic])} == {"parity", "memory"}
+    sizes: dict[tuple[str, ...], set[int]] = {(case.topic, case.variant, case.engine): set() for case in cases}
+    for case in planned():
+        sizes[case.topic, case.variant, case.engine].add(case.topology.world_size)
+    for case in cases:
+        several = sizes[case.topic, case.variant, case.engine] - {1}
+        assert case.topology.world_size == min(several, default=1)
+
+
+def test_default_shows_every_pair_that_full_shows_with_half_of_its_cases() -> None:
+    full, default = planned(), planned(depth="default")
+    assert pairs(default) == pairs(full)
+    assert set(default) < set(full)
+    assert len(default) < 0.5 * len(full)
+
+
+def test_default_times_what_full_times_so_that_engines_have_their_peers() -> None:
+    def quiet(depth: str) -> set[str]:
+        request = Request(depth=depth, ranks=8)
+        cards = plan.cards(request)
+        found = plan.cases(request, cards)
+        return {c.id for c in found if "throughput" in plan.measures(c, request, cards[c.topic])}
+
+    assert quiet("default") == quiet("full")
+
+
+def test_each_of_a_topics_cases_is_the_same_whatever_other_topics_are_asked_for() -> None:
+    alone = planned(depth="default", topics=("zero",))
+    assert alone == [case for case in planned(depth="default") if case.topic == "zero"]
+
+
+@pytest.mark.parametrize("asked", [{"workloads": ("tiny",)}, {"topologies": ("dp2",)}, {"dtypes": ("bf16",)}])
+def test_what_is_asked_for_is_run_whole(asked: dict[str, object]) -> None:
+    assert planned(topics=("zero",), depth="default", **asked) == planned(topics=("zero",), **asked)
+
+
+def test_measures_that_are_asked_for_are_taken_at_quick_depth_too() -> None:
+    request = Request(depth="quick", measures=("traffic",), topics=("zero",))
+    cards = plan.cards(request)
+    taken = {m for c in plan.cases(request, cards) for m in plan.measures(c, request, cards[c.topic])}
+    assert taken == {"traffic"}
+
+
+SOME = st.lists(
+    st.builds(
+        Case,
+        topic=st.sampled_from(["t", "u"]),
+        variant=st.sampled_from(["v", "w"]),
+        engine=st.sampled_from(["a", "b", "c"]),
+        topology=st.sampled_from([Topology(), Topology(dp=2), Topology(tp=2)]),
+        workload=st.sampled_from([Workload(), Workload("other"), Workload(dtype="bf16")]),
+    ),
+    unique_by=lambda case: case.id,
+)
+
+
+@given(SOME, st.randoms())
+def test_whatever_cases_there_are_no_pair_is_lost_and_what_is_given_stays(cases: list[Case], random: object) -> None:
+    kept = set(random.sample(cases, len(cases) // 3))  # type: ignore[attr-defined]
+    chosen = depth.pairwise(cases, lambda case: case in kept)
+    assert pairs(chosen) == pairs(cases)
+    assert kept <= set(chosen)
+    assert [case for case in cases if case in chosen] == chosen
