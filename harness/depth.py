@@ -1,6 +1,6 @@
 """How much of the grid a session runs: every engine once, every pair of choices, or all of it."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
