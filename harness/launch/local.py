@@ -23,6 +23,7 @@ from typing import Any
 from harness.catalog import DATA
 from harness.launch.outcome import Done, Failure, Hung, Job, Killed, Outcome, OutOfMemory, Raised, Unsupported
 from harness.launch.sockets import accept, listen
+from harness.spec.variables import inherited
 
 GRACE = 1.0  # seconds that the other ranks get to speak after the first failure
 STACKS = 0.3  # seconds for a stuck rank to write its stacks
@@ -36,12 +37,6 @@ WARM = (
     "harness.launch.tasks",
     DATA.partition(":")[0],
 )
-ENVIRONMENT = {
-    "GLOO_SOCKET_IFNAME": "lo",  # gloo asks for the host name's address otherwise, which need not resolve
-    "OMP_NUM_THREADS": "1",
-    "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin take the cores that other ranks need
-    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # to ask whether there is CUDA must not initialise it before the fork
-}
 START = 120.0  # seconds for a server to import its engine
 
 
@@ -74,7 +69,7 @@ class _Server:
         with contextlib.closing(listen(address)) as listener, log.open("w") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "harness.launch.server", str(address), *modules],
-                env=os.environ | environment,
+                env=inherited(os.environ) | environment,
                 start_new_session=True,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -289,9 +284,7 @@ class LocalLauncher:
         self._turn = threading.Lock()  # worlds may be asked for by several threads
 
     def world(self, size: int, library: str, module: str) -> LocalWorld:
-        environment = dict(ENVIRONMENT)
-        if not self.gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = ""
+        environment = {} if self.gpus else {"CUDA_VISIBLE_DEVICES": ""}
         with self._turn:
             if self._closed:
                 raise RuntimeError("the launcher is closed")

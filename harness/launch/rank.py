@@ -96,7 +96,8 @@ def join(context: Context) -> None:
             context.state["staged"] = staged.install()
         else:
             backend = "cpu:gloo,cuda:nccl"
-    store = dist.FileStore(str(context.scratch / "rendezvous"), context.size)  # a file:// URL takes not every path
+    # Not by a file:// URL, which does not take every path.
+    store = dist.FileStore(str(context.scratch / "rendezvous"), context.size)  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=store, rank=context.rank, world_size=context.size)
 
 
