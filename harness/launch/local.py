@@ -22,6 +22,8 @@ from typing import Any
 
 from harness.catalog import DATA
 from harness.launch.outcome import Done, Failure, Hung, Job, Killed, Outcome, OutOfMemory, Raised, Unsupported
+from harness.launch.sockets import accept, listen
+from harness.spec.variables import inherited
 
 GRACE = 1.0  # seconds that the other ranks get to speak after the first failure
 STACKS = 0.3  # seconds for a stuck rank to write its stacks
@@ -35,30 +37,7 @@ WARM = (
     "harness.launch.tasks",
     DATA.partition(":")[0],
 )
-ENVIRONMENT = {
-    "GLOO_SOCKET_IFNAME": "lo",  # gloo asks for the host name's address otherwise, which need not resolve
-    "OMP_NUM_THREADS": "1",
-    "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin take the cores that other ranks need
-    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # to ask whether there is CUDA must not initialise it before the fork
-}
 START = 120.0  # seconds for a server to import its engine
-
-
-def _listen(path: Path) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(path))
-    listener.listen(64)
-    return listener
-
-
-def _accept(listener: socket.socket, timeout: float) -> Connection | None:
-    listener.settimeout(max(timeout, 0.01))
-    try:
-        accepted, _ = listener.accept()
-    except TimeoutError:
-        return None
-    accepted.setblocking(True)
-    return Connection(accepted.detach())
 
 
 def _free_port(given: deque[int]) -> int:
@@ -87,17 +66,17 @@ class _Server:
     def __init__(self, folder: Path, name: str, modules: Sequence[str], environment: dict[str, str]) -> None:
         address = folder / f"server-{name}"
         log = folder / f"server-{name}.log"
-        with contextlib.closing(_listen(address)) as listener, log.open("w") as errors:
+        with contextlib.closing(listen(address)) as listener, log.open("w") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "harness.launch.server", str(address), *modules],
-                env=os.environ | environment,
+                env=inherited(os.environ) | environment,
                 start_new_session=True,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
             )
             deadline = time.monotonic() + START
-            while (control := _accept(listener, 0.2)) is None:
+            while (control := accept(listener, 0.2)) is None:
                 if self.process.poll() is not None or time.monotonic() > deadline:
                     self.process.kill()
                     self.process.wait()
@@ -150,7 +129,7 @@ class LocalWorld:
         self.size = size
         self._server = server
         self._scratch = Path(tempfile.mkdtemp(prefix="w", dir=folder))
-        self._listener = _listen(self._scratch / "parent")
+        self._listener = listen(self._scratch / "parent")
         self._connections: dict[int, Connection] = {}
         self._joined: set[int] = set()
         self._closed = False
@@ -172,7 +151,7 @@ class LocalWorld:
         kills = _oom_kills()
         deadline = start + timeout
         while len(self._connections) < self.size and time.monotonic() < deadline and not self._lost_a_newcomer():
-            connection = _accept(self._listener, min(0.2, deadline - time.monotonic()))
+            connection = accept(self._listener, min(0.2, deadline - time.monotonic()))
             if connection is not None:
                 self._greet(connection, job)
         if self._joined:
@@ -305,9 +284,7 @@ class LocalLauncher:
         self._turn = threading.Lock()  # worlds may be asked for by several threads
 
     def world(self, size: int, library: str, module: str) -> LocalWorld:
-        environment = dict(ENVIRONMENT)
-        if not self.gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = ""
+        environment = {} if self.gpus else {"CUDA_VISIBLE_DEVICES": ""}
         with self._turn:
             if self._closed:
                 raise RuntimeError("the launcher is closed")

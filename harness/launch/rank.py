@@ -8,10 +8,10 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass, field
-from multiprocessing.connection import Client
 from pathlib import Path
 from typing import Any
 
+from harness.launch.sockets import connect
 from harness.spec import Unsupported
 
 OUT_OF_MEMORY = ("can't allocate memory", "cannot allocate memory", "out of memory", "bad_alloc")
@@ -35,7 +35,7 @@ def serve() -> int:
     _redirect_output(context.scratch / f"rank{context.rank}.log")
     with (context.scratch / f"rank{context.rank}.stack").open("w") as stacks:
         faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
-        connection = Client(environment["PLUMBLINE_PARENT"], "AF_UNIX")
+        connection = connect(Path(environment["PLUMBLINE_PARENT"]))
         connection.send(context.rank)
         try:
             join(context)
@@ -96,9 +96,9 @@ def join(context: Context) -> None:
             context.state["staged"] = staged.install()
         else:
             backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(
-        backend, init_method=f"file://{context.scratch}/rendezvous", rank=context.rank, world_size=context.size
-    )
+    # Not by a file:// URL, which does not take every path.
+    store = dist.FileStore(str(context.scratch / "rendezvous"), context.size)  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=store, rank=context.rank, world_size=context.size)
 
 
 # For tests and `plumbline doctor`: jobs that need no engine.

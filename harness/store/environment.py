@@ -12,6 +12,8 @@ from typing import Any
 
 import psutil
 
+from harness.spec.variables import told
+
 PACKAGES = (
     "plumbline",
     "torch",
@@ -32,6 +34,7 @@ def environment(gpus: Sequence[str] = ()) -> dict[str, Any]:
 
     ``memory`` is in bytes; ``cores`` are the logical ones that this process may use; ``driver`` and ``commit`` are None
     where there is no NVIDIA driver, or the source is not a git checkout; so is a package that is not installed.
+    ``variables``: what the shell has set that may change figures.
     """
     listed, driver = _nvidia_smi()
     return {
@@ -44,6 +47,7 @@ def environment(gpus: Sequence[str] = ()) -> dict[str, Any]:
         "driver": driver,
         **_checkout(Path(__file__).resolve()),
         "packages": {name: _version(name) for name in PACKAGES},
+        "variables": told(os.environ),
     }
 
 

@@ -109,6 +109,7 @@ def run() -> dict[str, Any]:
             "gpus": [],
             "driver": None,
             "commit": "0123456789abcdef",
+            "variables": {"ATEN_CPU_CAPABILITY": "avx2", "CUDA_VISIBLE_DEVICES": ""},
         },
     }
 

@@ -150,6 +150,11 @@ def test_how_bfloat16_was_multiplied_is_said_in_the_header(html: str) -> None:
     assert "<dt>bfloat16</dt><dd>no instructions for it: products of matrices in float32, rounded once</dd>" in html
 
 
+def test_the_shells_variables_stand_in_the_appendix(html: str) -> None:
+    assert "<dt><code>ATEN_CPU_CAPABILITY</code></dt><dd>avx2</dd>" in html
+    assert "<dt><code>CUDA_VISIBLE_DEVICES</code></dt><dd>(empty)</dd>" in html
+
+
 def test_claims_show_what_was_published_what_was_measured_and_the_status(html: str) -> None:
     ledger = html.split('<section id="claims"')[1].split("</section>")[0]
     for status in ("reproduced", "contradicted", "formula only", "out of reach here"):

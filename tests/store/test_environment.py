@@ -46,6 +46,15 @@ def test_the_environment_tells_hardware_and_versions() -> None:
     assert list(found["packages"]) == names.split()
 
 
+def test_the_environment_tells_the_variables_that_may_change_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"ATEN_CPU_CAPABILITY": "avx2", "CUDA_HOME": "/home/me/cuda", "SLURM_JOB_ID": "7"}.items():
+        monkeypatch.setenv(name, value)
+    found = environment()["variables"]
+    assert found["ATEN_CPU_CAPABILITY"] == "avx2"
+    assert found["CUDA_HOME"] == "(not recorded)"
+    assert "SLURM_JOB_ID" not in found
+
+
 def test_a_package_that_is_not_installed_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["harness.store.environment"], "PACKAGES", ("no-such-package",))
     assert environment()["packages"] == {"no-such-package": None}
