@@ -120,6 +120,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         signal.signal(signal.SIGTERM, _terminated)
 
 
+def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
+    """What each depth would run, and about how long it takes, before anything starts."""
+    session = config.stash.get(SESSION, None)
+    return session.outlook() if session is not None and session.selected else []
+
+
 def _empty(item: pytest.Item) -> bool:
     """pytest's stand-in for a test without parameters, say of waivers where there are none."""
     mark = item.get_closest_marker("skip")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from harness import plan, waivers
+from harness import depth, plan, waivers
 from harness.spec import Card, Case, Finding, Topology, Workload
 from harness.spec.requires import gpus
 
@@ -80,6 +80,21 @@ class Session:
         for case in self.cases:
             for measure in plan.measures(case, self.request, self.cards[case.topic]):
                 yield measure, case
+
+    def outlook(self) -> list[str]:
+        """What each depth runs of what was asked for, and about how long it takes here."""
+        lines = []
+        for name in depth.DEPTHS:
+            request = replace(self.request, depth=name)
+            cases = plan.cases(request, self.cards)
+            measured = {case: plan.measures(case, request, self.cards[case.topic]) for case in cases}
+            figures = sum(map(len, measured.values()))
+            minutes = depth.minutes(measured, self.request.cores)
+            mark = "*" if name == self.request.depth else " "
+            lines.append(f"{mark} --depth {name:<7} {len(cases):5,} cases {figures:6,} tests, about {minutes:.0f} min")
+        if len(self.selected) < len(self.cases):
+            lines.append(f"  selected: {len(self.selected):,} cases, {self.total:,} tests")
+        return lines
 
     @property
     def held_waivers(self) -> list[waivers.Waiver]:

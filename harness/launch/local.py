@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from harness.catalog import DATA
@@ -38,6 +39,9 @@ WARM = (
     DATA.partition(":")[0],
 )
 START = 120.0  # seconds for a server to import its engine
+DEFAULTS: Mapping[str, str] = MappingProxyType({})
+
+ServerKey = tuple[str, tuple[tuple[str, str], ...]]  # a library, and the settings that its server started with
 
 
 def _free_port(given: deque[int]) -> int:
@@ -277,31 +281,32 @@ class LocalLauncher:
         self.gpus, self._adapters = gpus, adapters or {}
         self.device = "cuda" if gpus else "cpu"
         self._folder = Path(tempfile.mkdtemp(prefix="plumbline-"))
-        self._servers: dict[str, _Server] = {}
-        self._starting: dict[str, threading.Lock] = {}
+        self._servers: dict[ServerKey, _Server] = {}
+        self._starting: dict[ServerKey, threading.Lock] = {}
         self._started, self._closed = itertools.count(1), False
         self._ports: deque[int] = deque(maxlen=64)
         self._turn = threading.Lock()  # worlds may be asked for by several threads
 
-    def world(self, size: int, library: str, module: str) -> LocalWorld:
-        environment = {} if self.gpus else {"CUDA_VISIBLE_DEVICES": ""}
+    def world(self, size: int, library: str, module: str, settings: Mapping[str, str] = DEFAULTS) -> LocalWorld:
+        environment = {**settings, **({} if self.gpus else {"CUDA_VISIBLE_DEVICES": ""})}
+        key = library, tuple(sorted(settings.items()))
         with self._turn:
             if self._closed:
                 raise RuntimeError("the launcher is closed")
-            starting = self._starting.setdefault(library, threading.Lock())
+            starting = self._starting.setdefault(key, threading.Lock())
         with starting:  # an import takes seconds, in which others go on
-            server = self._servers.get(library)
+            server = self._servers.get(key)
             if server is None or server.process.poll() is not None:
                 server = self._server(library, module, environment)
-                self._keep(library, server)
+                self._keep(key, server)
         with self._turn:
             port = _free_port(self._ports)
         return LocalWorld(server, self._folder, size, environment | {"MASTER_PORT": str(port)})
 
-    def _keep(self, library: str, server: _Server) -> None:
+    def _keep(self, key: ServerKey, server: _Server) -> None:
         with self._turn:
             if not self._closed:
-                self._servers[library] = server
+                self._servers[key] = server
                 return
         server.close()
         raise RuntimeError("the launcher was closed meanwhile")
