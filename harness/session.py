@@ -24,7 +24,9 @@ def request(config: pytest.Config) -> plan.Request:
     """The options as a request; usage errors are one clear line."""
 
     def names(option: str) -> tuple[str, ...]:
-        return tuple(part.strip() for part in (config.getoption(option) or "").split(",") if part.strip())
+        text = config.getoption(option) or ""
+        parts = [text] if Path(text).is_file() else text.split(",")  # a workload file's name may hold a comma
+        return tuple(part.strip() for part in parts if part.strip())
 
     found = len(gpus())
     asked = config.getoption("--gpus")
