@@ -125,6 +125,7 @@ def _unsupported(raw: Mapping[str, Any]) -> Iterator[str]:
             raise ValueError(f"layer_types must name each of the {layers} layers, not {kinds!r}")
         if others := [each for each in kinds if each != "full_attention"]:
             yield f"layer_types {others[0]!r}"
-    elif raw.get("use_sliding_window") and (window := raw.get("sliding_window", WINDOW)) is not None:
-        if typed("max_window_layers", raw.get("max_window_layers", WINDOW_FROM), int) < layers:
-            yield f"sliding_window {window!r}"
+    elif raw.get("use_sliding_window") and raw.get("sliding_window", WINDOW) is not None:
+        full = typed("max_window_layers", raw.get("max_window_layers", WINDOW_FROM), int)
+        if full < layers:
+            yield f"sliding_window {raw.get('sliding_window', WINDOW)!r}"

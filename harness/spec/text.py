@@ -142,11 +142,10 @@ def _record(place: str, line: bytes) -> Any:
 def _rows(data: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     import pyarrow as pa
 
-    number = 0
     try:
-        for batch in _batches(data):
-            for number, text in enumerate(batch.column("text").to_pylist(), number + 1):
-                yield f"row {number}", {"text": text}
+        texts = (text for batch in _batches(data) for text in batch.column("text").to_pylist())
+        for number, text in enumerate(texts, 1):
+            yield f"row {number}", {"text": text}
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"data {data} cannot be read, or was cut short: {one_line(error)}") from error
 
