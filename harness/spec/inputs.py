@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import psutil
@@ -10,7 +11,15 @@ from harness.spec.case import word
 from harness.spec.checkpoint import tensor_files
 from harness.spec.files import InputError
 from harness.spec.named import load
-from harness.spec.text import check_length, check_vocabulary, end_of_text, open_tokenizer, pieces, tokenizer_file
+from harness.spec.text import (
+    check_length,
+    check_vocabulary,
+    end_of_text,
+    open_tokenizer,
+    pieces,
+    token_rows,
+    tokenizer_file,
+)
 from harness.spec.workload import Workload
 
 SAMPLE = 16  # pieces of text, a million characters: all of a small file, and of a large one the start
@@ -49,19 +58,13 @@ def _check_size(workload: Workload, gpus: int) -> None:
 def _check_data(workload: Workload, name: str) -> None:
     data, path = Path(workload.data), tokenizer_file(workload)
     tokenizer = open_tokenizer(path)
-    documents = tokens = largest = read = 0
-    for read, group in enumerate(pieces(data), 1):
-        for text, first in group:
-            ids = tokenizer.encode(text, add_special_tokens=False).ids
-            documents += first
-            tokens += len(ids)
-            largest = max(largest, *ids) if ids else largest
-        if read == SAMPLE:
-            break
+    groups = list(islice(pieces(data), SAMPLE))
+    rows = list(token_rows(tokenizer, groups))
+    largest = max((max(row) for row in rows if row), default=0)
     check_vocabulary(data, path, tokenizer, largest, workload.model.vocab_size)
-    if read < SAMPLE:
-        check_length(workload, tokens)
-    if documents > 1 and end_of_text(tokenizer) is None:
+    if len(groups) < SAMPLE:
+        check_length(workload, sum(map(len, rows)))
+    if end_of_text(tokenizer) is None and sum(first for group in groups for _, first in group) > 1:
         warnings.warn(
             f"{name}: {path} has no end-of-text token, so nothing parts the documents of {data}",
             stacklevel=2,

@@ -118,7 +118,7 @@ def _unsupported(raw: Mapping[str, Any]) -> Iterator[str]:
         if value != only and not (only is None and not value):
             yield key if isinstance(value, dict) else f"{key} {value!r}"
     if spare := sorted(rope.keys() - ROPE - FIXED.keys()):
-        yield f"{name}'s {spare[0]!r}"
+        yield f"the field {spare[0]!r} of {name}"
     layers = typed("num_hidden_layers", raw.get("num_hidden_layers", 0), int)
     if kinds := raw.get("layer_types"):
         if not isinstance(kinds, list) or (layers and len(kinds) != layers):

@@ -10,7 +10,7 @@ import json
 import re
 import reprlib
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -55,6 +55,18 @@ def end_of_text(tokenizer: Any) -> int | None:
     """The token that parts documents, if the tokenizer has one of :data:`END_OF_TEXT`."""
     ends = (tokenizer.token_to_id(token) for token in END_OF_TEXT)
     return next((token for token in ends if token is not None), None)
+
+
+def token_rows(tokenizer: Any, groups: Iterable[list[tuple[str, bool]]]) -> Iterator[list[int]]:
+    """The tokens of each piece, and an end-of-text token between documents, if the tokenizer has one."""
+    end, begun = end_of_text(tokenizer), False
+    for group in groups:
+        encoded = tokenizer.encode_batch([text for text, _ in group], add_special_tokens=False)
+        for (_, first), encoding in zip(group, encoded, strict=True):
+            if first and begun and end is not None:
+                yield [end]
+            yield encoding.ids
+            begun = True
 
 
 def check_vocabulary(data: Path, path: Path, tokenizer: Any, largest: int, vocab_size: int) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from harness.spec import Batch, Workload
-from harness.spec.text import check_length, check_vocabulary, end_of_text, open_tokenizer, pieces, tokenizer_file
+from harness.spec.text import check_length, check_vocabulary, open_tokenizer, pieces, token_rows, tokenizer_file
 
 IGNORED = -100  # the label that does not count, PyTorch's default
 
@@ -64,14 +64,7 @@ def _order(blocks: int, seed: int, epoch: int) -> Tensor:
 def _tokens(data: Path, tokenizer_file: Path, vocab_size: int) -> Tensor:
     """All documents' tokens in one int32 row, an end-of-text token between documents if the tokenizer has one."""
     tokenizer = open_tokenizer(tokenizer_file)
-    end = end_of_text(tokenizer)
-    rows: list[Tensor] = []
-    for group in pieces(data):
-        encoded = tokenizer.encode_batch([text for text, _ in group], add_special_tokens=False)
-        for (_, first), encoding in zip(group, encoded, strict=True):
-            if first and rows and end is not None:
-                rows.append(torch.tensor([end], dtype=torch.int32))
-            rows.append(torch.tensor(encoding.ids, dtype=torch.int32))
+    rows = [torch.tensor(row, dtype=torch.int32) for row in token_rows(tokenizer, pieces(data))]
     tokens = torch.cat(rows) if rows else torch.empty(0, dtype=torch.int32)
     check_vocabulary(data, tokenizer_file, tokenizer, int(tokens.max()) if len(tokens) else 0, vocab_size)
     return tokens
