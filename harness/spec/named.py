@@ -219,6 +219,10 @@ def _workload(path: Path, table: Mapping[str, Any]) -> Workload:
     workload = Workload(name=path.stem, **values)
     if reason := workload.check(Topology()):
         raise ValueError(reason)
+    if workload.sequence_length < 2:
+        raise ValueError(
+            "sequence_length must be 2 or more: of one token, queries and keys have no gradient to compare"
+        )
     return workload
 
 

@@ -133,6 +133,7 @@ def test_an_unknown_workload_is_refused(text: str, message: str) -> None:
         ("[model]\nbatch_size = 4", "model.batch_size is the workload's own field batch_size: write it above [model]"),
         ("lr = -1", "lr must be positive and finite, not -1.0"),
         ("lr = nan", "lr must be positive and finite, not nan"),
+        ("sequence_length = 1", "sequence_length must be 2 or more: "),
         ("micro_batches = 3", "batch_size 8 is not a multiple of dp × micro_batches = 3"),
         ("[model]\nrope_theta = inf", "model.rope_theta must be positive and finite, not inf"),
         ("[model]\nhiden_size = 3", "unknown field 'model.hiden_size'; did you mean hidden_size?"),
