@@ -256,6 +256,8 @@ def _fields(kind: type, table: Mapping[str, Any], prefix: str) -> dict[str, Any]
             values[name] = model(**_fields(model, value, "model."))
         elif types[name] in KINDS:
             values[name] = typed(full, value, types[name])
+            if types[name] is int and abs(value) >= 1 << 63:
+                raise ValueError(f"{full} must be an integer of 64 bits, not {value}")
         elif isinstance(value, list) and len(value) == 2:
             values[name] = tuple(typed(full, each, float) for each in value)
         else:

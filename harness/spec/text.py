@@ -103,10 +103,9 @@ def pieces(data: Path) -> Iterator[list[tuple[str, bool]]]:
 
 
 def _texts(data: Path) -> Iterator[tuple[str, bool]]:
-    name = data.name.lower()
+    name = readable(data).name.lower()
     if not name.endswith(FORMATS):
         raise InputError(f"data {data} must be a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file")
-    readable(data)
     if name.endswith(".txt"):
         yield from _plain(data)
         return

@@ -128,7 +128,7 @@ FAULTS: dict[str, tuple[str, bytes | Callable[[Path], object], str]] = {
     "pointer": ("a.parquet", LFS, "a.parquet is a Git LFS pointer, not the file itself: run git lfs pull"),
     "pointer_to_text": ("a.txt", LFS, "a.txt is a Git LFS pointer"),
     "csv": ("a.csv", b"text", "a.csv must be a .txt, .jsonl, .jsonl.gz, .parquet or .arrow file"),
-    "folder": ("a.arrow", lambda path: path.mkdir(), "a.arrow is a folder; name a file"),
+    "folder": ("a", lambda path: path.mkdir(), "is a folder; name a file"),
     "absent": ("a.txt", lambda path: None, "there is no file "),
 }
 

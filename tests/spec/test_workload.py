@@ -26,8 +26,7 @@ from harness.spec import ModelConfig, Topology, Workload
         ({"betas": (0.9, 1.0)}, r"betas must be from 0 to below 1, not \[0.9, 1.0\]"),
         ({"betas": (-0.1, 0.9)}, "betas must be from 0 to below 1"),
         ({"betas": (nan, 0.9)}, "betas must be from 0 to below 1"),
-        ({"seed": -3}, "seed must be 0 to 4294967295, not -3"),
-        ({"seed": 1 << 32}, "seed must be 0 to 4294967295"),
+        ({"seed": -3}, "seed must be 0 or more, not -3"),
     ],
 )
 def test_what_cannot_be_a_workload_is_told_why(change: dict[str, object], message: str) -> None:

@@ -139,6 +139,7 @@ def test_an_unknown_workload_is_refused(text: str, message: str) -> None:
         ("[model]\nhiden_size = 3", "unknown field 'model.hiden_size'; did you mean hidden_size?"),
         ('lr = "fast"', "lr must be a number, not 'fast'"),
         ("steps = 5.0", "steps must be an integer, not 5.0"),
+        ("seed = 9223372036854775808", "seed must be an integer of 64 bits, not 9223372036854775808"),
         ("steps = true", "steps must be an integer, not True"),
         ("dtype = 32", "dtype must be text, not 32"),
         ("betas = [0.9]", "betas must be a list of two numbers, not [0.9]"),
