@@ -24,7 +24,9 @@ def request(config: pytest.Config) -> plan.Request:
     """The options as a request; usage errors are one clear line."""
 
     def names(option: str) -> tuple[str, ...]:
-        return tuple(part.strip() for part in (config.getoption(option) or "").split(",") if part.strip())
+        text = config.getoption(option) or ""
+        parts = [text] if Path(text).is_file() else text.split(",")  # a workload file's name may hold a comma
+        return tuple(part.strip() for part in parts if part.strip())
 
     found = len(gpus())
     asked = config.getoption("--gpus")
@@ -60,7 +62,8 @@ class Session:
         self.request = request(config)
         try:
             self.cards = plan.cards(self.request)
-            self.cases = plan.cases(self.request, self.cards)
+            self.every = plan.every(self.request, self.cards)
+            self.cases = plan.at_depth(self.every, self.request, self.cards)
             known = waivers.read(_suites() / "waivers.toml")
         except ValueError as error:
             raise pytest.UsageError(str(error)) from None
@@ -86,7 +89,7 @@ class Session:
         lines = []
         for name in depth.DEPTHS:
             request = replace(self.request, depth=name)
-            cases = plan.cases(request, self.cards)
+            cases = plan.at_depth(self.every, request, self.cards)
             measured = {case: plan.measures(case, request, self.cards[case.topic]) for case in cases}
             figures = sum(map(len, measured.values()))
             minutes = depth.minutes(measured, self.request.cores)
@@ -136,8 +139,8 @@ class Session:
             )
             self._lab.expect(self.checked, self.oracles)
             self._lab.timed = self.timed
-            unnarrowed = replace(self.request, workloads=(), topologies=(), dtypes=(), depth="full")
-            self._lab.universe = plan.cases(unnarrowed, self.cards)
+            unnarrowed = replace(self.request, workloads=(), topologies=(), dtypes=())
+            self._lab.universe = plan.every(unnarrowed, self.cards)
         return self._lab
 
     def record(self, case: Case, findings: Sequence[Finding]) -> None:

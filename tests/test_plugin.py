@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, models
 
 from harness import plugin
 from harness.store import Store
@@ -81,18 +82,38 @@ def store() -> Store:
         (["--gpus", "4096"], "--gpus 4096: this machine has "),
         (["--ranks", "0"], "--ranks must be at least 1, not 0"),
         (["--store", "nowhere/plumbline.db"], "--store: store nowhere/plumbline.db: folder nowhere does not exist"),
+        (
+            ["--workload", "a/sft.toml,b/sft.toml"],
+            "a/sft.toml and b/sft.toml are different work, yet their cases would",
+        ),
+        (["--workload", "comma,name.toml"], "comma,name.toml: lr must be positive and finite, not -1.0"),
+        (["--add-engine", "zero:mine=json:lead"], "json/__init__.py has no 'lead'; did you mean load or loads?"),
         (["--add-engine", "zero:mine=nowhere:build"], "no module 'nowhere' in the current folder or the environment"),
     ],
     ids=lambda value: value[0].strip("-") if isinstance(value, list) else "",
 )
 def test_a_wrong_option_is_a_usage_error_in_one_line(user: pytest.Pytester, arguments: list[str], message: str) -> None:
     user.path.joinpath("mine.toml").write_text("batchsize = 8\n")
+    user.path.joinpath("comma,name.toml").write_text("lr = -1\n")
+    for steps, folder in enumerate(("a", "b"), 3):
+        user.mkdir(folder).joinpath("sft.toml").write_text(f"steps = {steps}\n")
     found = run(user, *arguments)
     assert found.ret == pytest.ExitCode.USAGE_ERROR
     (line,) = [line for line in found.errlines if line.strip()]
     assert line.startswith("ERROR: ")
     assert message in line
     assert not user.path.joinpath("plumbline.db").exists()
+
+
+def test_documents_that_no_token_parts_are_told_in_the_summary(user: pytest.Pytester) -> None:
+    tokenizer = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
+    tokenizer.save(str(user.path / "tokenizer.json"))
+    user.path.joinpath("text.jsonl").write_text('{"text": "a"}\n' * 8 * 33)
+    user.path.joinpath("mine.toml").write_text('data = "text.jsonl"\ntokenizer = "."\n')
+    found = run(user, "--collect-only", "--topics", "zero", "--workload", "mine.toml")
+    assert found.ret == pytest.ExitCode.OK
+    (line,) = [line for line in found.outlines if "has no end-of-text token" in line]
+    assert "mine.toml: " in line
 
 
 def test_a_plugin_that_has_an_option_timeout_is_no_hindrance(user: pytest.Pytester) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from harness.launch.sockets import connect
 from harness.spec import Unsupported
+from harness.spec.files import InputError
 
 OUT_OF_MEMORY = ("can't allocate memory", "cannot allocate memory", "out of memory", "bad_alloc")
 LOST_PEER = ("connection reset by peer", "connection closed by peer", "connection refused", "broken pipe")
@@ -59,7 +60,7 @@ def serve() -> int:
 
 
 def _failed(error: BaseException) -> tuple[str, Any]:
-    text = "".join(traceback.format_exception(error))
+    text = str(error) if isinstance(error, InputError) else "".join(traceback.format_exception(error))
     message = str(error).lower()
     memory = isinstance(error, MemoryError) or any(sign in message for sign in OUT_OF_MEMORY)
     echo = any(sign in message for sign in LOST_PEER)
