@@ -12,8 +12,9 @@ from rich.table import Table
 
 from harness import plan
 from harness.options import OPTIONS
+from harness.spec import gpus
 from harness.spec.named import NAMED
-from harness.spec.requires import gpus, missing
+from harness.spec.requires import missing
 
 USAGE = 4  # pytest's exit code for a usage error
 EPILOG = """examples:
@@ -89,12 +90,11 @@ def _help(option: str) -> dict[str, Any]:
 def doctor(options: argparse.Namespace) -> int:
     """Versions, hardware, and for each engine of each topic whether it will run."""
     console = Console()
-    found = gpus()
-    console.print(
-        f"Python {sys.version.split()[0]} · {len(found)} GPUs" + (f" (capability {found[0]})" if found else "")
-    )
+    found = gpus.gpus()
+    names = ", ".join(dict.fromkeys(f"{gpu.name}, capability {gpu.capability}" for gpu in found))
+    console.print(f"Python {sys.version.split()[0]} · {len(found)} GPUs" + (f" ({names})" if found else ""))
     if not found:
-        console.print("No GPU: the suites run on CPU ranks (gloo).")
+        console.print(gpus.found().note or "No GPU: the suites run on CPU ranks (gloo).")
     versions = Table("package", "version", title="Packages", title_justify="left")
     for package in ("torch", "deepspeed", "megatron-core", "transformers", "trl", "triton", "psycopg"):
         versions.add_row(package, _version(package))

@@ -49,6 +49,11 @@ def pytest_collection(session: pytest.Session) -> None:
         session.config.pluginmanager.unregister(name=HYPOTHESIS)
 
 
+def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
+    note = config.stash[SESSION].note if SESSION in config.stash else ""
+    return [note] if note else []
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """``measure`` and ``case``, ``claim`` and ``waiver`` are parameters of the suites' tests."""
     if Path(metafunc.module.__file__ or "").parent.name != "suites":

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from harness import depth, plan, waivers
-from harness.spec import Card, Case, Finding, Topology, Workload
-from harness.spec.requires import gpus
+from harness.spec import Card, Case, Finding, Topology, Workload, gpus
 
 DEFAULT_RANKS, DEFAULT_TIMEOUT = 8, 120.0
 
@@ -28,10 +27,10 @@ def request(config: pytest.Config) -> plan.Request:
         parts = [text] if Path(text).is_file() else text.split(",")  # a workload file's name may hold a comma
         return tuple(part.strip() for part in parts if part.strip())
 
-    found = len(gpus())
     asked = config.getoption("--gpus")
+    found = 0 if asked == 0 else len(gpus.gpus())
     if asked is not None and asked > found:
-        have = f"this machine has {found}"
+        have = f"this machine has {found}" + (f" ({gpus.found().note})" if gpus.found().note else "")
         raise pytest.UsageError(f"--gpus {asked}: {have}; use --gpus {found} or --gpus 0 --ranks {asked} for CPU ranks")
     ranks = config.getoption("--ranks")
     if ranks is not None and ranks < 1:
@@ -117,7 +116,9 @@ class Session:
 
         try:
             self._store = Store.open(self.store_url)
-            self._run = self._store.begin(environment(), shlex.join(["pytest", *self.config.invocation_params.args]))
+            used = [gpu.name for gpu in gpus.gpus()[: self.request.gpus]] if self.request.gpus else []
+            machine = environment(used, gpus.found().driver if used else None)
+            self._run = self._store.begin(machine, shlex.join(["pytest", *self.config.invocation_params.args]))
         except StoreError as error:
             raise pytest.UsageError(f"--store: {error}") from None
 
@@ -145,6 +146,11 @@ class Session:
 
     def record(self, case: Case, findings: Sequence[Finding]) -> None:
         self._store.add(self._run, case, self.device, findings)
+
+    @property
+    def note(self) -> str:
+        """Why this run has CPU ranks on a machine that seems to have GPUs."""
+        return "" if self.config.getoption("--gpus") == 0 else gpus.found().note
 
     @property
     def device(self) -> str:

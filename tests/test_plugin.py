@@ -116,6 +116,36 @@ def test_documents_that_no_token_parts_are_told_in_the_summary(user: pytest.Pyte
     assert "mine.toml: " in line
 
 
+@pytest.fixture
+def shown_gpus(user: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose nvidia-smi lists GPUs, none of which PyTorch may see."""
+    program = user.path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 580.65.06\necho 580.65.06\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(user.path), prepend=":")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+@pytest.mark.usefixtures("shown_gpus")
+def test_gpus_that_pytorch_does_not_see_give_a_cpu_run_that_says_so(user: pytest.Pytester) -> None:
+    found = run(user, *TINY[2:], "--topics", "zero", "--engines", "reference", "-k", "memory-zero1")
+    assert found.ret == pytest.ExitCode.OK
+    (line,) = [line for line in found.outlines if "nvidia-smi" in line]
+    assert line.startswith("nvidia-smi lists 2 GPUs, but PyTorch ")
+    assert line.endswith(": CPU ranks")
+    assert {record["device"] for record in store().records(measure="memory")} == {"cpu"}
+    assert store().runs()[0]["environment"]["gpus"] == []
+
+
+@pytest.mark.usefixtures("shown_gpus")
+def test_gpus_that_pytorch_does_not_see_cannot_be_asked_for(user: pytest.Pytester) -> None:
+    found = run(user, "--gpus", "2")
+    assert found.ret == pytest.ExitCode.USAGE_ERROR
+    (line,) = [line for line in found.errlines if line.strip()]
+    assert line.startswith("ERROR: --gpus 2: this machine has 0 (nvidia-smi lists 2 GPUs, but PyTorch ")
+    assert "nvidia-smi" not in "\n".join(run(user, *TINY, "--collect-only", "-q", "--topics", "zero").outlines)
+
+
 def test_a_plugin_that_has_an_option_timeout_is_no_hindrance(user: pytest.Pytester) -> None:
     """pytest-timeout has it."""
     user.path.joinpath("other.py").write_text("def pytest_addoption(parser):\n    parser.addoption('--timeout')\n")

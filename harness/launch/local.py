@@ -24,6 +24,7 @@ from typing import Any
 from harness.catalog import DATA
 from harness.launch.outcome import Done, Failure, Hung, Job, Killed, Outcome, OutOfMemory, Raised, Unsupported
 from harness.launch.sockets import accept, listen
+from harness.spec.gpus import visible
 from harness.spec.variables import inherited
 
 GRACE = 1.0  # seconds that the other ranks get to speak after the first failure
@@ -272,7 +273,8 @@ def _collective(stack: str) -> str:
 
 
 class LocalLauncher:
-    """``gpus`` 0: gloo ranks on the CPU, one thread each, so that figures of different world sizes compare.
+    """``gpus``: the first of those that PyTorch sees; 0: gloo ranks on the CPU, one thread each, so that figures of
+    different world sizes compare.
     ``adapters``: of a library, the modules that its server imports before it forks, for all worlds to come.
 
     Several threads may ask for worlds. A server ends with the thread that asked for its first."""
@@ -288,7 +290,8 @@ class LocalLauncher:
         self._turn = threading.Lock()  # worlds may be asked for by several threads
 
     def world(self, size: int, library: str, module: str, settings: Mapping[str, str] = DEFAULTS) -> LocalWorld:
-        environment = {**settings, **({} if self.gpus else {"CUDA_VISIBLE_DEVICES": ""})}
+        shown = {"CUDA_VISIBLE_DEVICES": visible(self.gpus, os.environ), "PLUMBLINE_GPUS": str(self.gpus)}
+        environment = {**settings, **shown}
         key = library, tuple(sorted(settings.items()))
         with self._turn:
             if self._closed:

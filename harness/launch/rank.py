@@ -60,7 +60,8 @@ def serve() -> int:
 
 
 def _failed(error: BaseException) -> tuple[str, Any]:
-    text = str(error) if isinstance(error, InputError) else "".join(traceback.format_exception(error))
+    known = isinstance(error, InputError | WrongDevice)  # the message says all
+    text = str(error) if known else "".join(traceback.format_exception(error))
     message = str(error).lower()
     memory = isinstance(error, MemoryError) or any(sign in message for sign in OUT_OF_MEMORY)
     echo = any(sign in message for sign in LOST_PEER)
@@ -85,6 +86,7 @@ def join(context: Context) -> None:
     import torch
     import torch.distributed as dist
 
+    _require_gpus(int(os.environ["PLUMBLINE_GPUS"]))
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     backend = "gloo"
     if torch.cuda.is_available():
@@ -100,6 +102,18 @@ def join(context: Context) -> None:
     # Not by a file:// URL, which does not take every path.
     store = dist.FileStore(str(context.scratch / "rendezvous"), context.size)  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=store, rank=context.rank, world_size=context.size)
+
+
+class WrongDevice(RuntimeError):
+    """The rank does not have the GPUs that its run is recorded with."""
+
+
+def _require_gpus(expected: int) -> None:
+    import torch
+
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if seen != expected:
+        raise WrongDevice(f"this run has {expected} GPUs, but PyTorch {torch.__version__} sees {seen} in its ranks")
 
 
 # For tests and `plumbline doctor`: jobs that need no engine.

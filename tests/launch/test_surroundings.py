@@ -4,10 +4,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from harness.lab import Lab
 from harness.launch.local import LocalLauncher
-from harness.launch.outcome import Done
+from harness.launch.outcome import Done, Raised
 from harness.spec import Case, Topology
 from harness.spec.named import load
 from impls.parallelism.gradient_accumulation import CARD
@@ -41,3 +42,11 @@ def test_an_engine_does_not_answer_for_what_the_shell_has_set(monkeypatch: pytes
         findings = lab.measure("parity", case)
         lab.close()
     assert {finding.verdict for finding in findings} == {"pass"}, [finding.reason for finding in findings]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has GPUs")
+def test_a_run_on_gpus_whose_ranks_see_none_is_an_error_of_one_line_and_no_figure() -> None:
+    with LocalLauncher(gpus=2) as launcher:
+        for outcome in run(launcher, "total"):
+            assert isinstance(outcome, Raised)
+            assert outcome.text == f"this run has 2 GPUs, but PyTorch {torch.__version__} sees 0 in its ranks"
