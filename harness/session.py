@@ -1,19 +1,19 @@
 """What one pytest session of the suites shares: what was asked for, the Lab, the store, the report."""
 
-import importlib.util
 import os
-import shlex
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness import plan, waivers
+from harness import plan, usage, waivers
+from harness.plugin import SUITES
 from harness.spec import Card, Case, Finding, Topology, Workload
 from harness.spec.requires import gpus
 
@@ -22,18 +22,13 @@ DEFAULT_RANKS, DEFAULT_TIMEOUT = 8, 120.0
 
 def request(config: pytest.Config) -> plan.Request:
     """The options as a request; usage errors are one clear line."""
-
-    def names(option: str) -> tuple[str, ...]:
-        return tuple(part.strip() for part in (config.getoption(option) or "").split(",") if part.strip())
-
+    names = partial(usage.names, config)
     found = len(gpus())
-    asked = config.getoption("--gpus")
+    asked = usage.count(config, "--gpus", 0)
     if asked is not None and asked > found:
         have = f"this machine has {found}"
         raise pytest.UsageError(f"--gpus {asked}: {have}; use --gpus {found} or --gpus 0 --ranks {asked} for CPU ranks")
-    ranks = config.getoption("--ranks")
-    if ranks is not None and ranks < 1:
-        raise pytest.UsageError(f"--ranks must be at least 1, not {ranks}")
+    ranks = usage.count(config, "--ranks", 1)
     use = found if asked is None else asked
     return plan.Request(
         topics=names("--topics"),
@@ -56,10 +51,13 @@ class Session:
         if config.getoption("--add-engine"):
             sys.path.insert(0, os.getcwd())
         self.request = request(config)
+        self.timeout = usage.seconds(config, "--case-timeout", DEFAULT_TIMEOUT)
+        self.folder = Path(usage.place(config, "--report", "report"))
+        self.store_url = usage.place(config, "--store", "plumbline.db")
         try:
             self.cards = plan.cards(self.request)
             self.cases = plan.cases(self.request, self.cards)
-            known = waivers.read(_suites() / "waivers.toml")
+            known = waivers.read(SUITES / "waivers.toml")
         except ValueError as error:
             raise pytest.UsageError(str(error)) from None
         self.waivers = tuple(waiver for waiver in known if waiver.device in ("", self.device))
@@ -73,6 +71,9 @@ class Session:
         self.started = time.monotonic()
         self.done = self.total = 0
         self.oracles = False  # whether any measure needs them
+        self.status = "interrupted"  # until every test has run
+        self.ends: list[str] = []  # what the terminal's summary says of records and report
+        self.handlers: dict[int, Any] = {}  # of the signals that are ignored while the session is closed
 
     def measured(self) -> Iterator[tuple[str, Case]]:
         """Every measure of every case."""
@@ -88,17 +89,19 @@ class Session:
             return list(self.waivers)
         return [waiver for waiver in self.waivers if any(waiver.matches(case.id) for case in self.cases)]
 
-    @property
-    def store_url(self) -> str:
-        return self.config.getoption("--store") or "plumbline.db"
-
     def open_store(self) -> None:
-        """Before anything runs: an unreachable store is a usage error, not the loss of an hour's figures."""
-        from harness.store import Store, StoreError, environment
+        """Before anything runs: an unreachable store, or no place for the report, is a usage error, not the loss of an
+        hour's figures."""
+        from harness.store import Store, StoreError, command, environment
 
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = f"no report can be written there ({error.strerror}); give another folder"
+            raise pytest.UsageError(f"--report {self.folder}: {reason}") from None
+        try:
             self._store = Store.open(self.store_url)
-            self._run = self._store.begin(environment(), shlex.join(["pytest", *self.config.invocation_params.args]))
+            self._run = self._store.begin(environment(), command(["pytest", *self.config.invocation_params.args]))
         except StoreError as error:
             raise pytest.UsageError(f"--store: {error}") from None
 
@@ -115,7 +118,7 @@ class Session:
                 LocalLauncher(self.request.gpus, adapters(self.selected, self.cards, self.request.gpus > 0)),
                 self.record,
                 self.waivers,
-                self.config.getoption("--case-timeout") or DEFAULT_TIMEOUT,
+                self.timeout,
                 self.request.ranks,
             )
             self._lab.expect(self.checked, self.oracles)
@@ -132,41 +135,29 @@ class Session:
         return "cuda" if self.request.gpus else "cpu"
 
     def close(self, status: str) -> None:
-        """Ends the ranks, closes the run in the store and writes the report."""
-        if self._lab is not None:
-            self._lab.close()
-        if self._store is not None:
-            for topic in sorted({case.topic for case in self.selected}):
-                self.record(*_card_record(self.cards[topic]))
-            self._store.finish(self._run, status)
-
-    @property
-    def shown_store(self) -> str:
-        """The store's place, without a password."""
-        url = self.store_url
-        return url if "@" not in url else f"{url.partition('://')[0]}://…@{url.rpartition('@')[2]}"
-
-    def report(self) -> str:
-        from reports.render import ReportError, write
-
-        folder = Path(self.config.getoption("--report") or "report")
+        """Ends the ranks and closes the run in the store."""
         try:
-            return f"report: {write(self._store, self._run, folder)}"
-        except ReportError as error:
-            return f"no report: {error}"
+            if self._lab is not None:
+                self._lab.close()
+        finally:
+            if self._store is not None:
+                for topic in sorted({case.topic for case in self.selected}):
+                    self.record(*_card_record(self.cards[topic]))
+                self._store.finish(self._run, status)
+
+        if self.tally:
+            self.ends.append(f"records: {self._store.place} (plumbline records)")
+
+    def report(self) -> None:
+        """Writes the report of what this run left in the store."""
+        from reports.render import write
+
+        self.ends.append(f"report: {write(self._store, self._run, self.folder)}")
 
     @property
     def tally(self) -> Counter[str]:
         findings = self._lab.judged.values() if self._lab else ()
         return Counter(finding.verdict for group in findings for finding in group)
-
-
-def _suites() -> Path:
-    """Where the suites lie, in a checkout or installed; they are data here, and never imported."""
-    found = importlib.util.find_spec("suites")
-    assert found is not None
-    assert found.submodule_search_locations is not None
-    return Path(found.submodule_search_locations[0])
 
 
 def _card_record(card: Card) -> tuple[Case, list[Finding]]:
