@@ -12,6 +12,7 @@ from rich.table import Table
 
 from harness import plan
 from harness.options import OPTIONS
+from harness.plugin import SUITES
 from harness.spec import gpus
 from harness.spec.named import NAMED
 from harness.spec.requires import missing
@@ -146,9 +147,7 @@ def run(options: argparse.Namespace) -> int:
     """Runs the suites: ``pytest suites/`` with the same options."""
     import pytest
 
-    import suites
-
-    arguments = [str(Path(suites.__path__[0]))]
+    arguments = [str(SUITES)]
     if options.topic:
         arguments += ["--topics", ",".join(options.topic)]
     for name in OPTIONS:

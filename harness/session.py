@@ -1,19 +1,20 @@
 """What one pytest session of the suites shares: what was asked for, the Lab, the store, the report."""
 
-import importlib.util
 import os
-import shlex
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness import depth, plan, waivers
+from harness import depth, plan, usage, waivers
+from harness.judge import calibration
+from harness.plugin import SUITES
 from harness.spec import Card, Case, Finding, Topology, Workload, gpus
 
 DEFAULT_RANKS, DEFAULT_TIMEOUT = 8, 120.0
@@ -21,20 +22,13 @@ DEFAULT_RANKS, DEFAULT_TIMEOUT = 8, 120.0
 
 def request(config: pytest.Config) -> plan.Request:
     """The options as a request; usage errors are one clear line."""
-
-    def names(option: str) -> tuple[str, ...]:
-        text = config.getoption(option) or ""
-        parts = [text] if Path(text).is_file() else text.split(",")  # a workload file's name may hold a comma
-        return tuple(part.strip() for part in parts if part.strip())
-
-    asked = config.getoption("--gpus")
+    names = partial(usage.names, config)
+    asked = usage.count(config, "--gpus", 0)
     found = 0 if asked == 0 else len(gpus.gpus())
     if asked is not None and asked > found:
         have = f"this machine has {found}" + (f" ({gpus.found().note})" if gpus.found().note else "")
         raise pytest.UsageError(f"--gpus {asked}: {have}; use --gpus {found} or --gpus 0 --ranks {asked} for CPU ranks")
-    ranks = config.getoption("--ranks")
-    if ranks is not None and ranks < 1:
-        raise pytest.UsageError(f"--ranks must be at least 1, not {ranks}")
+    ranks = usage.count(config, "--ranks", 1)
     use = found if asked is None else asked
     return plan.Request(
         topics=names("--topics"),
@@ -59,11 +53,14 @@ class Session:
         if config.getoption("--add-engine"):
             sys.path.insert(0, os.getcwd())
         self.request = request(config)
+        self.timeout = usage.seconds(config, "--case-timeout", DEFAULT_TIMEOUT)
+        self.folder = Path(usage.place(config, "--report", "report"))
+        self.store_url = usage.place(config, "--store", "plumbline.db")
         try:
             self.cards = plan.cards(self.request)
             self.every = plan.every(self.request, self.cards)
             self.cases = plan.at_depth(self.every, self.request, self.cards)
-            known = waivers.read(_suites() / "waivers.toml")
+            known = waivers.read(SUITES / "waivers.toml")
         except ValueError as error:
             raise pytest.UsageError(str(error)) from None
         self.waivers = tuple(waiver for waiver in known if waiver.device in ("", self.device))
@@ -76,6 +73,9 @@ class Session:
         self.started = time.monotonic()
         self.done = self.total = 0
         self.oracles = False  # whether any measure needs them
+        self.status = "interrupted"  # until every test has run
+        self.ends: list[str] = []  # what the terminal's summary says of records and report
+        self.handlers: dict[int, Any] = {}  # of the signals that are ignored while the session is closed
 
     def measured(self) -> Iterator[tuple[str, Case]]:
         """Every measure of every case."""
@@ -84,8 +84,8 @@ class Session:
                 yield measure, case
 
     def outlook(self) -> list[str]:
-        """What each depth runs of what was asked for, and about how long it takes here."""
-        lines = []
+        """The device, if it is not what one might expect; what each depth runs, and about how long it takes here."""
+        lines = [self.note] if self.note else []
         for name in depth.DEPTHS:
             request = replace(self.request, depth=name)
             cases = plan.at_depth(self.every, request, self.cards)
@@ -106,19 +106,21 @@ class Session:
             return list(self.waivers)
         return [waiver for waiver in self.waivers if any(waiver.matches(case.id) for case in self.cases)]
 
-    @property
-    def store_url(self) -> str:
-        return self.config.getoption("--store") or "plumbline.db"
-
     def open_store(self) -> None:
-        """Before anything runs: an unreachable store is a usage error, not the loss of an hour's figures."""
-        from harness.store import Store, StoreError, environment
+        """Before anything runs: an unreachable store, or no place for the report, is a usage error, not the loss of an
+        hour's figures."""
+        from harness.store import Store, StoreError, command, environment
 
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = f"no report can be written there ({error.strerror}); give another folder"
+            raise pytest.UsageError(f"--report {self.folder}: {reason}") from None
         try:
             self._store = Store.open(self.store_url)
             used = [gpu.name for gpu in gpus.gpus()[: self.request.gpus]] if self.request.gpus else []
             machine = environment(used, gpus.found().driver if used else None)
-            self._run = self._store.begin(machine, shlex.join(["pytest", *self.config.invocation_params.args]))
+            self._run = self._store.begin(machine, command(["pytest", *self.config.invocation_params.args]))
         except StoreError as error:
             raise pytest.UsageError(f"--store: {error}") from None
 
@@ -135,7 +137,7 @@ class Session:
                 LocalLauncher(self.request.gpus, adapters(self.selected, self.cards, self.request.gpus > 0)),
                 self.record,
                 self.waivers,
-                self.config.getoption("--case-timeout") or DEFAULT_TIMEOUT,
+                self.timeout,
                 self.request.ranks,
             )
             self._lab.expect(self.checked, self.oracles)
@@ -157,41 +159,30 @@ class Session:
         return "cuda" if self.request.gpus else "cpu"
 
     def close(self, status: str) -> None:
-        """Ends the ranks, closes the run in the store and writes the report."""
-        if self._lab is not None:
-            self._lab.close()
-        if self._store is not None:
-            for topic in sorted({case.topic for case in self.selected}):
-                self.record(*_card_record(self.cards[topic]))
+        """Ends the ranks and closes the run in the store."""
+        try:
+            if self._lab is not None:
+                self._lab.close()
+        finally:
+            if self._store is not None:
+                for topic in sorted({case.topic for case in self.selected}):
+                    self.record(*_card_record(self.cards[topic]))
+                self.record(*_calibration_record())
             self._store.finish(self._run, status)
 
-    @property
-    def shown_store(self) -> str:
-        """The store's place, without a password."""
-        url = self.store_url
-        return url if "@" not in url else f"{url.partition('://')[0]}://…@{url.rpartition('@')[2]}"
+        if self.tally:
+            self.ends.append(f"records: {self._store.place} (plumbline records)")
 
-    def report(self) -> str:
-        from reports.render import ReportError, write
+    def report(self) -> None:
+        """Writes the report of what this run left in the store."""
+        from reports.render import write
 
-        folder = Path(self.config.getoption("--report") or "report")
-        try:
-            return f"report: {write(self._store, self._run, folder)}"
-        except ReportError as error:
-            return f"no report: {error}"
+        self.ends.append(f"report: {write(self._store, self._run, self.folder)}")
 
     @property
     def tally(self) -> Counter[str]:
         findings = self._lab.judged.values() if self._lab else ()
         return Counter(finding.verdict for group in findings for finding in group)
-
-
-def _suites() -> Path:
-    """Where the suites lie, in a checkout or installed; they are data here, and never imported."""
-    found = importlib.util.find_spec("suites")
-    assert found is not None
-    assert found.submodule_search_locations is not None
-    return Path(found.submodule_search_locations[0])
 
 
 def _card_record(card: Card) -> tuple[Case, list[Finding]]:
@@ -205,3 +196,10 @@ def _card_record(card: Card) -> tuple[Case, list[Finding]]:
     }
     about = Case(card.name, card.name, "", Topology(), Workload())
     return about, [Finding("card", "card", None, "", "pass", card.title, detail=detail)]
+
+
+def _calibration_record() -> tuple[Case, list[Finding]]:
+    """What the margins of parity rest on, kept with the run."""
+    about = Case("calibration", "calibration", "", Topology(), Workload())
+    reason = "the largest ratios of honest runs and the smallest of planted faults"
+    return about, [Finding("calibration", "parity", None, "", "pass", reason, detail=calibration.read())]

@@ -107,7 +107,7 @@ def view(records: Sequence[Record], run: Mapping[str, Any], titles: Mapping[str,
     latest = {(r["topic"], r["case"], r["measure"], r["quantity"]): {**r, "detail": r["detail"] or {}} for r in records}
     cards = {r["topic"]: r["detail"] for r in latest.values() if r["measure"] == "card"}
     claims = tuple(r for r in latest.values() if r["measure"] == "claim")
-    findings = tuple(r for r in latest.values() if r["measure"] not in ("card", "claim"))
+    findings = tuple(r for r in latest.values() if r["measure"] not in ("calibration", "card", "claim"))
     grouped: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in findings:
         grouped[record["topic"], record["case"]].append(record)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, models
 
-from harness import plugin
+from harness import hooks
 from harness.store import Store
 from tests.launch.worlds import gone
 
@@ -249,7 +249,7 @@ def test_an_interrupt_where_a_frame_is_at_no_line_is_reported_as_any_other() -> 
     with pytest.raises(KeyboardInterrupt) as interrupt:
         exec(code)
     assert interrupt.traceback[-1]._rawentry.tb_lineno is None
-    plugin.pytest_keyboard_interrupt(interrupt)
+    hooks.pytest_keyboard_interrupt(interrupt)
     crash = interrupt.getrepr(funcargs=True).reprcrash
     assert crash is not None
     assert "KeyboardInterrupt" in crash.message

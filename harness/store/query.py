@@ -9,8 +9,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Connection, Engine, func, select
 
+from harness.store.liveness import gone
 from harness.store.record import ALIASES
 from harness.store.schema import RECORDS, RUNS, StoreError, reading, shown
 
@@ -59,7 +60,20 @@ def runs(engine: Engine) -> list[dict[str, Any]]:
         .order_by(RUNS.c.started.desc(), RUNS.c.run.desc())
     )
     with reading(engine) as connection:
-        return [dict(row) for row in connection.execute(statement).mappings()]
+        found = [dict(row) for row in connection.execute(statement).mappings()]
+        dead = killed(connection)
+    for row in found:
+        hidden = {name: value for name, value in row["environment"].items() if name != "process"}
+        row |= {"environment": hidden, "status": "killed" if row["run"] in dead else row["status"]}
+    return found
+
+
+def killed(connection: Connection) -> list[str]:
+    """The runs that are said to be running, though their process has ended."""
+    statement = select(RUNS.c.run, RUNS.c.environment).where(RUNS.c.status == "running")
+    one_machine = connection.dialect.name == "sqlite"
+    rows = connection.execute(statement).all()
+    return [run for run, environment in rows if gone(environment.get("process") or {}, one_machine)]
 
 
 def frame(records: list[dict[str, Any]]) -> "pandas.DataFrame":
