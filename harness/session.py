@@ -168,8 +168,7 @@ class Session:
                 for topic in sorted({case.topic for case in self.selected}):
                     self.record(*_card_record(self.cards[topic]))
                 self.record(*_calibration_record())
-            self._store.finish(self._run, status)
-
+                self._store.finish(self._run, status)
         if self.tally:
             self.ends.append(f"records: {self._store.place} (plumbline records)")
 
