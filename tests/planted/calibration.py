@@ -15,8 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from scipy.stats import genpareto
+
 from harness import catalog, plan
 from harness.judge.calibration import TABLE
+from harness.judge.parity import MARGIN
 from harness.lab import Lab
 from harness.launch.local import LocalLauncher
 from harness.spec import Card, Case, Engine, Topology
@@ -86,21 +90,38 @@ def measured(cards: Mapping[str, Card], cases: list[Case]) -> Iterator[Row]:
 
 
 def table(rows: Iterable[Row]) -> list[Row]:
-    """By quantity and precision: the largest ratio of honest runs and the smallest of the faults that it must see."""
-    found: dict[tuple[str, str], Row] = {}
+    """By quantity and precision: the largest ratio of honest runs, the smallest of the faults that it must see, and the
+    chance that an honest figure exceeds the margin."""
+    lines: dict[tuple[str, str], Row] = {}
+    ratios: dict[tuple[str, str], list[float]] = {}
     for row in rows:
-        name, dtype = row["quantity"], row["dtype"]
-        line = found.setdefault((name, dtype), {"quantity": name, "dtype": dtype, "runs": 0, "faults": 0})
+        name, dtype = key = row["quantity"], row["dtype"]
+        line = lines.setdefault(key, {"quantity": name, "dtype": dtype, "faults": 0})
         fault = FAULTS.get(row["engine"])
         if fault is None:
-            line["runs"] += 1
-            if row["ratio"] > line.get("largest", -1.0):
+            ratios.setdefault(key, []).append(row["ratio"])
+            if row["ratio"] == max(ratios[key]):
                 line |= {"largest": row["ratio"], "where": row["case"]}
         elif name in getattr(fault, dtype):
             line["faults"] += 1
             if row["ratio"] < line.get("smallest", float("inf")):
                 line |= {"smallest": row["ratio"], "fault": row["engine"]}
-    return [found[key] for key in sorted(found)]
+    for key, line in lines.items():
+        line |= {"runs": len(ratios[key]), "chance": beyond(ratios[key], MARGIN)}
+    return [lines[key] for key in sorted(lines)]
+
+
+def beyond(ratios: list[float], margin: float) -> float:
+    """The chance that a figure exceeds the margin: the tail of the ratios, by a generalised Pareto distribution of the
+    largest tenth (Pickands 1975), whose tail is at the least exponential."""
+    start = float(np.quantile(ratios, 0.9))
+    excess = [ratio - start for ratio in ratios if ratio > start]
+    if not excess:
+        return 0.0
+    shape, _, scale = genpareto.fit(excess, floc=0.0)
+    if shape < 0:  # a tail that ends is more than so few figures can tell
+        shape, scale = 0.0, sum(excess) / len(excess)
+    return 0.1 * float(genpareto.sf(margin - start, shape, scale=scale))
 
 
 def main() -> None:
