@@ -9,7 +9,7 @@ import pytest
 from harness import plan
 from harness.judge import calibration
 from harness.judge.parity import MARGIN
-from tests.planted.calibration import CAPABILITIES, DTYPES, beyond, honest, table
+from tests.planted.calibration import CAPABILITIES, DTYPES, TURNS, beyond, honest, table
 from tests.planted.test_faults import FAULTS
 
 FOUND = calibration.read()
@@ -60,7 +60,7 @@ def test_the_chance_of_an_alarm_is_that_of_the_tail() -> None:
 
 
 def test_honest_are_all_references_in_both_precisions() -> None:
-    cards, cases = honest([0])
+    cards, cases = honest(range(TURNS))
     assert {case.workload.dtype for case in cases} == set(DTYPES)
     assert {case.topic for case in cases} == set(cards)
     assert {case.engine for case in cases} == {"reference", "two_threads", "other_sums"}
