@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from reports import units
+from reports.commands import repeated, reproducing
 from reports.figures import Figure, figures
 from reports.overview import MatrixRow, case_tally
 from reports.pivot import Pivot, figure_tables, parity_table
@@ -57,6 +58,8 @@ class CaseRow:
 
 @dataclass(frozen=True)
 class Section:
+    """``example``: the command that repeats the first case."""
+
     topic: TopicView
     row: MatrixRow
     tally: Mapping[str, int]
@@ -68,6 +71,7 @@ class Section:
     known: tuple[Issue, ...]
     fallbacks: tuple[Note, ...]
     cases: tuple[CaseRow, ...]
+    example: str
 
 
 @dataclass(frozen=True)
@@ -83,9 +87,10 @@ class ClaimRow:
     remark: str
 
 
-def section(topic: TopicView, row: MatrixRow, slots: Mapping[str, int], measures: Sequence[str]) -> Section:
+def section(view: RunView, row: MatrixRow, slots: Mapping[str, int]) -> Section:
+    topic, again = row.topic, repeated(view.run.get("command") or "")
     tables = figure_tables(topic)
-    found = issues(topic)
+    found = issues(topic, again)
     return Section(
         topic=topic,
         row=row,
@@ -97,16 +102,14 @@ def section(topic: TopicView, row: MatrixRow, slots: Mapping[str, int], measures
         issues=tuple(issue for issue in found if not issue.waiver),
         known=tuple(issue for issue in found if issue.waiver),
         fallbacks=tuple(fallbacks(topic)),
-        cases=tuple(case_row(case, measures) for case in topic.cases),
+        cases=tuple(case_row(case, view.measures) for case in topic.cases),
+        example=reproducing(again, topic.cases[0].id) if topic.cases else "",
     )
 
 
-def command(case: CaseView) -> str:
-    return f'pytest suites/ -k "{case.id}"'
-
-
-def issues(topic: TopicView) -> list[Issue]:
-    """Everything that failed, broke or was thrown out, the worst first; what a waiver covers carries its text."""
+def issues(topic: TopicView, again: str) -> list[Issue]:
+    """Everything that failed, broke or was thrown out, the worst first; what a waiver covers carries its text.
+    ``again``: the run's command, as :func:`reports.commands.repeated` gives it."""
     grouped: dict[tuple[str, ...], Issue] = {}
     for case in topic.cases:
         waiver = next((r["detail"]["waiver"] for r in case.records if r["detail"].get("waiver")), "")
@@ -117,7 +120,7 @@ def issues(topic: TopicView) -> list[Issue]:
         for key, records in mine.items():
             issue = grouped.setdefault(key, Issue(key[0], case.engine, key[-1], waiver))
             lines = tuple(dict.fromkeys(line for record in records for line in _lines(record)))
-            issue.cases.append(BadCase(case.id, command(case), lines))
+            issue.cases.append(BadCase(case.id, reproducing(again, case.id), lines))
             if not issue.trace:
                 issue.trace = next((r["reason"] for r in records if "\n" in r["reason"].strip()), "")
     order = (*BAD, "inconclusive", "skipped", "pass")
@@ -143,7 +146,8 @@ def _lines(record: Record) -> list[str]:
             figure += f", allowed {units.figure(record['bound'], record['unit'])}"
         reason = units.first_line(record["reason"])
         lines.append(f"{record['quantity']}: {figure}" + (f". {reason}" if reason else ""))
-    if divergence := record["detail"].get("first_divergence"):
+    divergence = record["detail"].get("first_divergence")
+    if divergence and str(divergence) not in " ".join(lines):
         lines.append(f"first divergence: {divergence}")
     return lines
 

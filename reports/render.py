@@ -55,7 +55,7 @@ def render(
         slots=slots,
         rows=rows,
         columns=overview.shared(view),
-        sections=[pages.section(row.topic, row, slots, view.measures) for row in rows],
+        sections=[pages.section(view, row, slots) for row in rows],
         coverage=overview.coverage(view),
         places=tidy.PLACES,
         measures=view.measures,

@@ -52,7 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "harness.plugin": TOP,
     "harness.cli": TOP | {"suites"},  # the empty package alone, to find its folder
     "impls": {"harness.spec"},
-    "reports": {"harness.spec", "harness.store"},
+    "reports": {"harness.spec", "harness.store", "harness.options"},
     "suites": set(),
 }
 

@@ -53,6 +53,6 @@ def test_the_resolution_stands_below_each_parity_figure() -> None:
 
 
 def test_errors_with_one_message_are_one_issue() -> None:
-    (error,) = [issue for issue in issues(topic("tensor_parallel")) if issue.verdict == "error"]
+    (error,) = [issue for issue in issues(topic("tensor_parallel"), "pytest suites/") if issue.verdict == "error"]
     assert len(error.cases) == 4
     assert error.headline == planted.TRACEBACK.splitlines()[0]
