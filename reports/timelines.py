@@ -19,7 +19,7 @@ def timelines(topic: TopicView) -> list[Figure]:
     strips: dict[str, list[tuple[CaseView, Record]]] = {}
     for case in topic.cases:
         for record in (*case.of("timeline", "bubble"), *case.of("timeline", "hidden")):
-            if record["detail"].get("measured"):
+            if _longest(record["detail"].get("measured") or ()):
                 strips.setdefault(case.setting.variant, []).append((case, record))
     return [_figure(variant, found) for variant, found in strips.items()]
 
@@ -33,7 +33,7 @@ def _figure(variant: str, found: list[tuple[CaseView, Record]]) -> Figure:
         measured, flights = ([[s for s in spans if s[0] in some] for spans in every] for some in ("FBW", "C"))
         lower = ideal or flights
         kinds |= {str(span[0]) for spans in (*measured, *lower) for span in spans}
-        scale = WIDTH / max(span[4] for spans in (*measured, *lower) for span in spans)
+        scale = WIDTH / _longest((*measured, *lower))
         what = f"{record['quantity']} {units.figure(record['value'], '')}"
         text = f"{case.engine}, {case.setting.topology}: {what}"
         text += f", promised {units.figure(record['law'], '')}" if record["law"] is not None else ""
@@ -57,6 +57,11 @@ def _figure(variant: str, found: list[tuple[CaseView, Record]]) -> Figure:
     if alike:
         caption += "; a bubble has equal times too, and the waits that were measured where it is not replayed"
     return Figure(f"Timeline of {variant}", caption, svg, legend)
+
+
+def _longest(every: Spans) -> float:
+    """When the last action ended; 0 where no action was recorded."""
+    return max((span[4] for spans in every for span in spans), default=0.0)
 
 
 def _strip(spans: Spans, top: float, scale: float, opacity: float) -> Iterator[str]:
