@@ -12,6 +12,7 @@ from reports.pivot import Pivot, figure_tables, parity_table
 from reports.tidy import CaseView, Record, RunView, TopicView, fast, parity, worst
 from reports.timelines import timelines
 
+NOTES = {"Fallbacks": "fallback", "Slow references": "marked"}  # title → the key of a finding's detail
 BAD = ("error", "fail", "invalid")
 STATUSES = ("contradicted", "reproduced", "formula only", "out of reach here")
 
@@ -39,7 +40,7 @@ class Issue:
 
 @dataclass
 class Note:
-    """A fallback, said once for all the cases it concerns."""
+    """A remark, say on a fallback, said once for all the cases it concerns."""
 
     text: str
     engine: str
@@ -69,9 +70,18 @@ class Section:
     figures: tuple[Figure, ...]
     issues: tuple[Issue, ...]
     known: tuple[Issue, ...]
-    fallbacks: tuple[Note, ...]
+    notes: Mapping[str, Sequence[Note]]
     cases: tuple[CaseRow, ...]
     example: str
+
+    @property
+    def contents(self) -> str:
+        """What is folded, in words."""
+        known = f"{len(self.known)} known issue{'s' if len(self.known) > 1 else ''}" if self.known else ""
+        tables = "tables" if self.parity or self.promised or self.measured else ""
+        parts = [known, tables, "charts" if self.figures else "", f"all {len(self.cases)} cases"]
+        text = ", ".join(part for part in parts if part)
+        return text[0].upper() + text[1:]
 
 
 @dataclass(frozen=True)
@@ -101,7 +111,7 @@ def section(view: RunView, row: MatrixRow, slots: Mapping[str, int]) -> Section:
         figures=(*figures(topic, slots), *timelines(topic)),
         issues=tuple(issue for issue in found if not issue.waiver),
         known=tuple(issue for issue in found if issue.waiver),
-        fallbacks=tuple(fallbacks(topic)),
+        notes={title: notes(topic, key) for title, key in NOTES.items()},
         cases=tuple(case_row(case, view.measures) for case in topic.cases),
         example=reproducing(again, topic.cases[0].id) if topic.cases else "",
     )
@@ -152,12 +162,13 @@ def _lines(record: Record) -> list[str]:
     return lines
 
 
-def fallbacks(topic: TopicView) -> list[Note]:
-    notes: dict[tuple[str, str], Note] = {}
+def notes(topic: TopicView, key: str) -> list[Note]:
+    """What the findings' details say under ``key``."""
+    found: dict[tuple[str, str], Note] = {}
     for case in topic.cases:
-        for text in dict.fromkeys(r["detail"]["fallback"] for r in case.records if r["detail"].get("fallback")):
-            notes.setdefault((case.engine, text), Note(text, case.engine)).cases.append(case.id)
-    return list(notes.values())
+        for text in dict.fromkeys(r["detail"][key] for r in case.records if r["detail"].get(key)):
+            found.setdefault((case.engine, text), Note(text, case.engine)).cases.append(case.id)
+    return list(found.values())
 
 
 def case_row(case: CaseView, measures: Sequence[str]) -> CaseRow:

@@ -1,5 +1,6 @@
 """The report: one HTML file that needs nothing else, from a run's records."""
 
+import itertools
 import os
 import traceback
 from collections.abc import Mapping, Sequence
@@ -11,9 +12,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from harness.store import Store, StoreError
-from reports import overview, pages, palette, tidy, units
+from reports import overview, pages, palette, pivot, tidy, units
 
-GLYPHS = {"pass": "✓", "fail": "✗", "error": "!", "invalid": "⊘", "inconclusive": "≈", "skipped": "–"}
+FIRST_ISSUES = 5  # of a topic, shown before anything is opened
 MEANINGS = {
     "pass": "within its bound",
     "fail": "outside its bound",
@@ -39,6 +40,13 @@ def render(
     view = tidy.view(records, run, titles or {})
     if not view.topics:
         raise ReportError(f"run {run.get('run')!r} holds no records; run pytest suites/ again, or name another run")
+    number = itertools.count(1).__next__
+
+    def numbered(rows: Sequence[pivot.Row]) -> dict[str, str]:
+        """An id for each note of a table; what many cells share is there once."""
+        notes = dict.fromkeys(cell.note for row in rows for cell in row.cells if cell and cell.note)
+        return {note: f"n{number()}" for note in notes}
+
     slots = palette.slots(view.engines)
     rows = overview.matrix(view)
     environment = Environment(
@@ -48,12 +56,15 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"glyph": GLYPHS.__getitem__, "svg": Markup, "figure": units.figure}
+    environment.filters |= {"svg": Markup, "figure": units.figure}
     return environment.get_template("page.html").render(
         view=view,
         summary=pages.summary(view, rows),
         tally=view.tally(),
         meanings=MEANINGS,
+        first_issues=FIRST_ISSUES,
+        number=number,
+        numbered=numbered,
         slots=slots,
         rows=rows,
         columns=overview.shared(view),
