@@ -162,6 +162,10 @@ def _ratio(measure: str, ratios: Ratios, engine: str, best: bool, cases: list[Ca
     note = f"{middle} {BASES[measure]}: median over {len(values)} settings"
     if len(values) > 1:
         note += f", from {units.ratio(min(values))} to {units.ratio(max(values))}"
+    marked = [
+        record["detail"]["marked"] for case in cases for record in case.of(measure) if record["detail"].get("marked")
+    ]
+    note += f"; {marked[0]}" if marked else ""
     failed = [case for case in cases if case.verdict(measure) in ("fail", "error")]
     if failed:
         note += f"; {measure} fails in {len(failed)} of {len(cases)} cases, first {failed[0].id}"
