@@ -56,7 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "harness.hooks": TOP - {"harness.cli"},
     "harness.cli": TOP,
     "impls": {"harness.spec"},
-    "reports": {"harness.spec", "harness.store"},
+    "reports": {"harness.spec", "harness.store", "harness.options"},
     "suites": set(),
 }
 

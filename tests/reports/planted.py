@@ -264,6 +264,7 @@ def _throughput(draw: random.Random, topic: str, engine: str, topology: str) -> 
         "mfu": 0.31 / ratio,
         "minimum_detectable_effect": 0.02,
         "ratio_to_fastest": ratio_to_fastest,
+        "fastest": min(TOPICS[topic]["engines"], key=lambda name: SPEED.get(name, math.inf)),
         "rounds": 5,
         "ratios": {},
     }
