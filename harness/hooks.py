@@ -278,15 +278,15 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 def _attempt(session: Session, without: str, action: Callable[[], None]) -> pytest.ExitCode:
-    from harness.store import StoreError, redact
-    from reports.render import ReportError
-
     try:
         action()
     except KeyboardInterrupt:
         session.ends.append(f"{without}: interrupted")
         return pytest.ExitCode.INTERRUPTED
     except Exception as error:  # whatever it is, pytest's summary must come, and the figures are in the store
+        from harness.store import StoreError, redact
+        from reports.render import ReportError
+
         kind = "" if isinstance(error, StoreError | ReportError) else f"{type(error).__name__}: "
         session.ends.append(redact(f"{without}: {kind}{' '.join(str(error).split())}"))
         return pytest.ExitCode.INTERNAL_ERROR
