@@ -1,6 +1,7 @@
 """The pytest plugin that is installed: it stays out of every session that does not run Plumbline's suites."""
 
 import importlib
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) 
     if not named and start == early_config.rootpath:
         named = [start / place for place in early_config.getini("testpaths")]
     ours = any(_within(place, early_config.rootpath) for place in named or [start])
-    module = "--pyargs" in args and any(arg.partition(".")[0] == SUITES.name for arg in args)
-    if ours or module:
+    if ours or ("--pyargs" in args and any(arg.partition(".")[0] == SUITES.name for arg in args) and _by_name()):
         early_config.pluginmanager.register(importlib.import_module("harness.hooks"), "plumbline-suites")
 
 
@@ -29,3 +29,10 @@ def _within(place: Path, root: Path) -> bool:
     """Whether the place lies in the suites, or is the folder of our own checkout above them."""
     place = place.resolve()
     return place.is_relative_to(SUITES) or place == root.resolve() == SUITES.parent
+
+
+def _by_name() -> bool:
+    """Whether the package ``suites`` is ours: a project may have one too."""
+    found = importlib.util.find_spec(SUITES.name)
+    places = (found and found.submodule_search_locations) or ()
+    return SUITES in [Path(place).resolve() for place in places]

@@ -19,7 +19,6 @@ ONE_PROCESS = "the suites start ranks of their own and compare cases within one 
 ONCE = "a case is measured once a session, so a repetition would show the same figures"
 REFUSED = (
     Refused("tx", "-n or --tx (pytest-xdist)", ONE_PROCESS),
-    Refused("looponfail", "--looponfail (pytest-xdist)", ONE_PROCESS),
     Refused("forked", "--forked (pytest-forked)", ONE_PROCESS),
     Refused("reruns", "--reruns (pytest-rerunfailures)", ONCE),
     Refused("count", "--count (pytest-repeat)", ONCE),

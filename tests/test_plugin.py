@@ -1,7 +1,6 @@
 """The suites, run in a process of their own as a user runs them."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,12 +13,10 @@ import pytest
 from tokenizers import Tokenizer, models
 
 from harness import hooks
-from harness.store import Store
 from tests.launch.worlds import gone
+from tests.sessions import SUITES, TINY, collected, run, store, usage_error
 
-ROOT = Path(__file__).parents[1]
-SUITES = str(ROOT / "suites")
-TINY = ("--gpus", "0", "--workload", "tiny", "--topologies", "dp2")
+LISTS = ("--topics", "--engines", "--workload", "--topologies", "--dtypes", "--measures")
 MINE = """
 import os, signal, time
 from pathlib import Path
@@ -46,30 +43,6 @@ def pytest_unconfigure():
 """
 
 
-@pytest.fixture
-def user(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    """A folder of one's own, in which the compiled allocator of this machine is used again."""
-    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    monkeypatch.setenv("XDG_CACHE_HOME", cache)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return pytester
-
-
-def run(user: pytest.Pytester, *arguments: str) -> pytest.RunResult:
-    return user.runpytest_subprocess(SUITES, "-p", "no:cacheprovider", *arguments)
-
-
-def collected(user: pytest.Pytester, *arguments: str) -> set[str]:
-    """The tests of cases; the ledger's go by other names."""
-    found = run(user, "--collect-only", "-q", *arguments)
-    assert found.ret == pytest.ExitCode.OK
-    return {line.partition("::")[2] for line in found.outlines if "::" in line and "ledger" not in line}
-
-
-def store() -> Store:
-    return Store.open("plumbline.db", create=False)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -80,7 +53,18 @@ def store() -> Store:
         (["--measures", "paraty"], "unknown measure 'paraty'; did you mean parity?"),
         (["--workload", "tiny", "--topologies", "dp3"], "batch_size 8 is not a multiple of dp × micro_batches = 3"),
         (["--gpus", "4096"], "--gpus 4096: this machine has "),
+        (["--gpus", "-1"], "--gpus must be at least 0, not -1"),
         (["--ranks", "0"], "--ranks must be at least 1, not 0"),
+        *((["--case-timeout", text], f"above 0, not {text}") for text in ("0", "-1", "nan", "inf")),
+        *(([f"{option}="], f"{option} '' has no name") for option in LISTS),
+        (["--topics", ","], "--topics ',' has no name; name some with commas between, or leave it out"),
+        (["--engines", "torch,,reference"], "--engines 'torch,,reference' has an empty name"),
+        (["--topics", "zero,dpo, zero"], "--topics 'zero,dpo, zero' names zero twice; once is enough"),
+        (["--workload", "tiny,tiny"], "names tiny twice"),
+        (["--store="], "--store is empty; name a place, or leave it out for plumbline.db"),
+        (["--report="], "--report is empty; name a place, or leave it out for report"),
+        (["--report", "mine.toml"], "--report mine.toml: no report can be written there (File exists)"),
+        (["--report", "mine.toml/there"], "no report can be written there (Not a directory)"),
         (["--store", "nowhere/plumbline.db"], "--store: store nowhere/plumbline.db: folder nowhere does not exist"),
         (
             ["--workload", "a/sft.toml,b/sft.toml"],
@@ -97,11 +81,7 @@ def test_a_wrong_option_is_a_usage_error_in_one_line(user: pytest.Pytester, argu
     user.path.joinpath("comma,name.toml").write_text("lr = -1\n")
     for steps, folder in enumerate(("a", "b"), 3):
         user.mkdir(folder).joinpath("sft.toml").write_text(f"steps = {steps}\n")
-    found = run(user, *arguments)
-    assert found.ret == pytest.ExitCode.USAGE_ERROR
-    (line,) = [line for line in found.errlines if line.strip()]
-    assert line.startswith("ERROR: ")
-    assert message in line
+    assert message in usage_error(run(user, *arguments))
     assert not user.path.joinpath("plumbline.db").exists()
 
 

@@ -85,14 +85,19 @@ class Store:
         run, of the ``run`` named, or of all (``"*"``). ``equals`` keeps those whose columns have these values."""
         return query.records(self.engine, run, equals)
 
-    def runs(self) -> list[dict[str, Any]]:
-        """The newest first: run, command, status, started, finished, environment, and the number of its records. The
-        status is running, finished, interrupted, failed, or killed: its process has ended without closing it."""
-        return query.runs(self.engine)
+    def runs(self, run: str | None = None) -> list[dict[str, Any]]:
+        """All of them, the newest first, or the ``run`` named: run, command, status, started, finished, environment,
+        and the number of its records. The status is running, finished, interrupted, failed, or killed: its process has
+        ended without closing it."""
+        return query.runs(self.engine, run)
 
     def frame(self, run: str | None = None) -> "pandas.DataFrame":
         """The records of ``run`` (as for :meth:`records`), one a row; absent figures are NaN."""
         return query.frame(self.records(run))
+
+    def run_frame(self, run: str | None = None) -> "pandas.DataFrame":
+        """The runs as :meth:`runs` gives them, one a row."""
+        return query.run_frame(self.runs(run))
 
     def _unknown(self, run: str) -> StoreError:
         return StoreError(f"{shown(self.engine.url)}: holds no run {run!r}; Store.begin gives the id of a new one")
