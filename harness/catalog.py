@@ -158,6 +158,12 @@ def problem(card: Card) -> str:
     return name if _exists(name) else ""
 
 
+def operators(card: Card, engine: str, variant: str) -> str:
+    """The module that compiles, for minutes, what this engine needs for this variant; empty if it needs nothing."""
+    name = f"{folder(card)}.operators"
+    return name if _exists(name) and load(f"{name}:needs")(engine, **card.variants[variant]) else ""
+
+
 def telling(card: Card, variant: Mapping[str, Any]) -> Mapping[str, Any]:
     """Of a Function variant's arguments those that change what is computed: all, unless the problem's ``TELLING`` names
     them."""

@@ -146,6 +146,19 @@ class Session:
             self._lab.universe = plan.every(unnarrowed, self.cards)
         return self._lab
 
+    def tell_builds(self, case: Case, reporter: Any) -> None:
+        """Says what is being compiled; a case that needs it is not begun, so that its wait can be seen."""
+
+        def tell(line: str) -> None:
+            if reporter is not None:
+                reporter.ensure_newline()
+                reporter.write_line(line)
+
+        builds = self.lab.builds
+        builds.told(tell)
+        if (module := self.lab.operators(case)) and not self.lab.obstacle(case):
+            builds.wait(module, tell)
+
     def record(self, case: Case, findings: Sequence[Finding]) -> None:
         self._store.add(self._run, case, self.device, findings)
 

@@ -29,7 +29,7 @@ LIBRARIES = packages_distributions().keys() | sys.stdlib_module_names
 # part of the project → what of the project it may import beside itself
 BASE = {"harness.spec", "harness.catalog"}
 RUN = BASE | {"harness.meter", "harness.launch"}
-LAB = RUN | {"harness.ahead", "harness.judge", "harness.oracle", "harness.blocks", "harness.waivers"}
+LAB = RUN | {"harness.ahead", "harness.builds", "harness.judge", "harness.oracle", "harness.blocks", "harness.waivers"}
 TOP = LAB | {"harness.lab", "harness.plan", "harness.depth", "harness.options", "harness.replay", "harness.store"}
 TOP |= {"harness.plugin", "harness.hooks", "harness.usage"}
 TOP |= {"harness.cli", "harness.measures", "harness.session", "reports"}
@@ -44,6 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "harness.store": {"harness.spec"},
     "harness.waivers": {"harness.spec"},
     "harness.ahead": {"harness.spec"},
+    "harness.builds": {"harness.spec"},
     "harness.plan": BASE | {"harness.depth", "harness.measures"},
     "harness.launch": BASE | {"harness.meter"},
     "harness.oracle": BASE | {"harness.launch", "harness.judge"},
