@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness.spec import Batch, Topology, Unsupported, Workload
 from impls.models.extensions import folder
-from impls.models.mesh import device, share, token_share
+from impls.models.mesh import device, share
 from impls.models.optimizer import optimizer
 from impls.models.weights import build_model
 
@@ -69,18 +69,18 @@ class Engine:
 
     def backward(self, batch: Batch) -> Tensor:
         total = torch.zeros((), device=device())
-        for index, micro in enumerate(share(batch, self.workload, self.rank, self.topology.dp)):
+        for index, (micro, part) in enumerate(share(batch, self.workload, self.rank, self.topology.dp)):
             if index:
                 self.engine.step()  # between micro-batches it only counts
             loss = self.engine(*micro)
-            loss = loss * self.weigh(micro, batch)
+            loss = loss * self.weigh(part)
             self.engine.backward(loss * self.workload.micro_batches)  # which it divides by
             total += loss.detach()
         return total
 
-    def weigh(self, micro: Batch, batch: Batch) -> float:
-        """What a micro-batch's mean loss counts for: its share of the batch's tokens, of which DDP takes the mean."""
-        return token_share(micro, batch) * self.topology.dp
+    def weigh(self, part: float) -> float:
+        """What a micro-batch's mean loss counts for: its part of the batch's tokens, of which DDP takes the mean."""
+        return part * self.topology.dp
 
     def update(self) -> None:
         self.engine.step()

@@ -34,12 +34,23 @@ def lines(places: DeviceMesh, *axes: str) -> list[list[int]]:
     return places.mesh.movedim(dims, list(range(-len(dims), 0))).flatten(-len(dims)).flatten(0, -2).tolist()
 
 
-def share(batch: Batch, workload: Workload, dp_rank: int, dp: int) -> Iterator[Batch]:
-    """This data-parallel rank's micro-batches of the global batch, on its device."""
+def share(batch: Batch, workload: Workload, dp_rank: int, dp: int) -> Iterator[tuple[Batch, float]]:
+    """This data-parallel rank's micro-batches of the global batch, on its device, each with its :func:`token_share`."""
+    return ((placed(micro), token_share(micro, batch)) for micro in cut(batch, workload, dp_rank, dp))
+
+
+def cut(batch: Batch, workload: Workload, dp_rank: int, dp: int) -> Iterator[Batch]:
+    """This data-parallel rank's micro-batches of the global batch, where that is."""
     rows = batch.inputs.shape[0] // dp
     mine = slice(dp_rank * rows, (dp_rank + 1) * rows)
-    pieces = (t[mine].to(device()).chunk(workload.micro_batches) for t in batch)
+    pieces = (t[mine].chunk(workload.micro_batches) for t in batch)
     return (Batch(*piece) for piece in zip(*pieces, strict=True))
+
+
+def placed(batch: Batch) -> Batch:
+    """On this rank's device. The host does not wait for a copy that leaves pinned memory."""
+    there = device()
+    return batch if there.type == "cpu" else Batch(*(t.pin_memory().to(there, non_blocking=True) for t in batch))
 
 
 def own(tensor: Tensor) -> Tensor:
@@ -55,6 +66,7 @@ def gather(mine: Mapping[str, Tensor], group: dist.ProcessGroup) -> Mapping[str,
 
 
 def token_share(micro: Batch, batch: Batch) -> float:
-    """The part of the global batch's labels that this micro-batch has: what its mean loss weighs."""
+    """The part of the global batch's labels that this micro-batch has: what its mean loss weighs. Both on the host,
+    which would have to wait for what a device counts."""
     counted, every = (int((labels >= 0).sum()) for labels in (micro.labels, batch.labels))
     return counted / every

@@ -58,20 +58,31 @@ PIECE = 2**16  # elements that are widened at once
 
 
 def square(tensors: Iterable[Tensor]) -> Tensor:
-    """Σ x² over all elements, a float64 scalar; 0 of no tensors.
+    """Σ x² over all elements, a float64 scalar on this rank's device; 0 of no tensors. They may lie on several.
 
     Every square and sum is float64. PyTorch rounds a bfloat16 norm to bfloat16, up to 0.4 % off, and its CPU kernel
     adds float32 squares one after another: of 4·10⁶ numbers the norm is 8e-5 too small, of 10⁸ one percent.
     """
-    flat = [tensor.flatten() for tensor in tensors]
-    if not flat:
-        return torch.zeros((), dtype=torch.float64, device=device())
-    pieces = [piece for each in flat for piece in (each.split(PIECE) if each.is_cpu else (each,))]
-    return torch.stack(torch._foreach_norm(pieces, dtype=torch.float64)).square().sum()
+    total = torch.zeros((), dtype=torch.float64, device=device())
+    for place, there in by_place(tensors).items():
+        flat = (tensor.flatten() for tensor in there)
+        pieces = [piece for each in flat for piece in (each.split(PIECE) if place.type == "cpu" else (each,))]
+        total += torch.stack(torch._foreach_norm(pieces, dtype=torch.float64)).square().sum()
+    return total
 
 
 def clip(gradients: Sequence[Tensor], max_norm: float, norm: Tensor | None = None) -> None:
     """Scales gradients in place to a global norm of at most ``max_norm`` (0: never). ``norm`` if already known."""
     if max_norm:
         norm = square(gradients).sqrt() if norm is None else norm
-        torch._foreach_mul_(list(gradients), (max_norm / (norm + 1e-6)).clamp(max=1.0))
+        scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+        for place, there in by_place(gradients).items():
+            torch._foreach_mul_(there, scale.to(place))
+
+
+def by_place(tensors: Iterable[Tensor]) -> dict[torch.device, list[Tensor]]:
+    """Those of each device: where the states are the host's, so are gradients."""
+    found: dict[torch.device, list[Tensor]] = {}
+    for tensor in tensors:
+        found.setdefault(tensor.device, []).append(tensor)
+    return found

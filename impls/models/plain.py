@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from harness.spec import Batch, Topology, Workload
-from impls.models.mesh import share, token_share
+from impls.models.mesh import share
 from impls.models.optimizer import MasterWeights, clip, optimizer
 from impls.models.weights import build_model
 
@@ -29,9 +29,9 @@ class Plain:
         if self.permute:
             batch = Batch(batch.inputs.flip(0), batch.labels.flip(0))
         total = torch.zeros((), dtype=torch.float64)
-        for micro in share(batch, self.workload, 0, 1):
+        for micro, part in share(batch, self.workload, 0, 1):
             with self.attention():
-                loss = self.model(*micro) * token_share(micro, batch)
+                loss = self.model(*micro) * part
                 loss.backward()
             total += loss.detach().cpu()
         return total

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.spec import Batch, Workload
-from impls.models.mesh import share, token_share
+from impls.models.mesh import device, share
 
 
 def accumulate(
@@ -27,10 +27,10 @@ def accumulate(
     engine's own.
     """
     micro_batches = list(share(batch, workload, rank, ranks))
-    total = torch.zeros((), dtype=torch.float64, device=micro_batches[0].inputs.device)
-    for index, micro in enumerate(micro_batches):
+    total = torch.zeros((), dtype=torch.float64, device=device())
+    for index, (micro, part) in enumerate(micro_batches):
         with around(index == len(micro_batches) - 1):
-            loss = model(*micro) * token_share(micro, batch) * ranks
+            loss = model(*micro) * part * ranks
             backward(loss * scale)
         total += loss.detach()
     return total

@@ -10,14 +10,13 @@ and computes each tile of P anew in the backward pass as exp(S − L): memory li
 b       batch size                               τ     softmax scale 1/√d
 h, h_k  heads of Q, heads of K and V             g     h / h_k, queries that share a key head (GQA)
 s, d    sequence length, head dimension          r c   rows and columns of a tile
-Q O     [s, d]  of one head                      m l   [r]     (nearly) row_max; row_sum so far
+Q O     [s, d]  of one head                      m l   [r]     row_max and row_sum so far
 K V     [s, d]  of the key head that it shares   L D   [s]     log-sum-exp; rowsum(dO ∘ O)
 S P     [r, c]  one tile
 
 No key is ever repeated for the queries that share it. Exponentials are powers of two, as in the authors' kernels: K
-holds τ log₂ e, and L is a logarithm to base 2. Any m that is near the maximum serves: as in FlashAttention-4 it stays,
-and nothing is rescaled, until scores exceed it by far. Tiles are computed in float32 at least, as tensor cores
-accumulate; inputs, outputs and what is kept have the inputs' dtype, L excepted.
+holds τ log₂ e, and L is a logarithm to base 2. Tiles are computed in float32 at least, as tensor cores accumulate;
+inputs, outputs and what is kept have the inputs' dtype, L excepted.
 """
 
 from collections.abc import Mapping
@@ -37,7 +36,6 @@ LOG2_E = log2(e)
 #     ■ ■ ■      ■ ◣ ·    · skipped
 #     ■ ■ ■      ■ ■ ◣
 FULL, CAUSAL = (1024, 128), (256, 256)
-FAR = 8.0  # powers of two by which a score may exceed m: further, its rounding would count
 
 Blocks = list[tuple[Tensor, ...]]
 
@@ -52,24 +50,18 @@ def split(size: int, *tensors: Tensor) -> list[Blocks]:
 def forward_of_rows(q_i: Tensor, keys: Blocks, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """One pass over the keys → O_i, divided by its sum once at the end, and L_i. ``keys`` holds (τ log₂ e K_jᵀ, V_j,
     ones to sum by); the mask is added to the last of them."""
-    total, minus_m, row_sum = torch.zeros_like(q_i), q_i.new_zeros(len(q_i), 1), q_i.new_zeros(len(q_i))
+    total, m, row_sum = torch.zeros_like(q_i), q_i.new_full((len(q_i), 1), -inf), q_i.new_zeros(len(q_i))
     for j, (k_j, v_j, ones_j) in enumerate(keys):
-        s = torch.addmm(minus_m, q_i, k_j)
+        s = q_i @ k_j
         if mask is not None and j == len(keys) - 1:
             s.add_(mask[: len(s), : len(s)])
-        if j == 0 or s.max().item() > FAR:
-            rise = s.amax(-1, keepdim=True)
-            if j > 0:
-                rescale = torch.exp2(-rise.clamp_(min=0))  # m never falls
-                row_sum.mul_(rescale.squeeze(-1))
-                total.mul_(rescale)
-            minus_m = minus_m - rise
-            s.sub_(rise)
-        p = s.exp2_()
-        row_sum.addmv_(p, ones_j)
-        total.addmm_(p, v_j)
+        m, before = torch.maximum(m, s.amax(-1, keepdim=True)), m
+        rescale = torch.exp2(before - m)
+        p = s.sub_(m).exp2_()
+        row_sum.mul_(rescale.squeeze(-1)).addmv_(p, ones_j)
+        total.mul_(rescale).addmm_(p, v_j)
         del s, p  # before there is another tile
-    return total.div_(row_sum[:, None]), row_sum.log2_().sub_(minus_m.squeeze(-1))
+    return total.div_(row_sum[:, None]), row_sum.log2_().add_(m.squeeze(-1))
 
 
 def backward_of_a_head(rows: Blocks, keys: Blocks, causal: bool) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from harness.spec import Batch, Topology, Unsupported, Workload
 from impls.models import megatron
 from impls.models.megatron_optimizer import megatron_optimizer
-from impls.models.mesh import device, share, token_share
+from impls.models.mesh import device, share
 from impls.models.weights import TORCH_DTYPES, build_model
 
 BUCKET = 40_000_000  # elements: Megatron's default
@@ -53,10 +53,10 @@ class DataParallel:
     def backward(self, batch: Batch) -> Tensor:
         micro_batches = list(share(batch, self.workload, self.rank, self.topology.dp))
         total = torch.zeros((), device=device())
-        for index, micro in enumerate(micro_batches):
+        for index, (micro, part) in enumerate(micro_batches):
             last = index == len(micro_batches) - 1
             with contextlib.nullcontext() if last else self.model.no_sync():
-                loss = self.model(*micro) * token_share(micro, batch) * self.topology.dp
+                loss = self.model(*micro) * part * self.topology.dp
                 loss.backward()
             total += loss.detach()
         self.model.finish_grad_sync()

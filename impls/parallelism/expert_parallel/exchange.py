@@ -46,28 +46,37 @@ def inverse(order: Tensor, size: int) -> Tensor:
     return places
 
 
+def count(experts: Tensor, number: int) -> Tensor:
+    """How often each of 0 … number − 1 is among them. CUDA's bincount makes the host wait for the largest."""
+    flat = experts.flatten()
+    return flat.new_zeros(number + 1).scatter_add_(0, flat, torch.ones_like(flat))[:number]
+
+
 def plan(experts: Tensor, kept: Tensor | None, number: int, group: Group) -> tuple[Plan, Tensor]:
     """Experts [t, k] of this rank's tokens → the plan, and the rows [E] that this rank has for each expert.
 
-    Ranks tell each other how many rows they have for each expert; that is all they need to know.
+    Ranks tell each other how many rows they have for each expert; that is all they need to know. The host waits for it
+    once: it allocates what comes, and tells the all-to-all what goes where.
     """
     chosen = experts.flatten()
     if kept is not None:
         chosen = chosen.masked_fill(~kept.flatten(), number)  # behind the last expert
-    rows = chosen.bincount(minlength=number)[:number]
-    order = chosen.argsort(stable=True)[: int(rows.sum())]
-    back = inverse(order, len(chosen))
+    rows = count(chosen, number)
     ranks, here = group.size(), group.rank()
-    if ranks == 1:
-        counts = rows.tolist()
-        return Plan(order, back, None, None, [sum(counts)], [sum(counts)], counts, group), rows
-    table = rows.new_empty(ranks * number)
-    dist.all_gather_into_tensor(table, rows, group=group)
+    table = rows if ranks == 1 else rows.new_empty(ranks * number)
+    if ranks > 1:
+        dist.all_gather_into_tensor(table, rows, group=group)
     table = table.view(ranks, ranks, -1)  # from rank, to rank, its experts
+    known = table.tolist()
+    send, receive = [sum(to) for to in known[here]], [sum(sender[here]) for sender in known]
+    counts = [sum(of_expert) for of_expert in zip(*(sender[here] for sender in known), strict=True)]
+    order = chosen.argsort(stable=True)[: sum(send)]
+    back = inverse(order, len(chosen))
+    if ranks == 1:
+        return Plan(order, back, None, None, send, receive, counts, group), rows
     mine = table[:, here]
     local = torch.arange(mine.shape[1], device=rows.device).expand_as(mine)
-    by_expert = local.flatten().repeat_interleave(mine.flatten()).argsort(stable=True)
-    send, receive, counts = table[here].sum(1).tolist(), mine.sum(1).tolist(), mine.sum(0).tolist()
+    by_expert = local.flatten().repeat_interleave(mine.flatten(), output_size=sum(receive)).argsort(stable=True)
     return Plan(order, back, by_expert, inverse(by_expert, len(by_expert)), send, receive, counts, group), rows
 
 

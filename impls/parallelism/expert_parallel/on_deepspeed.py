@@ -14,6 +14,7 @@ from harness.spec import Topology, Unsupported, Workload
 from impls.models.deepspeed import deepspeed  # which sets the device first
 from impls.models.mesh import device
 from impls.models.weights import TORCH_DTYPES
+from impls.parallelism.expert_parallel.exchange import count
 from impls.parallelism.expert_parallel.problem import slope
 from impls.parallelism.expert_parallel.rule import Rule
 from impls.parallelism.expert_parallel.spread import Spread, summed
@@ -80,7 +81,7 @@ class Layer:
         loss = torch.stack([call[1] for call in calls]).sum() / self.rule.groups
         return {
             "output": torch.cat([call[0] for call in calls]),
-            "tokens_per_expert": chosen[chosen >= 0].bincount(minlength=self.rule.experts),
+            "tokens_per_expert": count(chosen.masked_fill(chosen < 0, self.rule.experts), self.rule.experts),
             "dropped": (chosen < 0).sum(),
             "auxiliary_loss": loss.detach(),
             "router_loss": slope(self.scale * loss),

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from harness.spec import Batch, Topology, Workload
-from impls.models.mesh import device, share, token_share
+from impls.models.mesh import device, share
 from impls.models.optimizer import MasterWeights, clip
 from impls.models.weights import build_model
 
@@ -36,11 +36,11 @@ class Accumulation:
 
     def backward(self, batch: Batch) -> Tensor:
         k, total = self.workload.micro_batches, torch.zeros((), device=device())
-        for micro in share(batch, self.workload, self.rank, self.topology.dp):
+        for micro, part in share(batch, self.workload, self.rank, self.topology.dp):
             with self.accelerator.accumulate(self.model):
                 loss = self.model(*micro)
                 if self.by_tokens:
-                    loss = loss * token_share(micro, batch) * self.topology.dp * k
+                    loss = loss * part * self.topology.dp * k
                 self.accelerator.backward(loss)
             total += loss.detach() / k
         return total

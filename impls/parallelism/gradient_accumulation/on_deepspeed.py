@@ -1,13 +1,13 @@
 """DeepSpeed's ``gradient_accumulation_steps``: a mean of the losses it is given, so tokens are weighed beforehand."""
 
-from harness.spec import Batch, Topology, Workload
+from harness.spec import Topology, Workload
 from impls.parallelism.data_parallel.on_deepspeed import DataParallel
 
 
 class Means(DataParallel):
     """What the engine does by itself."""
 
-    def weigh(self, micro: Batch, batch: Batch) -> float:
+    def weigh(self, part: float) -> float:
         return 1 / self.workload.micro_batches
 
 

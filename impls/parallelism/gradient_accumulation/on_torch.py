@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from harness.spec import Batch, Topology, Workload
-from impls.models.mesh import share
+from impls.models.mesh import device, share
 from impls.parallelism.data_parallel.on_torch import DDP
 
 
@@ -13,8 +13,8 @@ class Means(DDP):
 
     def backward(self, batch: Batch) -> Tensor:
         micro_batches = list(share(batch, self.workload, self.rank, self.topology.dp))
-        total = torch.zeros((), device=micro_batches[0].inputs.device)
-        for index, micro in enumerate(micro_batches):
+        total = torch.zeros((), device=device())
+        for index, (micro, _) in enumerate(micro_batches):
             with self._around(index == len(micro_batches) - 1):
                 loss = self.model(*micro) / len(micro_batches)
                 loss.backward()

@@ -44,10 +44,10 @@ class Accumulation(Bucketed):
         self.weights = token_weights if by_tokens else mean_weights
 
     def backward(self, batch: Batch) -> Tensor:
-        micro_batches = list(share(batch, self.workload, self.rank, self.ranks))
+        micro_batches = [micro for micro, _ in share(batch, self.workload, self.rank, self.ranks)]
         weights = self.weights([micro.labels for micro in micro_batches])
         total = torch.zeros_like(weights[0])
-        for index, (micro, weight) in enumerate(zip(micro_batches, weights.tolist(), strict=True)):
+        for index, (micro, weight) in enumerate(zip(micro_batches, weights, strict=True)):
             with self._sending(index == len(micro_batches) - 1):
                 loss = self.model(*micro) * weight
                 loss.backward()

@@ -16,6 +16,7 @@ from torch.nn.functional import pad
 from harness.spec import Batch, Workload
 from impls.models.data import IGNORED
 from impls.models.decoder import Attention
+from impls.models.mesh import device
 from impls.parallelism.context_parallel.layouts import blocks, padded, runs
 from impls.parallelism.context_parallel.reference import RingAttention
 from impls.parallelism.context_parallel.ring import Ring
@@ -37,14 +38,14 @@ class Context:
         self.positions = torch.cat([every[run] for run in runs(LAYOUT, rank, cp, self.whole)])
 
     def part(self, micro: Batch) -> Batch:
-        """This rank's positions [b, s/cp] of a micro-batch [b, s]."""
+        """This rank's positions [b, s/cp] of a micro-batch [b, s]; both on the host."""
         more = (0, self.whole - micro.inputs.shape[1])
         inputs, labels = pad(micro.inputs, more), pad(micro.labels, more, value=IGNORED)
-        return Batch(*(tokens[:, self.positions.to(tokens.device)] for tokens in (inputs, labels)))
+        return Batch(*(tokens[:, self.positions] for tokens in (inputs, labels)))
 
     def enter(self, module: nn.Module, attend: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
         """Tells a stage its positions, and its layers the attention over all ranks'."""
-        module.positions = self.positions
+        module.positions = self.positions.to(device())
         for layer in module.modules():
             if isinstance(layer, Attention):
                 layer.attend = attend

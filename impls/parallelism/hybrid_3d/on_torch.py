@@ -18,7 +18,7 @@ from torch.distributed.tensor.parallel import loss_parallel, parallelize_module
 from torch.nn.utils import get_total_norm
 
 from harness.spec import Batch, MoeConfig, Topology, Trainer, Unsupported, Workload
-from impls.models.mesh import device, gather, lines, mesh, share
+from impls.models.mesh import device, cut, gather, lines, mesh, placed
 from impls.models.optimizer import MasterWeights, clip
 from impls.models.weights import TORCH_DTYPES, initial
 from impls.parallelism.context_parallel.on_torch import ring
@@ -85,9 +85,9 @@ class Composed:
         return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum") * self.scale
 
     def backward(self, batch: Batch) -> Tensor:
-        mine = share(batch, self.workload, self.places.get_local_rank("dp"), self.topology.dp)
+        mine = cut(batch, self.workload, self.places.get_local_rank("dp"), self.topology.dp)
         mine = [self.context.part(micro) for micro in mine] if self.context else mine
-        inputs, labels = (torch.cat(parts) for parts in zip(*mine, strict=True))
+        inputs, labels = placed(Batch(*(torch.cat(parts) for parts in zip(*mine, strict=True))))
         self.scale = self.replicas / int((batch.labels >= 0).sum())
         losses: list[Tensor] = []
         with loss_parallel():

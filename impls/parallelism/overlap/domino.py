@@ -57,8 +57,8 @@ class Half:
             self._send(self.model.block(stage, n))
         else:
             logits = self.model.lm_head(n)
-            losses = CrossEntropy.apply(logits, self.labels, self.model.start, self.model.group)[self.labels >= 0]
-            self.roots.append((losses.sum() / self.count, []))
+            losses = CrossEntropy.apply(logits, self.labels, self.model.start, self.model.group)
+            self.roots.append((losses.masked_fill(self.labels < 0, 0.0).sum() / self.count, []))
 
     def _send(self, partial: Tensor) -> None:
         gradient: list[Tensor] = []

@@ -26,7 +26,7 @@ from impls.parallelism.tensor_parallel.on_megatron import pack, unpack
 from impls.parallelism.tensor_parallel.operators import Group, column_parallel, reduce
 from impls.parallelism.tensor_parallel.reference import TensorParallel
 from impls.parallelism.tensor_parallel.shards import bounds, collect, dim, shard
-from impls.parallelism.tensor_parallel.vocabulary import CrossEntropy, embedding
+from impls.parallelism.tensor_parallel.vocabulary import CrossEntropy, embedding, mean
 
 # Domino's name of each part of a layer → the canonical parameters that it holds; q, k and v head by head.
 LAYER = {
@@ -121,7 +121,7 @@ class DominoModel(nn.Module):
         cos, sin = (table.to(x.dtype) for table in rope_table(len(x), self.config, x.device))
         x = self.body(x, None, rotary_pos_emb=(("q_norm", cos, sin), ("k_norm", cos, sin)))
         (logits,) = column_parallel(x, self.group, self.head.weight)
-        return CrossEntropy.apply(logits, labels.t(), self.start, self.group)[labels.t() >= 0].mean()
+        return mean(CrossEntropy.apply(logits, labels.t(), self.start, self.group), labels.t())
 
 
 class Domino(TensorParallel):

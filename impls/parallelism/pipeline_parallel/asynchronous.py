@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from harness.spec import Batch, Topology, Workload
-from impls.models.mesh import gather, share, token_share
+from impls.models.mesh import cut, gather, placed, token_share
 from impls.parallelism.pipeline_parallel.executor import run
 from impls.parallelism.pipeline_parallel.reference import Pipeline
 from impls.parallelism.pipeline_parallel.schedules import Plan
@@ -50,7 +50,7 @@ class Asynchronous(Pipeline):
         torch._foreach_zero_(self.summed)
         micro_batches, weights, shares = mini_batches(batch, self.workload, self.topology, self.dp_rank, self.plan)
         losses = run(self.plan, self.stages, micro_batches, weights, self.groups, self.spans, self.versions)
-        total = losses @ losses.new_tensor(shares)
+        total = torch.stack([loss * share for loss, share in zip(losses, shares, strict=True)]).sum()
         dist.all_reduce(total, group=self.pp)
         return total
 
@@ -72,7 +72,7 @@ def mini_batches(
 ) -> tuple[list[Batch], list[float], list[float]]:
     """This rank's micro-batches; what each one's mean loss weighs in that of its mini-batch, which is the micro-batches
     of an update on all data-parallel ranks; and what its mini-batch weighs in the batch."""
-    ranks = [list(share(batch, workload, rank, topology.dp)) for rank in range(topology.dp)]
+    ranks = [list(cut(batch, workload, rank, topology.dp)) for rank in range(topology.dp)]
     weights, shares = [], []
     ends = [action.micro + 1 for action in plan.actions[0] if action.kind == "U"]
     for begin, end in itertools.pairwise([0, *ends]):
@@ -81,4 +81,4 @@ def mini_batches(
         for micro in ranks[dp_rank][begin:end]:
             weights.append(token_share(micro, mini_batch) * topology.dp)
             shares.append(token_share(mini_batch, batch))
-    return ranks[dp_rank], weights, shares
+    return [placed(micro) for micro in ranks[dp_rank]], weights, shares

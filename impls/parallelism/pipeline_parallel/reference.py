@@ -26,7 +26,7 @@ from torch import Tensor
 
 from harness.spec import Batch, ModelConfig, Spans, Topology, Workload
 from impls.acceleration.gradient_clipping.reference import global_norm
-from impls.models.mesh import gather, lines, mesh, share, token_share
+from impls.models.mesh import cut, gather, lines, mesh, placed, token_share
 from impls.models.optimizer import MasterWeights, clip
 from impls.models.weights import initial
 from impls.parallelism.pipeline_parallel.executor import channels, run
@@ -65,7 +65,7 @@ class Pipeline:
     def backward(self, batch: Batch) -> Tensor:
         micro_batches = self.share(batch)
         weights = [token_share(micro, batch) * self.dp.size() for micro in micro_batches]
-        total = self.run(micro_batches, weights)
+        total = self.run([placed(micro) for micro in micro_batches], weights)
         dist.all_reduce(total, group=self.pp)
         for ranks, group in self.shared.items():
             if self.pp.rank() in ranks:
@@ -78,8 +78,8 @@ class Pipeline:
         return self.places.get_group("dp")
 
     def share(self, batch: Batch) -> list[Batch]:
-        """This rank's micro-batches."""
-        return list(share(batch, self.workload, self.dp_rank, self.topology.dp))
+        """This rank's micro-batches, on the host."""
+        return list(cut(batch, self.workload, self.dp_rank, self.topology.dp))
 
     def stage(self, config: ModelConfig, layers: range, first: bool, last: bool) -> Stage:
         return Stage(config, layers, first, last)

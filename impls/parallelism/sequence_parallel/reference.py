@@ -36,7 +36,7 @@ from impls.models.decoder import MLP, Attention, Layer, rope_table
 from impls.parallelism.sequence_parallel.operators import columns, naive_columns, scatter
 from impls.parallelism.tensor_parallel.operators import Group
 from impls.parallelism.tensor_parallel.reference import ParallelDecoder, TensorParallel, heads
-from impls.parallelism.tensor_parallel.vocabulary import CrossEntropy, embedding
+from impls.parallelism.tensor_parallel.vocabulary import CrossEntropy, embedding, mean
 
 Columns = Callable[..., tuple[Tensor, ...]]  # part [s/t, b, h], group, s, weights → [s, b, n/t] for each weight
 
@@ -75,8 +75,7 @@ class SequenceParallelDecoder(ParallelDecoder):
         """[s/t, b, h] and [b, s] → mean cross-entropy, the same scalar on every rank."""
         labels = labels.t()
         (logits,) = self.columns(self.model.norm(x), self.group, len(labels), self.lm_head.weight)  # [s, b, v]
-        counted = CrossEntropy.apply(logits, labels, self.start, self.group)[labels >= 0]
-        return counted.sum() / max(len(counted), 1)
+        return mean(CrossEntropy.apply(logits, labels, self.start, self.group), labels)
 
 
 class SequenceParallel(TensorParallel):

@@ -24,7 +24,7 @@ from harness.spec import Batch, Topology, Unsupported, Workload
 from impls.models import colossalai
 from impls.models.decoder import MLP, Attention, Body, Decoder
 from impls.models.experts import without_experts
-from impls.models.mesh import device, share, token_share
+from impls.models.mesh import device, share
 from impls.models.optimizer import optimizer
 from impls.models.weights import TORCH_DTYPES, build_model
 from impls.parallelism.tensor_parallel.shards import collect
@@ -95,12 +95,12 @@ class TensorParallel:
     def backward(self, batch: Batch) -> Tensor:
         total = torch.zeros((), device=device(), dtype=torch.float64)
         group = self.plugin.tp_group
-        for micro in share(batch, self.workload, 0, 1):
+        for micro, part in share(batch, self.workload, 0, 1):
             logits = self.model(micro.inputs).flatten(0, 1)
             loss = cross_entropy_1d(
                 logits.float(), micro.labels.flatten(), process_group=group, vocab_size=self.workload.model.vocab_size
             )
-            loss = loss.mean() * token_share(micro, batch)
+            loss = loss.mean() * part
             self.optimizer.backward(loss)
             total += loss.detach()
         for gain in self.gains if self.topology.tp > 1 else ():

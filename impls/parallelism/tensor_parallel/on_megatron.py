@@ -25,9 +25,10 @@ from harness.spec import Batch, ModelConfig, Topology, Unsupported, Workload
 from impls.models import megatron
 from impls.models.experts import without_experts
 from impls.models.megatron_optimizer import megatron_optimizer, sharded_gradients, sharded_parameters
-from impls.models.mesh import device, gather, share, token_share
+from impls.models.mesh import device, gather, share
 from impls.models.weights import TORCH_DTYPES, initial
 from impls.parallelism.tensor_parallel.shards import collect, dim, shard
+from impls.parallelism.tensor_parallel.vocabulary import mean
 
 # Megatron's name of each part of a layer → the canonical parameters that it holds.
 LAYER = {
@@ -215,15 +216,14 @@ class TensorParallel:
 
     def backward(self, batch: Batch) -> Tensor:
         work, rank = self.workload, parallel_state.get_data_parallel_rank()
-        micro_batches = list(share(batch, work, rank, self.topology.dp))
-        weighed = [(micro, token_share(micro, batch) * self.topology.dp) for micro in micro_batches]
+        weighed = [(micro, part * self.topology.dp) for micro, part in share(batch, work, rank, self.topology.dp)]
         losses = get_forward_backward_func()(
             forward_step_func=self._forward,
             data_iterator=[iter(weighed) for _ in self.parts],
             model=self.parts,
             num_microbatches=len(weighed),
             seq_length=work.sequence_length,
-            micro_batch_size=len(micro_batches[0].inputs),
+            micro_batch_size=len(weighed[0][0].inputs),
             forward_only=False,
         )
         total = torch.zeros((), device=device())
@@ -238,7 +238,7 @@ class TensorParallel:
         positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
 
         def loss(losses: Tensor) -> tuple[Tensor, Tensor]:
-            value = losses[labels >= 0].mean() * weight
+            value = mean(losses, labels) * weight
             return value * self.workload.micro_batches, value.detach()  # the schedule divides the first by their number
 
         return model(tokens, positions, None, labels=labels.clamp(min=0)), loss

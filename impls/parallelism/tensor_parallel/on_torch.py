@@ -19,7 +19,7 @@ from torch.nn.utils import get_total_norm
 from harness.spec import Batch, Topology, Unsupported, Workload
 from impls.models.decoder import Decoder
 from impls.models.experts import without_experts
-from impls.models.mesh import device, mesh, share, token_share
+from impls.models.mesh import device, mesh, share
 from impls.models.optimizer import MasterWeights, clip, optimizer
 from impls.models.weights import TORCH_DTYPES, initial
 
@@ -84,9 +84,9 @@ class TensorParallel:
 
     def backward(self, batch: Batch) -> Tensor:
         total = torch.zeros((), device=device(), dtype=torch.float64)
-        for micro in share(batch, self.workload, 0, 1):
+        for micro, part in share(batch, self.workload, 0, 1):
             with loss_parallel():
-                loss = self.model(*micro) * token_share(micro, batch)
+                loss = self.model(*micro) * part
                 loss.backward()
             total += loss.detach().to_local()
         return total

@@ -27,12 +27,12 @@ from harness.spec import Batch, ModelConfig, Topology, Workload
 from impls.acceleration.gradient_clipping.reference import clip_by_global_norm
 from impls.models.decoder import MLP, Attention, Decoder, Layer, rope_table, rotate
 from impls.models.experts import without_experts
-from impls.models.mesh import device, mesh, share, token_share
+from impls.models.mesh import device, mesh, share
 from impls.models.optimizer import MasterWeights
 from impls.models.weights import TORCH_DTYPES, initial
 from impls.parallelism.tensor_parallel.operators import Group, column_parallel, mean_flat, reduce, sum_flat
 from impls.parallelism.tensor_parallel.shards import bounds, collect, dim, shard
-from impls.parallelism.tensor_parallel.vocabulary import CrossEntropy, embedding
+from impls.parallelism.tensor_parallel.vocabulary import CrossEntropy, embedding, mean
 
 
 def heads(projected: Sequence[Tensor], part: Attention, cos: Tensor, sin: Tensor) -> Tensor:
@@ -90,8 +90,7 @@ class ParallelDecoder(Decoder):
     def loss(self, x: Tensor, labels: Tensor) -> Tensor:
         """[b, s, h] and [b, s] → mean cross-entropy, the same scalar on every rank."""
         (logits,) = column_parallel(self.model.norm(x), self.group, self.lm_head.weight)  # [b, s, v]
-        counted = CrossEntropy.apply(logits, labels, self.start, self.group)[labels >= 0]
-        return counted.sum() / max(len(counted), 1)
+        return mean(CrossEntropy.apply(logits, labels, self.start, self.group), labels)
 
 
 class TensorParallel:
@@ -122,8 +121,8 @@ class TensorParallel:
 
     def backward(self, batch: Batch) -> Tensor:
         total = torch.zeros((), device=device(), dtype=torch.float64)
-        for micro in share(batch, self.workload, self.dp_rank, self.topology.dp):
-            loss = self.model(*micro) * token_share(micro, batch) * self.topology.dp
+        for micro, part in share(batch, self.workload, self.dp_rank, self.topology.dp):
+            loss = self.model(*micro) * part * self.topology.dp
             loss.backward()
             total += loss.detach()
         sum_flat([p.grad for n, p in self.weights.items() if n.endswith(self.summed)], self.tp)

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, pad
 
 from harness.spec import Function, Topology, Workload
 
@@ -42,23 +42,24 @@ class LogProbs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, hidden: Tensor, head: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        counted = mask[:, 1:].bool()
-        h, y, row = hidden[:, :-1][counted], ids[:, 1:][counted], counted.nonzero()[:, 0]  # [n, h], [n], [n]
+        # The host waits once, for n. Places are counted through all rows; a token's is the position before it.
+        place = pad(mask[:, 1:], (0, 1)).flatten().nonzero().squeeze(-1)  # [n]
+        h, y, row = hidden.flatten(0, 1)[place], ids.flatten()[place + 1], place // ids.shape[1]  # [n, h], [n], [n]
         logsumexp = h.new_empty(len(h), dtype=torch.promote_types(h.dtype, torch.float32))
         sums = logsumexp.new_zeros(len(ids), dtype=torch.float64)  # one by one, hundreds of terms lose digits
         for tile in torch.arange(len(h), device=h.device).split(TILE):
             z = (h[tile] @ head.T).to(logsumexp.dtype)
             logsumexp[tile] = z.logsumexp(-1)
             sums.index_add_(0, row[tile], z.gather(-1, y[tile, None]).squeeze(-1).sub(logsumexp[tile]).double())
-        ctx.save_for_backward(hidden, head, counted, y, row, logsumexp)
+        ctx.save_for_backward(hidden, head, place, y, row, logsumexp)
         return sums.to(logsumexp.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, d_sums: Tensor) -> tuple[Tensor, Tensor, None, None]:
         """∂ log π / ∂z_t = onehot(y_t) − softmax(z_t)."""
-        hidden, head, counted, y, row, logsumexp = ctx.saved_tensors
-        h = hidden[:, :-1][counted]
+        hidden, head, place, y, row, logsumexp = ctx.saved_tensors
+        h = hidden.flatten(0, 1)[place]
         d_h, d_head = torch.empty_like(h), torch.zeros_like(head, dtype=logsumexp.dtype)
         for tile in torch.arange(len(h), device=h.device).split(TILE):
             z = (h[tile] @ head.T).to(logsumexp.dtype)
@@ -67,8 +68,8 @@ class LogProbs(torch.autograd.Function):
             d_z = d_z.mul_(d_sums[row[tile], None]).to(head.dtype)
             d_h[tile] = d_z @ head
             d_head += d_z.T @ h[tile]
-        d_hidden = torch.zeros_like(hidden)
-        d_hidden[:, :-1][counted] = d_h
+        d_hidden = hidden.new_zeros(hidden.shape)
+        d_hidden.view(-1, hidden.shape[-1])[place] = d_h
         return d_hidden, d_head.to(head.dtype), None, None
 
 
