@@ -94,6 +94,7 @@ class RunView:
     claims: tuple[Record, ...]
     findings: tuple[Record, ...]
     environment: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Mapping[str, Any] = field(default_factory=dict)  # of parity's margin: see harness.judge.calibration
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -106,9 +107,10 @@ class RunView:
 def view(records: Sequence[Record], run: Mapping[str, Any], titles: Mapping[str, Mapping[str, Any]]) -> RunView:
     """Sort a run's records; of a figure recorded twice (a retried block) the last one counts."""
     latest = {(r["topic"], r["case"], r["measure"], r["quantity"]): _known(plain(r)) for r in records}
+    calibration = next((latest.pop(key)["detail"] for key in list(latest) if key[2] == "calibration"), {})
     cards = {r["topic"]: r["detail"] for r in latest.values() if r["measure"] == "card"}
     claims = tuple(r for r in latest.values() if r["measure"] == "claim")
-    findings = tuple(r for r in latest.values() if r["measure"] not in ("calibration", "card", "claim"))
+    findings = tuple(r for r in latest.values() if r["measure"] not in ("card", "claim"))
     grouped: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in findings:
         grouped[record["topic"], record["case"]].append(record)
@@ -123,7 +125,7 @@ def view(records: Sequence[Record], run: Mapping[str, Any], titles: Mapping[str,
         for engine in entry.engines:
             breadth[engine] += 1
     engines = tuple(sorted(breadth, key=lambda name: (_yardstick(name), -breadth[name], name)))
-    return RunView(run, topics, engines, claims, findings, run.get("environment") or {})
+    return RunView(run, topics, engines, claims, findings, run.get("environment") or {}, calibration)
 
 
 def _known(record: Record) -> Record:

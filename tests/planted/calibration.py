@@ -144,7 +144,8 @@ def main() -> None:
         command = [sys.executable, "-m", __spec__.name, "--seeds", str(options.seeds), "--rows", str(rows)]
         subprocess.run(command, env=os.environ | {"ATEN_CPU_CAPABILITY": name}, check=True)
     lines = [json.loads(line) for line in rows.read_text().splitlines()]
-    about = {"capabilities": options.capabilities.split(","), "seeds": options.seeds, "table": table(lines)}
+    about = {"capabilities": options.capabilities.split(","), "seeds": options.seeds, "margin": MARGIN}
+    about["table"] = table(lines)
     TABLE.write_text(json.dumps(about, indent=1) + "\n")
 
 

@@ -19,6 +19,7 @@ LINES = {(line["quantity"], line["dtype"]): line for line in FOUND["table"]}
 def test_every_instruction_set_was_measured_with_ten_seeds_or_more() -> None:
     assert set(FOUND["capabilities"]) == set(CAPABILITIES)
     assert FOUND["seeds"] >= 10
+    assert FOUND["margin"] == MARGIN
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

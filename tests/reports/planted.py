@@ -138,6 +138,21 @@ def finding(measure: str, quantity: str, value: float | None, unit: str, verdict
     return blank | {"measure": measure, "quantity": quantity, "value": value, "unit": unit, "verdict": verdict} | more
 
 
+def calibration() -> Record:
+    """What the margin of parity rests on, as a session keeps it."""
+    line = {
+        "quantity": "gradient slope",
+        "dtype": "bf16",
+        "runs": 321,
+        "largest": 1.25,
+        "smallest": 37.9,
+        "chance": 0.0,
+    }
+    detail = {"capabilities": ["avx2"], "seeds": 10, "margin": 3.5, "table": [line]}
+    about = dict.fromkeys(("case", "topic", "variant"), "calibration")
+    return next(_cards()) | finding("calibration", "parity", None, "", "pass", detail=detail) | about
+
+
 def _cards() -> Iterator[Record]:
     for topic, card in TOPICS.items():
         detail = {

@@ -51,6 +51,14 @@ def test_the_page_is_well_formed(html: str) -> None:
     assert Page(html).open == []
 
 
+def test_the_appendix_tells_what_the_margin_of_parity_rests_on() -> None:
+    page = render([*planted.records(), planted.calibration()], planted.RUN)
+    section = page.split('<section id="calibration">')[1].split("</section>")[0]
+    for text in ("within 3.5 noise floors", "10 seeds", "avx2", "gradient slope", "321", "1.25", "37.9", "none seen"):
+        assert text in section
+    assert "topic-calibration" not in page
+
+
 def test_every_case_and_every_verdict_appears(html: str) -> None:
     records = planted.records()
     for case in {record["case"] for record in records if record["case"]}:
