@@ -52,7 +52,7 @@ def test_the_page_is_well_formed(html: str) -> None:
 
 
 def test_the_appendix_tells_what_the_margin_of_parity_rests_on() -> None:
-    page = render([*planted.records(), planted.calibration()], planted.RUN)
+    page = render([*planted.records(), planted.calibration()], planted.run())
     section = page.split('<section id="calibration">')[1].split("</section>")[0]
     for text in ("within 3.5 noise floors", "10 seeds", "avx2", "gradient slope", "321", "1.25", "37.9", "none seen"):
         assert text in section
