@@ -23,7 +23,7 @@ from reports.tidy import (
 )
 
 MEMORY_RESOLUTION = 0.005  # allocators round sizes up; closer than this, two engines are equally lean
-MOST_COLUMNS = 6  # that fit a screen of 1440 px beside the topics and one column for all other engines
+MOST_COLUMNS = 5  # that fit a screen of 1440 px beside the topics and one column for all other engines
 BASES = {"memory": "of the leanest engine's memory", "throughput": "of the fastest engine's step time"}
 
 

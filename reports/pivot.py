@@ -182,7 +182,7 @@ def _pivot(
     folded = tuple(_fold(variant, [row for row in rows if row.head[0] == variant]) for variant in _variants(rows))
     measured_by = "measured ÷ promised" if laws else ("error ÷ floor" if title == PARITY else "measured ÷ best")
     ranged = any(cell.ratio is not None for cell in found.values())
-    explanation = title[1] + (f"; here the range of {measured_by}" if ranged else "")
+    explanation = "; ".join(part for part in (title[1], f"here the range of {measured_by}" if ranged else "") if part)
     return replace(whole, explanation=explanation, rows=folded, all_rows=rows)
 
 

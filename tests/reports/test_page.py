@@ -127,11 +127,15 @@ def test_a_topic_s_nodes_come_when_it_is_opened(html: str, tmp_path: Path) -> No
 SEARCH = """
 const find = document.getElementById("find");
 const seen = [];
+const inSight = (node) => {
+  const box = node.getBoundingClientRect();
+  return box.height > 0 && box.top >= 0 && box.bottom <= innerHeight && box.left < innerWidth;
+};
 const look = () => {
   const hits = document.querySelectorAll(".hit");
-  const box = hits[0]?.getBoundingClientRect();
-  seen.push([document.getElementById("found").textContent, hits.length, hits[0]?.textContent ?? "",
-    Boolean(box && box.height > 0 && box.top >= 0 && box.bottom <= innerHeight)]);
+  const button = document.getElementById("next");
+  const found = document.getElementById("found").textContent;
+  seen.push([found, hits.length, hits[0]?.textContent ?? "", hits[0] ? inSight(hits[0]) && inSight(button) : false]);
 };
 const type = (text) => { find.value = text; find.dispatchEvent(new Event("input")); look(); };
 const key = (name, shiftKey = false) => {
@@ -142,10 +146,11 @@ const key = (name, shiftKey = false) => {
 
 
 @needs_chromium
-def test_the_search_goes_from_match_to_match_and_unfolds_them(html: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("width", [390, 1440])
+def test_the_search_goes_from_match_to_match_and_unfolds_them(width: int, html: str, tmp_path: Path) -> None:
     steps = 'type("zero1 MEGATRON"); key("Enter"); key("Enter"); key("Enter", true); key("Enter", true);'
     steps += 'document.getElementById("next").click(); look(); type("no such thing"); key("Enter"); type("");'
-    seen = ask(html, f"{SEARCH} {steps} return seen;", tmp_path)
+    seen = ask(html, f"{SEARCH} {steps} return seen;", tmp_path, width)
     total = int(seen[0][0].split()[0])
     counts = [f"{total} found", *(f"{at} of {total}" for at in (1, 2, 1, total, 1)), "0 found", "0 found", ""]
     assert total > 3
