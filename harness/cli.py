@@ -1,6 +1,7 @@
 """The command ``plumbline``: what is installed, what can run, run it, and read what was measured."""
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -28,6 +29,8 @@ EPILOG = """examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a locale without Unicode has no "×"
     options = _parser().parse_args(arguments)
     try:
         code: int = options.call(options)
