@@ -1,6 +1,7 @@
 """The command ``plumbline``: what is installed, what can run, run it, and read what was measured."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -36,6 +37,8 @@ exit codes are pytest's: 0 all passed, 1 some failed, 2 interrupted, 3 no report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a locale without Unicode has no "×"
     try:
         options = _parser().parse_args(arguments)
         code: int = options.call(options)

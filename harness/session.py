@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from harness import depth, plan, usage, waivers
+from harness.catalog import operators
 from harness.judge import calibration
 from harness.plugin import SUITES
 from harness.spec import Card, Case, Finding, Topology, Workload, gpus
@@ -154,10 +155,10 @@ class Session:
                 reporter.ensure_newline()
                 reporter.write_line(line)
 
-        builds = self.lab.builds
-        builds.told(tell)
-        if (module := self.lab.operators(case)) and not self.lab.obstacle(case):
-            builds.wait(module, tell)
+        if self._lab is not None:
+            self._lab.builds.told(tell)
+        if (module := operators(self.cards[case.topic], case.engine, case.variant)) and not self.lab.obstacle(case):
+            self.lab.builds.wait(module, tell)
 
     def record(self, case: Case, findings: Sequence[Finding]) -> None:
         self._store.add(self._run, case, self.device, findings)

@@ -43,7 +43,7 @@ def read(path: Path) -> tuple[Waiver, ...]:
         return ()
     fields = dict(Waiver.__annotations__)
     found = []
-    for number, table in enumerate(tomllib.loads(path.read_text()).get("waiver", []), start=1):
+    for number, table in enumerate(tomllib.loads(path.read_text("utf-8")).get("waiver", []), start=1):
         if wrong := fields.keys() ^ (table.keys() | {"device"}):
             raise ValueError(f"{path.name}: waiver {number} has a missing or unknown field {sorted(wrong)[0]!r}")
         waiver = Waiver(**table)

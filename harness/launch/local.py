@@ -85,7 +85,9 @@ class _Server:
                 if self.process.poll() is not None or time.monotonic() > deadline:
                     self.process.kill()
                     self.process.wait()
-                    raise RuntimeError(f"the fork server for {name} did not start:\n{log.read_text()[-2000:]}")
+                    raise RuntimeError(
+                        f"the fork server for {name} did not start:\n{log.read_text('utf-8', 'replace')[-2000:]}"
+                    )
         self.control = control
         self.ended: dict[int, int] = {}
         self.turn = threading.Lock()  # worlds of several threads speak to one server
@@ -227,7 +229,9 @@ class LocalWorld:
         time.sleep(STACKS)
         outcomes: dict[int, Outcome] = {}
         for rank in ranks:
-            stack = (self._scratch / f"rank{rank}.stack").read_text() or "no stack: the rank does not react to signals"
+            stack = (self._scratch / f"rank{rank}.stack").read_text(
+                "utf-8", "replace"
+            ) or "no stack: the rank does not react to signals"
             collective = _collective(stack)
             where = f"it waits in {collective}" if collective else "it is in no collective of torch.distributed"
             outcomes[rank] = Hung(rank, at, f"did not answer; {where}\n{stack}", echo=bool(collective))
@@ -235,7 +239,7 @@ class LocalWorld:
 
     def _log(self, rank: int) -> str:
         with contextlib.suppress(OSError):
-            return (self._scratch / f"rank{rank}.log").read_text(errors="replace")[-2000:]
+            return (self._scratch / f"rank{rank}.log").read_text("utf-8", "replace")[-2000:]
         return ""
 
     def close(self) -> None:

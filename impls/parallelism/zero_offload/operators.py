@@ -104,7 +104,7 @@ def main() -> int:
 @contextmanager
 def _quiet() -> Iterator[TextIO]:
     """What this process and its children print goes to a file; what they are to say, to the stream."""
-    with (folder() / "build.log").open("w") as log, os.fdopen(os.dup(1), "w") as said:
+    with (folder() / "build.log").open("w") as log, os.fdopen(os.dup(1), "w", encoding="utf-8") as said:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         yield said
