@@ -9,9 +9,12 @@ import difflib
 import importlib
 import importlib.util
 import pkgutil
+import symtable
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from importlib.abc import InspectLoader
+from importlib.machinery import ModuleSpec
 from importlib.metadata import entry_points
 from typing import Any, NamedTuple
 
@@ -34,6 +37,9 @@ MODELS = "impls.models"
 PLAIN = f"{MODELS}.plain:build"
 DATA = f"{MODELS}.data:batch"
 INITIAL = f"{MODELS}.weights:initial"
+
+# In a module's source: it may define names that no statement shows.
+MADE_AS_IT_RUNS = ("import *", "__getattr__", "globals(", "vars(", "setattr(", "exec(", "sys.modules")
 
 
 class Grid(NamedTuple):
@@ -94,11 +100,32 @@ def _parse_engine(text: str) -> tuple[str, str, str]:
         raise ValueError(f"--add-engine takes TOPIC:NAME=module:function, not {text!r}")
     try:
         found = importlib.util.find_spec(module)
+        names = _names(found) if found else set()
     except ModuleNotFoundError:
         found = None
+    except SyntaxError as error:
+        raise ValueError(f"--add-engine {text}: {error.filename}, line {error.lineno}: {error.msg}") from error
+    except Exception as error:  # the packages around the module are imported, and are the user's
+        raise ValueError(f"--add-engine {text}: the module {module!r} cannot be found: {error!r}") from error
     if found is None:
         raise ValueError(f"--add-engine {text}: no module {module!r} in the current folder or the environment")
+    if names is not None and function not in names:
+        near = difflib.get_close_matches(function, sorted(names), n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(f"--add-engine {text}: {found.origin or module} has no {function!r}{hint}")
     return topic, engine, build
+
+
+def _names(module: ModuleSpec) -> set[str] | None:
+    """What a module defines, by its source, since engines are imported in the ranks alone. None where that does not
+    tell: there is no source, or names are made as it runs."""
+    source = module.loader.get_source(module.name) if isinstance(module.loader, InspectLoader) else None
+    if source is None:
+        return None if module.origin else set()  # a folder without __init__.py defines nothing
+    if any(sign in source for sign in MADE_AS_IT_RUNS):
+        return None
+    symbols = symtable.symtable(source, module.origin or module.name, "exec").get_symbols()
+    return {symbol.get_name() for symbol in symbols if symbol.is_assigned() or not symbol.is_referenced()}
 
 
 def _add(cards: dict[str, Card], topic: str, engine: str, build: str) -> None:
@@ -129,6 +156,12 @@ def problem(card: Card) -> str:
     """The module that poses a Function topic's problem; empty for a topic whose engines are Trainers."""
     name = f"{folder(card)}.problem"
     return name if _exists(name) else ""
+
+
+def operators(card: Card, engine: str, variant: str) -> str:
+    """The module that compiles, for minutes, what this engine needs for this variant; empty if it needs nothing."""
+    name = f"{folder(card)}.operators"
+    return name if _exists(name) and load(f"{name}:needs")(engine, **card.variants[variant]) else ""
 
 
 def telling(card: Card, variant: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,21 +1,28 @@
 """The command ``plumbline``: what is installed, what can run, run it, and read what was measured."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import shtab
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
 from harness import plan
 from harness.options import OPTIONS
+from harness.plugin import SUITES
+from harness.spec import gpus
 from harness.spec.named import NAMED
-from harness.spec.requires import gpus, missing
+from harness.spec.requires import missing
 
-USAGE = 4  # pytest's exit code for a usage error
+INTERRUPTED, USAGE = 2, 4  # pytest's exit codes
+PIPED = 10_000  # columns: rich cuts what is wider than a terminal, and takes a file or pipe for one of 80
+FORMATS = ("csv", "json", "parquet")
 EPILOG = """examples:
   plumbline doctor                              what is installed, what will run, what will be skipped and why
   plumbline run zero --engines reference,deepspeed
@@ -23,18 +30,24 @@ EPILOG = """examples:
   plumbline records --format csv > figures.csv
   plumbline report --run 20260101-120000-abcdef
   pytest suites/ -k "zero3 and deepspeed"       the same cases, with all of pytest's own options
+exit codes are pytest's: 0 all passed, 1 some failed, 2 interrupted, 3 no report or another error, 4 wrong usage,
+5 no case matches
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
     try:
+        options = _parser().parse_args(arguments)
         code: int = options.call(options)
+        sys.stdout.flush()  # here, where a reader that has gone is expected
     except (ValueError, UserError) as error:
         print(f"plumbline: {error}", file=sys.stderr)
         return USAGE
+    except KeyboardInterrupt:
+        print("plumbline: interrupted", file=sys.stderr)
+        return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has seen enough
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
         return 0
     return code
 
@@ -43,13 +56,36 @@ class UserError(Exception):
     """One clear line that says what to do."""
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """argparse's own exit code, 2, is pytest's for an interrupted session."""
+        self.print_usage(sys.stderr)
+        self.exit(USAGE, f"{self.prog}: {message}; {self.prog} --help tells more\n")
+
+
+class _Console(Console):
+    """Never cuts what goes to a file or pipe, and takes names as they are."""
+
+    def __init__(self) -> None:
+        super().__init__(width=None if sys.stdout.isatty() else PIPED, emoji=False, highlight=False)
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    """In a narrow terminal long names go on in the next line."""
+    return Table(*(Column(name, overflow="fold") for name in columns), title=title, title_justify="left")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="plumbline",
         description="Checks and measures training engines against readable references.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"plumbline {_version('plumbline')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser("doctor", help="what is installed, what will run, what will be skipped and why")
@@ -59,10 +95,9 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(call=list_)
 
     command = commands.add_parser("run", help="run the suites, all topics or some", description=run.__doc__)
-    command.add_argument("topic", nargs="*", help="topics (default: all)")
+    command.add_argument("topic", nargs="*", help="topics, as with --topics (default: all)")
     for name, keywords in OPTIONS.items():
-        if name != "--topics":
-            command.add_argument(name, **keywords)
+        command.add_argument(name, **keywords)
     command.add_argument("-k", metavar="EXPRESSION", help="only cases whose id matches, as in pytest")
     command.set_defaults(call=run)
 
@@ -72,13 +107,21 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--report", default="report", metavar="DIR", help="the folder to write to (default: report)")
     command.set_defaults(call=report)
 
-    command = commands.add_parser("records", help="print what the store holds as CSV, JSON or Parquet")
+    command = commands.add_parser("records", help="print what the store holds: records, or its runs")
     command.add_argument("--store", default="plumbline.db", **_help("--store"))
     command.add_argument("--run", metavar="ID", help="which run; '*' for all (default: the latest)")
-    command.add_argument("--format", choices=("csv", "json", "parquet"), default="csv")
+    command.add_argument("--format", choices=FORMATS, help="default: csv; of runs, a table to read")
     command.add_argument("--output", type=Path, metavar="FILE", help="write there (default: standard output)")
-    command.add_argument("--runs", action="store_true", help="list the runs instead of their records")
+    command.add_argument("--runs", action="store_true", help="the runs themselves instead of their records")
     command.set_defaults(call=records)
+
+    command = commands.add_parser(
+        "completion",
+        help="print what makes the shell complete our options",
+        description="For bash: plumbline completion bash > ~/.local/share/bash-completion/completions/plumbline",
+    )
+    command.add_argument("shell", choices=("bash", "zsh"))
+    command.set_defaults(call=completion)
     return parser
 
 
@@ -88,22 +131,21 @@ def _help(option: str) -> dict[str, Any]:
 
 def doctor(options: argparse.Namespace) -> int:
     """Versions, hardware, and for each engine of each topic whether it will run."""
-    console = Console()
-    found = gpus()
-    console.print(
-        f"Python {sys.version.split()[0]} · {len(found)} GPUs" + (f" (capability {found[0]})" if found else "")
-    )
+    console = _Console()
+    found = gpus.gpus()
+    names = ", ".join(dict.fromkeys(f"{gpu.name}, capability {gpu.capability}" for gpu in found))
+    console.print(f"Python {sys.version.split()[0]} · {len(found)} GPUs" + (f" ({names})" if found else ""))
     if not found:
-        console.print("No GPU: the suites run on CPU ranks (gloo).")
-    versions = Table("package", "version", title="Packages", title_justify="left")
+        console.print(gpus.found().note or "No GPU: the suites run on CPU ranks (gloo).")
+    versions = _table("package", "version", title="Packages")
     for package in ("torch", "deepspeed", "megatron-core", "transformers", "trl", "triton", "psycopg"):
         versions.add_row(package, _version(package))
     console.print(versions)
-    engines = Table("topic", "engine", "variants", "", title="Engines", title_justify="left")
+    engines = _table("topic", "engine", "variants", "", title="Engines")
     for card in plan.cards(plan.Request()).values():
         for name, engine in card.engines.items():
             reason = missing(engine, bool(found))
-            state = f"[yellow]skipped: {reason}[/]" if reason else "[green]will run[/]"
+            state = f"[yellow]skipped: {escape(reason)}[/]" if reason else "[green]will run[/]"
             engines.add_row(card.name, name, " ".join(engine.variants or card.variants), state)
     console.print(engines)
     console.print(f"Memory on the CPU is counted by: {_memory_meter()}")
@@ -129,12 +171,12 @@ def _memory_meter() -> str:
 
 def list_(options: argparse.Namespace) -> int:
     """Everything that can be named on the command line."""
-    console = Console()
-    topics = Table("topic", "variants", "engines", "topologies", title="Topics", title_justify="left")
+    console = _Console()
+    topics = _table("topic", "variants", "engines", "topologies", title="Topics")
     for card in plan.cards(plan.Request()).values():
         topics.add_row(card.name, "\n".join(card.variants), "\n".join(card.adapted), " ".join(card.topologies))
     console.print(topics)
-    workloads = Table("workload", "parameters", "batch × sequence", "optimizer", "dtype", title="Workloads")
+    workloads = _table("workload", "parameters", "batch × sequence", "optimizer", "dtype", title="Workloads")
     for name, work in NAMED.items():
         size = f"{work.batch_size} × {work.sequence_length}"
         workloads.add_row(name, f"{work.model.parameters / 1e6:,.1f} M", size, work.optimizer, work.dtype)
@@ -146,16 +188,13 @@ def run(options: argparse.Namespace) -> int:
     """Runs the suites: ``pytest suites/`` with the same options."""
     import pytest
 
-    import suites
-
-    arguments = [str(Path(suites.__path__[0]))]
+    arguments = [str(SUITES)]
     if options.topic:
-        arguments += ["--topics", ",".join(options.topic)]
+        options.topics = ",".join([*options.topic, *([] if options.topics is None else [options.topics])])
     for name in OPTIONS:
-        value = getattr(options, name[2:].replace("-", "_"), None)
-        for one in value if isinstance(value, list) else [value]:
-            arguments += [] if one is None else [name, str(one)]
-    if options.k:
+        value = getattr(options, name[2:].replace("-", "_"))
+        arguments += [f"{name}={one}" for one in (value if isinstance(value, list) else [value]) if one is not None]
+    if options.k is not None:
         arguments += ["-k", options.k]
     return int(pytest.main(arguments))
 
@@ -172,20 +211,31 @@ def report(options: argparse.Namespace) -> int:
 
 
 def records(options: argparse.Namespace) -> int:
+    """The records of a run, or the runs, for another program or to read."""
     from harness.store import Store, StoreError, export
 
+    if options.format == "parquet" and options.output is None and sys.stdout.isatty():
+        raise UserError("Parquet is no text to read; add --output FILE, or send it to a file or pipe")
     try:
         store = Store.open(options.store, create=False)
-        if options.runs:
-            table = Table("run", "started", "status", "records", "command")
-            for found in store.runs():
-                cells = (found["run"], found["started"][:19], found["status"], found["records"], found["command"])
-                table.add_row(*map(str, cells))
-            Console().print(table)
+        if not options.runs:
+            export(store.frame(options.run), options.format or "csv", options.output)
+        elif options.format or options.output:
+            export(store.run_frame(options.run), options.format or "csv", options.output)
         else:
-            export(store.frame(options.run), options.format, options.output)
+            table = _table("run", "started", "status", "records", "command")
+            for found in store.runs(options.run):
+                cells = (found["run"], found["started"][:19], found["status"], found["records"], found["command"])
+                table.add_row(*(escape(str(cell)) for cell in cells))
+            _Console().print(table)
     except StoreError as error:
         raise UserError(str(error)) from None
+    return 0
+
+
+def completion(options: argparse.Namespace) -> int:
+    """Prints the shell's completion of everything that can be typed behind ``plumbline``."""
+    print(shtab.complete(_parser(), shell=options.shell))
     return 0
 
 

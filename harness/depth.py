@@ -1,7 +1,6 @@
 """How much of the grid a session runs: every engine once, every pair of choices, or all of it."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 
 from harness.spec import Case
@@ -55,13 +54,18 @@ def _pairs(case: Case) -> Iterator[Pair]:
         yield ("topic", case.topic), *pair
 
 
-@dataclass(frozen=True)
-class Costs:
-    """Seconds on two cores, as measured: what a plan takes is about their sum."""
+# Seconds on two cores: what is imported before the first figure; a checked run, by rank; what is right of a piece of
+# work; timed rounds, and by engine in them; a timeline.
+START, RANK, ORACLE, BLOCK, MEMBER, TIMELINE = 25.0, 0.11, 0.6, 9.0, 0.7, 3.0
 
-    start: float = 25.0  # what is imported and built before the first figure
-    rank: float = 0.11  # of a checked run, by rank
-    oracle: float = 0.6  # of a piece of work
-    block: float = 9.0  # of timed rounds, and by engine in them
-    member: float = 0.7
-    timeline: float = 3.0
+
+def minutes(measures: Mapping[Case, Sequence[str]], cores: int) -> float:
+    """About how long it takes to measure these cases, each by its measures."""
+    checked = {case for case, names in measures.items() if {"parity", "memory", "traffic"} & {*names}}
+    timed = [case for case, names in measures.items() if "throughput" in names]
+    seconds = RANK * sum(case.topology.world_size for case in checked)
+    seconds += ORACLE * len({(case.topic, case.workload) for case in checked if "parity" in measures[case]})
+    seconds *= 2 / max(2, min(cores, 8))
+    seconds += BLOCK * len({(case.topic, case.topology, case.workload) for case in timed}) + MEMBER * len(timed)
+    seconds += TIMELINE * sum("timeline" in names for names in measures.values())
+    return (START + seconds) / 60

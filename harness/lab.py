@@ -11,6 +11,7 @@ from typing import Any
 from harness import catalog
 from harness.ahead import Ahead
 from harness.blocks import Block, BlockKey, block_key, run_block, small, world_of
+from harness.builds import Builds
 from harness.judge import law as law_judge
 from harness.launch.base import Launcher
 from harness.launch.outcome import Done, Job
@@ -54,6 +55,10 @@ class Lab:
         self.timed: list[Case] = []  # the cases of this session whose throughput is asked for
         self._checked: dict[str, Checked] = {}
         self._ahead = Ahead(self._check)
+        self.builds = Builds()
+        for case in self.cases:
+            if (module := self.operators(case)) and not self.obstacle(case):
+                self.builds.begin(module)
         self._oracles = Oracles(launcher, 4 * timeout)
         self._references: dict[tuple[Any, ...], Future[Any]] = {}  # that are expected, by the oracles' keys
         self._lock = Lock()
@@ -67,6 +72,7 @@ class Lab:
         self._ahead.expect(self._check_and_expect_oracle if parity else self._check, able)
 
     def close(self) -> None:
+        self.builds.close()
         self._ahead.close()
         self.launcher.close()
 
@@ -81,6 +87,10 @@ class Lab:
             return f"{case.topology} needs {case.topology.world_size} ranks; this run has {self.capacity} (--ranks)"
         engine = self.card(case).engines[case.engine]
         return missing(engine, self.launcher.device == "cuda") or case.workload.check(case.topology)
+
+    def operators(self, case: Case) -> str:
+        """The module that compiles what the case's engine needs; empty if it needs nothing."""
+        return catalog.operators(self.card(case), case.engine, case.variant)
 
     def _crowded(self, case: Case) -> bool:
         return case.topology.world_size > self.capacity
@@ -105,6 +115,8 @@ class Lab:
     def run(self, case: Case, task: str, **more: Any) -> list[Any] | Finding:
         """What each rank of a fresh world of the case's engine gave for a task of :mod:`harness.launch.tasks`, or why
         there is nothing."""
+        if module := self.operators(case):
+            self.builds.wait(module)
         world = world_of(self.launcher, case, self.card(case))
         try:
             outcomes = world.run(self._job(case, task, **more), self.timeout)
@@ -212,6 +224,8 @@ class Lab:
         key = block_key(case)
         if key not in self._blocks:
             members = [c for c in self.timed if block_key(c) == key and not self.obstacle(c)]
+            for module in {found for member in members if (found := self.operators(member))}:
+                self.builds.wait(module)
             jobs = {c.id: self._job(c, f"prepare_{self._kind(c)}") for c in members}
             self.rest()
             self._blocks[key] = run_block(self.launcher, members, jobs, self.card(case), self.timeout, self._ahead.also)
@@ -220,6 +234,7 @@ class Lab:
     def rest(self) -> None:
         """Waits until nothing runs that was begun ahead: what comes is timed."""
         self._ahead.rest()
+        self.builds.rest()
 
     def claim(self, topic: str, claim: Claim) -> Finding:
         """A published figure, judged by what this session measured of its topic."""

@@ -2,9 +2,10 @@
 
 import io
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from harness import catalog
 from harness.launch.base import Launcher
@@ -13,9 +14,9 @@ from harness.spec import Card, Case, Finding, Topology, Workload
 
 TASKS = "harness.launch.tasks"
 
+HERE: Mapping[str, str] = MappingProxyType({})
 EXACT: dict[str, Any] = {"workload": {"dtype": "fp64", "micro_batches": 1}}
-# Honest ways to compute the same: what they differ by is the noise floor. More threads are not among them: of 42 pieces
-# of work they changed a bit in three, and raised no floor.
+# Honest ways to compute the same: what they differ by is the noise floor.
 ENSEMBLE: tuple[dict[str, Any], ...] = (
     {},
     {"math": True},
@@ -26,14 +27,36 @@ ENSEMBLE: tuple[dict[str, Any], ...] = (
     {"reordered": {"seed": 1}},
     {"reordered": {"seed": 2}},
 )
-# In low precision they round to one grid, and much alike. How far that throws a slope, other draws of the model tell.
+# The same on another machine: the fewest instructions, and more threads.
+ELSEWHERE = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "OMP_NUM_THREADS": "2"}
+MOVED: tuple[dict[str, Any], ...] = ({}, {"reordered": {"seed": 9}})
+# A single number's error is a single draw, and members that round to one grid err much alike. How far chance throws a
+# slope or a loss, other draws of the model tell.
 DRAWS = (1, 2)
-# A single number's error is a single draw: it takes more of them to know how large it may be.
 FUNCTION_ENSEMBLE: tuple[dict[str, Any], ...] = (
     {},
     *({"reordered": {"seed": seed, "fused": seed % 2 == 0}} for seed in range(1, 9)),
 )
 CURVE_ENSEMBLE: tuple[dict[str, Any], ...] = ({}, {"permute": True}, {"workload": {"micro_batches": 2}})
+
+
+Ensemble = Sequence[Mapping[str, Any]]
+
+
+class Run(NamedTuple):
+    """Kind → name → tensor, the losses, and by kind the resolution of float64 itself."""
+
+    kinds: Mapping[str, Mapping[str, Any]]
+    losses: Sequence[float] = ()
+    units: Mapping[str, Mapping[str, float]] = MappingProxyType({})
+
+
+class NoOracle(Exception):
+    """The plain model did not run; the finding says why."""
+
+    def __init__(self, finding: Finding) -> None:
+        super().__init__(finding.reason)
+        self.finding = finding
 
 
 class Oracles:
@@ -46,16 +69,18 @@ class Oracles:
         self.launcher, self.timeout = launcher, timeout
         self._known: dict[tuple[Any, ...], Any] = {}
 
-    def _plain(self, task: str, arguments: dict[str, Any]) -> Any:
-        world = self.launcher.world(1, "reference", catalog.PLAIN.partition(":")[0])
+    def _plain(self, task: str, arguments: dict[str, Any], settings: Mapping[str, str] = HERE) -> Any:
+        world = self.launcher.world(1, "reference", catalog.PLAIN.partition(":")[0], settings)
         try:
             outcomes = world.run(Job(f"{TASKS}:{task}", arguments), self.timeout)
         finally:
             world.close()
         problem = trouble(outcomes)
         if problem:
-            return problem.but(reason=f"the oracle did not run: {problem.reason}")
-        return outcomes[0].value if isinstance(outcomes[0], Done) else None
+            raise NoOracle(problem.but(reason=f"the oracle did not run: {problem.reason}"))
+        (done,) = outcomes
+        assert isinstance(done, Done)
+        return done.value
 
     def key(self, case: Case, card: Card) -> tuple[Any, ...]:
         """What distinguishes the references: the dense model or formula, what it computes, and the work."""
@@ -70,61 +95,63 @@ class Oracles:
         key = self.key(case, card)
         if key not in self._known:
             name, *options, work = key
-            make = self._function if catalog.problem(card) else self._trainer
-            self._known[key] = make(name, dict(options), work)
+            function = bool(catalog.problem(card))
+            run = partial(self._outputs if function else self._trained, name, dict(options))
+            try:
+                self._known[key] = self._judged_by(run, work, FUNCTION_ENSEMBLE if function else ENSEMBLE)
+            except NoOracle as reason:
+                self._known[key] = reason.finding
         return self._known[key]
 
-    def _trainer(self, plain: str, options: dict[str, Any], work: Workload) -> Any:
+    def _judged_by(self, run: Callable[..., list[Run]], work: Workload, ensemble: Ensemble) -> Any:
+        """The reference, from what ``run`` gives of some work: in float64, then of each member of an ensemble."""
         from harness.judge import parity  # torch, which collection does without
 
-        runs = self._runs(plain, options, work, ENSEMBLE)
-        if isinstance(runs, Finding):
-            return runs
-        losses, kinds = [run["losses"] for run in runs], [run["kinds"] for run in runs]
-        floors = _floors(kinds)
-        unit = parity.unit(tensors(runs[0]["tensors"])["parameters"], kinds[0]["update"])
-        floors["update"] = parity.at_least(floors["update"], unit)
-        for other in _draws(work):
-            pair = self._runs(plain, options, other, ({},))
-            if isinstance(pair, Finding):
-                return pair
-            _raise_slopes(floors, [run["kinds"] for run in pair])
-        return parity.Reference(parity.Oracle(kinds[0], losses[0]), floors, loss_floor(losses[0], losses[1:]))
+        runs = run(work, ensemble)
+        moved = run(work, MOVED, ELSEWHERE) if self.launcher.device == "cpu" else []
+        draws = [run(work.with_(seed=work.seed + draw), ({},)) for draw in DRAWS]
+        exact, *honest = [*runs, *moved[1:]]
+        floors = parity.floors([run.kinds for run in honest], exact.kinds)
+        losses = loss_floor([run.losses for run in honest], exact.losses)
+        for other, rounded in draws:
+            floors = parity.raised(floors, rounded.kinds, other.kinds)
+            losses = [max(pair) for pair in zip(losses, loss_floor([rounded.losses], other.losses), strict=True)]
+        for kind, unit in exact.units.items():
+            floors[kind] = parity.at_least(floors[kind], unit)
+        return parity.Reference(parity.Oracle(exact.kinds, exact.losses), floors, losses)
 
-    def _runs(self, plain: str, options: dict[str, Any], work: Workload, ensemble: Sequence[Mapping[str, Any]]) -> Any:
-        """What the checked runs gave, with the judge's ``kinds`` of tensors: in float64, then of each member."""
-        members = _members((EXACT, *ensemble), options, work)
-        arguments = {"plain": plain, "ensemble": members, "workload": work}
-        runs = self._plain("members", arguments | {"topology": Topology(), "data": catalog.DATA})
-        if isinstance(runs, Finding):
-            return runs
-        for run in runs:
-            found = tensors(run["tensors"])
-            change = update(found["parameters"], self.initial(work))
-            run["kinds"] = {"gradient": found["gradient"], "update": change}
-        return runs
-
-    def _function(self, problem: str, variant: dict[str, Any], work: Workload) -> Any:
+    def _trained(
+        self,
+        plain: str,
+        options: dict[str, Any],
+        work: Workload,
+        ensemble: Ensemble,
+        settings: Mapping[str, str] = HERE,
+    ) -> list[Run]:
         from harness.judge import parity
 
-        kinds = self._outputs(problem, variant, work, FUNCTION_ENSEMBLE)
-        if isinstance(kinds, Finding):
-            return kinds
-        floors = _floors(kinds)
-        for other in _draws(work):
-            pair = self._outputs(problem, variant, other, ({},))
-            if isinstance(pair, Finding):
-                return pair
-            _raise_slopes(floors, pair)
-        return parity.Reference(parity.Oracle(kinds[0]), floors)
+        members = _members((EXACT, *ensemble), options, work)
+        arguments = {"plain": plain, "ensemble": members, "workload": work}
+        runs = self._plain("members", arguments | {"topology": Topology(), "data": catalog.DATA}, settings)
+        found = []
+        for run in runs:
+            kept = tensors(run["tensors"])
+            change = update(kept["parameters"], self.initial(work))
+            units = {"update": parity.unit(kept["parameters"], change)}
+            found.append(Run({"gradient": kept["gradient"], "update": change}, run["losses"], units))
+        return found
 
     def _outputs(
-        self, problem: str, variant: dict[str, Any], work: Workload, ensemble: Sequence[Mapping[str, Any]]
-    ) -> Any:
-        """The judge's ``kinds`` of tensors: in float64, then of each member."""
+        self,
+        problem: str,
+        variant: dict[str, Any],
+        work: Workload,
+        ensemble: Ensemble,
+        settings: Mapping[str, str] = HERE,
+    ) -> list[Run]:
         arguments = {"problem": problem, "variant": variant, "workload": work, "ensemble": list(ensemble)}
-        runs = self._plain("function_members", arguments)
-        return runs if isinstance(runs, Finding) else [tensors(run) for run in runs]
+        runs = self._plain("function_members", arguments, settings)
+        return [Run(tensors(run)) for run in runs]
 
     def curves(self, case: Case, card: Card) -> Any:
         """The float64 model's learning curve, and its noise floor at every step in the case's precision."""
@@ -133,9 +160,11 @@ class Oracles:
         if key not in self._known:
             ensemble = _members(({"workload": {"dtype": "fp64"}}, *CURVE_ENSEMBLE), options, case.workload)
             arguments = {"plain": plain, "ensemble": ensemble, "workload": case.workload}
-            found = self._plain("curves", arguments | {"topology": Topology(), "data": catalog.DATA})
-            known = found if isinstance(found, Finding) else (found[0], loss_floor(found[0], found[1:]))
-            self._known[key] = known
+            try:
+                exact, *honest = self._plain("curves", arguments | {"topology": Topology(), "data": catalog.DATA})
+                self._known[key] = exact, loss_floor(honest, exact)
+            except NoOracle as reason:
+                self._known[key] = reason.finding
         return self._known[key]
 
     def initial(self, work: Workload) -> Mapping[str, Any]:
@@ -183,31 +212,9 @@ def mean_losses(ranks: Sequence[Sequence[float]]) -> list[float]:
     return [math.fsum(step) / len(step) for step in zip(*ranks, strict=True)]
 
 
-def loss_floor(truth: Sequence[float], honest: Sequence[Sequence[float]]) -> list[float]:
+def loss_floor(honest: Sequence[Sequence[float]], truth: Sequence[float]) -> list[float]:
     """The largest relative deviation from the oracle's loss at each step."""
     return [max(abs(run[step] / truth[step] - 1.0) for run in honest) for step in range(len(truth))]
-
-
-def _floors(kinds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """By kind, from what float64 gave and then each member."""
-    from harness.judge import parity
-
-    exact, *honest = kinds
-    return {kind: parity.floor([parity.errors(run[kind], exact[kind]) for run in honest]) for kind in exact}
-
-
-def _draws(work: Workload) -> list[Workload]:
-    return [work.with_(seed=work.seed + draw) for draw in DRAWS] if work.element_size < 4 else []
-
-
-def _raise_slopes(floors: dict[str, Any], pair: Sequence[Mapping[str, Any]]) -> None:
-    """To those of another draw: what float64 gave, and the case's own precision."""
-    from harness.judge import parity
-
-    exact, rounded = pair
-    for kind, limit in floors.items():
-        slope = abs(parity.errors(rounded[kind], exact[kind]).slope)
-        floors[kind] = replace(limit, slope=max(limit.slope, slope))
 
 
 def _members(ensemble: Sequence[Mapping[str, Any]], options: Mapping[str, Any], work: Workload) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from harness import catalog, depth
 from harness.catalog import Grid, Row
 from harness.measures import MEASURES
 from harness.spec import DTYPES, Card, Case, Occasion, Topology, Workload
+from harness.spec.inputs import asked as asked_work
 from harness.spec.named import load
 
 # Where no workload is asked for, Trainers run these, unless their topic brings a grid.py. Plain
@@ -62,7 +63,13 @@ def cards(request: Request) -> dict[str, Card]:
 
 
 def cases(request: Request, chosen: dict[str, Card]) -> list[Case]:
-    """Every case of the chosen cards, in a stable order. ValueError if the work does not fit what was asked for."""
+    """The cases of the chosen cards at the depth asked for, in a stable order."""
+    return at_depth(every(request, chosen), request, chosen)
+
+
+def every(request: Request, chosen: dict[str, Card]) -> list[Case]:
+    """The same at full depth. ValueError if the work does not fit what was asked for."""
+    named = asked_work(request.workloads, request.gpus)
     topologies = [Topology.parse(text) for text in request.topologies]
     for topology in topologies:
         if not any(_has_axes(card, topology) for card in chosen.values()):
@@ -72,15 +79,19 @@ def cases(request: Request, chosen: dict[str, Card]) -> list[Case]:
     for card in chosen.values():
         asked = [topology for topology in topologies if _has_axes(card, topology)]
         for topology in asked if topologies else [Topology.parse(text) for text in card.topologies]:
-            for workload, variants in _work(request, card, topology):
+            for workload, variants in _work(request, card, topology, named):
                 # What the user asked for must fit; of the cards' own grid, what does not is skipped with the reason.
                 if topologies and (reason := workload.check(topology)):
                     raise ValueError(f"workload {workload.name} on {topology}: {reason}")
                 found += _variants(card, topology, workload, request.engines, variants)
-    return _at_depth(found, request, chosen)
+    for work in named:  # else every case of it would be skipped
+        reasons = [case.workload.check(case.topology) for case in found if case.workload.name == work.name]
+        if reasons and all(reasons):
+            raise ValueError(f"workload {work.name} fits no topology of the topics asked for: {reasons[0]}")
+    return found
 
 
-def _at_depth(cases: list[Case], request: Request, chosen: dict[str, Card]) -> list[Case]:
+def at_depth(cases: list[Case], request: Request, chosen: dict[str, Card]) -> list[Case]:
     """What the depth leaves of them. Work, topologies or precisions that were asked for run whole, but for quick."""
     if request.depth == "quick":
         return depth.once(cases)
@@ -96,11 +107,12 @@ def _has_axes(card: Card, topology: Topology) -> bool:
     return set(topology.used) <= mine
 
 
-def _work(request: Request, card: Card, topology: Topology) -> list[tuple[Workload, tuple[str, ...]]]:
-    """Workloads, each with the variants that compute it, if that are not all. One that was asked for runs in its own
-    precision, unless that is asked for too."""
-    if request.workloads:
-        named = [load(name) for name in request.workloads]
+def _work(
+    request: Request, card: Card, topology: Topology, named: Sequence[Workload]
+) -> list[tuple[Workload, tuple[str, ...]]]:
+    """Workloads, each with the variants that compute it, if that are not all. One that was asked for, ``named``, runs
+    in its own precision, unless that is asked for too."""
+    if named:
         return [(work.with_(dtype=dtype), ()) for work in named for dtype in request.dtypes or (work.dtype,)]
     grid = _grid(card)
     large = [Row(name, load(name).dtype, True) for name in grid.large if request.gpus]

@@ -1,39 +1,34 @@
 """What one pytest session of the suites shares: what was asked for, the Lab, the store, the report."""
 
-import importlib.util
 import os
-import shlex
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness import plan, waivers
-from harness.spec import Card, Case, Finding, Topology, Workload
-from harness.spec.requires import gpus
+from harness import depth, plan, usage, waivers
+from harness.judge import calibration
+from harness.plugin import SUITES
+from harness.spec import Card, Case, Finding, Topology, Workload, gpus
 
 DEFAULT_RANKS, DEFAULT_TIMEOUT = 8, 120.0
 
 
 def request(config: pytest.Config) -> plan.Request:
     """The options as a request; usage errors are one clear line."""
-
-    def names(option: str) -> tuple[str, ...]:
-        return tuple(part.strip() for part in (config.getoption(option) or "").split(",") if part.strip())
-
-    found = len(gpus())
-    asked = config.getoption("--gpus")
+    names = partial(usage.names, config)
+    asked = usage.count(config, "--gpus", 0)
+    found = 0 if asked == 0 else len(gpus.gpus())
     if asked is not None and asked > found:
-        have = f"this machine has {found}"
+        have = f"this machine has {found}" + (f" ({gpus.found().note})" if gpus.found().note else "")
         raise pytest.UsageError(f"--gpus {asked}: {have}; use --gpus {found} or --gpus 0 --ranks {asked} for CPU ranks")
-    ranks = config.getoption("--ranks")
-    if ranks is not None and ranks < 1:
-        raise pytest.UsageError(f"--ranks must be at least 1, not {ranks}")
+    ranks = usage.count(config, "--ranks", 1)
     use = found if asked is None else asked
     return plan.Request(
         topics=names("--topics"),
@@ -58,10 +53,14 @@ class Session:
         if config.getoption("--add-engine"):
             sys.path.insert(0, os.getcwd())
         self.request = request(config)
+        self.timeout = usage.seconds(config, "--case-timeout", DEFAULT_TIMEOUT)
+        self.folder = Path(usage.place(config, "--report", "report"))
+        self.store_url = usage.place(config, "--store", "plumbline.db")
         try:
             self.cards = plan.cards(self.request)
-            self.cases = plan.cases(self.request, self.cards)
-            known = waivers.read(_suites() / "waivers.toml")
+            self.every = plan.every(self.request, self.cards)
+            self.cases = plan.at_depth(self.every, self.request, self.cards)
+            known = waivers.read(SUITES / "waivers.toml")
         except ValueError as error:
             raise pytest.UsageError(str(error)) from None
         self.waivers = tuple(waiver for waiver in known if waiver.device in ("", self.device))
@@ -74,12 +73,30 @@ class Session:
         self.started = time.monotonic()
         self.done = self.total = 0
         self.oracles = False  # whether any measure needs them
+        self.status = "interrupted"  # until every test has run
+        self.ends: list[str] = []  # what the terminal's summary says of records and report
+        self.handlers: dict[int, Any] = {}  # of the signals that are ignored while the session is closed
 
     def measured(self) -> Iterator[tuple[str, Case]]:
         """Every measure of every case."""
         for case in self.cases:
             for measure in plan.measures(case, self.request, self.cards[case.topic]):
                 yield measure, case
+
+    def outlook(self) -> list[str]:
+        """The device, if it is not what one might expect; what each depth runs, and about how long it takes here."""
+        lines = [self.note] if self.note else []
+        for name in depth.DEPTHS:
+            request = replace(self.request, depth=name)
+            cases = plan.at_depth(self.every, request, self.cards)
+            measured = {case: plan.measures(case, request, self.cards[case.topic]) for case in cases}
+            figures = sum(map(len, measured.values()))
+            minutes = depth.minutes(measured, self.request.cores)
+            mark = "*" if name == self.request.depth else " "
+            lines.append(f"{mark} --depth {name:<7} {len(cases):5,} cases {figures:6,} tests, about {minutes:.0f} min")
+        if len(self.selected) < len(self.cases):
+            lines.append(f"  selected: {len(self.selected):,} cases, {self.total:,} tests")
+        return lines
 
     @property
     def held_waivers(self) -> list[waivers.Waiver]:
@@ -89,17 +106,21 @@ class Session:
             return list(self.waivers)
         return [waiver for waiver in self.waivers if any(waiver.matches(case.id) for case in self.cases)]
 
-    @property
-    def store_url(self) -> str:
-        return self.config.getoption("--store") or "plumbline.db"
-
     def open_store(self) -> None:
-        """Before anything runs: an unreachable store is a usage error, not the loss of an hour's figures."""
-        from harness.store import Store, StoreError, environment
+        """Before anything runs: an unreachable store, or no place for the report, is a usage error, not the loss of an
+        hour's figures."""
+        from harness.store import Store, StoreError, command, environment
 
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = f"no report can be written there ({error.strerror}); give another folder"
+            raise pytest.UsageError(f"--report {self.folder}: {reason}") from None
+        try:
             self._store = Store.open(self.store_url)
-            self._run = self._store.begin(environment(), shlex.join(["pytest", *self.config.invocation_params.args]))
+            used = [gpu.name for gpu in gpus.gpus()[: self.request.gpus]] if self.request.gpus else []
+            machine = environment(used, gpus.found().driver if used else None)
+            self._run = self._store.begin(machine, command(["pytest", *self.config.invocation_params.args]))
         except StoreError as error:
             raise pytest.UsageError(f"--store: {error}") from None
 
@@ -116,58 +137,64 @@ class Session:
                 LocalLauncher(self.request.gpus, adapters(self.selected, self.cards, self.request.gpus > 0)),
                 self.record,
                 self.waivers,
-                self.config.getoption("--case-timeout") or DEFAULT_TIMEOUT,
+                self.timeout,
                 self.request.ranks,
             )
             self._lab.expect(self.checked, self.oracles)
             self._lab.timed = self.timed
-            unnarrowed = replace(self.request, workloads=(), topologies=(), dtypes=(), depth="full")
-            self._lab.universe = plan.cases(unnarrowed, self.cards)
+            unnarrowed = replace(self.request, workloads=(), topologies=(), dtypes=())
+            self._lab.universe = plan.every(unnarrowed, self.cards)
         return self._lab
+
+    def tell_builds(self, case: Case, reporter: Any) -> None:
+        """Says what is being compiled; a case that needs it is not begun, so that its wait can be seen."""
+
+        def tell(line: str) -> None:
+            if reporter is not None:
+                reporter.ensure_newline()
+                reporter.write_line(line)
+
+        builds = self.lab.builds
+        builds.told(tell)
+        if (module := self.lab.operators(case)) and not self.lab.obstacle(case):
+            builds.wait(module, tell)
 
     def record(self, case: Case, findings: Sequence[Finding]) -> None:
         self._store.add(self._run, case, self.device, findings)
+
+    @property
+    def note(self) -> str:
+        """Why this run has CPU ranks on a machine that seems to have GPUs."""
+        return "" if self.config.getoption("--gpus") == 0 else gpus.found().note
 
     @property
     def device(self) -> str:
         return "cuda" if self.request.gpus else "cpu"
 
     def close(self, status: str) -> None:
-        """Ends the ranks, closes the run in the store and writes the report."""
-        if self._lab is not None:
-            self._lab.close()
-        if self._store is not None:
-            for topic in sorted({case.topic for case in self.selected}):
-                self.record(*_card_record(self.cards[topic]))
-            self._store.finish(self._run, status)
-
-    @property
-    def shown_store(self) -> str:
-        """The store's place, without a password."""
-        url = self.store_url
-        return url if "@" not in url else f"{url.partition('://')[0]}://…@{url.rpartition('@')[2]}"
-
-    def report(self) -> str:
-        from reports.render import ReportError, write
-
-        folder = Path(self.config.getoption("--report") or "report")
+        """Ends the ranks and closes the run in the store."""
         try:
-            return f"report: {write(self._store, self._run, folder)}"
-        except ReportError as error:
-            return f"no report: {error}"
+            if self._lab is not None:
+                self._lab.close()
+        finally:
+            if self._store is not None:
+                for topic in sorted({case.topic for case in self.selected}):
+                    self.record(*_card_record(self.cards[topic]))
+                self.record(*_calibration_record())
+                self._store.finish(self._run, status)
+        if self.tally:
+            self.ends.append(f"records: {self._store.place} (plumbline records)")
+
+    def report(self) -> None:
+        """Writes the report of what this run left in the store."""
+        from reports.render import write
+
+        self.ends.append(f"report: {write(self._store, self._run, self.folder)}")
 
     @property
     def tally(self) -> Counter[str]:
         findings = self._lab.judged.values() if self._lab else ()
         return Counter(finding.verdict for group in findings for finding in group)
-
-
-def _suites() -> Path:
-    """Where the suites lie, in a checkout or installed; they are data here, and never imported."""
-    found = importlib.util.find_spec("suites")
-    assert found is not None
-    assert found.submodule_search_locations is not None
-    return Path(found.submodule_search_locations[0])
 
 
 def _card_record(card: Card) -> tuple[Case, list[Finding]]:
@@ -181,3 +208,10 @@ def _card_record(card: Card) -> tuple[Case, list[Finding]]:
     }
     about = Case(card.name, card.name, "", Topology(), Workload())
     return about, [Finding("card", "card", None, "", "pass", card.title, detail=detail)]
+
+
+def _calibration_record() -> tuple[Case, list[Finding]]:
+    """What the margins of parity rest on, kept with the run."""
+    about = Case("calibration", "calibration", "", Topology(), Workload())
+    reason = "the largest ratios of honest runs and the smallest of planted faults"
+    return about, [Finding("calibration", "parity", None, "", "pass", reason, detail=calibration.read())]

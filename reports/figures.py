@@ -88,6 +88,8 @@ def memory(topic: TopicView) -> Figure | None:
         rows += _law(case, record, scale)
         if record["quantity"] != "peak" and case.id in peaks:
             rows.append(_row(case, "ring", peaks[case.id] / scale, colour="currentColor"))
+    if not rows:  # nothing but zeros
+        return None
     kinds = {row["kind"] for row in rows}
     legend = [("box", _shade(part), part) for part in sorted(used, key=_part)]
     legend += [(kind, "", name) for kind, name in (("law", "law"), ("ring", "peak")) if kind in kinds]
@@ -122,6 +124,8 @@ def traffic(topic: TopicView) -> Figure | None:
         sizes = ((name, split[case.id].get(name, 0) / scale) for name in names)
         rows += _stack(case, sizes, lambda name: palette.shade(names.index(name)))
         rows += _law(case, record, scale)
+    if not rows:
+        return None
     legend = [("box", palette.shade(place), name) for place, name in enumerate(names)]
     legend += [("law", "", "law")] if any(row["kind"] == "law" for row in rows) else []
     svg = _rows_chart(panel, rows, f"{unit} a rank and step", f"{topic.title}: traffic by engine")
@@ -131,7 +135,7 @@ def traffic(topic: TopicView) -> Figure | None:
 def _by_collective(record: Record) -> dict[str, float]:
     """Bytes by operator; what the engine sent besides (padding, control) stands as its own part."""
     detail = record["detail"]
-    parts = {name: float(entry["bytes"]) for name, entry in (detail.get("by_op") or {}).items()}
+    parts = {name: float(entry.get("bytes", 0)) for name, entry in (detail.get("by_op") or {}).items()}
     rest = record["value"] - sum(parts.values())
     return parts | ({BESIDES: rest} if rest > 0 and parts else {}) or {"all collectives": record["value"]}
 
@@ -188,10 +192,14 @@ def loss_error(topic: TopicView, slots: Mapping[str, int]) -> Figure | None:
 
 
 def _losses(case: CaseView) -> tuple[list[float | None], list[float | None]]:
-    """The longest curve recorded, and the oracle's beside it."""
-    details = [record["detail"] for record in case.records if record["detail"].get("losses")]
+    """The longest curve recorded that shows anything, and the oracle's beside it. A loss that was no number is None."""
+    details = [record["detail"] for record in case.records if _shows(record["detail"].get("losses"))]
     longest: Mapping[str, Any] = max(details, key=lambda detail: len(detail["losses"]), default={})
     return list(longest.get("losses") or ()), list(longest.get("oracle_losses") or ())
+
+
+def _shows(curve: Sequence[float | None] | None) -> bool:
+    return any(value is not None for value in curve or ())
 
 
 @dataclass(frozen=True)

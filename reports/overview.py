@@ -23,6 +23,7 @@ from reports.tidy import (
 )
 
 MEMORY_RESOLUTION = 0.005  # allocators round sizes up; closer than this, two engines are equally lean
+MOST_COLUMNS = 6  # that fit a screen of 1440 px beside the topics and one column for all other engines
 BASES = {"memory": "of the leanest engine's memory", "throughput": "of the fastest engine's step time"}
 
 
@@ -49,6 +50,14 @@ class MatrixCell:
     fast: Mark | None = None
     known: bool = False
 
+    @property
+    def notes(self) -> list[tuple[str, str]]:
+        """The cell in words: (what, words)."""
+        if self.why:
+            return [("not tested:", self.why)]
+        marks = (("right", self.right), ("lean", self.lean), ("fast", self.fast))
+        return [(name, mark.note if mark else "nothing recorded") for name, mark in marks]
+
 
 @dataclass(frozen=True)
 class Winners:
@@ -71,13 +80,14 @@ class MatrixRow:
 
 
 def shared(view: RunView) -> tuple[str, ...]:
-    """The engines that have a column of their own: the reference, and those that serve several topics of this run."""
+    """The engines that have a column of their own: the reference, and those that serve the most topics of this run."""
     breadth = Counter(engine for topic in view.topics for engine in {*topic.engines, *topic.adapters})
-    return tuple(e for e in view.engines if e == "reference" or breadth[e] > 1 or len(view.topics) == 1)
+    wide = [e for e in view.engines if e == REFERENCE or breadth[e] > 1 or len(view.topics) == 1]
+    return tuple(wide[:MOST_COLUMNS])
 
 
 def matrix(view: RunView) -> list[MatrixRow]:
-    """A row a topic: the shared engines in the order of their columns, then those that serve this topic alone."""
+    """A row a topic: the shared engines in the order of their columns, then the topic's others."""
     columns = shared(view)
     own = {
         t.name: [e for e in view.engines if e in {*t.engines, *t.adapters} and e not in columns] for t in view.topics
@@ -152,6 +162,10 @@ def _ratio(measure: str, ratios: Ratios, engine: str, best: bool, cases: list[Ca
     note = f"{middle} {BASES[measure]}: median over {len(values)} settings"
     if len(values) > 1:
         note += f", from {units.ratio(min(values))} to {units.ratio(max(values))}"
+    marked = [
+        record["detail"]["marked"] for case in cases for record in case.of(measure) if record["detail"].get("marked")
+    ]
+    note += f"; {marked[0]}" if marked else ""
     failed = [case for case in cases if case.verdict(measure) in ("fail", "error")]
     if failed:
         note += f"; {measure} fails in {len(failed)} of {len(cases)} cases, first {failed[0].id}"

@@ -5,12 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from reports import units
+from reports.commands import repeated, reproducing
 from reports.figures import Figure, figures
 from reports.overview import MatrixRow, case_tally
 from reports.pivot import Pivot, figure_tables, parity_table
 from reports.tidy import CaseView, Record, RunView, TopicView, fast, parity, worst
 from reports.timelines import timelines
 
+NOTES = {"Fallbacks": "fallback", "Slow references": "marked"}  # title → the key of a finding's detail
 BAD = ("error", "fail", "invalid")
 STATUSES = ("contradicted", "reproduced", "formula only", "out of reach here")
 
@@ -38,7 +40,7 @@ class Issue:
 
 @dataclass
 class Note:
-    """A fallback, said once for all the cases it concerns."""
+    """A remark, say on a fallback, said once for all the cases it concerns."""
 
     text: str
     engine: str
@@ -57,6 +59,8 @@ class CaseRow:
 
 @dataclass(frozen=True)
 class Section:
+    """``example``: the command that repeats the first case."""
+
     topic: TopicView
     row: MatrixRow
     tally: Mapping[str, int]
@@ -66,8 +70,18 @@ class Section:
     figures: tuple[Figure, ...]
     issues: tuple[Issue, ...]
     known: tuple[Issue, ...]
-    fallbacks: tuple[Note, ...]
+    notes: Mapping[str, Sequence[Note]]
     cases: tuple[CaseRow, ...]
+    example: str
+
+    @property
+    def contents(self) -> str:
+        """What is folded, in words."""
+        known = f"{len(self.known)} known issue{'s' if len(self.known) > 1 else ''}" if self.known else ""
+        tables = "tables" if self.parity or self.promised or self.measured else ""
+        parts = [known, tables, "charts" if self.figures else "", f"all {len(self.cases)} cases"]
+        text = ", ".join(part for part in parts if part)
+        return text[0].upper() + text[1:]
 
 
 @dataclass(frozen=True)
@@ -83,9 +97,10 @@ class ClaimRow:
     remark: str
 
 
-def section(topic: TopicView, row: MatrixRow, slots: Mapping[str, int], measures: Sequence[str]) -> Section:
+def section(view: RunView, row: MatrixRow, slots: Mapping[str, int]) -> Section:
+    topic, again = row.topic, repeated(view.run.get("command") or "")
     tables = figure_tables(topic)
-    found = issues(topic)
+    found = issues(topic, again)
     return Section(
         topic=topic,
         row=row,
@@ -96,17 +111,15 @@ def section(topic: TopicView, row: MatrixRow, slots: Mapping[str, int], measures
         figures=(*figures(topic, slots), *timelines(topic)),
         issues=tuple(issue for issue in found if not issue.waiver),
         known=tuple(issue for issue in found if issue.waiver),
-        fallbacks=tuple(fallbacks(topic)),
-        cases=tuple(case_row(case, measures) for case in topic.cases),
+        notes={title: notes(topic, key) for title, key in NOTES.items()},
+        cases=tuple(case_row(case, view.measures) for case in topic.cases),
+        example=reproducing(again, topic.cases[0].id) if topic.cases else "",
     )
 
 
-def command(case: CaseView) -> str:
-    return f'pytest suites/ -k "{case.id}"'
-
-
-def issues(topic: TopicView) -> list[Issue]:
-    """Everything that failed, broke or was thrown out, the worst first; what a waiver covers carries its text."""
+def issues(topic: TopicView, again: str) -> list[Issue]:
+    """Everything that failed, broke or was thrown out, the worst first; what a waiver covers carries its text.
+    ``again``: the run's command, as :func:`reports.commands.repeated` gives it."""
     grouped: dict[tuple[str, ...], Issue] = {}
     for case in topic.cases:
         waiver = next((r["detail"]["waiver"] for r in case.records if r["detail"].get("waiver")), "")
@@ -117,7 +130,7 @@ def issues(topic: TopicView) -> list[Issue]:
         for key, records in mine.items():
             issue = grouped.setdefault(key, Issue(key[0], case.engine, key[-1], waiver))
             lines = tuple(dict.fromkeys(line for record in records for line in _lines(record)))
-            issue.cases.append(BadCase(case.id, command(case), lines))
+            issue.cases.append(BadCase(case.id, reproducing(again, case.id), lines))
             if not issue.trace:
                 issue.trace = next((r["reason"] for r in records if "\n" in r["reason"].strip()), "")
     order = (*BAD, "inconclusive", "skipped", "pass")
@@ -143,17 +156,19 @@ def _lines(record: Record) -> list[str]:
             figure += f", allowed {units.figure(record['bound'], record['unit'])}"
         reason = units.first_line(record["reason"])
         lines.append(f"{record['quantity']}: {figure}" + (f". {reason}" if reason else ""))
-    if divergence := record["detail"].get("first_divergence"):
+    divergence = record["detail"].get("first_divergence")
+    if divergence and str(divergence) not in " ".join(lines):
         lines.append(f"first divergence: {divergence}")
     return lines
 
 
-def fallbacks(topic: TopicView) -> list[Note]:
-    notes: dict[tuple[str, str], Note] = {}
+def notes(topic: TopicView, key: str) -> list[Note]:
+    """What the findings' details say under ``key``."""
+    found: dict[tuple[str, str], Note] = {}
     for case in topic.cases:
-        for text in dict.fromkeys(r["detail"]["fallback"] for r in case.records if r["detail"].get("fallback")):
-            notes.setdefault((case.engine, text), Note(text, case.engine)).cases.append(case.id)
-    return list(notes.values())
+        for text in dict.fromkeys(r["detail"][key] for r in case.records if r["detail"].get(key)):
+            found.setdefault((case.engine, text), Note(text, case.engine)).cases.append(case.id)
+    return list(found.values())
 
 
 def case_row(case: CaseView, measures: Sequence[str]) -> CaseRow:

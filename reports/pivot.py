@@ -52,7 +52,7 @@ TITLES = {
     ("memory", "peak"): ("Peak memory", "bytes over a step in which nothing is collected"),
     ("memory", "saved"): ("Saved for the backward", "bytes kept between forward and backward"),
     ("traffic", "bytes"): ("Traffic", "bytes a rank and step, at the cost of a ring"),
-    ("throughput", "step_time"): ("Step time", "median over interleaved rounds"),
+    ("throughput", "step_time"): ("Step time", "median over interleaved rounds, and its 95 % interval"),
     ("quality", "loss"): ("Learning", "the last loss of the learning curve"),
 }
 PARITY = (
@@ -123,13 +123,17 @@ def _cell(record: Record, least: float) -> Cell:
         sub = f"{units.ratio(ratio)} best"
     facts = [units.first_line(record["reason"])]
     if detail.get("low") is not None and detail.get("high") is not None:
-        facts.append(f"95 % interval {units.figure(detail['low'], unit)} to {units.figure(detail['high'], unit)}")
+        interval = f"{units.figure(detail['low'], unit)} to {units.figure(detail['high'], unit)}"
+        facts.append(f"95 % interval {interval}")
+        sub = ", ".join(part for part in (interval, sub, "marked" if detail.get("marked") else "") if part)
     if detail.get("tokens_per_second") is not None:
         facts.append(units.si(detail["tokens_per_second"], "tokens/s"))
     if detail.get("mfu") is not None:
         facts.append(f"{detail['mfu']:.1%} of the matmul ceiling")
     facts += [
-        f"{name}: {detail[name]}" for name in ("meter", "fallback", "products", "device_note") if detail.get(name)
+        f"{name}: {detail[name]}"
+        for name in ("marked", "meter", "fallback", "products", "device_note")
+        if detail.get(name)
     ]
     note = "; ".join(fact for fact in facts if fact)
     return Cell(

@@ -1,5 +1,8 @@
 """The report: one HTML file that needs nothing else, from a run's records."""
 
+import itertools
+import os
+import traceback
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -8,10 +11,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from harness.store import Store
-from reports import overview, pages, palette, tidy, units
+from harness.store import Store, StoreError
+from reports import overview, pages, palette, pivot, tidy, units
 
-GLYPHS = {"pass": "✓", "fail": "✗", "error": "!", "invalid": "⊘", "inconclusive": "≈", "skipped": "–"}
+FIRST_ISSUES = 5  # of a topic, shown before anything is opened
 MEANINGS = {
     "pass": "within its bound",
     "fail": "outside its bound",
@@ -37,6 +40,13 @@ def render(
     view = tidy.view(records, run, titles or {})
     if not view.topics:
         raise ReportError(f"run {run.get('run')!r} holds no records; run pytest suites/ again, or name another run")
+    number = itertools.count(1).__next__
+
+    def numbered(rows: Sequence[pivot.Row]) -> dict[str, str]:
+        """An id for each note of a table; what many cells share is there once."""
+        notes = dict.fromkeys(cell.note for row in rows for cell in row.cells if cell and cell.note)
+        return {note: f"n{number()}" for note in notes}
+
     slots = palette.slots(view.engines)
     rows = overview.matrix(view)
     environment = Environment(
@@ -46,16 +56,19 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"glyph": GLYPHS.__getitem__, "svg": Markup, "figure": units.figure}
+    environment.filters |= {"svg": Markup, "figure": units.figure}
     return environment.get_template("page.html").render(
         view=view,
         summary=pages.summary(view, rows),
         tally=view.tally(),
         meanings=MEANINGS,
+        first_issues=FIRST_ISSUES,
+        number=number,
+        numbered=numbered,
         slots=slots,
         rows=rows,
         columns=overview.shared(view),
-        sections=[pages.section(row.topic, row, slots, view.measures) for row in rows],
+        sections=[pages.section(view, row, slots) for row in rows],
         coverage=overview.coverage(view),
         places=tidy.PLACES,
         measures=view.measures,
@@ -70,17 +83,52 @@ def render(
 
 
 def write(store: Store, run: str | None, folder: Path) -> Path:
-    """Write ``folder/index.html`` for ``run`` (None: the latest) and return its path. Raises :class:`ReportError`
-    where there is nothing to report on, and the store's own error for a run it does not hold."""
-    records = store.records(run)
+    """Write ``folder/index.html`` for ``run`` (None: the latest) and return its path.
+
+    Whatever prevents it, be it the store, a record, a template or the disk, is a :class:`ReportError`. A file that was
+    there before is replaced as a whole or left as it was.
+    """
+    try:
+        records = store.records(run)
+        runs = {entry["run"]: entry for entry in store.runs()}
+    except StoreError as error:
+        raise ReportError(str(error)) from None
     if not records:
         which = f"run {run!r} holds no records" if run else "the store's latest run holds no records"
         raise ReportError(f"{which}: fill it with pytest suites/ --store URL, or name a run that has some")
-    described = next(entry for entry in store.runs() if entry["run"] == records[0]["run"])
-    folder.mkdir(parents=True, exist_ok=True)
+    page = _encoded(records, runs[records[0]["run"]])
     path = folder / "index.html"
-    path.write_text(render(records, described), encoding="utf-8")
+    partial = folder / f".index.html.{os.getpid()}"  # beside it: within one folder, a rename is all or nothing
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.write_bytes(page)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise ReportError(
+            f"cannot write {path}: {error.strerror}; make room or allow writing there, or name another folder with "
+            "--report (the records are stored: plumbline report makes the page from them)"
+        ) from None
     return path
+
+
+def _encoded(records: Sequence[Mapping[str, Any]], run: Mapping[str, Any]) -> bytes:
+    """The page in UTF-8. This is the last step of a run of hours, and one odd record must not end it in a traceback:
+    here, and nowhere else, every error becomes the one line."""
+    try:
+        return render(records, run).encode()
+    except ReportError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        place = [frame for frame in frames if Path(frame.filename).parent.name in ("reports", "templates")][-1]
+        cause = units.first_line(str(error)) or "no message"
+        raise ReportError(
+            f"run {run['run']} could not be shown: {type(error).__name__}: {cause} "
+            f"({Path(place.filename).name}, line {place.lineno}); the records are stored: plumbline records prints them"
+        ) from error
 
 
 def _asset(name: str) -> str:

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from harness.spec import DTYPES, VERDICTS
+from harness.store.record import plain
 
 Record = Mapping[str, Any]
 FIRST_MEASURES = ("parity", "memory", "traffic", "timeline", "throughput", "quality")  # in this order; then others
@@ -104,10 +105,10 @@ class RunView:
 
 def view(records: Sequence[Record], run: Mapping[str, Any], titles: Mapping[str, Mapping[str, Any]]) -> RunView:
     """Sort a run's records; of a figure recorded twice (a retried block) the last one counts."""
-    latest = {(r["topic"], r["case"], r["measure"], r["quantity"]): {**r, "detail": r["detail"] or {}} for r in records}
+    latest = {(r["topic"], r["case"], r["measure"], r["quantity"]): _known(plain(r)) for r in records}
     cards = {r["topic"]: r["detail"] for r in latest.values() if r["measure"] == "card"}
     claims = tuple(r for r in latest.values() if r["measure"] == "claim")
-    findings = tuple(r for r in latest.values() if r["measure"] not in ("card", "claim"))
+    findings = tuple(r for r in latest.values() if r["measure"] not in ("calibration", "card", "claim"))
     grouped: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in findings:
         grouped[record["topic"], record["case"]].append(record)
@@ -123,6 +124,17 @@ def view(records: Sequence[Record], run: Mapping[str, Any], titles: Mapping[str,
             breadth[engine] += 1
     engines = tuple(sorted(breadth, key=lambda name: (_yardstick(name), -breadth[name], name)))
     return RunView(run, topics, engines, claims, findings, run.get("environment") or {})
+
+
+def _known(record: Record) -> Record:
+    """A figure that is not a number was not measured: None, and in the detail, where it has a name, left out."""
+    return {**record, "detail": _named(record["detail"] or {})}
+
+
+def _named(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _named(item) for name, item in value.items() if item is not None}
+    return [_named(item) for item in value] if isinstance(value, list) else value
 
 
 def _topic(name: str, cases: list[CaseView], card: Mapping[str, Any]) -> TopicView:

@@ -11,6 +11,7 @@ from reports.tidy import CaseView, Record, TopicView
 Spans = Sequence[Sequence[Sequence[float]]]  # of each rank: (kind, stage, micro-batch, start, end) in microseconds
 
 WIDTH, LINE, GAP, HEAD = 360.0, 9.0, 7.0, 15.0  # px
+OPACITY = ' opacity="0.45"'
 KINDS = {"F": "forward", "B": "backward", "W": "weights' gradients", "C": "communication in flight"}
 
 
@@ -19,7 +20,7 @@ def timelines(topic: TopicView) -> list[Figure]:
     strips: dict[str, list[tuple[CaseView, Record]]] = {}
     for case in topic.cases:
         for record in (*case.of("timeline", "bubble"), *case.of("timeline", "hidden")):
-            if record["detail"].get("measured"):
+            if _longest(record["detail"].get("measured") or ()):
                 strips.setdefault(case.setting.variant, []).append((case, record))
     return [_figure(variant, found) for variant, found in strips.items()]
 
@@ -33,7 +34,7 @@ def _figure(variant: str, found: list[tuple[CaseView, Record]]) -> Figure:
         measured, flights = ([[s for s in spans if s[0] in some] for spans in every] for some in ("FBW", "C"))
         lower = ideal or flights
         kinds |= {str(span[0]) for spans in (*measured, *lower) for span in spans}
-        scale = WIDTH / max(span[4] for spans in (*measured, *lower) for span in spans)
+        scale = WIDTH / _longest((*measured, *lower))
         what = f"{record['quantity']} {units.figure(record['value'], '')}"
         text = f"{case.engine}, {case.setting.topology}: {what}"
         text += f", promised {units.figure(record['law'], '')}" if record["law"] is not None else ""
@@ -43,8 +44,8 @@ def _figure(variant: str, found: list[tuple[CaseView, Record]]) -> Figure:
             text += f"; drawn {units.figure(record['detail']['drawn'], '')}"
         parts.append(f'<text x="0" y="{top + 11:.0f}" font-size="11" fill="currentColor">{escape(text)}</text>')
         top += HEAD
-        for spans, opacity in ((measured, 1.0), (lower, 0.45 if ideal else 1.0)):
-            parts += _strip(spans, top, scale, opacity)
+        for spans, pale in ((measured, False), (lower, bool(ideal))):
+            parts += _strip(spans, top, scale, pale)
             top += len(spans) * LINE + 3
         top += GAP
     svg = (
@@ -59,15 +60,37 @@ def _figure(variant: str, found: list[tuple[CaseView, Record]]) -> Figure:
     return Figure(f"Timeline of {variant}", caption, svg, legend)
 
 
-def _strip(spans: Spans, top: float, scale: float, opacity: float) -> Iterator[str]:
+def _longest(every: Spans) -> float:
+    """When the last action ended; 0 where no action was recorded."""
+    return max((span[4] for spans in every for span in spans), default=0.0)
+
+
+def _strip(spans: Spans, top: float, scale: float, pale: bool) -> Iterator[str]:
+    """A line a rank, grouped by kind and, where it is pale and no action's time is its own, in one path: a page of
+    pipelines is made of little else."""
     for rank, actions in enumerate(spans):
-        y = top + rank * LINE
-        yield f'<rect x="0" y="{y:.1f}" width="{WIDTH:.0f}" height="{LINE - 1:.0f}" fill="var(--grid)" opacity="0.5"/>'
-        for kind, stage, micro, start, end in actions:
-            name, width = str(kind), max(0.4, (end - start) * scale - 0.4)
-            title = f"{KINDS[name]}, stage {stage:.0f}, micro-batch {micro:.0f}: {end - start:.0f} µs"
-            place = f'x="{start * scale:.1f}" y="{y:.1f}" width="{width:.1f}" height="{LINE - 1:.0f}"'
-            yield f'<rect {place} fill="{_colour(name)}" opacity="{opacity:g}"><title>{title}</title></rect>'
+        yield f'<g transform="translate(0,{top + rank * LINE:.0f})"{OPACITY if pale else ""}>'
+        yield f'<path d="M0,0h{WIDTH:.0f}v{LINE - 1:.0f}h-{WIDTH:.0f}z" fill="var(--grid)" opacity="0.5"/>'
+        for kind in dict.fromkeys(str(action[0]) for action in actions):
+            mine = [action for action in actions if str(action[0]) == kind]
+            boxes = (
+                f'<path d="{"".join(_box(action, scale) for action in mine)}"/>'
+                if pale
+                else "".join(f'<path d="{_box(a, scale)}"><title>{_title(a)}</title></path>' for a in mine)
+            )
+            yield f'<g fill="{_colour(kind)}">{boxes}</g>'
+        yield "</g>"
+
+
+def _box(action: Sequence[float], scale: float) -> str:
+    *_, start, end = action
+    width = max(0.4, (end - start) * scale - 0.4)
+    return f"M{start * scale:.1f},0h{width:.1f}v{LINE - 1:.0f}h-{width:.1f}z"
+
+
+def _title(action: Sequence[float]) -> str:
+    kind, stage, micro, start, end = action
+    return f"{KINDS[str(kind)]}, stage {stage:.0f}, micro-batch {micro:.0f}: {units.figure((end - start) / 1e6, 's')}"
 
 
 def _colour(kind: str) -> str:

@@ -3,5 +3,5 @@
 
 def test_measure(measure, case, lab, require, replay):
     found = lab.measure(measure, case)
-    require(found)
     replay(found)
+    require(found)

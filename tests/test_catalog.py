@@ -1,5 +1,6 @@
 """Names → topics and engines: built-in ones, those of installed packages, those added for a session."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -59,17 +60,64 @@ def test_a_package_may_not_replace_a_topic(package: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("zero=json:load", r"--add-engine takes TOPIC:NAME=module:function, not 'zero=json:load'"),
+        ("zero=json:load", "--add-engine takes TOPIC:NAME=module:function, not 'zero=json:load'"),
         ("zero:mine=json", "--add-engine takes"),
         ("zero:mine=nowhere:build", "no module 'nowhere' in the current folder or the environment"),
         ("zero:mine=no.where:build", "no module 'no.where'"),
+        ("zero:mine=.nowhere:build", "module '.nowhere' cannot be found: "),
+        ("zero:mine=json:lead", "json/__init__.py has no 'lead'; did you mean load or loads?"),
         ("zerro:mine=json:load", "unknown topic 'zerro'; did you mean zero?"),
         ("zero:deepspeed=json:load", "topic zero has an engine 'deepspeed' already; choose another name"),
     ],
 )
 def test_an_engine_that_cannot_be_added_is_told_why(text: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message.replace("?", r"\?")):
+    with pytest.raises(ValueError, match=re.escape(message)):
         catalog.topics([text])
+
+
+@pytest.mark.parametrize(
+    ("source", "refusal"),
+    [
+        ("def build(workload, topology): ...", ""),
+        ("try:\n    from nowhere import build\nexcept ImportError:\n    build = None", ""),
+        ("from nowhere import *", ""),
+        ("globals()['build'] = print", ""),
+        ("def __getattr__(name):\n    return print", ""),
+        ("def set():\n    global build\n    build = print\nset()", ""),
+        ("from functools import partial as build", ""),
+        ("class build: ...", ""),
+        ("def biuld(workload, topology): ...", "user.py has no 'build'; did you mean biuld?"),
+        ("def outer():\n    def build(): ...", "user.py has no 'build'"),
+        ("print(build)", "user.py has no 'build'"),
+        ("", "user.py has no 'build'"),
+        ("a = 1\ndef build(:", "user.py, line 2: "),
+    ],
+)
+def test_an_added_engines_function_is_looked_for_without_importing_its_module(
+    source: str, refusal: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "engine_of_a_user.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    added = ["zero:mine=engine_of_a_user:build"]
+    if refusal:
+        with pytest.raises(ValueError, match=re.escape(refusal)) as error:
+            catalog.topics(added)
+        assert "\n" not in str(error.value)
+    else:
+        assert catalog.topics(added)["zero"].engines["mine"] == Engine("engine_of_a_user:build")
+    assert "engine_of_a_user" not in sys.modules
+
+
+@pytest.mark.parametrize("build", ["math:sqrt", "sys:exit"])
+def test_a_function_of_a_module_without_a_source_is_taken_at_its_word(build: str) -> None:
+    assert catalog.topics([f"zero:mine={build}"])["zero"].engines["mine"] == Engine(build)
+
+
+def test_a_folder_that_is_no_module_has_no_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder_of_a_user").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match="folder_of_a_user has no 'build'"):
+        catalog.topics(["zero:mine=folder_of_a_user:build"])
 
 
 def test_an_engine_is_added_for_all_variants_and_the_cards_stay_as_they_were() -> None:

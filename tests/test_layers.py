@@ -29,16 +29,9 @@ LIBRARIES = packages_distributions().keys() | sys.stdlib_module_names
 # part of the project → what of the project it may import beside itself
 BASE = {"harness.spec", "harness.catalog"}
 RUN = BASE | {"harness.meter", "harness.launch"}
-LAB = RUN | {"harness.ahead", "harness.judge", "harness.oracle", "harness.blocks", "harness.waivers"}
-TOP = LAB | {
-    "harness.lab",
-    "harness.plan",
-    "harness.depth",
-    "harness.options",
-    "harness.replay",
-    "harness.store",
-    "harness.plugin",
-}
+LAB = RUN | {"harness.ahead", "harness.builds", "harness.judge", "harness.oracle", "harness.blocks", "harness.waivers"}
+TOP = LAB | {"harness.lab", "harness.plan", "harness.depth", "harness.options", "harness.replay", "harness.store"}
+TOP |= {"harness.plugin", "harness.hooks", "harness.usage"}
 TOP |= {"harness.cli", "harness.measures", "harness.session", "reports"}
 MAY_IMPORT: dict[str, set[str]] = {
     "harness.spec": set(),
@@ -51,17 +44,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "harness.store": {"harness.spec"},
     "harness.waivers": {"harness.spec"},
     "harness.ahead": {"harness.spec"},
+    "harness.builds": {"harness.spec"},
     "harness.plan": BASE | {"harness.depth", "harness.measures"},
     "harness.launch": BASE | {"harness.meter"},
     "harness.oracle": BASE | {"harness.launch", "harness.judge"},
     "harness.blocks": RUN | {"harness.judge", "harness.oracle"},
     "harness.lab": LAB,
     "harness.measures": LAB | {"harness.lab"},
-    "harness.session": TOP - {"harness.plugin", "harness.cli"},
-    "harness.plugin": TOP,
-    "harness.cli": TOP | {"suites"},  # the empty package alone, to find its folder
+    "harness.plugin": set(),  # it is in every session of pytest, whosoever's
+    "harness.usage": set(),
+    "harness.session": TOP - {"harness.hooks", "harness.cli"},
+    "harness.hooks": TOP - {"harness.cli"},
+    "harness.cli": TOP,
     "impls": {"harness.spec"},
-    "reports": {"harness.spec", "harness.store"},
+    "reports": {"harness.spec", "harness.store", "harness.options"},
     "suites": set(),
 }
 
@@ -235,7 +231,7 @@ def test_case_ids_are_unique_and_safe_on_a_command_line() -> None:
 def test_collection_needs_neither_torch_nor_an_engine() -> None:
     script = """
 import json, sys
-import harness.spec, harness.catalog, harness.plan, harness.plugin, harness.options, harness.waivers
+import harness.spec, harness.catalog, harness.plan, harness.hooks, harness.options, harness.waivers
 harness.catalog.topics()
 print(json.dumps(sorted(sys.modules)))
 """

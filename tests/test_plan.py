@@ -116,6 +116,27 @@ def test_what_cannot_be_planned_is_told_in_one_line(request_: Request, message: 
     assert "\n" not in str(error.value)
 
 
+def test_a_workload_file_that_fits_no_topology_of_its_topics_is_refused_and_one_that_fits_some_is_not(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("sequence_length = 31\n")
+    with pytest.raises(
+        ValueError, match="workload mine fits no topology of the topics asked for: cp 2 does not divide"
+    ):
+        planned(Request(("context_parallel",), workloads=(str(file), "tiny")))
+    assert planned(Request(("zero",), workloads=(str(file),)))
+
+
+def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    files = [tmp_path / name / "sft.toml" for name in ("nightly", "weekly")]
+    for steps, file in enumerate(files, 3):
+        file.parent.mkdir()
+        file.write_text(f"steps = {steps}\n")
+    with pytest.raises(ValueError, match="are different work, yet their cases would have the same ids"):
+        planned(Request(("zero",), workloads=tuple(map(str, files))))
+
+
 def test_a_workload_file_is_run_in_its_own_precision(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text('batch_size = 4\ndtype = "bf16"\n')

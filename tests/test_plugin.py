@@ -1,7 +1,6 @@
 """The suites, run in a process of their own as a user runs them."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, models
 
-from harness import plugin
-from harness.store import Store
+from harness import hooks
 from tests.launch.worlds import gone
+from tests.sessions import SUITES, TINY, collected, run, store, usage_error
 
-ROOT = Path(__file__).parents[1]
-SUITES = str(ROOT / "suites")
-TINY = ("--gpus", "0", "--workload", "tiny", "--topologies", "dp2")
+LISTS = ("--topics", "--engines", "--workload", "--topologies", "--dtypes", "--measures")
 MINE = """
 import os, signal, time
 from pathlib import Path
@@ -45,30 +43,6 @@ def pytest_unconfigure():
 """
 
 
-@pytest.fixture
-def user(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    """A folder of one's own, in which the compiled allocator of this machine is used again."""
-    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    monkeypatch.setenv("XDG_CACHE_HOME", cache)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return pytester
-
-
-def run(user: pytest.Pytester, *arguments: str) -> pytest.RunResult:
-    return user.runpytest_subprocess(SUITES, "-p", "no:cacheprovider", *arguments)
-
-
-def collected(user: pytest.Pytester, *arguments: str) -> set[str]:
-    """The tests of cases; the ledger's go by other names."""
-    found = run(user, "--collect-only", "-q", *arguments)
-    assert found.ret == pytest.ExitCode.OK
-    return {line.partition("::")[2] for line in found.outlines if "::" in line and "ledger" not in line}
-
-
-def store() -> Store:
-    return Store.open("plumbline.db", create=False)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -79,20 +53,77 @@ def store() -> Store:
         (["--measures", "paraty"], "unknown measure 'paraty'; did you mean parity?"),
         (["--workload", "tiny", "--topologies", "dp3"], "batch_size 8 is not a multiple of dp × micro_batches = 3"),
         (["--gpus", "4096"], "--gpus 4096: this machine has "),
+        (["--gpus", "-1"], "--gpus must be at least 0, not -1"),
         (["--ranks", "0"], "--ranks must be at least 1, not 0"),
+        *((["--case-timeout", text], f"above 0, not {text}") for text in ("0", "-1", "nan", "inf")),
+        *(([f"{option}="], f"{option} '' has no name") for option in LISTS),
+        (["--topics", ","], "--topics ',' has no name; name some with commas between, or leave it out"),
+        (["--engines", "torch,,reference"], "--engines 'torch,,reference' has an empty name"),
+        (["--topics", "zero,dpo, zero"], "--topics 'zero,dpo, zero' names zero twice; once is enough"),
+        (["--workload", "tiny,tiny"], "names tiny twice"),
+        (["--store="], "--store is empty; name a place, or leave it out for plumbline.db"),
+        (["--report="], "--report is empty; name a place, or leave it out for report"),
+        (["--report", "mine.toml"], "--report mine.toml: no report can be written there (File exists)"),
+        (["--report", "mine.toml/there"], "no report can be written there (Not a directory)"),
         (["--store", "nowhere/plumbline.db"], "--store: store nowhere/plumbline.db: folder nowhere does not exist"),
+        (
+            ["--workload", "a/sft.toml,b/sft.toml"],
+            "a/sft.toml and b/sft.toml are different work, yet their cases would",
+        ),
+        (["--workload", "comma,name.toml"], "comma,name.toml: lr must be positive and finite, not -1.0"),
+        (["--add-engine", "zero:mine=json:lead"], "json/__init__.py has no 'lead'; did you mean load or loads?"),
         (["--add-engine", "zero:mine=nowhere:build"], "no module 'nowhere' in the current folder or the environment"),
     ],
     ids=lambda value: value[0].strip("-") if isinstance(value, list) else "",
 )
 def test_a_wrong_option_is_a_usage_error_in_one_line(user: pytest.Pytester, arguments: list[str], message: str) -> None:
     user.path.joinpath("mine.toml").write_text("batchsize = 8\n")
-    found = run(user, *arguments)
+    user.path.joinpath("comma,name.toml").write_text("lr = -1\n")
+    for steps, folder in enumerate(("a", "b"), 3):
+        user.mkdir(folder).joinpath("sft.toml").write_text(f"steps = {steps}\n")
+    assert message in usage_error(run(user, *arguments))
+    assert not user.path.joinpath("plumbline.db").exists()
+
+
+def test_documents_that_no_token_parts_are_told_in_the_summary(user: pytest.Pytester) -> None:
+    tokenizer = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
+    tokenizer.save(str(user.path / "tokenizer.json"))
+    user.path.joinpath("text.jsonl").write_text('{"text": "a"}\n' * 8 * 33)
+    user.path.joinpath("mine.toml").write_text('data = "text.jsonl"\ntokenizer = "."\n')
+    found = run(user, "--collect-only", "--topics", "zero", "--workload", "mine.toml")
+    assert found.ret == pytest.ExitCode.OK
+    (line,) = [line for line in found.outlines if "has no end-of-text token" in line]
+    assert "mine.toml: " in line
+
+
+@pytest.fixture
+def shown_gpus(user: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose nvidia-smi lists GPUs, none of which PyTorch may see."""
+    program = user.path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 580.65.06\necho 580.65.06\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(user.path), prepend=":")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+@pytest.mark.usefixtures("shown_gpus")
+def test_gpus_that_pytorch_does_not_see_give_a_cpu_run_that_says_so(user: pytest.Pytester) -> None:
+    found = run(user, *TINY[2:], "--topics", "zero", "--engines", "reference", "-k", "memory-zero1")
+    assert found.ret == pytest.ExitCode.OK
+    (line,) = [line for line in found.outlines if "nvidia-smi" in line]
+    assert line.startswith("nvidia-smi lists 2 GPUs, but PyTorch ")
+    assert line.endswith(": CPU ranks")
+    assert {record["device"] for record in store().records(measure="memory")} == {"cpu"}
+    assert store().runs()[0]["environment"]["gpus"] == []
+
+
+@pytest.mark.usefixtures("shown_gpus")
+def test_gpus_that_pytorch_does_not_see_cannot_be_asked_for(user: pytest.Pytester) -> None:
+    found = run(user, "--gpus", "2")
     assert found.ret == pytest.ExitCode.USAGE_ERROR
     (line,) = [line for line in found.errlines if line.strip()]
-    assert line.startswith("ERROR: ")
-    assert message in line
-    assert not user.path.joinpath("plumbline.db").exists()
+    assert line.startswith("ERROR: --gpus 2: this machine has 0 (nvidia-smi lists 2 GPUs, but PyTorch ")
+    assert "nvidia-smi" not in "\n".join(run(user, *TINY, "--collect-only", "-q", "--topics", "zero").outlines)
 
 
 def test_a_plugin_that_has_an_option_timeout_is_no_hindrance(user: pytest.Pytester) -> None:
@@ -198,7 +229,7 @@ def test_an_interrupt_where_a_frame_is_at_no_line_is_reported_as_any_other() -> 
     with pytest.raises(KeyboardInterrupt) as interrupt:
         exec(code)
     assert interrupt.traceback[-1]._rawentry.tb_lineno is None
-    plugin.pytest_keyboard_interrupt(interrupt)
+    hooks.pytest_keyboard_interrupt(interrupt)
     crash = interrupt.getrepr(funcargs=True).reprcrash
     assert crash is not None
     assert "KeyboardInterrupt" in crash.message

@@ -18,10 +18,14 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from harness.catalog import DATA
 from harness.launch.outcome import Done, Failure, Hung, Job, Killed, Outcome, OutOfMemory, Raised, Unsupported
+from harness.launch.sockets import accept, listen
+from harness.spec.gpus import visible
+from harness.spec.variables import inherited
 
 GRACE = 1.0  # seconds that the other ranks get to speak after the first failure
 STACKS = 0.3  # seconds for a stuck rank to write its stacks
@@ -35,30 +39,10 @@ WARM = (
     "harness.launch.tasks",
     DATA.partition(":")[0],
 )
-ENVIRONMENT = {
-    "GLOO_SOCKET_IFNAME": "lo",  # gloo asks for the host name's address otherwise, which need not resolve
-    "OMP_NUM_THREADS": "1",
-    "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin take the cores that other ranks need
-    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # to ask whether there is CUDA must not initialise it before the fork
-}
 START = 120.0  # seconds for a server to import its engine
+DEFAULTS: Mapping[str, str] = MappingProxyType({})
 
-
-def _listen(path: Path) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(path))
-    listener.listen(64)
-    return listener
-
-
-def _accept(listener: socket.socket, timeout: float) -> Connection | None:
-    listener.settimeout(max(timeout, 0.01))
-    try:
-        accepted, _ = listener.accept()
-    except TimeoutError:
-        return None
-    accepted.setblocking(True)
-    return Connection(accepted.detach())
+ServerKey = tuple[str, tuple[tuple[str, str], ...]]  # a library, and the settings that its server started with
 
 
 def _free_port(given: deque[int]) -> int:
@@ -87,17 +71,17 @@ class _Server:
     def __init__(self, folder: Path, name: str, modules: Sequence[str], environment: dict[str, str]) -> None:
         address = folder / f"server-{name}"
         log = folder / f"server-{name}.log"
-        with contextlib.closing(_listen(address)) as listener, log.open("w") as errors:
+        with contextlib.closing(listen(address)) as listener, log.open("w") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "harness.launch.server", str(address), *modules],
-                env=os.environ | environment,
+                env=inherited(os.environ) | environment,
                 start_new_session=True,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
             )
             deadline = time.monotonic() + START
-            while (control := _accept(listener, 0.2)) is None:
+            while (control := accept(listener, 0.2)) is None:
                 if self.process.poll() is not None or time.monotonic() > deadline:
                     self.process.kill()
                     self.process.wait()
@@ -150,7 +134,7 @@ class LocalWorld:
         self.size = size
         self._server = server
         self._scratch = Path(tempfile.mkdtemp(prefix="w", dir=folder))
-        self._listener = _listen(self._scratch / "parent")
+        self._listener = listen(self._scratch / "parent")
         self._connections: dict[int, Connection] = {}
         self._joined: set[int] = set()
         self._closed = False
@@ -172,7 +156,7 @@ class LocalWorld:
         kills = _oom_kills()
         deadline = start + timeout
         while len(self._connections) < self.size and time.monotonic() < deadline and not self._lost_a_newcomer():
-            connection = _accept(self._listener, min(0.2, deadline - time.monotonic()))
+            connection = accept(self._listener, min(0.2, deadline - time.monotonic()))
             if connection is not None:
                 self._greet(connection, job)
         if self._joined:
@@ -289,7 +273,8 @@ def _collective(stack: str) -> str:
 
 
 class LocalLauncher:
-    """``gpus`` 0: gloo ranks on the CPU, one thread each, so that figures of different world sizes compare.
+    """``gpus``: the first of those that PyTorch sees; 0: gloo ranks on the CPU, one thread each, so that figures of
+    different world sizes compare.
     ``adapters``: of a library, the modules that its server imports before it forks, for all worlds to come.
 
     Several threads may ask for worlds. A server ends with the thread that asked for its first."""
@@ -298,33 +283,33 @@ class LocalLauncher:
         self.gpus, self._adapters = gpus, adapters or {}
         self.device = "cuda" if gpus else "cpu"
         self._folder = Path(tempfile.mkdtemp(prefix="plumbline-"))
-        self._servers: dict[str, _Server] = {}
-        self._starting: dict[str, threading.Lock] = {}
+        self._servers: dict[ServerKey, _Server] = {}
+        self._starting: dict[ServerKey, threading.Lock] = {}
         self._started, self._closed = itertools.count(1), False
         self._ports: deque[int] = deque(maxlen=64)
         self._turn = threading.Lock()  # worlds may be asked for by several threads
 
-    def world(self, size: int, library: str, module: str) -> LocalWorld:
-        environment = dict(ENVIRONMENT)
-        if not self.gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = ""
+    def world(self, size: int, library: str, module: str, settings: Mapping[str, str] = DEFAULTS) -> LocalWorld:
+        shown = {"CUDA_VISIBLE_DEVICES": visible(self.gpus, os.environ), "PLUMBLINE_GPUS": str(self.gpus)}
+        environment = {**settings, **shown}
+        key = library, tuple(sorted(settings.items()))
         with self._turn:
             if self._closed:
                 raise RuntimeError("the launcher is closed")
-            starting = self._starting.setdefault(library, threading.Lock())
+            starting = self._starting.setdefault(key, threading.Lock())
         with starting:  # an import takes seconds, in which others go on
-            server = self._servers.get(library)
+            server = self._servers.get(key)
             if server is None or server.process.poll() is not None:
                 server = self._server(library, module, environment)
-                self._keep(library, server)
+                self._keep(key, server)
         with self._turn:
             port = _free_port(self._ports)
         return LocalWorld(server, self._folder, size, environment | {"MASTER_PORT": str(port)})
 
-    def _keep(self, library: str, server: _Server) -> None:
+    def _keep(self, key: ServerKey, server: _Server) -> None:
         with self._turn:
             if not self._closed:
-                self._servers[library] = server
+                self._servers[key] = server
                 return
         server.close()
         raise RuntimeError("the launcher was closed meanwhile")

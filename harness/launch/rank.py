@@ -8,11 +8,12 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass, field
-from multiprocessing.connection import Client
 from pathlib import Path
 from typing import Any
 
+from harness.launch.sockets import connect
 from harness.spec import Unsupported
+from harness.spec.files import InputError
 
 OUT_OF_MEMORY = ("can't allocate memory", "cannot allocate memory", "out of memory", "bad_alloc")
 LOST_PEER = ("connection reset by peer", "connection closed by peer", "connection refused", "broken pipe")
@@ -35,7 +36,7 @@ def serve() -> int:
     _redirect_output(context.scratch / f"rank{context.rank}.log")
     with (context.scratch / f"rank{context.rank}.stack").open("w") as stacks:
         faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
-        connection = Client(environment["PLUMBLINE_PARENT"], "AF_UNIX")
+        connection = connect(Path(environment["PLUMBLINE_PARENT"]))
         connection.send(context.rank)
         try:
             join(context)
@@ -59,7 +60,8 @@ def serve() -> int:
 
 
 def _failed(error: BaseException) -> tuple[str, Any]:
-    text = "".join(traceback.format_exception(error))
+    known = isinstance(error, InputError | WrongDevice)  # the message says all
+    text = str(error) if known else "".join(traceback.format_exception(error))
     message = str(error).lower()
     memory = isinstance(error, MemoryError) or any(sign in message for sign in OUT_OF_MEMORY)
     echo = any(sign in message for sign in LOST_PEER)
@@ -84,6 +86,7 @@ def join(context: Context) -> None:
     import torch
     import torch.distributed as dist
 
+    _require_gpus(int(os.environ["PLUMBLINE_GPUS"]))
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     backend = "gloo"
     if torch.cuda.is_available():
@@ -96,9 +99,21 @@ def join(context: Context) -> None:
             context.state["staged"] = staged.install()
         else:
             backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(
-        backend, init_method=f"file://{context.scratch}/rendezvous", rank=context.rank, world_size=context.size
-    )
+    # Not by a file:// URL, which does not take every path.
+    store = dist.FileStore(str(context.scratch / "rendezvous"), context.size)  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=store, rank=context.rank, world_size=context.size)
+
+
+class WrongDevice(RuntimeError):
+    """The rank does not have the GPUs that its run is recorded with."""
+
+
+def _require_gpus(expected: int) -> None:
+    import torch
+
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if seen != expected:
+        raise WrongDevice(f"this run has {expected} GPUs, but PyTorch {torch.__version__} sees {seen} in its ranks")
 
 
 # For tests and `plumbline doctor`: jobs that need no engine.

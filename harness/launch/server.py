@@ -16,9 +16,11 @@ import shutil
 import signal
 import sys
 import traceback
-from multiprocessing.connection import Client, Connection
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
+from harness.launch.sockets import connect
 from harness.meter import memory
 
 PR_SET_PDEATHSIG = 1
@@ -49,7 +51,7 @@ def main(address: str, modules: list[str]) -> None:
         signal.signal(signum, lambda *_: None)  # the pipe tells which
     on_parents_death(signal.SIGTERM)
     children: set[int] = set()
-    orphan = _serve(Client(address, "AF_UNIX"), [wake, wakened], children, parent)
+    orphan = _serve(connect(Path(address)), [wake, wakened], children, parent)
     for pid in children:  # with all that they have started: each leads a process group
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)

@@ -1,12 +1,12 @@
 """Whether the machine was ours while something was timed."""
 
 import contextlib
-import shutil
-import subprocess
 import time
 from collections.abc import Sequence
 
 import psutil
+
+from harness.spec.command import NoAnswer, answer
 
 FOREIGN = 0.15  # cores' worth of other processes' work that spoils a round
 # The bits of NVML's clock event reasons that mean trouble: power brake, thermal and hardware slowdown.
@@ -58,19 +58,18 @@ def _kernel() -> float:
 
 def gpu_trouble() -> str:
     """What would spoil a timing on the GPUs just now: throttling, or processes that are not ours."""
-    tool = shutil.which("nvidia-smi")
-    if not tool:
-        return ""
-    reasons = _query(tool, "--query-gpu=clocks_event_reasons.active")
+    reasons = _query("--query-gpu=clocks_event_reasons.active")
     if any(int(reason, 16) & _SLOWDOWN for reason in reasons if reason.startswith("0x")):
         return "a GPU is throttled"
     ours = {psutil.Process().pid, *(p.pid for p in psutil.Process().children(recursive=True))}
-    found = {int(pid) for pid in _query(tool, "--query-compute-apps=pid") if pid.isdigit()}
+    found = {int(pid) for pid in _query("--query-compute-apps=pid") if pid.isdigit()}
     # Inside a container the tool may show other namespaces' numbers; only what exists here can be foreign.
     foreign = {pid for pid in found - ours if psutil.pid_exists(pid)}
     return f"another process is on the GPU (pid {min(foreign)})" if foreign else ""
 
 
-def _query(tool: str, what: str) -> Sequence[str]:
-    found = subprocess.run([tool, what, "--format=csv,noheader"], capture_output=True, text=True, timeout=30)
-    return found.stdout.split() if found.returncode == 0 else ()
+def _query(what: str) -> Sequence[str]:
+    try:
+        return answer(("nvidia-smi", what, "--format=csv,noheader"), 15.0).split()
+    except NoAnswer:
+        return ()

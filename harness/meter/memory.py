@@ -9,8 +9,8 @@ import contextlib
 import ctypes
 import hashlib
 import os
+import shlex
 import shutil
-import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -20,6 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from harness.spec.command import NoAnswer, answer
+
+COMPILE = 60.0  # seconds that it may take
 SOURCE = Path(__file__).with_name("counting_allocator.cpp")
 
 
@@ -44,21 +47,23 @@ def compile_allocator() -> Path:
     library = cache() / f"counting_allocator-{key[:16]}.so"
     if library.exists():
         return library
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    compiler = shlex.split(os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or "")
     if not compiler:
         raise RuntimeError("no C++ compiler (g++ or clang++) on the PATH")
+    if not shutil.which(compiler[0]):
+        raise RuntimeError(f"the C++ compiler {compiler[0]}, by CXX, is not there")
     library.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(torch.__file__).parent / "lib"
     with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
         built = Path(scratch) / library.name
         abi = int(torch._C._GLIBCXX_USE_CXX11_ABI)
-        command = [compiler, "-O2", "-std=c++20", "-shared", "-fPIC", f"-D_GLIBCXX_USE_CXX11_ABI={abi}"]
+        command = [*compiler, "-O2", "-std=c++20", "-shared", "-fPIC", f"-D_GLIBCXX_USE_CXX11_ABI={abi}"]
         command += [f"-I{path}" for path in include_paths()]
         command += [str(SOURCE), "-o", str(built), f"-L{folder}", "-lc10", f"-Wl,-rpath,{folder}"]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            said = done.stderr.strip().splitlines() or [f"{compiler} ended with exit status {done.returncode}"]
-            raise RuntimeError(f"the counting allocator does not compile: {said[-1]}")
+        try:
+            answer(command, COMPILE)
+        except NoAnswer as why:
+            raise RuntimeError(f"the counting allocator does not compile: {why}") from None
         built.replace(library)  # atomic: two processes may compile at once
     return library
 

@@ -8,6 +8,11 @@ from harness.spec.topology import Topology
 from harness.spec.workload import Workload
 
 
+def word(name: str) -> str:
+    """``name`` as a case's id has it: in the alphabet a-z 0-9 _ . so that it is safe on every command line."""
+    return re.sub(r"[^a-z0-9_.]", "_", name.lower())
+
+
 @dataclass(frozen=True)
 class Case:
     topic: str
@@ -22,7 +27,7 @@ class Case:
         parts = [self.variant, self.engine, str(self.topology), self.workload.dtype]
         if self.workload.name != Workload.name:
             parts.append(self.workload.name)
-        return "-".join(re.sub(r"[^a-z0-9_.]", "_", part.lower()) for part in parts)
+        return "-".join(word(part) for part in parts)
 
     def __str__(self) -> str:
         return self.id

@@ -1,5 +1,7 @@
 """Workloads by name, and from TOML files."""
 
+import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -8,7 +10,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from harness.spec.files import InputError, readable
 from harness.spec.qwen3 import KINDS, read_config, typed
+from harness.spec.topology import Topology
 from harness.spec.workload import ModelConfig, MoeConfig, Workload
 
 # Odd sizes wherever tp 4 allows: no rank count but 1 divides the vocabulary, the hidden size or the parameters.
@@ -148,6 +152,33 @@ NAMED: Mapping[str, Workload] = MappingProxyType(
 )
 
 
+# Other trainers' names of Workload's fields.
+ALSO_CALLED = {
+    "learning_rate": "lr",
+    "max_steps": "steps",
+    "num_train_epochs": "steps",
+    "per_device_train_batch_size": "batch_size, which counts sequences over all ranks",
+    "global_batch_size": "batch_size",
+    "train_batch_size": "batch_size",
+    "gradient_accumulation_steps": "micro_batches",
+    "max_length": "sequence_length",
+    "max_seq_length": "sequence_length",
+    "seq_length": "sequence_length",
+    "optim": "optimizer",
+    "adam_beta1": "betas",
+    "adam_beta2": "betas",
+    "adam_epsilon": "eps",
+    "gradient_clipping": "max_grad_norm",
+    "bf16": 'dtype = "bf16"',
+    "fp16": "dtype",
+    "torch_dtype": "dtype",
+    "model_name_or_path": "weights, a local folder",
+    "dataset": "data, a local file",
+    "dataset_name": "data, a local file",
+    "train_file": "data",
+}
+HUGGING_FACE_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
 EXPERTS = {field.name for field in fields(MoeConfig)} - {field.name for field in fields(ModelConfig)}
 
 
@@ -156,45 +187,68 @@ def load(text: str) -> Workload:
 
     A file's fields are Workload's (``name`` is the file's stem), ModelConfig's or MoeConfig's in the table
     ``[model]``; or ``weights = "folder"``, whose config.json then is the model. What is left out has Workload's
-    default. Paths are relative to the file.
+    default. Paths are relative to the file; a leading ``~`` is the home folder.
     """
     if text in NAMED:
         return NAMED[text]
     path = Path(text)
-    if path.suffix != ".toml":
+    if path.suffix.lower() != ".toml":
         raise ValueError(f"unknown workload {text!r}{_nearest(text, NAMED)}; or give a .toml file")
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"there is no workload file {path}")
+    readable(path)
     try:
-        return _workload(path, tomllib.loads(path.read_text("utf-8")))
+        return _workload(path, tomllib.loads(path.read_bytes().decode("utf-8-sig")))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8: {error}") from error
     except ValueError as error:  # TOML's own errors bear line and column
-        raise ValueError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {error}") from error
 
 
 def _workload(path: Path, table: Mapping[str, Any]) -> Workload:
     if path.stem in NAMED:
         raise ValueError(f"{path.stem!r} is the name of a built-in workload; give the file another name")
-    values = _fields(Workload, table, "", skip=("name",))
+    values = _fields(Workload, table, "")
     for name in ("weights", "data", "tokenizer"):
         if values.get(name):
-            values[name] = str((path.parent / values[name]).resolve())
-            if not Path(values[name]).exists():
-                raise ValueError(f"{name}: there is no {values[name]}")
+            values[name] = _place(path.parent, name, values[name])
     if values.get("weights"):
         if "model" in table:
             raise ValueError("[model] beside weights: the model is in the weights' config.json; leave [model] out")
         values["model"] = read_config(values["weights"])
-    return Workload(name=path.stem, **values)
+    workload = Workload(name=path.stem, **values)
+    if reason := workload.check(Topology()):
+        raise ValueError(reason)
+    if workload.sequence_length < 2:
+        raise ValueError(
+            "sequence_length must be 2 or more: of one token, queries and keys have no gradient to compare"
+        )
+    return workload
 
 
-def _fields(kind: type, table: Mapping[str, Any], prefix: str, skip: tuple[str, ...] = ()) -> dict[str, Any]:
+def _place(folder: Path, name: str, given: str) -> str:
+    """The absolute path of a file or folder that is named relative to ``folder``."""
+    place = (folder / os.path.expanduser(given)).resolve()
+    if place.exists():
+        return str(place)
+    hint = ""
+    if "$" in given:
+        hint = "; variables such as $HOME are not replaced"
+    elif name != "data" and HUGGING_FACE_ID.fullmatch(given):
+        hint = f"; nothing is downloaded: name a local folder, as hf download {given} --local-dir FOLDER makes it"
+    elif any(sign in given for sign in "*?["):
+        hint = "; name one file"
+    raise ValueError(f"{name}: there is no {place}{hint}")
+
+
+def _fields(kind: type, table: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """A TOML table's values, in the types of the dataclass's fields."""
-    types = {field.name: field.type for field in fields(kind) if field.name not in skip}
+    types = {field.name: field.type for field in fields(kind) if (prefix, field.name) != ("", "name")}
     values: dict[str, Any] = {}
     for name, value in table.items():
         full = prefix + name
         if name not in types:
-            raise ValueError(f"unknown field {full!r}{_nearest(name, types)}")
+            raise ValueError(_unknown(name, value, prefix, types))
         if types[name] is ModelConfig:
             if not isinstance(value, dict):
                 raise ValueError(f"model must be a table [model], not {value!r}")
@@ -202,11 +256,25 @@ def _fields(kind: type, table: Mapping[str, Any], prefix: str, skip: tuple[str, 
             values[name] = model(**_fields(model, value, "model."))
         elif types[name] in KINDS:
             values[name] = typed(full, value, types[name])
+            if types[name] is int and abs(value) >= 1 << 63:
+                raise ValueError(f"{full} must be an integer of 64 bits, not {value}")
         elif isinstance(value, list) and len(value) == 2:
             values[name] = tuple(typed(full, each, float) for each in value)
         else:
             raise ValueError(f"{full} must be a list of two numbers, not {value!r}")
     return values
+
+
+def _unknown(name: str, value: Any, prefix: str, types: Iterable[str]) -> str:
+    """What a field may have been meant to be."""
+    if prefix and name in {field.name for field in fields(Workload)}:
+        return f"{prefix + name} is the workload's own field {name}: write it above [model]"
+    if not prefix and isinstance(value, dict):
+        return f"unknown table [{name}]; [model] is the only one, and every other field stands above it"
+    if (prefix, name) == ("", "name"):
+        return "unknown field 'name'; a workload is called as its file is"
+    hint = f"; did you mean {ALSO_CALLED[name]}?" if name in ALSO_CALLED else _nearest(name, types)
+    return f"unknown field {prefix + name!r}{hint}"
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

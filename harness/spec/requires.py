@@ -1,24 +1,11 @@
 """Whether this machine has what an engine needs, without importing the engine."""
 
-import functools
-import shutil
-import subprocess
 from importlib.metadata import PackageNotFoundError, version
 
 from packaging.requirements import Requirement
 
+from harness.spec.gpus import gpus
 from harness.spec.topic import Engine
-
-
-@functools.cache
-def gpus() -> tuple[str, ...]:
-    """The compute capability of each NVIDIA GPU, such as ``"9.0"``; empty where there is none."""
-    tool = shutil.which("nvidia-smi")
-    if not tool:
-        return ()
-    query = [tool, "--query-gpu=compute_cap", "--format=csv,noheader"]
-    found = subprocess.run(query, capture_output=True, text=True, timeout=30)
-    return tuple(found.stdout.split()) if found.returncode == 0 else ()
 
 
 def library(name: str, engine: Engine) -> str:
@@ -38,14 +25,17 @@ def missing(engine: Engine, cuda: bool) -> str:
                 return "needs a CUDA GPU; this run has CPU ranks"
         elif requirement.startswith("sm"):
             need = (int(requirement[2:-1]), int(requirement[-1]))
-            have = [tuple(int(part) for part in capability.split(".")) for capability in gpus()] if cuda else []
-            if not have or min(have) < need:
-                return (
-                    f"needs a GPU of compute capability {need[0]}.{need[1]}; this run has {gpus() if cuda else 'none'}"
-                )
+            have = [gpu.capability for gpu in gpus()] if cuda else []
+            if not have or min(map(_numbers, have)) < need:
+                found = ", ".join(dict.fromkeys(have)) or "none"
+                return f"needs a GPU of compute capability {need[0]}.{need[1]}; this run has {found}"
         elif reason := _distribution(Requirement(requirement), engine.environment):
             return reason
     return ""
+
+
+def _numbers(capability: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in capability.split("."))
 
 
 def _distribution(requirement: Requirement, environment: str) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from math import inf, prod
 
 from harness.spec.topology import Topology
 
@@ -26,8 +27,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name, size in asdict(self).items():
-            if not isinstance(size, bool) and size <= 0:
-                raise ValueError(f"model.{name} must be positive, not {size}")
+            if not isinstance(size, bool) and not 0 < size < inf:
+                raise ValueError(f"model.{name} must be positive and finite, not {size}")
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"model.num_attention_heads {self.num_attention_heads} is not a multiple of "
@@ -38,23 +39,27 @@ class ModelConfig:
 
     def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Canonical parameter names (those of ``Qwen3ForCausalLM``) and shapes, in the order of the forward pass."""
-        h, d = self.hidden_size, self.head_dim
-        q, kv = self.num_attention_heads * d, self.num_key_value_heads * d
+        h = self.hidden_size
         yield "model.embed_tokens.weight", (self.vocab_size, h)
         for layer in range(self.num_hidden_layers):
-            prefix = f"model.layers.{layer}."
-            yield prefix + "input_layernorm.weight", (h,)
-            yield prefix + "self_attn.q_proj.weight", (q, h)
-            yield prefix + "self_attn.k_proj.weight", (kv, h)
-            yield prefix + "self_attn.v_proj.weight", (kv, h)
-            yield prefix + "self_attn.q_norm.weight", (d,)
-            yield prefix + "self_attn.k_norm.weight", (d,)
-            yield prefix + "self_attn.o_proj.weight", (h, q)
-            yield prefix + "post_attention_layernorm.weight", (h,)
-            yield from ((f"{prefix}mlp.{name}", shape) for name, shape in self.mlp_shapes())
+            yield from ((f"model.layers.{layer}.{name}", shape) for name, shape in self.layer_shapes())
         yield "model.norm.weight", (h,)
         if not self.tie_word_embeddings:
             yield "lm_head.weight", (self.vocab_size, h)
+
+    def layer_shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Of one layer, named within it."""
+        h, d = self.hidden_size, self.head_dim
+        q, kv = self.num_attention_heads * d, self.num_key_value_heads * d
+        yield "input_layernorm.weight", (h,)
+        yield "self_attn.q_proj.weight", (q, h)
+        yield "self_attn.k_proj.weight", (kv, h)
+        yield "self_attn.v_proj.weight", (kv, h)
+        yield "self_attn.q_norm.weight", (d,)
+        yield "self_attn.k_norm.weight", (d,)
+        yield "self_attn.o_proj.weight", (h, q)
+        yield "post_attention_layernorm.weight", (h,)
+        yield from ((f"mlp.{name}", shape) for name, shape in self.mlp_shapes())
 
     def mlp_shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Of a layer's part that acts on each token alone."""
@@ -66,13 +71,9 @@ class ModelConfig:
     @property
     def parameters(self) -> int:
         """Ψ: the number of distinct trainable parameters."""
-        total = 0
-        for _, shape in self.shapes():
-            size = 1
-            for n in shape:
-                size *= n
-            total += size
-        return total
+        layer = sum(prod(shape) for _, shape in self.layer_shapes())
+        embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
+        return embeddings + self.num_hidden_layers * layer + self.hidden_size
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class Workload:
     dtype: str = "fp32"
     seed: int = 0
     weights: str = ""  # a Hugging Face folder; empty: drawn from the seed
-    data: str = ""  # a .txt or .jsonl file; empty: a synthetic stream
+    data: str = ""  # a file of text, see harness.spec.text; empty: a synthetic stream
     tokenizer: str = ""  # tokenizer.json or a folder that holds it; empty: the one beside the weights
 
     def __post_init__(self) -> None:
@@ -131,6 +132,16 @@ class Workload:
         for name in ("batch_size", "micro_batches", "sequence_length", "steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("lr", "eps"):
+            if not 0 < getattr(self, name) < inf:
+                raise ValueError(f"{name} must be positive and finite, not {getattr(self, name)}")
+        for name in ("weight_decay", "max_grad_norm"):
+            if not 0 <= getattr(self, name) < inf:
+                raise ValueError(f"{name} must be 0 or more and finite, not {getattr(self, name)}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be from 0 to below 1, not {list(self.betas)}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be 0 or more, not {self.seed}")
 
     def with_(self, **changes: object) -> "Workload":
         return replace(self, **changes)  # type: ignore[arg-type]

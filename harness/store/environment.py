@@ -3,7 +3,6 @@
 import os
 import platform
 import shutil
-import subprocess
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -11,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from harness.spec.command import NoAnswer, answer
+from harness.spec.variables import told
 
 PACKAGES = (
     "plumbline",
@@ -27,23 +29,24 @@ PACKAGES = (
 HARDWARE = ("cpu", "cores", "memory", "gpus")
 
 
-def environment(gpus: Sequence[str] = ()) -> dict[str, Any]:
-    """This machine and its software. ``gpus`` names the GPUs in use; without it, all that ``nvidia-smi`` lists.
+def environment(gpus: Sequence[str] = (), driver: str | None = None) -> dict[str, Any]:
+    """This machine and its software. ``gpus`` names the GPUs in use, ``driver`` is the version of theirs.
 
-    ``memory`` is in bytes; ``cores`` are the logical ones that this process may use; ``driver`` and ``commit`` are None
-    where there is no NVIDIA driver, or the source is not a git checkout; so is a package that is not installed.
+    ``memory`` is in bytes; ``cores`` are the logical ones that this process may use; ``commit`` is None where the
+    source is not a git checkout; so is a package that is not installed.
+    ``variables``: what the shell has set that may change figures.
     """
-    listed, driver = _nvidia_smi()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory": psutil.virtual_memory().total,
-        "gpus": list(gpus or listed),
+        "gpus": list(gpus),
         "driver": driver,
         **_checkout(Path(__file__).resolve()),
         "packages": {name: _version(name) for name in PACKAGES},
+        "variables": told(os.environ),
     }
 
 
@@ -76,13 +79,6 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-def _nvidia_smi() -> tuple[list[str], str | None]:
-    """The names of all GPUs, and the driver's version."""
-    listing = _output("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
-    rows = [line.rsplit(", ", 1) for line in (listing or "").splitlines() if ", " in line]
-    return [name for name, _ in rows], rows[0][1] if rows else None
-
-
 def _checkout(source: Path) -> dict[str, Any]:
     """The commit that ``source`` stands in, and whether tracked files differ from it.
 
@@ -98,10 +94,7 @@ def _checkout(source: Path) -> dict[str, Any]:
 
 def _output(*command: str) -> str | None:
     """What ``command`` prints; None where it is not installed, fails, or takes longer than 20 s."""
-    if shutil.which(command[0]) is None:
-        return None
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
-    except subprocess.TimeoutExpired:
+        return answer(command, 20.0) if shutil.which(command[0]) else None
+    except NoAnswer:
         return None
-    return done.stdout.strip() if done.returncode == 0 else None

@@ -9,8 +9,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Connection, Engine, func, select
 
+from harness.store.liveness import gone
 from harness.store.record import ALIASES
 from harness.store.schema import RECORDS, RUNS, StoreError, reading, shown
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 COLUMNS = tuple(column.name for column in RECORDS.columns if column.name != "id")
 FIGURES = ("value", "law", "bound")
 KEY = ("run", "case", "measure", "quantity")
+OBJECTS = ("detail", "environment")
 FORMATS = ("csv", "json", "parquet")
 
 
@@ -49,7 +51,7 @@ def records(engine: Engine, run: str | None, equals: Mapping[str, object]) -> li
     return [record for record in latest.values() if all(record[name] == value for name, value in wanted.items())]
 
 
-def runs(engine: Engine) -> list[dict[str, Any]]:
+def runs(engine: Engine, run: str | None = None) -> list[dict[str, Any]]:
     """What :meth:`Store.runs` promises."""
     distinct = select(*(RECORDS.c[name] for name in KEY)).distinct().subquery()
     counts = select(distinct.c.run, func.count().label("records")).group_by(distinct.c.run).subquery()
@@ -58,8 +60,23 @@ def runs(engine: Engine) -> list[dict[str, Any]]:
         .outerjoin(counts, RUNS.c.run == counts.c.run)
         .order_by(RUNS.c.started.desc(), RUNS.c.run.desc())
     )
+    if run not in (None, "*"):
+        statement = statement.where(RUNS.c.run == _run(engine, run))
     with reading(engine) as connection:
-        return [dict(row) for row in connection.execute(statement).mappings()]
+        found = [dict(row) for row in connection.execute(statement).mappings()]
+        dead = killed(connection)
+    for row in found:
+        hidden = {name: value for name, value in row["environment"].items() if name != "process"}
+        row |= {"environment": hidden, "status": "killed" if row["run"] in dead else row["status"]}
+    return found
+
+
+def killed(connection: Connection) -> list[str]:
+    """The runs that are said to be running, though their process has ended."""
+    statement = select(RUNS.c.run, RUNS.c.environment).where(RUNS.c.status == "running")
+    one_machine = connection.dialect.name == "sqlite"
+    rows = connection.execute(statement).all()
+    return [run for run, environment in rows if gone(environment.get("process") or {}, one_machine)]
 
 
 def frame(records: list[dict[str, Any]]) -> "pandas.DataFrame":
@@ -70,10 +87,18 @@ def frame(records: list[dict[str, Any]]) -> "pandas.DataFrame":
     return table.astype(dict.fromkeys(FIGURES, "float64"))
 
 
+def run_frame(runs: list[dict[str, Any]]) -> "pandas.DataFrame":
+    """One row a run, also where there is none."""
+    import pandas
+
+    return pandas.DataFrame(runs, columns=[*(column.name for column in RUNS.columns), "records"])
+
+
 def export(frame: "pandas.DataFrame", format: str, path: Path | None = None) -> None:
     """Write ``frame`` as csv, json or parquet to ``path``, or to the standard output.
 
-    ``detail`` is an object in JSON; in the other two, which need one type a column, it is that object as JSON text.
+    ``detail`` and ``environment`` are objects in JSON; in the other two, which need one type a column, they are those
+    objects as JSON text.
     Absent figures are null, in CSV an empty field.
     """
     if format not in FORMATS:
@@ -93,7 +118,7 @@ def _encoded(frame: "pandas.DataFrame", format: str) -> bytes:
     if format == "json":
         nullable = frame.astype(object).where(frame.notna(), None)
         return (json.dumps(nullable.to_dict("records"), indent=1, allow_nan=False) + "\n").encode()
-    flat = frame.assign(detail=frame["detail"].map(json.dumps))
+    flat = frame.assign(**{name: frame[name].map(json.dumps) for name in OBJECTS if name in frame})
     if format == "csv":
         # All texts are quoted: otherwise csv leaves a lone carriage return bare, and readers end the line there.
         return flat.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n").encode()

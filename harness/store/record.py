@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from harness.spec import Case, Finding
+from harness.store.redact import redact
 
 # Old case id → today's id. An id is never renamed without an entry here; the history of a case depends on it.
 ALIASES: Mapping[str, str] = MappingProxyType({})
@@ -70,5 +71,6 @@ def plain(value: Any) -> Any:
 
 
 def storable(text: str) -> str:
-    """``text`` as UTF-8 without NUL, which PostgreSQL has no place for: a crashed rank's output may hold anything."""
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "backslashreplace").decode()
+    """``text`` as UTF-8 without NUL, which PostgreSQL has no place for, and without passwords: a crashed rank's output
+    may hold anything."""
+    return redact(text).replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "backslashreplace").decode()

@@ -27,7 +27,9 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
+
+from harness.store.redact import redact
 
 # Step n - 1 takes a store of version n to n + 1: SQL that SQLite and PostgreSQL both understand. The tables below are
 # those of the newest version. A step that was once released is never edited.
@@ -42,7 +44,7 @@ DRIVERS = {
     "postgresql": "postgresql+psycopg",
     "postgresql+psycopg": "postgresql+psycopg",
 }
-USAGE = "give a path, sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
+USAGE = "give a path, sqlite:///FILE or postgresql://USER@HOST/DATABASE, with the password in PGPASSWORD or ~/.pgpass"
 
 # What a database says → what to do about it.
 ADVICE = {
@@ -110,6 +112,8 @@ def connect(url: str, create: bool = True, steps: Sequence[Sequence[str]] = STEP
     except ImportError as error:
         message = f"{shown(address)}: driver not installed ({_line(error)}); pip install 'plumbline[postgresql]'"
         raise StoreError(message) from None
+    except SQLAlchemyError:  # it may repeat a part of the URL
+        raise StoreError(f"{shown(address)}: its URL cannot be used; {USAGE}") from None
     if address.drivername == "sqlite":
         # A commit reaches the write-ahead log, not yet the disk: it outlives this process, which is what is asked.
         event.listen(engine, "connect", lambda raw, _: raw.execute("PRAGMA synchronous = NORMAL"))
@@ -121,6 +125,8 @@ def parse(url: str) -> URL:
     """A path or URL as an SQLAlchemy URL of a supported driver. Nothing of a bad URL but its scheme is repeated, since
     a password may stand anywhere in it."""
     scheme = re.match(r"([A-Za-z][\w+.-]+)(:|//)", url)
+    if scheme is None and re.search(r"\bpassword\s*=", url):
+        raise StoreError(f"the store is given as libpq's keywords, not as a URL; {USAGE}")
     if scheme is None:
         return URL.create("sqlite", database=str(Path(url).expanduser()))
     try:
@@ -135,14 +141,22 @@ def parse(url: str) -> URL:
         raise StoreError(
             f"the {scheme[1]} URL of the store has more than one @; write %40 for one in a user or password"
         )
-    return parsed.set(drivername=DRIVERS[parsed.drivername])
+    # Where SQLAlchemy hides it, also from a traceback.
+    password = parsed.normalized_query.get("password", (None,))[-1]
+    return parsed.difference_update_query(["password"]).set(drivername=DRIVERS[parsed.drivername], password=password)
 
 
 def shown(url: URL) -> str:
-    """How messages name a store: no password, nor the query, which may hold one."""
+    """How messages name a store."""
+    return f"store {place(url)}"
+
+
+def place(url: URL) -> str:
+    """A path, or a URL without its query, in which user and password are ``***``."""
     if url.drivername == "sqlite":
-        return f"store {url.database}"
-    return f"store {url.set(drivername='postgresql', query={}).render_as_string(hide_password=True)}"
+        return str(url.database)
+    bare = URL.create("postgresql", host=url.host, port=url.port, database=url.database).render_as_string()
+    return bare.replace("://", "://***@", 1) if url.username or url.password else bare
 
 
 @contextmanager
@@ -165,10 +179,12 @@ def _reporting(engine: Engine) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        cause = _line(error.orig)
+        cause = redact(_line(error.orig))
         advice = next((advice for words, advice in ADVICE.items() if words in cause), USAGE)
         # ``from None``: the chain would show the statement with all its values.
         raise StoreError(f"{shown(engine.url)}: {cause}; {advice}") from None
+    except (ArgumentError, UnicodeError):  # of a port or host that is none
+        raise StoreError(f"{shown(engine.url)}: its URL cannot be used; {USAGE}") from None
 
 
 def _line(error: object) -> str:

@@ -9,8 +9,9 @@ from sqlalchemy import Connection, Engine, select
 
 from harness.spec import Case, Finding
 from harness.store import query
+from harness.store.liveness import process
 from harness.store.record import now, plain, row, storable
-from harness.store.schema import RECORDS, RUNS, StoreError, connect, shown, writing
+from harness.store.schema import RECORDS, RUNS, StoreError, connect, place, shown, writing
 
 if TYPE_CHECKING:
     import pandas
@@ -27,16 +28,25 @@ class Store:
 
     @classmethod
     def open(cls, url: str, create: bool = True) -> "Store":
-        """``url``: a path, ``sqlite:///FILE`` or ``postgresql://USER:PASSWORD@HOST/DATABASE``. An older store is
+        """``url``: a path, ``sqlite:///FILE`` or ``postgresql://USER@HOST/DATABASE``. An older store is
         migrated in place; a missing one is made, or with ``create=False`` a :class:`StoreError`."""
         return cls(connect(url, create))
 
+    @property
+    def place(self) -> str:
+        """Where it is, without user or password."""
+        return place(self.engine.url)
+
     def begin(self, environment: Mapping[str, Any], command: str) -> str:
-        """Begin a run; its id sorts by the time, to the second: ``20261123-063155-a1b2c3``."""
+        """Begin a run; its id sorts by the time, to the second: ``20261123-063155-a1b2c3``. Runs whose process has
+        ended without closing them are marked as killed."""
         run = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
         started = {"run": run, "command": storable(command), "status": "running", "started": now()}
+        described = plain({**environment, "process": process()})
         with writing(self.engine) as connection:
-            connection.execute(RUNS.insert().values(**started, environment=plain(environment)))
+            killed = query.killed(connection)
+            connection.execute(RUNS.update().where(RUNS.c.run.in_(killed)).values(status="killed"))
+            connection.execute(RUNS.insert().values(**started, environment=described))
         self._hold()
         return run
 
@@ -75,13 +85,19 @@ class Store:
         run, of the ``run`` named, or of all (``"*"``). ``equals`` keeps those whose columns have these values."""
         return query.records(self.engine, run, equals)
 
-    def runs(self) -> list[dict[str, Any]]:
-        """The newest first: run, command, status, started, finished, environment, and the number of its records."""
-        return query.runs(self.engine)
+    def runs(self, run: str | None = None) -> list[dict[str, Any]]:
+        """All of them, the newest first, or the ``run`` named: run, command, status, started, finished, environment,
+        and the number of its records. The status is running, finished, interrupted, failed, or killed: its process has
+        ended without closing it."""
+        return query.runs(self.engine, run)
 
     def frame(self, run: str | None = None) -> "pandas.DataFrame":
         """The records of ``run`` (as for :meth:`records`), one a row; absent figures are NaN."""
         return query.frame(self.records(run))
+
+    def run_frame(self, run: str | None = None) -> "pandas.DataFrame":
+        """The runs as :meth:`runs` gives them, one a row."""
+        return query.run_frame(self.runs(run))
 
     def _unknown(self, run: str) -> StoreError:
         return StoreError(f"{shown(self.engine.url)}: holds no run {run!r}; Store.begin gives the id of a new one")

@@ -2,9 +2,7 @@
 
 import logging
 import os
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,13 +10,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from harness.spec import Batch, Topology, Unsupported, Workload
+from impls.models.extensions import folder
 from impls.models.mesh import device, share
 from impls.models.optimizer import optimizer
 from impls.models.weights import build_model
 
-# What DeepSpeed compiles names the headers of its environment: in a folder that several share they would build it anew
-# in turns, for minutes.
-os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
+os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(folder()))
 if not torch.cuda.is_available():
     # Read at the import: DeepSpeed must not choose a device of its own.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -26,6 +23,7 @@ if not torch.cuda.is_available():
 import deepspeed
 import deepspeed.ops
 import deepspeed.runtime.zero.muon.muon_optimizer  # initialize() imports it, for seconds: rather before the fork
+from deepspeed.ops import op_builder
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
 
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
@@ -47,6 +45,11 @@ def configuration(workload: Workload, topology: Topology, zero: Mapping[str, Any
         "zero_allow_untested_optimizer": True,  # PyTorch's SGD is
         "zero_optimization": dict(zero),
     }
+
+
+def builder(name: str) -> Any:
+    """What compiles one of DeepSpeed's operators, such as ``"CPUAdamBuilder"``."""
+    return getattr(op_builder, name)()
 
 
 class Engine:

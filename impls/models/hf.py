@@ -3,51 +3,42 @@
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from difflib import get_close_matches
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from harness.spec import ModelConfig
+from harness.spec.checkpoint import HEAD, INDEX, SINGLE, tensor_files
+from harness.spec.files import InputError
 from harness.spec.qwen3 import config_json, read_config
 
 __all__ = ["read_config", "read_weights", "write_folder"]
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+EMBEDDING = "model.embed_tokens.weight"
 
 
 def read_weights(folder: str | Path, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
     """Canonical name and float32 CPU tensor of each parameter, in the order of ``config.shapes()``, one at a time.
 
-    Names and shapes are checked before the first tensor is read; a ValueError names the tensor, what was found and
-    what was expected. Some published tied models store the head all the same: it must then equal the embedding.
+    Names and shapes are checked before the first tensor is read, and no weight may be NaN or infinite; an InputError
+    names the tensor. Some published tied models store the head all the same: it must then equal the embedding.
     """
+    home = tensor_files(folder, config)
     with ExitStack() as stack:
-        files = {name: stack.enter_context(_open(Path(folder) / name)) for name in _shards(Path(folder))}
-        home = {name: file for file in files.values() for name in file.keys()}  # noqa: SIM118
-        expected = dict(config.shapes())
-        for name, shape in expected.items():
-            if name not in home:
-                close = get_close_matches(name, list(home), n=1)
-                raise ValueError(f"{folder} has no tensor {name}" + (f"; the nearest is {close[0]}" if close else ""))
-            found = tuple(home[name].get_slice(name).get_shape())
-            if found != shape:
-                raise ValueError(f"{folder}: {name} has shape {list(found)}, expected {list(shape)}")
-        spare = home.keys() - expected.keys()
-        if config.tie_word_embeddings and HEAD in spare:
-            if not torch.equal(home[HEAD].get_tensor(HEAD), home[EMBEDDING].get_tensor(EMBEDDING)):
-                raise ValueError(f"{folder}: tie_word_embeddings is true, yet {HEAD} differs from {EMBEDDING}")
-            spare -= {HEAD}
-        if spare:
-            raise ValueError(f"{folder} has tensors that this model has not: {', '.join(sorted(spare)[:3])}")
-        for name in expected:
-            yield name, home[name].get_tensor(name).float()
+        files = {path: stack.enter_context(safe_open(path, framework="pt")) for path in set(home.values())}
+        if config.tie_word_embeddings and HEAD in home:
+            head, embedding = (files[home[name]].get_tensor(name) for name in (HEAD, EMBEDDING))
+            if not torch.equal(head, embedding):
+                raise InputError(f"{folder}: tie_word_embeddings is true, yet {HEAD} differs from {EMBEDDING}")
+        for name, _ in config.shapes():
+            tensor = files[home[name]].get_tensor(name).float()
+            if not tensor.isfinite().all():
+                raise InputError(f"{folder}: {name} holds NaN or an infinity")
+            yield name, tensor
 
 
 def write_folder(
@@ -88,30 +79,6 @@ def write_folder(
         index = {"metadata": {"total_size": total}, "weight_map": home}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     (folder / "config.json").write_text(config_json(config, str(dtype).removeprefix("torch.")), encoding="utf-8")
-
-
-def _shards(folder: Path) -> list[str]:
-    """The names of the weight files, by Transformers' own precedence: the single file first."""
-    if (folder / SINGLE).is_file():
-        return [SINGLE]
-    if not (folder / INDEX).is_file():
-        pickled = any(folder.glob("*.bin"))
-        remedy = "load it with Transformers and save_pretrained() it" if pickled else "download it whole"
-        raise ValueError(f"{folder} has neither {SINGLE} nor {INDEX}{' but .bin files' if pickled else ''}: {remedy}")
-    try:
-        names = sorted(set(json.loads((folder / INDEX).read_bytes())["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{folder / INDEX} is not an index of shards: {error!r}") from error
-    if missing := [name for name in names if not (folder / name).is_file()]:
-        raise ValueError(f"{folder} lacks {', '.join(missing)}, named in {INDEX}: download it whole")
-    return names
-
-
-def _open(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="pt")
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file, or was cut short: {error}") from error
 
 
 def _plan(config: ModelConfig, element_size: int, max_shard_bytes: int) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-// The page is complete without this script; it adds the search box, the theme button, and opens what is folded for print.
+// Without this script the first screen is complete; with it, folds open, the search box finds, and the theme switches.
 (() => {
   const root = document.documentElement;
   document.querySelector(".tools").hidden = false;
@@ -11,21 +11,64 @@
   prefersDark.addEventListener("change", label);
   label();
 
-  const find = document.getElementById("find");
-  const found = document.getElementById("found");
-  const items = [...document.querySelectorAll("[data-find]")].map((node) => [node, node.textContent.toLowerCase()]);
-  const folds = [...document.querySelectorAll("details.cases")];
-  find.addEventListener("input", () => {
-    const words = find.value.toLowerCase().split(/\s+/).filter(Boolean);
-    let count = 0;
-    for (const [node, text] of items) {
-      const hit = words.every((word) => text.includes(word));
-      node.classList.toggle("out", !hit);
-      count += hit;
-    }
-    for (const fold of folds) fold.open = words.length > 0 && fold.querySelector("[data-find]:not(.out)") !== null;
-    found.textContent = words.length ? `${count} found` : "";
+  // What is folded waits in a template, no part of the document, until it is opened.
+  const fill = (fold) => {
+    const folded = fold.querySelector(":scope > template");
+    if (folded) folded.replaceWith(folded.content);
+  };
+  const unfold = (fold) => { fill(fold); fold.open = true; };
+  document.addEventListener("toggle", (event) => { if (event.target.open) fill(event.target); }, true);
+  const arrive = () => {
+    const fold = document.querySelector("section:target > details.topic");
+    if (fold) unfold(fold);
+  };
+  addEventListener("hashchange", arrive);
+  arrive();
+  addEventListener("beforeprint", () => {
+    for (let folds; (folds = document.querySelectorAll("details:not([open])")).length; ) folds.forEach(unfold);
   });
 
-  addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((fold) => { fold.open = true; }));
+  const find = document.getElementById("find");
+  const found = document.getElementById("found");
+  const steps = [document.getElementById("previous"), document.getElementById("next")];
+  let entries = null; // all that can be found, in the page's order: the node, its text, the folds that it waits in
+  let matches = [];
+  let at = -1;
+  const collect = (part, folds) => {
+    for (const node of part.querySelectorAll("[data-find], template")) {
+      if (node.localName === "template") collect(node.content, [...folds, node.parentElement]);
+      else entries.push({ node, folds, text: node.textContent.toLowerCase() });
+    }
+  };
+  const say = () => {
+    found.textContent = !find.value.trim() ? "" : at < 0 ? `${matches.length} found` : `${at + 1} of ${matches.length}`;
+    for (const step of steps) step.hidden = matches.length === 0;
+  };
+  const leave = () => {
+    for (const node of document.querySelectorAll(".hit")) { node.classList.remove("hit"); node.removeAttribute("aria-current"); }
+  };
+  const go = (step) => {
+    if (!matches.length) return;
+    leave();
+    at = at < 0 && step < 0 ? matches.length - 1 : (at + step + matches.length) % matches.length;
+    const { node, folds } = matches[at];
+    folds.forEach(fill);
+    for (let fold = node.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
+    node.classList.add("hit");
+    node.setAttribute("aria-current", "true");
+    node.scrollIntoView({ block: "center", behavior: "instant" });
+    say();
+  };
+  find.addEventListener("input", () => {
+    if (!entries) { entries = []; collect(document, []); }
+    const words = find.value.toLowerCase().split(/\s+/).filter(Boolean);
+    matches = words.length ? entries.filter(({ text }) => words.every((word) => text.includes(word))) : [];
+    at = -1;
+    leave();
+    say();
+  });
+  find.addEventListener("keydown", (event) => {
+    if (event.key === "Enter") { event.preventDefault(); go(event.shiftKey ? -1 : 1); }
+  });
+  steps.forEach((step, place) => step.addEventListener("click", () => go(place ? 1 : -1)));
 })();

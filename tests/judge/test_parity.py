@@ -109,7 +109,7 @@ def test_the_verdict_turns_at_the_margin(factor: float, verdict: str) -> None:
 
 
 def test_a_scale_error_below_the_norms_floor_fails_by_its_slope() -> None:
-    found = judged(scaled(1 + 0.9 * FLOOR.tensors["a"]))
+    found = judged(scaled(1 + 0.9 * MARGIN * FLOOR.tensors["a"]))
     assert found["gradient"].verdict == "pass"
     assert found["gradient slope"].verdict == "fail"
 
@@ -148,7 +148,7 @@ def test_rounding_of_twice_the_floor_passes_by_its_slope_and_an_error_of_scale_d
 def test_every_verdict_prints_its_resolution() -> None:
     for finding in judged(TRUTH).values():
         assert "would have seen a scale error of" in finding.reason
-    assert judged(TRUTH)["gradient"].detail["resolution"] == pytest.approx(MARGIN * FLOOR.slope)
+    assert judged(TRUTH)["gradient"].detail["resolution"] == pytest.approx(2 * MARGIN * FLOOR.slope)
 
 
 def test_one_tensor_alone_is_not_judged_where_only_the_whole_counts() -> None:

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from harness.launch.rank import Context
 from harness.spec import Unsupported
+from harness.spec.files import InputError
 
 
 def total(context: Context) -> float:
@@ -28,6 +29,10 @@ def one_raises(context: Context) -> None:
     if context.rank == 1:
         raise ValueError("rank 1 is wrong")
     total(context)
+
+
+def is_given_a_wrong_file(context: Context) -> None:
+    raise InputError("text.jsonl, line 3 is not JSON")
 
 
 def one_is_killed(context: Context) -> None:

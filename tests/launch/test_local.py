@@ -65,6 +65,12 @@ def test_a_rank_that_raises_is_a_value_and_comes_first(launcher: LocalLauncher) 
     assert seconds < NOTICED
 
 
+def test_a_fault_of_the_users_files_is_told_without_a_traceback(launcher: LocalLauncher) -> None:
+    outcomes, _ = timed(launcher, "is_given_a_wrong_file")
+    texts = [outcome.text for outcome in outcomes if isinstance(outcome, Raised)]
+    assert texts == ["text.jsonl, line 3 is not JSON"] * len(outcomes)
+
+
 @pytest.mark.parametrize(("job", "how"), [("one_is_killed", "killed by SIGKILL"), ("one_exits", "exit status 3")])
 def test_a_rank_that_dies_is_noticed_at_once_and_comes_first(launcher: LocalLauncher, job: str, how: str) -> None:
     outcomes, seconds = timed(launcher, job)

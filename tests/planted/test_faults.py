@@ -23,8 +23,8 @@ TRAINED = UPDATE | LOSS
 
 @dataclass(frozen=True)
 class Fault:
-    """``fp32``: the figures that must fail in float32, and no other; ``bf16``: some of those that must fail there;
-    ``where``: what the reason names first."""
+    """``fp32`` and ``bf16``: the figures that must fail there, at twice their bound at least; in float32 what is of
+    another kind must pass. ``where``: what the reason names first."""
 
     topic: str
     variant: str
@@ -41,7 +41,7 @@ FAULTS = {
         "data_parallel",
         "ddp_naive",
         "dp2",
-        GRADIENT | TRAINED,
+        GRADIENT | {"update"},
         frozenset({"gradient"}),
         "step 1, gradient of model.layers.0.self_attn.q_norm.weight, in all 2 parts",
     ),
@@ -174,16 +174,19 @@ def planted(lab: Lab, name: str, dtype: str) -> dict[str, Finding]:
     return {finding.quantity: finding for finding in found}
 
 
-def failed(findings: dict[str, Finding]) -> set[str]:
+def clear(findings: dict[str, Finding]) -> set[str]:
+    """The figures that fail at twice their bound, which no honest run comes near to (test_calibration.py)."""
     assert {finding.verdict for finding in findings.values()} <= {"pass", "fail"}, findings
-    return {quantity for quantity, finding in findings.items() if finding.verdict == "fail"}
+    return {quantity for quantity, found in findings.items() if found.value >= 2 * found.bound}
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_planted_fault_fails_in_float32_where_it_is_and_nowhere_else(lab: Lab, name: str) -> None:
-    found = planted(lab, name, "fp32")
-    assert failed(found) == FAULTS[name].fp32
-    for quantity in FAULTS[name].fp32:
+    found, must = planted(lab, name, "fp32"), FAULTS[name].fp32
+    assert clear(found) >= must
+    kinds = {quantity.split()[0] for quantity in must}
+    assert {q for q, finding in found.items() if finding.verdict == "fail" and q.split()[0] not in kinds} == set()
+    for quantity in must:
         assert "first divergence: " in found[quantity].reason
     first = next(finding for finding in found.values() if finding.verdict == "fail")
     assert FAULTS[name].where in first.detail["first_divergence"]
@@ -191,7 +194,7 @@ def test_a_planted_fault_fails_in_float32_where_it_is_and_nowhere_else(lab: Lab,
 
 @pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if fault.bf16])
 def test_a_planted_fault_fails_in_bfloat16_too(lab: Lab, name: str) -> None:
-    assert failed(planted(lab, name, "bf16")) >= FAULTS[name].bf16
+    assert clear(planted(lab, name, "bf16")) >= FAULTS[name].bf16
 
 
 def test_what_failed_is_recorded_at_once(lab: Lab, recorded: list[tuple[Case, Finding]]) -> None:

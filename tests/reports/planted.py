@@ -109,6 +109,7 @@ def run() -> dict[str, Any]:
             "gpus": [],
             "driver": None,
             "commit": "0123456789abcdef",
+            "variables": {"ATEN_CPU_CAPABILITY": "avx2", "CUDA_VISIBLE_DEVICES": ""},
         },
     }
 
@@ -263,6 +264,7 @@ def _throughput(draw: random.Random, topic: str, engine: str, topology: str) -> 
         "mfu": 0.31 / ratio,
         "minimum_detectable_effect": 0.02,
         "ratio_to_fastest": ratio_to_fastest,
+        "fastest": min(TOPICS[topic]["engines"], key=lambda name: SPEED.get(name, math.inf)),
         "rounds": 5,
         "ratios": {},
     }

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from reports import figures, palette, tidy
+from reports import figures, palette, tidy, timelines
 from tests.reports import planted
 from tests.reports.planted import finding
 
@@ -89,3 +89,20 @@ def test_engines_have_their_own_colours_and_new_ones_a_free_one() -> None:
     assert alone["torch"] == together["torch"] == 1
     assert len(set(together.values())) == 5
     assert max(palette.slots([f"engine{n}" for n in range(30)]).values()) < palette.SLOTS
+
+
+def test_a_timeline_draws_and_names_each_action_and_beside_it_the_schedule() -> None:
+    spans = [[["F", 0, 0, 0.0, 100.0], ["B", 0, 0, 100.0, 300.0]], [["F", 1, 0, 100.0, 400.0]]]
+    base = planted._base("pipeline", "gpipe", "torch", "pp2", "fp32", "cpu")
+    found = finding("timeline", "bubble", 0.25, "", "pass", law=0.25, detail={"measured": spans, "ideal": spans})
+    (chart,) = timelines.timelines(topic("pipeline", [base | found]))
+    assert [name for _, _, name in chart.legend] == ["forward", "backward"]
+    titles = re.findall(r"<title>([^<]*)</title>", chart.svg)
+    assert titles == [
+        "forward, stage 0, micro-batch 0: 100\u202fµs",
+        "backward, stage 0, micro-batch 0: 200\u202fµs",
+        "forward, stage 1, micro-batch 0: 300\u202fµs",
+    ]
+    boxes = re.findall(r"M([\d.]+),0h([\d.]+)v8h", chart.svg)
+    actions = [(float(x), float(width)) for x, width in boxes if width != "360"]
+    assert actions == [(0.0, 89.6), (90.0, 179.6), (90.0, 269.6)] * 2  # 360 px for 400 µs, 0.4 px between two

@@ -177,7 +177,8 @@ def test_coverage_counts_judged_cases_of_each_measure() -> None:
 
 
 def test_speeds_from_cpu_ranks_are_marked_as_such(html: str) -> None:
-    assert "All speeds were measured on CPU ranks" in html
+    assert "All step times were measured on CPU ranks" in html
+    assert "none of them is judged" in html
     assert not overview.timed_on_cpu_only(tidy.view(planted.records(gpu=True), planted.run(), {}))
 
 

@@ -5,6 +5,7 @@ from importlib.resources import files
 
 import pytest
 
+from harness.spec import VERDICTS
 from reports import palette
 
 STYLE = files("reports").joinpath("assets", "style.css").read_text(encoding="utf-8")
@@ -42,3 +43,15 @@ def test_engines_stand_out_from_the_paper(theme: int) -> None:
 def test_every_colour_that_the_page_names_is_defined(html: str) -> None:
     assert set(re.findall(r"var\(--([\w-]+)\)", html)) <= set(COLOURS)
     assert {f"p{place}" for place in range(palette.SHADES)} <= set(COLOURS)
+
+
+def test_every_box_that_scrolls_sideways_holds_what_is_hidden_in_it() -> None:
+    """Text for readers aloud alone is positioned absolutely: by the box, or else it widens the whole page."""
+    boxes = re.findall(r"(?m)^\s*([^{}\n]+) \{([^}]*overflow-x: auto[^}]*)\}", STYLE)
+    assert {".scroll", "nav ul"} <= {name for name, _ in boxes}
+    assert [name for name, rule in boxes if "position: relative" not in rule and name != "pre"] == []
+
+
+def test_every_verdict_has_a_sign_that_is_not_read_aloud() -> None:
+    for verdict in VERDICTS:
+        assert re.search(rf'\.v\.{verdict}::before {{ content: "(.) "; content: "\1 " / ""; }}', STYLE), verdict

@@ -1,7 +1,7 @@
 """The tables of a topic: promised against measured, folded where they are long."""
 
-from reports import pivot, tidy
-from reports.pages import issues
+from reports import overview, pivot, tidy
+from reports.pages import issues, notes
 from tests.reports import planted
 
 
@@ -53,6 +53,34 @@ def test_the_resolution_stands_below_each_parity_figure() -> None:
 
 
 def test_errors_with_one_message_are_one_issue() -> None:
-    (error,) = [issue for issue in issues(topic("tensor_parallel")) if issue.verdict == "error"]
+    (error,) = [issue for issue in issues(topic("tensor_parallel"), "pytest suites/") if issue.verdict == "error"]
     assert len(error.cases) == 4
     assert error.headline == planted.TRACEBACK.splitlines()[0]
+
+
+def test_a_step_time_stands_with_its_interval_and_a_slow_reference_is_marked_and_does_not_fail() -> None:
+    detail = {"low": 0.0118, "high": 0.0131, "ratio_to_fastest": 1.7, "fastest": "torch", "marked": "1.7 × torch"}
+    timed = planted.finding("throughput", "step_time", 0.0123, "s", "pass", bound=None, detail=detail)
+    quick = planted.finding(
+        "throughput", "step_time", 0.0072, "s", "inconclusive", detail={"low": 0.007, "high": 0.009}
+    )
+    records = [
+        planted._base("zero", "zero1", "reference", "dp2", "fp32", "cuda") | timed,
+        planted._base("zero", "zero1", "torch", "dp2", "fp32", "cuda") | quick,
+    ]
+    view = tidy.view(records, planted.run(), {})
+    (only,) = view.topics
+    (table,) = pivot.figure_tables(only)
+    slow, fast = table.rows[0].cells
+    assert slow is not None
+    assert fast is not None
+    assert (slow.verdict, slow.main) == ("pass", "12.3\u202fms")
+    assert slow.sub == "11.8\u202fms to 13.1\u202fms, 1.70× best, marked"
+    assert fast.sub == "7.00\u202fms to 9.00\u202fms, 1.00× best"
+    assert "marked: 1.7 × torch" in slow.note
+    assert issues(only, "pytest suites/") == []
+    assert [note.cases for note in notes(only, "marked")] == [["zero1-reference-dp2-fp32"]]
+    (row,) = overview.matrix(view)
+    assert row.cells[0].fast is not None
+    assert row.cells[0].fast.verdict == ""
+    assert row.cells[0].fast.note.endswith("; 1.7 × torch")

@@ -3,6 +3,7 @@
 import pytest
 
 from harness.spec import Engine, requires
+from harness.spec.gpus import Gpu
 
 
 def needing(*requirements: str) -> Engine:
@@ -31,7 +32,7 @@ def test_what_is_missing_on_cpu_ranks(requirement: str, reason: str) -> None:
 def test_every_gpu_must_have_the_capability(
     capabilities: tuple[str, ...], good: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requires, "gpus", lambda: capabilities)
+    monkeypatch.setattr(requires, "gpus", lambda: tuple(Gpu("NVIDIA H100", each) for each in capabilities))
     assert requires.missing(needing("cuda"), cuda=True) == ""
     assert (requires.missing(needing("sm90"), cuda=True) == "") is good
 

@@ -1,5 +1,7 @@
 """Workloads: what cannot be one, and what does not fit a topology."""
 
+from math import inf, nan
+
 import pytest
 
 from harness.spec import ModelConfig, Topology, Workload
@@ -12,11 +14,31 @@ from harness.spec import ModelConfig, Topology, Workload
         ({"optimizer": "lion"}, "optimizer 'lion' is unknown; known: "),
         ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
         ({"steps": -1}, "steps must be at least 1, not -1"),
+        ({"lr": -1.0}, "lr must be positive and finite, not -1.0"),
+        ({"lr": 0.0}, "lr must be positive and finite, not 0.0"),
+        ({"lr": nan}, "lr must be positive and finite, not nan"),
+        ({"lr": inf}, "lr must be positive and finite, not inf"),
+        ({"eps": 0.0}, "eps must be positive and finite, not 0.0"),
+        ({"weight_decay": -0.5}, "weight_decay must be 0 or more and finite, not -0.5"),
+        ({"weight_decay": nan}, "weight_decay must be 0 or more and finite, not nan"),
+        ({"max_grad_norm": -1.0}, "max_grad_norm must be 0 or more and finite, not -1.0"),
+        ({"max_grad_norm": inf}, "max_grad_norm must be 0 or more and finite, not inf"),
+        ({"betas": (0.9, 1.0)}, r"betas must be from 0 to below 1, not \[0.9, 1.0\]"),
+        ({"betas": (-0.1, 0.9)}, "betas must be from 0 to below 1"),
+        ({"betas": (nan, 0.9)}, "betas must be from 0 to below 1"),
+        ({"seed": -3}, "seed must be 0 or more, not -3"),
     ],
 )
 def test_what_cannot_be_a_workload_is_told_why(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Workload().with_(**change)
+
+
+@pytest.mark.parametrize("size", [0, -1, nan, inf])
+@pytest.mark.parametrize("name", ["hidden_size", "rms_norm_eps", "rope_theta"])
+def test_a_models_numbers_are_positive_and_finite(name: str, size: float) -> None:
+    with pytest.raises(ValueError, match=f"model.{name} must be positive and finite, not {size}"):
+        ModelConfig(**{name: size})
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,15 @@ def test_the_environment_tells_hardware_and_versions() -> None:
     assert list(found["packages"]) == names.split()
 
 
+def test_the_environment_tells_the_variables_that_may_change_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"ATEN_CPU_CAPABILITY": "avx2", "CUDA_HOME": "/home/me/cuda", "SLURM_JOB_ID": "7"}.items():
+        monkeypatch.setenv(name, value)
+    found = environment()["variables"]
+    assert found["ATEN_CPU_CAPABILITY"] == "avx2"
+    assert found["CUDA_HOME"] == "(not recorded)"
+    assert "SLURM_JOB_ID" not in found
+
+
 def test_a_package_that_is_not_installed_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["harness.store.environment"], "PACKAGES", ("no-such-package",))
     assert environment()["packages"] == {"no-such-package": None}
@@ -70,20 +79,18 @@ def test_neither_the_environment_nor_a_store_needs_torch_or_loads_pandas(tmp_pat
     assert done.stdout.strip() == "[]"
 
 
-def test_gpus_and_driver_come_from_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = "printf 'NVIDIA H100 80GB HBM3, 570.86.15\\nNVIDIA H100 80GB HBM3, 570.86.15\\n'"
-    put_program(tmp_path / "bin", "nvidia-smi", lines, monkeypatch)
+def test_gpus_are_those_that_the_run_uses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_program(tmp_path / "bin", "nvidia-smi", "echo 'NVIDIA H100 80GB HBM3, 570.86.15'", monkeypatch)
     found = environment()
-    assert (found["gpus"], found["driver"]) == (["NVIDIA H100 80GB HBM3"] * 2, "570.86.15")
-    found = environment(["NVIDIA A100"])
+    assert (found["gpus"], found["driver"]) == ([], None)
+    found = environment(["NVIDIA A100"], "570.86.15")
     assert (found["gpus"], found["driver"]) == (["NVIDIA A100"], "570.86.15")
 
 
-@pytest.mark.parametrize("body", ["echo 'Failed to initialize NVML'; exit 9", "echo 'No devices were found'"])
-def test_without_a_working_driver_there_are_no_gpus(body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    put_program(tmp_path / "bin", "nvidia-smi", body, monkeypatch)
+def test_a_git_that_fails_leaves_the_commit_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_program(tmp_path / "bin", "git", "exit 1", monkeypatch)
     found = environment()
-    assert (found["gpus"], found["driver"]) == ([], None)
+    assert (found["commit"], found["dirty"]) == (None, None)
 
 
 def test_the_commit_is_that_of_the_source_and_says_if_files_differ(tmp_path: Path) -> None:

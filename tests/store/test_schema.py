@@ -175,7 +175,7 @@ def test_a_postgresql_server_out_of_reach_is_named_without_its_password() -> Non
         bound.bind(("127.0.0.1", 0))
         port = bound.getsockname()[1]
         message = refusal(f"postgresql://u:hidden1@127.0.0.1:{port}/db?password=hidden2")
-    assert f"store postgresql://u:***@127.0.0.1:{port}/db: " in message
+    assert f"store postgresql://***@127.0.0.1:{port}/db: " in message
     assert "check that the server runs" in message
     assert "hidden" not in message
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy
 import pytest
+from sqlalchemy import text
 
 from harness.spec import Topology, Workload
 from harness.store import COLUMNS, Store, StoreError, query, record
@@ -198,5 +199,9 @@ def test_a_killed_session_keeps_what_it_measured(url: str) -> None:
     assert session.exitcode == -9
     store = Store.open(url, create=False)
     assert len(store.records()) == 1
-    assert store.runs()[0]["status"] == "running"
+    assert store.runs()[0]["status"] == "killed"
     assert len(written(store, FINDING)) == 1
+    stored = "SELECT status FROM plumbline_runs ORDER BY started"  # the next run has written down what was told
+    with store.engine.connect() as connection:
+        assert connection.execute(text(stored)).scalars().all() == ["killed", "running"]
+    assert [run["status"] for run in store.runs()] == ["running", "killed"]

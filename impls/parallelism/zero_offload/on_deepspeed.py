@@ -1,37 +1,37 @@
 """DeepSpeed's ZeRO-Offload (stage 2), ZeRO-Infinity (stage 3) and ZenFlow."""
 
+import ctypes
+import importlib.util
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import deepspeed
 import torch
 import torch.distributed as dist
-from deepspeed.ops.op_builder import AsyncIOBuilder, CPUAdamBuilder
 from deepspeed.ops.op_builder.builder import OpBuilder
-from torch.utils.cpp_extension import _get_build_directory
 
 from harness.spec import Topology, Unsupported, Workload
 from impls.models.deepspeed import Engine, configuration
 from impls.models.optimizer import optimizer
 from impls.models.weights import build_model
 from impls.parallelism.zero.on_deepspeed import Zero
+from impls.parallelism.zero_offload import operators
 
-OPERATORS = (CPUAdamBuilder, AsyncIOBuilder)
 
-
-def require(builder: type[OpBuilder]) -> None:
-    """Unsupported, unless this operator can be built and has been: building takes minutes, a case has two."""
-    name = builder.NAME
-    if not builder().is_compatible(verbose=False):
-        raise Unsupported(f"DeepSpeed's {name} cannot be built here; it needs a compiler and, for files, libaio-dev")
-    folder = Path(_get_build_directory(name, verbose=False))
-    if not (folder / f"{name}.so").exists():
-        raise Unsupported(f"DeepSpeed's {name} is not built yet; once: python -m {__name__}")
-    if (folder / "lock").exists():
-        raise Unsupported(f"DeepSpeed's {name} is being built, or a build was killed: then remove its file `lock`")
+def require(operator: str) -> None:
+    """Loads what was compiled; Unsupported if it was not: that takes minutes, a case has two. PyTorch would look for
+    changes in each rank, in turns, behind a lock file that a killed rank leaves."""
+    if why := operators.missing(operator):
+        raise Unsupported(why)
+    for library in operators.libraries(operator):
+        ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)  # the next one may call it
+        spec = importlib.util.spec_from_file_location(library.stem, library)
+        assert spec is not None
+        assert spec.loader is not None
+        OpBuilder._loaded_ops[library.stem] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(OpBuilder._loaded_ops[library.stem])
 
 
 class _Initialised(Engine):
@@ -84,7 +84,7 @@ def build(workload: Workload, topology: Topology, stage: int, states_on: str, we
             raise Unsupported(
                 "DeepSpeed's stages 1 and 2 take the device nvme for cpu without a word: no file is written"
             )
-        require(AsyncIOBuilder)
+        require("async_io")
         # The world's folder, which is removed even if its ranks are killed.
         folder = tempfile.mkdtemp(dir=os.environ.get("PLUMBLINE_SCRATCH"))
         for section in sections.values():
@@ -110,7 +110,7 @@ def build_zenflow(workload: Workload, topology: Topology, stage: int, states_on:
     """ZenFlow (Lan et al. 2025), set to update every gradient in every step, so that it is AdamW."""
     if workload.optimizer != "adamw":
         raise Unsupported(f"ZenFlow takes AdamW only, not {workload.optimizer}")
-    require(CPUAdamBuilder)
+    require("cpu_adam")
     sections = {
         "offload_optimizer": {"device": "cpu", "pin_memory": torch.cuda.is_available()},
         "zenflow": {
@@ -128,9 +128,3 @@ def build_zenflow(workload: Workload, topology: Topology, stage: int, states_on:
         "weight_decay": workload.weight_decay,
     }
     return Offload(workload, topology, stage, sections, type="AdamW", params=adamw)
-
-
-if __name__ == "__main__":  # builds the operators, for some minutes
-    for each in OPERATORS:
-        if each().is_compatible(verbose=True):
-            each().load()

@@ -60,11 +60,15 @@ def _routed(x: Tensor, router: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def oracle(config: ModelConfig) -> Any:
-    """Transformers' model in float64 throughout: its own norm, softmax (eager), router and loss go through float32."""
+    """Transformers' model in float64 throughout."""
+    return exact(theirs(config, torch.float64, attention="sdpa"))
+
+
+def exact(model: Any) -> Any:
+    """A float64 model of Transformers with all of it in float64: its own norm, router and loss go through float32."""
     from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
     from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeRMSNorm, Qwen3MoeTopKRouter
 
-    model = theirs(config, torch.float64, attention="sdpa")
     model.loss_function = lambda logits, labels, *_, **__: F.cross_entropy(logits.flatten(0, 1), labels.flatten())
     for module in model.modules():
         if isinstance(module, Qwen3MoeTopKRouter):

@@ -7,7 +7,8 @@ import pytest
 import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
-from harness.spec import ModelConfig, Workload
+from harness.spec import ModelConfig, Workload, text
+from harness.spec.files import InputError
 from impls.models import data
 from impls.models.data import batch
 
@@ -70,7 +71,7 @@ def rows(workload: Workload, epoch: int = 0) -> list[list[int]]:
 
 
 def key(workload: Workload) -> tuple[Path, Path, int]:
-    return Path(workload.data), data._tokenizer_file(workload), workload.model.vocab_size
+    return Path(workload.data), text.tokenizer_file(workload), workload.model.vocab_size
 
 
 def blocks(tokens: list[int], length: int) -> list[list[int]]:
@@ -84,11 +85,11 @@ def test_labels_follow_inputs(workload: Workload) -> None:
     assert torch.equal(inputs[:, 1:], labels[:, :-1])
 
 
-@pytest.mark.parametrize("piece", [7, 100, data.PIECE])
+@pytest.mark.parametrize("piece", [7, 100, text.PIECE])
 def test_an_epoch_is_each_block_of_the_text_once(
     workload: Workload, piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data, "PIECE", piece)
+    monkeypatch.setattr(text, "PIECE", piece)
     data._tokens.cache_clear()
     expected = blocks(ids(workload, prose(400)), 10)
     drawn = rows(workload)
@@ -115,9 +116,9 @@ def test_documents_of_a_jsonl_file_are_joined_by_the_end_of_text(
     tokenizer = train(tmp_path / "other", special)
     documents = [prose(30), "one\nmore über \u2028 line", prose(50)]
     file = tmp_path / "text.jsonl"
-    file.write_text("\n\n".join(json.dumps({"id": 1, "text": text}) for text in documents) + "\n", encoding="utf-8")
+    file.write_text("\n\n".join(json.dumps({"id": 1, "text": each}) for each in documents) + "\n", encoding="utf-8")
     end = [tokenizer.token_to_id(special[0])] if special else []
-    expected = [token for text in documents for token in [*tokenizer.encode(text).ids, *end]]
+    expected = [token for each in documents for token in [*tokenizer.encode(each).ids, *end]]
     found = data._tokens(*key(workload.with_(data=str(file), tokenizer=str(tmp_path / "other")))).tolist()
     assert found == (expected[:-1] if end else expected)
 
@@ -135,21 +136,34 @@ def test_a_file_is_tokenised_once(workload: Workload) -> None:
     assert data._tokens.cache_info().misses == 1
 
 
-def test_a_long_text_without_a_space_is_still_cut(workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "PIECE", 50)
-    for text in ("x" * 1000, ("x" * 30 + "\n") * 30):
-        Path(workload.data).write_text(text)
-        pieces = [piece for group in data._pieces(Path(workload.data)) for piece in group]
-        assert "".join(piece for piece, _ in pieces) == text
-        assert max(len(piece) for piece, _ in pieces) < 2 * 50
-        assert [first for _, first in pieces] == [True] + [False] * (len(pieces) - 1)
+SAVED = {  # settings that serve inference, and that a tokenizer.json keeps
+    "truncation": {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0},
+    "padding": {
+        "strategy": {"Fixed": 64},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "<|endoftext|>",
+    },
+}
+
+
+@pytest.mark.parametrize("saved", [("truncation",), ("padding",), ("truncation", "padding")], ids="-".join)
+def test_saved_truncation_and_padding_change_no_token(workload: Workload, saved: tuple[str, ...]) -> None:
+    expected = ids(workload, prose(400))
+    file = Path(workload.tokenizer, "tokenizer.json")
+    changed = json.loads(file.read_text()) | {name: SAVED[name] for name in saved}
+    file.write_text(json.dumps(changed))
+    assert len(Tokenizer.from_file(str(file)).encode("a lazy dog, a quick brown fox").ids) in (8, 64)
+    data._tokens.cache_clear()
+    assert data._tokens(*key(workload)).tolist() == expected
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"data": "absent.txt"}, r"there is no data file absent\.txt"),
-        ({"data": "table.csv"}, r"data table\.csv must be a \.txt or \.jsonl file"),
+        ({"data": "absent.txt"}, r"there is no file absent\.txt"),
         ({"tokenizer": ""}, r"needs a tokenizer: set tokenizer, or weights with a tokenizer\.json"),
         ({"tokenizer": "absent"}, r"needs a tokenizer: there is no absent; set tokenizer"),
         ({"model": ModelConfig(vocab_size=100)}, r"gives token 2\d\d \('.*'\) for .*, but model\.vocab_size is 100"),
@@ -157,25 +171,8 @@ def test_a_long_text_without_a_space_is_still_cut(workload: Workload, monkeypatc
     ],
 )
 def test_each_fault_is_named(workload: Workload, change: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         batch(workload.with_(**change), 0)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b'{"text": "fine"}\n{"text"\n', r"line 2 is not JSON"),
-        (b'{"text": "fine"}\n{"body": "x"}\n', r'line 2 has no field "text" that holds a string'),
-        (b'{"text": 7}\n', r'line 1 has no field "text" that holds a string'),
-        (b'{"text": "\xff"}\n', r"is not UTF-8"),
-        (b"", r"has 0 tokens; one batch takes 40"),
-    ],
-)
-def test_each_fault_of_a_jsonl_file_is_named(workload: Workload, content: bytes, message: str, tmp_path: Path) -> None:
-    file = tmp_path / "bad.jsonl"
-    file.write_bytes(content)
-    with pytest.raises(ValueError, match=message):
-        batch(workload.with_(data=str(file)), 0)
 
 
 def test_a_broken_tokenizer_is_named(workload: Workload) -> None:

@@ -1,0 +1,311 @@
+"""What a session of the suites adds to pytest: options, cases as parameters, order, outcome and summary. Everything
+else is the Lab's."""
+
+import signal
+import time
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.measures import MEASURES
+from harness.options import OPTIONS
+from harness.plugin import SUITES
+from harness.replay import ReplayClock, play
+from harness.session import Session
+from harness.spec import VERDICTS, Case, Finding, Needs
+from harness.spec.finding import worst
+from harness.usage import refuse_plugins
+
+SESSION = pytest.StashKey[Session]()
+HYPOTHESIS = "hypothesispytest"  # its pytest plugin's name
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("plumbline", "Plumbline: engines against references")
+    for name, keywords in OPTIONS.items():
+        try:
+            group.addoption(name, **keywords)
+        except ValueError:
+            message = "another pytest plugin has an option of this name; leave that plugin out with -p no:ITS_NAME"
+            raise pytest.UsageError(f"{name}: {message}") from None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    refuse_plugins(config)
+    for name, measure in MEASURES.items():
+        config.addinivalue_line("markers", f"{name}: select a measure. {(measure.__doc__ or '').strip()}")
+    config.addinivalue_line("markers", "gpu: select cases whose engine needs one")
+    config.addinivalue_line("markers", "case(topic, variant, engine, ...): select exact cases, as in case(engine='x')")
+
+
+def session_of(config: pytest.Config) -> Session:
+    if SESSION not in config.stash:
+        config.stash[SESSION] = Session(config)
+    return config.stash[SESSION]
+
+
+def pytest_collection(session: pytest.Session) -> None:
+    """Wrong options are a usage error before anything is collected, one line instead of one error a file."""
+    session_of(session.config)
+    named = [Path(argument.partition("::")[0]).resolve() for argument in session.config.args]
+    if all(path.is_relative_to(SUITES) for path in named) and session.config.pluginmanager.has_plugin(HYPOTHESIS):
+        # It imports all of Hypothesis to say, at the end, nothing: a second of a session that draws no examples.
+        session.config.pluginmanager.unregister(name=HYPOTHESIS)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """``measure`` and ``case``, ``claim`` and ``waiver`` are parameters of the suites' tests."""
+    if not _in_suites(metafunc.definition):
+        return
+    session = session_of(metafunc.config)
+    if "case" in metafunc.fixturenames:
+        marks = {case.id: _marks(session, case) for case in session.cases}
+        found = [
+            pytest.param(
+                measure, case, id=f"{measure}-{case.id}", marks=[getattr(pytest.mark, measure), *marks[case.id]]
+            )
+            for measure, case in session.measured()
+        ]
+        metafunc.parametrize(("measure", "case"), found)
+    if "claim" in metafunc.fixturenames:
+        claims = [(card.name, claim) for card in session.cards.values() for claim in card.claims]
+        metafunc.parametrize("claim", claims, ids=[f"{topic}-{claim.name}" for topic, claim in claims])
+    if "waiver" in metafunc.fixturenames:
+        held = session.held_waivers
+        metafunc.parametrize("waiver", held, ids=[waiver.case for waiver in held])
+
+
+def _marks(session: Session, case: Case) -> list[pytest.MarkDecorator]:
+    from harness.catalog import case_mark
+
+    card = session.cards[case.topic]
+    sizes = {axis: getattr(case.topology, axis) for axis in case.topology.axes()}
+    facts = {"topic": case.topic, "variant": case.variant, "engine": case.engine, "topology": str(case.topology)}
+    work = {"workload": case.workload.name, "dtype": case.workload.dtype, "optimizer": case.workload.optimizer}
+    marks = [pytest.mark.case(**facts, **work, **sizes, **case_mark(card, case.variant))]
+    if "cuda" in card.engines[case.engine].requires:
+        marks.append(pytest.mark.gpu)
+    return marks
+
+
+def pytest_itemcollected(item: Any) -> None:
+    """pytest-benchmark's options, say ``--benchmark-only``, go by who uses its fixture."""
+    if _measure(item) == "throughput" and item.config.pluginmanager.has_plugin("benchmark"):
+        item.fixturenames = [*item.fixturenames, "benchmark"]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Untimed first, by topology and engine; then timed blocks; the ledger last. What was deselected is not a peer."""
+    if SESSION not in config.stash:
+        return
+    session = config.stash[SESSION]
+    items[:] = [item for item in items if not _empty(item)]
+    places = {case.id: index for index, case in enumerate(session.cases)}
+    order = list(MEASURES)
+
+    def key(item: pytest.Item) -> tuple[Any, ...]:
+        case = _case(item)
+        if case is None:
+            return (2,) if _in_suites(item) else (0,)
+        place = (places[case.id], order.index(_measure(item)))  # whole, since a plugin may have shuffled the items
+        if _needs(item) is Needs.QUIET:
+            return 1, case.topic, case.topology, *place
+        return 0, case.topic, case.topology, case.engine, case.workload.name, *place
+
+    items.sort(key=key)
+    ours = [item for item in items if _case(item)]
+    selected = {case.id for item in ours if (case := _case(item))}
+    session.selected = [case for case in session.cases if case.id in selected]
+    session.timed = [c for item in ours if _measure(item) == "throughput" and (c := _case(item))]
+    session.total = len(ours)
+    session.oracles = any(_needs(item) is Needs.ORACLE for item in ours)
+    checked = [item for item in items if _needs(item) in (Needs.ORACLE, Needs.CHECKED)]
+    session.checked = list(dict.fromkeys(case for item in checked if (case := _case(item))))
+    option = config.option
+    if ours and not (option.collectonly or option.setuponly or option.setupplan):
+        session.open_store()
+        signal.signal(signal.SIGTERM, _terminated)
+
+
+def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
+    """What is used, what each depth would run, and about how long it takes, before anything starts."""
+    session = config.stash.get(SESSION, None)
+    return session.outlook() if session is not None and session.selected else []
+
+
+def _in_suites(node: pytest.Item) -> bool:
+    return node.path.resolve().is_relative_to(SUITES)
+
+
+def _empty(item: pytest.Item) -> bool:
+    """pytest's stand-in for a test without parameters, say of waivers where there are none."""
+    mark = item.get_closest_marker("skip")
+    return bool(mark and "empty parameter set" in str(mark.kwargs.get("reason", "")))
+
+
+def _measure(item: pytest.Item) -> str:
+    """Its name; empty for a test that takes none."""
+    return str(item.callspec.params.get("measure", "")) if _case(item) else ""  # type: ignore[attr-defined]
+
+
+def _needs(item: pytest.Item) -> Needs | None:
+    measure = MEASURES.get(_measure(item))
+    return measure.NEEDS if measure else None
+
+
+def _terminated(*_: object) -> None:
+    """SIGTERM ends as Ctrl-C does: ranks die, what was measured stays in the store."""
+    raise KeyboardInterrupt("terminated")
+
+
+def _case(item: pytest.Item) -> Case | None:
+    case = getattr(item, "callspec", None) and item.callspec.params.get("case")  # type: ignore[attr-defined]
+    return case if isinstance(case, Case) else None
+
+
+@pytest.fixture
+def lab(pytestconfig: pytest.Config) -> Any:
+    """The session's Lab."""
+    return session_of(pytestconfig).lab
+
+
+@pytest.fixture
+def require(pytestconfig: pytest.Config) -> Any:
+    """Passes, fails or skips by the worst of some findings, with its figure."""
+    strict = bool(getattr(pytestconfig.option, "strict", False))  # pytest's own --strict: an absent engine is no excuse
+
+    def decide(findings: list[Finding]) -> None:
+        for finding in findings:
+            if finding.verdict in ("fail", "error") and "waiver" not in finding.detail:
+                pytest.fail(f"{finding.measure} {finding.quantity}: {finding.reason}", pytrace=False)
+        found = worst([finding for finding in findings if "waiver" not in finding.detail] or findings)
+        if "waiver" in found.detail:
+            pytest.xfail(f"{found.quantity}: {found.detail['waiver']}")
+        if found.verdict == "skipped" and strict and "not installed" in found.reason:
+            pytest.fail(found.reason, pytrace=False)
+        if found.verdict != "pass":
+            pytest.skip(f"{found.verdict}: {found.reason}")
+        if any("waiver" in finding.detail for finding in findings):
+            waived = next(finding for finding in findings if "waiver" in finding.detail)
+            pytest.xfail(f"{waived.quantity}: {waived.detail['waiver']}")
+
+    return decide
+
+
+@pytest.fixture
+def replay(request: pytest.FixtureRequest) -> Any:
+    """Hands the step times, of a measure that took some, to pytest-benchmark."""
+    node = request.node
+    timer = ReplayClock()
+    case: Case = node.callspec.params["case"]
+    group = f"{case.topic} {case.topology} {case.workload.name} {case.workload.dtype}"
+    node.add_marker(pytest.mark.benchmark(timer=timer, group=group))
+
+    def hand(findings: list[Finding]) -> None:
+        seconds = findings[0].detail.get("samples")
+        if seconds and "benchmark" in node.fixturenames:
+            facts = {"measure": findings[0].measure, "case": case.id, "verdict": findings[0].verdict}
+            play(request.getfixturevalue("benchmark"), timer, seconds, facts)
+
+    return hand
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    """A run is finished once the loop has come to its end: Ctrl-C, ``-x`` and errors leave it by an exception. A signal
+    that comes again, while ranks and run are being ended, would leave them as they are."""
+    ours = session_of(session.config)
+    try:
+        done = yield
+    except BaseException:
+        _ignore_signals(ours)
+        raise
+    ours.status = "finished"
+    return done
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Says where a long run stands each time the topic or topology changes."""
+    case = _case(item)
+    if case is not None and SESSION in item.config.stash:
+        _progress(item, item.config.stash[SESSION], case)
+    return (yield)
+
+
+_Place = pytest.StashKey[tuple[str, ...]]()
+
+
+def _progress(item: pytest.Item, session: Session, case: Case) -> None:
+    timed = "timed rounds" if _needs(item) is Needs.QUIET else "checked runs"
+    place = (case.topic, str(case.topology), timed)
+    if item.config.stash.get(_Place, None) != place:
+        item.config.stash[_Place] = place
+        reporter = item.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            spent = time.monotonic() - session.started
+            left = spent / session.done * (session.total - session.done) if session.done else None
+            text = f"{' · '.join(place)} · {session.done} of {session.total}"
+            text += f" · about {left / 60:.0f} min left" if left and left > 90 else ""
+            reporter.ensure_newline()
+            reporter.write_line(text, bold=True)
+    session.tell_builds(case, item.config.pluginmanager.get_plugin("terminalreporter"))
+    session.done += 1
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_keyboard_interrupt(excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+    """A signal may come where a frame is at no line, and pytest, which asks for one, would end as with an error."""
+    excinfo.traceback = excinfo.traceback.filter(lambda entry: entry._rawentry.tb_lineno is not None)
+
+
+def _ignore_signals(session: Session) -> None:
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        session.handlers.setdefault(signum, signal.signal(signum, signal.SIG_IGN) or signal.SIG_DFL)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Closes the run and writes the report. What goes wrong here becomes a line of the summary and the exit code of an
+    internal error: a report that was not written is no success, whatever was measured."""
+    ours = session.config.stash.get(SESSION, None)
+    if ours is None:
+        return
+    _ignore_signals(ours)
+    status = "failed" if exitstatus == pytest.ExitCode.INTERNAL_ERROR else ours.status
+    code = _attempt(ours, "the run was not closed", lambda: ours.close(status))
+    for signum, handler in ours.handlers.items():
+        signal.signal(signum, handler)
+    if ours.tally:
+        code = max(code, _attempt(ours, "no report", ours.report))
+    if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) and code:
+        session.exitstatus = code
+
+
+def _attempt(session: Session, without: str, action: Callable[[], None]) -> pytest.ExitCode:
+    try:
+        action()
+    except KeyboardInterrupt:
+        session.ends.append(f"{without}: interrupted")
+        return pytest.ExitCode.INTERRUPTED
+    except Exception as error:  # whatever it is, pytest's summary must come, and the figures are in the store
+        from harness.store import StoreError, redact
+        from reports.render import ReportError
+
+        kind = "" if isinstance(error, StoreError | ReportError) else f"{type(error).__name__}: "
+        session.ends.append(redact(f"{without}: {kind}{' '.join(str(error).split())}"))
+        return pytest.ExitCode.INTERNAL_ERROR
+    return pytest.ExitCode.OK
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    session = config.stash.get(SESSION, None)
+    if session is None or not (session.tally or session.ends):
+        return
+    terminalreporter.section("plumbline")
+    if tally := session.tally:
+        terminalreporter.write_line("findings: " + ", ".join(f"{tally[v]} {v}" for v in reversed(VERDICTS) if tally[v]))
+    for line in session.ends:
+        terminalreporter.write_line(line)

@@ -1,0 +1,47 @@
+"""What another program says of this machine, within a bounded time."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Sequence
+
+
+class NoAnswer(Exception):
+    """The program is there but failed, or gave no answer in time; the text is one line."""
+
+
+def answer(command: Sequence[str], seconds: float) -> str:
+    """What ``command`` prints, stripped; empty where it is not installed.
+
+    One that is late is killed with all that it started, and not waited for: a driver that hangs keeps it for ever."""
+    name = os.path.basename(command[0])
+    if shutil.which(command[0]) is None:
+        return ""
+    with contextlib.suppress(OSError):
+        asked = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        try:
+            said, trouble = asked.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(asked.pid, signal.SIGKILL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                asked.wait(1.0)
+            for pipe in (asked.stdout, asked.stderr):
+                assert pipe is not None
+                pipe.close()
+            raise NoAnswer(f"{name} gave no answer in {seconds:.0f} s") from None
+        if asked.returncode == 0:
+            return said.strip()
+        last = next((line.strip() for line in reversed(f"{said}\n{trouble}".splitlines()) if line.strip()), "")
+        raise NoAnswer(f"{name} failed" + (f": {last}" if last else f" with exit status {asked.returncode}"))
+    raise NoAnswer(f"{name} cannot be started")

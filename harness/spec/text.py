@@ -1,0 +1,209 @@
+"""Text to train on: documents in the user's files, and the tokenizer that turns them into tokens.
+
+A ``.txt`` file is one document. ``.jsonl`` and ``.jsonl.gz`` (a JSON object a line), ``.parquet`` and ``.arrow`` hold
+documents in the field "text". Text is UTF-8, with or without a byte order mark; every end of a line in a ``.txt`` file
+becomes ``\\n``. Blank lines and empty documents are left out.
+"""
+
+import gzip
+import json
+import re
+import reprlib
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from harness.spec.files import InputError, one_line, readable
+from harness.spec.workload import Workload
+
+FORMATS = (".txt", ".jsonl", ".jsonl.gz", ".parquet", ".arrow")
+END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<｜end▁of▁sentence｜>")  # the first there is
+PIECE = 1 << 16  # characters tokenised together: the tokenizer's records take hundreds of times their size
+BETWEEN_WORDS = re.compile(r".*\S(?= \S)", re.DOTALL)  # up to the last such place
+ROWS = 1000  # of a table, read together
+
+
+def open_tokenizer(path: Path) -> Any:
+    """The ``tokenizers.Tokenizer``, without the truncation and padding that may be saved with it: they serve inference.
+    InputError if the file is none."""
+    from tokenizers import Tokenizer  # only text needs it
+
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise InputError(f"{path} is not a tokenizer.json: {one_line(error)}") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def tokenizer_file(workload: Workload) -> Path:
+    """The tokenizer.json that is named, or lies in the folder that is named, or beside the weights."""
+    if not (place := workload.tokenizer or workload.weights):
+        raise InputError(f"data {workload.data} needs a tokenizer: set tokenizer, or weights with a tokenizer.json")
+    path = Path(place)
+    path = path / "tokenizer.json" if path.is_dir() else path
+    if not path.exists():
+        raise InputError(
+            f"data {workload.data} needs a tokenizer: there is no {path}; set tokenizer to one or to its folder"
+        )
+    return readable(path)
+
+
+def end_of_text(tokenizer: Any) -> int | None:
+    """The token that parts documents, if the tokenizer has one of :data:`END_OF_TEXT`."""
+    ends = (tokenizer.token_to_id(token) for token in END_OF_TEXT)
+    return next((token for token in ends if token is not None), None)
+
+
+def token_rows(tokenizer: Any, groups: Iterable[list[tuple[str, bool]]]) -> Iterator[list[int]]:
+    """The tokens of each piece, and an end-of-text token between documents, if the tokenizer has one."""
+    end, begun = end_of_text(tokenizer), False
+    for group in groups:
+        encoded = tokenizer.encode_batch([text for text, _ in group], add_special_tokens=False)
+        for (_, first), encoding in zip(group, encoded, strict=True):
+            if first and begun and end is not None:
+                yield [end]
+            yield encoding.ids
+            begun = True
+
+
+def check_vocabulary(data: Path, path: Path, tokenizer: Any, largest: int, vocab_size: int) -> None:
+    """InputError if the model has no embedding for the largest token that the tokenizer at ``path`` gave for data."""
+    if largest >= vocab_size:
+        name = tokenizer.id_to_token(largest)
+        raise InputError(f"{path} gives token {largest} ({name!r}) for {data}, but model.vocab_size is {vocab_size}")
+
+
+def check_length(workload: Workload, tokens: int) -> None:
+    """InputError if so many tokens do not fill one batch."""
+    length = workload.sequence_length + 1
+    if tokens // length < workload.batch_size:
+        raise InputError(
+            f"data {workload.data} has {tokens} tokens; one batch takes {workload.batch_size * length}, "
+            f"batch_size {workload.batch_size} × (sequence_length {workload.sequence_length} + 1)"
+        )
+
+
+def pieces(data: Path) -> Iterator[list[tuple[str, bool]]]:
+    """Texts to tokenise together, each with whether a document begins there; about PIECE characters a list.
+
+    InputError where ``data`` holds anything else, with the line or the row.
+    """
+    group: list[tuple[str, bool]] = []
+    size = 0
+    for text, first in _texts(data):
+        group.append((text, first))
+        size += len(text)
+        if size >= PIECE:
+            yield group
+            group, size = [], 0
+    yield group
+
+
+def _texts(data: Path) -> Iterator[tuple[str, bool]]:
+    name = readable(data).name.lower()
+    if not name.endswith(FORMATS):
+        raise InputError(f"data {data} must be a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file")
+    if name.endswith(".txt"):
+        yield from _plain(data)
+        return
+    for place, record in _rows(data) if name.endswith((".parquet", ".arrow")) else _lines(data):
+        if text := _text(f"{data}, {place}", record):
+            yield text, True
+
+
+def _text(place: str, record: Any) -> str:
+    if not isinstance(record, dict) or "text" not in record:
+        found = f"its fields are {', '.join(record)}" if isinstance(record, dict) else f"it is {reprlib.repr(record)}"
+        raise InputError(f'{place} has no field "text", and only plain text is trained on; {found}')
+    text = record["text"]
+    if not isinstance(text, str):
+        raise InputError(f'{place}: the field "text" must hold a string, not {reprlib.repr(text)}')
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        lone = text[error.start]
+        raise InputError(f'{place}: the field "text" holds {lone!r}, half a surrogate pair, no character') from error
+    return text
+
+
+def _lines(data: Path) -> Iterator[tuple[str, Any]]:
+    """JSON Lines."""
+    packed = data.name.lower().endswith(".gz")
+    try:
+        with gzip.open(data) if packed else data.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield f"line {number}", _record(f"{data}, line {number}", line)
+    except (EOFError, OSError, zlib.error) as error:
+        raise InputError(f"data {data} cannot be read, or was cut short: {one_line(error)}") from error
+
+
+def _record(place: str, line: bytes) -> Any:
+    try:
+        return json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{place} is not UTF-8: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{place} is not JSON: {error}") from error
+
+
+def _rows(data: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    import pyarrow as pa
+
+    try:
+        texts = (text for batch in _batches(data) for text in batch.column("text").to_pylist())
+        for number, text in enumerate(texts, 1):
+            yield f"row {number}", {"text": text}
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise InputError(f"data {data} cannot be read, or was cut short: {one_line(error)}") from error
+
+
+def _batches(data: Path) -> Iterator[Any]:
+    """``pyarrow.RecordBatch`` es with the column "text", a few at a time."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if data.name.lower().endswith(".parquet"):
+        with pq.ParquetFile(data) as table:
+            _require_text(data, table.schema_arrow.names)
+            yield from table.iter_batches(ROWS, columns=["text"])
+        return
+    with pa.memory_map(str(data)) as source:
+        try:
+            stream = pa.ipc.open_stream(source)  # as the datasets library saves it
+        except pa.ArrowInvalid:
+            table = pa.ipc.open_file(source)
+            _require_text(data, table.schema.names)
+            yield from (table.get_batch(index) for index in range(table.num_record_batches))
+            return
+        _require_text(data, stream.schema.names)
+        yield from stream
+
+
+def _require_text(data: Path, columns: list[str]) -> None:
+    if "text" not in columns:
+        _text(str(data), dict.fromkeys(columns))
+
+
+def _plain(data: Path) -> Iterator[tuple[str, bool]]:
+    try:
+        with data.open(encoding="utf-8-sig") as file:
+            yield from _cuts(file)
+    except UnicodeDecodeError as error:
+        raise InputError(f"data {data} is not UTF-8: {error}") from error
+
+
+def _cuts(file: TextIO) -> Iterator[tuple[str, bool]]:
+    """Plain text, one document, cut between words: there no byte-level tokenizer's token spans the cut."""
+    first, rest = True, ""
+    while chunk := file.read(PIECE):
+        rest += chunk
+        between = BETWEEN_WORDS.match(rest)
+        cut = between.end() if between else rest.rfind("\n") + 1 or len(rest)
+        yield rest[:cut], first
+        first, rest = False, rest[cut:]
+    if rest:
+        yield rest, first

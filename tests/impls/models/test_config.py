@@ -1,0 +1,184 @@
+"""Every shape of config.json: our decoder computes what Transformers does, or the field that forbids it is named."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from harness.spec.files import InputError
+from harness.spec.named import NAMED
+from impls.models.decoder import Decoder
+from impls.models.hf import read_config
+from tests.impls.models.peer import exact
+
+SMALL = {  # as Transformers 4 wrote it
+    "architectures": ["Qwen3ForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "head_dim": 8,
+    "hidden_act": "silu",
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "max_window_layers": 2,
+    "model_type": "qwen3",
+    "num_attention_heads": 6,
+    "num_hidden_layers": 2,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": None,
+    "rope_theta": 1000000,
+    "sliding_window": None,
+    "tie_word_embeddings": True,
+    "use_sliding_window": False,
+    "vocab_size": 96,
+}
+PUBLISHED = SMALL | {
+    "head_dim": 128,
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "max_window_layers": 28,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 28,
+    "num_key_value_heads": 8,
+    "vocab_size": 151936,
+}
+DEFAULT = {"rope_type": "default"}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+
+
+def five(**rope: Any) -> dict[str, Any]:
+    """What Transformers 5 writes otherwise."""
+    return {"rope_theta": ..., "rope_scaling": ..., "rope_parameters": rope}
+
+
+def write(folder: Path, config: dict[str, Any], encoding: str = "utf-8") -> Path:
+    """``...`` leaves a field out."""
+    kept = {name: value for name, value in config.items() if value is not ...}
+    (folder / "config.json").write_text(json.dumps(kept), encoding=encoding)
+    return folder
+
+
+SAME: dict[str, dict[str, Any]] = {
+    "transformers_4": {},
+    "transformers_5": five(**DEFAULT, rope_theta=1e5),
+    "null_theta_beside": five(**DEFAULT, rope_theta=1e5) | {"rope_theta": None},
+    "other_theta_beside": five(**DEFAULT, rope_theta=1e5) | {"rope_theta": 1e3},
+    "theta_outside_alone": five(**DEFAULT) | {"rope_theta": 1e3},
+    "scaling_takes_the_place": five(**DEFAULT, rope_theta=1e6) | {"rope_scaling": DEFAULT | {"rope_theta": 1e2}},
+    "scaling_takes_the_theta_outside": five(**YARN, rope_theta=1e6) | {"rope_scaling": DEFAULT, "rope_theta": 1e2},
+    "old_key": {"rope_scaling": {"type": "default"}},
+    "empty_scaling": five(**DEFAULT, rope_theta=1e2) | {"rope_scaling": {}},
+    "untied": {"tie_word_embeddings": False},
+    "tie_left_out": {"tie_word_embeddings": ...},
+    "architectures_left_out": {"architectures": ...},
+    "causal": {"is_causal": True},
+    "window_without_the_flag": {"sliding_window": 4},
+    "window_below_no_layer": {"sliding_window": 4, "use_sliding_window": True, "max_window_layers": 2},
+    "window_by_default_from_layer_28": {"sliding_window": 4, "use_sliding_window": True, "max_window_layers": ...},
+    "flag_without_a_window": {"use_sliding_window": True, "max_window_layers": 0},
+    "layers_all_full": {"layer_types": ["full_attention"] * 2, "sliding_window": 4, "use_sliding_window": True},
+}
+
+
+@pytest.mark.parametrize("shape", SAME)
+def test_our_decoder_is_transformers_model_of_the_same_config(shape: str, tmp_path: Path) -> None:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    write(tmp_path, SMALL | SAME[shape])
+    given = Qwen3Config.from_pretrained(tmp_path)
+    torch.manual_seed(0)
+    peer = Qwen3ForCausalLM._from_config(given, dtype=torch.float32, attn_implementation="sdpa").eval()
+    ours = Decoder(read_config(tmp_path))
+    ours.load_state_dict(peer.state_dict())
+    tokens = torch.randint(96, (2, 64))
+    with torch.no_grad():
+        rounded = peer(tokens).logits.double()
+        mine = ours.double()(tokens)
+        true = exact(peer.double())(tokens).logits
+    assert (mine - true).norm() < (rounded - true).norm()
+
+
+def test_a_published_config_is_the_named_model(tmp_path: Path) -> None:
+    assert read_config(write(tmp_path, PUBLISHED)) == NAMED["qwen3-0.6b"].model
+    assert NAMED["qwen3-0.6b"].model.parameters == 596_049_920  # the model card's 0.6B
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_no_fault(encoding: str, tmp_path: Path) -> None:
+    assert read_config(write(tmp_path, PUBLISHED, encoding)) == NAMED["qwen3-0.6b"].model
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"model_type": "llama"}, "model_type 'llama' is not supported; only the dense 'qwen3' is"),
+    ({"model_type": "qwen3_moe"}, "model_type 'qwen3_moe' is not supported"),
+    ({"architectures": ["Qwen3ForSequenceClassification"]}, "architectures ['Qwen3ForSequenceClassification'] is not"),
+    ({"architectures": ["Qwen3Model"]}, "architectures ['Qwen3Model'] is not supported"),
+    ({"auto_map": {"AutoModel": "modeling.Mine"}}, "auto_map is not supported"),
+    ({"is_causal": False}, "is_causal False is not supported"),
+    ({"is_causal": None}, "is_causal None is not supported"),
+    ({"use_bidirectional_attention": True}, "use_bidirectional_attention True is not supported"),
+    ({"attention_bias": True}, "attention_bias True is not supported"),
+    ({"attention_dropout": 0.1}, "attention_dropout 0.1 is not supported"),
+    ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
+    ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5 is not supported"),
+    (five(**DEFAULT, rope_theta=1e6, partial_rotary_factor=0.5), "partial_rotary_factor 0.5 is not supported"),
+    ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config is not supported"),
+    ({"compression_config": {"format": "int"}}, "compression_config is not supported"),
+    ({"use_sliding_window": True, "sliding_window": 4096}, "sliding_window 4096 is not supported"),
+    ({"use_sliding_window": True, "sliding_window": ...}, "sliding_window 4096 is not supported"),
+    ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types 'sliding_attention' is not supported"),
+    ({"layer_types": ["full_attention"]}, "layer_types must name each of the 2 layers"),
+    ({"layer_types": "full_attention"}, "layer_types must name each of the 2 layers, not 'full_attention'"),
+    ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "RoPE scaling 'yarn' is not supported"),
+    ({"rope_scaling": {"type": "linear", "factor": 1.0}}, "RoPE scaling 'linear' is not supported"),
+    (five(rope_type="linear", rope_theta=1e6), "RoPE scaling 'linear' is not supported"),
+    (five(**DEFAULT, rope_theta=1e6) | {"rope_scaling": YARN}, "RoPE scaling 'yarn' is not supported"),
+    (five(**DEFAULT, rope_theta=1e6) | {"rope_scaling": DEFAULT}, "rope_theta missing"),
+    (five(full_attention=DEFAULT), "the field 'full_attention' of rope_parameters is not supported"),
+    ({"rope_scaling": {"factor": 4.0}}, "the field 'factor' of rope_scaling is not supported"),
+    ({"rope_scaling": [1, 2]}, "rope_scaling must be a table, not [1, 2]"),
+    (five(**DEFAULT) | {"rope_parameters": "default"}, "rope_parameters must be a table, not 'default'"),
+    ({"rope_theta": ...}, "rope_theta missing"),
+    ({"rope_theta": None}, "rope_theta must be a number, not None"),
+    ({"rope_theta": float("inf")}, "model.rope_theta must be positive and finite, not inf"),
+    ({"head_dim": ..., "vocab_size": ...}, "vocab_size, head_dim missing"),
+    ({"head_dim": None}, "head_dim must be an integer, not None"),
+    ({"hidden_size": "wide"}, "hidden_size must be an integer, not 'wide'"),
+    ({"hidden_size": 48.0}, "hidden_size must be an integer, not 48.0"),
+    ({"num_hidden_layers": 2.0}, "num_hidden_layers must be an integer, not 2.0"),
+    ({"max_window_layers": None, "use_sliding_window": True, "sliding_window": 8}, "max_window_layers must be an int"),
+    ({"num_key_value_heads": 5}, "num_attention_heads 6 is not a multiple of"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), REFUSED, ids=lambda value: value if isinstance(value, str) else "")
+def test_another_architecture_is_refused_by_the_fields_name(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    write(tmp_path, SMALL | {"max_window_layers": 0} | change)
+    with pytest.raises(InputError) as refusal:
+        read_config(tmp_path)
+    assert str(refusal.value).startswith(str(tmp_path / "config.json"))
+    assert message in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("other.json", "{}", "config.json: weights must name a Hugging Face folder"),
+        ("adapter_config.json", "{}", "holds an adapter alone: merge it into its base model, and name that folder"),
+        ("config.json", "{", "config.json is not JSON"),
+        ("config.json", '{\n// tweaked\n"model_type": "qwen3",\n}', "config.json is not JSON"),
+        ("config.json", "[]", "model_type None is not supported"),
+        ("config.json", "version https://git-lfs.github.com/spec/v1\n", "config.json is a Git LFS pointer"),
+    ],
+)
+def test_no_config_or_a_broken_one_is_refused(name: str, content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError) as refusal:
+        read_config(tmp_path)
+    assert message in str(refusal.value)
+    assert str(tmp_path) in str(refusal.value)

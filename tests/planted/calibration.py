@@ -1,0 +1,152 @@
+"""How far honest runs stray, and how far planted faults do, in noise floors: what the margins of parity rest on.
+
+``python -m tests.planted.calibration`` measures it anew (an hour on two cores) and writes the table that the report
+shows and ``test_calibration.py`` holds the margins to. Honest are every topic's reference, and a reference with other
+sums or more threads; each with several seeds, under each instruction set that this CPU has.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import genpareto
+
+from harness import catalog, plan
+from harness.judge.calibration import TABLE
+from harness.judge.parity import MARGIN
+from harness.lab import Lab
+from harness.launch.local import LocalLauncher
+from harness.spec import Card, Case, Engine, Topology
+from harness.spec.named import load
+from tests.planted.test_faults import FAULTS
+
+CAPABILITIES = ("default", "avx2", "avx512")
+DTYPES = ("fp32", "bf16")
+RANKS = 4
+TURNS = 3
+WRONG = ("accumulate_means",)  # a reference that is there to be wrong
+HONEST = ("two_threads", "other_sums")  # of tests.planted.honest
+Row = dict[str, Any]
+
+
+def honest(seeds: Iterable[int]) -> tuple[dict[str, Card], list[Case]]:
+    """Every variant of every reference, and the honest twins, in each precision: a third of them a seed, in turn."""
+    request = plan.Request(depth="quick", ranks=RANKS, engines=("reference",))
+    cards = plan.cards(request)
+    cases = [case for case in plan.cases(request, cards) if case.variant not in WRONG]
+    ddp = next(case for case in cases if case.topic == "data_parallel")
+    twins = {name: Engine(f"{__package__}.honest:{name}") for name in HONEST}
+    cards["data_parallel"] = replace(cards["data_parallel"], engines=cards["data_parallel"].engines | twins)
+    cases += [replace(ddp, engine=name) for name in HONEST]
+    found = [
+        replace(case, workload=case.workload.with_(name=f"{case.workload.name}_seed{seed}", seed=seed, dtype=dtype))
+        for seed in seeds
+        for case in cases[seed % TURNS :: TURNS]
+        for dtype in DTYPES
+        if "parity" in plan.measures(case, request, cards[case.topic])
+    ]
+    return cards, [case for case in found if case.topology.world_size <= RANKS and not _routed(case)]
+
+
+def _routed(case: Case) -> bool:
+    """Whether rounding sends tokens to other experts: a grid has none of these in low precision."""
+    return case.topic == "hybrid_3d" and case.topology.ep > 1 and case.workload.dtype == "bf16"
+
+
+def faulty() -> tuple[dict[str, Card], list[Case]]:
+    """Every planted fault as a variant of its own, in each precision in which it must fail."""
+    cards, cases = catalog.topics(), []
+    for name, fault in FAULTS.items():
+        card = cards[fault.topic]
+        cards[fault.topic] = replace(
+            card,
+            variants={**card.variants, name: card.variants[fault.variant]},
+            engines={**card.engines, name: Engine(f"{__package__}.faults:{name}", variants=(name,))},
+        )
+        for dtype in DTYPES:
+            if getattr(fault, dtype):
+                work = load(fault.workload).with_(dtype=dtype)
+                cases.append(Case(fault.topic, name, name, Topology.parse(fault.topology), work))
+    return cards, cases
+
+
+def measured(cards: Mapping[str, Card], cases: list[Case]) -> Iterator[Row]:
+    """Every figure of parity of these cases, in floors."""
+    lab = Lab(cards, cases, LocalLauncher(), lambda case, findings: None, capacity=RANKS)
+    try:
+        lab.expect(cases, parity=True)
+        for case in cases:
+            for found in lab.measure("parity", case):
+                about = {"case": case.id, "engine": case.engine, "dtype": case.workload.dtype}
+                yield {**about, "quantity": found.quantity, "ratio": found.value, "reason": found.reason}
+    finally:
+        lab.close()
+
+
+def table(rows: Iterable[Row]) -> list[Row]:
+    """By quantity and precision: the largest ratio of honest runs, the smallest of the faults that it must see, and the
+    chance that an honest figure exceeds the margin."""
+    lines: dict[tuple[str, str], Row] = {}
+    ratios: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        name, dtype = key = row["quantity"], row["dtype"]
+        line = lines.setdefault(key, {"quantity": name, "dtype": dtype, "faults": 0})
+        fault = FAULTS.get(row["engine"])
+        if fault is None:
+            ratios.setdefault(key, []).append(row["ratio"])
+            if row["ratio"] == max(ratios[key]):
+                line |= {"largest": row["ratio"], "where": row["case"]}
+        elif name in getattr(fault, dtype):
+            line["faults"] += 1
+            if row["ratio"] < line.get("smallest", float("inf")):
+                line |= {"smallest": row["ratio"], "fault": row["engine"]}
+    for key, line in lines.items():
+        line |= {"runs": len(ratios[key]), "chance": beyond(ratios[key], MARGIN)}
+    return [lines[key] for key in sorted(lines)]
+
+
+def beyond(ratios: list[float], margin: float) -> float:
+    """The chance that a figure exceeds the margin: the tail of the ratios, by a generalised Pareto distribution of the
+    largest tenth (Pickands 1975), whose tail is at the least exponential."""
+    start = float(np.quantile(ratios, 0.9))
+    excess = [ratio - start for ratio in ratios if ratio > start]
+    if not excess:
+        return 0.0
+    shape, _, scale = genpareto.fit(excess, floc=0.0)
+    if shape < 0:  # a tail that ends is more than so few figures can tell
+        shape, scale = 0.0, sum(excess) / len(excess)
+    return 0.1 * float(genpareto.sf(margin - start, shape, scale=scale))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--capabilities", default=",".join(CAPABILITIES), help="instruction sets, separated by commas")
+    parser.add_argument("--rows", type=Path, help="append the rows of the instruction set in use to this file, no more")
+    options = parser.parse_args()
+    if options.rows:
+        with options.rows.open("a") as file:
+            for cards, cases in (faulty(), honest(range(options.seeds))):
+                for row in measured(cards, cases):
+                    print(
+                        json.dumps(row | {"capability": os.environ.get("ATEN_CPU_CAPABILITY")}), file=file, flush=True
+                    )
+        return
+    rows = Path("calibration.jsonl")
+    for name in options.capabilities.split(","):
+        command = [sys.executable, "-m", __spec__.name, "--seeds", str(options.seeds), "--rows", str(rows)]
+        subprocess.run(command, env=os.environ | {"ATEN_CPU_CAPABILITY": name}, check=True)
+    lines = [json.loads(line) for line in rows.read_text().splitlines()]
+    about = {"capabilities": options.capabilities.split(","), "seeds": options.seeds, "table": table(lines)}
+    TABLE.write_text(json.dumps(about, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

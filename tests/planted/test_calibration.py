@@ -1,0 +1,80 @@
+"""The margin of parity against what was measured: honest runs stay far below it, planted faults far above."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness import plan
+from harness.judge import calibration
+from harness.judge.parity import MARGIN
+from tests.planted.calibration import CAPABILITIES, DTYPES, TURNS, beyond, honest, table
+from tests.planted.test_faults import FAULTS
+
+FOUND = calibration.read()
+LINES = {(line["quantity"], line["dtype"]): line for line in FOUND["table"]}
+
+
+def test_every_instruction_set_was_measured_with_ten_seeds_or_more() -> None:
+    assert set(FOUND["capabilities"]) == set(CAPABILITIES)
+    assert FOUND["seeds"] >= 10
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_quantity_was_measured_in_every_precision(dtype: str) -> None:
+    kinds = ("gradient", "update", "output")
+    assert {name for name, other in LINES if other == dtype} == {"loss", *kinds, *(f"{kind} slope" for kind in kinds)}
+
+
+@pytest.mark.parametrize("line", FOUND["table"], ids=lambda line: f"{line['quantity']}-{line['dtype']}")
+def test_no_honest_run_is_above_half_the_bound_and_no_fault_below_twice_it(line: Mapping[str, Any]) -> None:
+    assert line["runs"] > 100
+    assert line["largest"] <= MARGIN / 2, line["where"]
+    assert line.get("smallest", 2 * MARGIN) >= 2 * MARGIN, line.get("fault")
+
+
+def test_every_fault_was_measured() -> None:
+    for dtype in DTYPES:
+        for name, line in ((name, line) for (name, other), line in LINES.items() if other == dtype):
+            assert line["faults"] == len(CAPABILITIES) * sum(name in getattr(fault, dtype) for fault in FAULTS.values())
+
+
+def test_a_whole_run_of_honest_engines_shows_a_false_alarm_less_than_once_in_a_hundred() -> None:
+    """As if every figure of parity of the full depth had the chance of the likeliest."""
+    request = plan.Request(ranks=8)
+    cards = plan.cards(request)
+    cases = [c for c in plan.cases(request, cards) if "parity" in plan.measures(c, request, cards[c.topic])]
+    alarms = sum(
+        line["chance"] * sum(case.workload.dtype == dtype for case in cases) for (_, dtype), line in LINES.items()
+    )
+    assert alarms < 0.01
+
+
+def test_the_chance_of_an_alarm_is_that_of_the_tail() -> None:
+    ratios = np.random.default_rng(0).exponential(size=20_000).tolist()
+    assert beyond(ratios, 6.0) == pytest.approx(np.exp(-6.0), rel=0.3)
+    heavy = (np.random.default_rng(1).pareto(4.0, size=20_000) + 1).tolist()
+    assert beyond(heavy, 6.0) == pytest.approx(6.0**-4, rel=0.3)
+    assert beyond([1.0] * 100, 3.0) == 0.0
+
+
+def test_honest_are_all_references_in_both_precisions() -> None:
+    cards, cases = honest(range(TURNS))
+    assert {case.workload.dtype for case in cases} == set(DTYPES)
+    assert {case.topic for case in cases} == set(cards)
+    assert {case.engine for case in cases} == {"reference", "two_threads", "other_sums"}
+
+
+def test_a_table_keeps_the_largest_honest_and_the_smallest_faulty_ratio() -> None:
+    name = "larger_rate"
+    rows = [
+        {"case": "a", "engine": "reference", "dtype": "fp32", "quantity": "update", "ratio": 1.0},
+        {"case": "b", "engine": "reference", "dtype": "fp32", "quantity": "update", "ratio": 1.5},
+        {"case": "c", "engine": name, "dtype": "fp32", "quantity": "update", "ratio": 90.0},
+        {"case": "d", "engine": name, "dtype": "fp32", "quantity": "update", "ratio": 80.0},
+        {"case": "e", "engine": name, "dtype": "fp32", "quantity": "gradient", "ratio": 0.0},
+    ]
+    gradient, update = table([*rows, {**rows[0], "quantity": "gradient"}])
+    assert (update["largest"], update["where"], update["smallest"], update["fault"]) == (1.5, "b", 80.0, name)
+    assert (update["runs"], update["faults"], gradient["faults"]) == (2, 2, 0)
