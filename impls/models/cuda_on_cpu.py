@@ -18,6 +18,9 @@ class Stream(torch.cpu.Stream):
     def synchronize(self) -> None:
         pass
 
+    def wait(self, stream: object = None) -> None:
+        pass
+
 
 @functools.cache
 def redirect() -> None:

@@ -71,7 +71,7 @@ FAULTS = {
     "pairs interleaved": (".chunk(2)", ".unflatten(0, (-1, 2)).unbind(1)"),
     "sum instead of mean": ("rejected).mean(), chosen", "rejected).sum(), chosen"),
     "tokens of another row": ("row[tile], z.gather", "row[tile] * 0, z.gather"),
-    "mask not shifted": ("counted = mask[:, 1:]", "counted = mask[:, :-1]"),
+    "mask not shifted": ("pad(mask[:, 1:]", "pad(mask[:, :-1]"),
     "a tile of one position less": (
         "sums.index_add_(0, row[tile], z.gather(-1, y[tile, None]).squeeze(-1).sub(logsumexp[tile]).double())",
         "sums.index_add_(0, row[tile][1:], z.gather(-1, y[tile, None])[1:, 0].sub(logsumexp[tile][1:]).double())",

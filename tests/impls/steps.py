@@ -1,0 +1,66 @@
+"""Jobs that take a reference's step and tell where the host waits for the device."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from harness.catalog import DATA, load
+from harness.launch import tasks
+from harness.launch.rank import Context
+from harness.spec import Topology, Unsupported, Workload
+from impls.models import cuda_on_cpu
+from tests.impls.accelerator import Accelerator
+
+Variants = Mapping[str, tuple[Workload, Topology, Mapping[str, Any]]]
+
+
+def waits(context: Context, build: str, problem: str, variants: Variants) -> dict[str, list[str] | str]:
+    """Of a step of each variant where the host waits for a stand-in's device, or why there is no step."""
+    make = load(build)  # before CUDA's streams are redirected: annotations name them
+    cuda_on_cpu.redirect()
+    found: dict[str, list[str] | str] = {}
+    for name, (workload, topology, options) in variants.items():
+        with Accelerator() as device:
+            try:
+                built = make(workload, topology, **options)
+            except Unsupported as reason:
+                found[name] = str(reason)
+                continue
+            step = _function(built, device, problem, workload, options) if problem else _trainer(built, workload)
+            step()  # after which the optimizer has its states
+            device.waits.clear()
+            step()
+            found[name] = device.waits
+    return found
+
+
+def _trainer(trainer: Any, workload: Workload) -> Callable[[], None]:
+    batch = load(DATA)(workload, 0)
+
+    def step() -> None:
+        trainer.backward(batch)
+        trainer.update()
+
+    return step
+
+
+def _function(
+    function: Any, device: Accelerator, problem: str, workload: Workload, options: Mapping[str, Any]
+) -> Callable[[], None]:
+    inputs, cotangents = (
+        {name: device.put(x.detach().clone()).requires_grad_(x.requires_grad) for name, x in tensors.items()}
+        for tensors in tasks.function_inputs(problem, workload, options)
+    )
+    inputs, cotangents = (tasks._part(function, tensors) for tensors in (inputs, cotangents))
+    return lambda: tasks._forward_backward(function, inputs, cotangents)
+
+
+def step_without_waiting(context: Context) -> None:
+    """One more of the steps that were prepared, on CUDA; RuntimeError where the host waits."""
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        context.state["step"](0)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

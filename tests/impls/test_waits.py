@@ -1,0 +1,168 @@
+"""In a timed step of a reference the host waits for the device where the technique needs it, and nowhere else."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from harness import catalog, depth, plan
+from harness.catalog import load, topics
+from harness.launch.local import LocalLauncher
+from harness.launch.outcome import Done, Job, Unsupported, describe
+from harness.plan import Request
+from harness.spec import Case, MoeConfig, Topology
+from harness.spec.named import load as named
+from impls.acceleration.gradient_clipping.reference import clip_by_global_norm, global_norm
+from impls.models.mesh import share, token_share
+from impls.models.optimizer import MasterWeights, clip, square
+from tests.impls.accelerator import HERE, Accelerator
+from tests.impls.work import CLIPPED
+
+# File of each wait that a topic's technique needs, and why.
+NEEDED = {
+    "expert_parallel": ("exchange.py", "how many rows go to each rank shapes the all-to-all"),
+    "preference": ("preference/reference.py", "how many tokens are projected shapes the logits"),
+    "zero_offload": ("optimizer.py", "gradients are scaled and states stepped on the host"),
+}
+# Kernels that a CPU does not have take the place of its own there.
+KERNELS = {"context_parallel": "SDPA's flash kernels", "latent_attention": "SDPA with values narrower than keys"}
+TOPICS = topics()
+SECONDS = 300.0
+JOBS = "tests.impls.steps"
+
+
+def quick(topic: str) -> list[Case]:
+    """The reference's variants, each once on as few ranks as say something: of a dense model, without rings."""
+    request = Request(topics=(topic,), engines=("reference",), ranks=4)
+    every = plan.cases(request, plan.cards(request))
+    return depth.once(c for c in every if "cp" not in c.topology.used and not isinstance(c.workload.model, MoeConfig))
+
+
+@pytest.fixture(scope="module")
+def launcher() -> Iterator[LocalLauncher]:
+    with LocalLauncher() as launcher:
+        yield launcher
+
+
+@pytest.mark.parametrize("topic", sorted(set(TOPICS) - set(KERNELS)))
+def test_the_host_waits_only_where_the_technique_needs_it(topic: str, launcher: LocalLauncher) -> None:
+    card, found = TOPICS[topic], {}
+    problem = catalog.problem(card)
+    cases = quick(topic)
+    for size in {case.topology.world_size for case in cases}:
+        variants = {
+            case.variant: (_clipped(case), case.topology, dict(card.variants[case.variant]))
+            for case in cases
+            if case.topology.world_size == size
+        }
+        work = {"build": card.engines["reference"].build, "problem": problem, "variants": variants}
+        found |= _run(launcher, size, Job(f"{JOBS}:waits", work))[0]
+    took = {variant: waits for variant, waits in found.items() if isinstance(waits, list)}
+    assert took, found
+    file, _ = NEEDED.get(topic, ("", ""))
+    assert not [wait for waits in took.values() for wait in waits if not file or f"{file}:" not in wait]
+    assert not file or any(took.values()), f"{topic} needs no wait any more: take it out of NEEDED"
+
+
+def _clipped(case: Case) -> Any:
+    flushed = case.variant not in ("pipedream", "pipedream_2bw")  # which refuse to clip
+    return case.workload.with_(max_grad_norm=0.3 if flushed else 0.0)
+
+
+def _run(launcher: LocalLauncher, size: int, *jobs: Job) -> list[Any]:
+    world = launcher.world(size, "reference", JOBS)
+    try:
+        for job in jobs:
+            outcomes = world.run(job, SECONDS)
+            if isinstance(outcomes[0], Unsupported):
+                pytest.skip(outcomes[0].reason)
+            assert all(isinstance(outcome, Done) for outcome in outcomes), describe(outcomes)
+    finally:
+        world.close()
+    return [outcome.value for outcome in outcomes]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize(("topic", "variant"), [(t, v) for t, card in TOPICS.items() for v in card.variants])
+def test_on_a_gpu_a_timed_step_does_not_synchronise(topic: str, variant: str) -> None:
+    if topic in NEEDED:
+        pytest.skip(f"it must: {NEEDED[topic][1]}")
+    card = TOPICS[topic]
+    problem = catalog.problem(card)
+    kind = "function" if problem else "trainer"
+    work = named("long" if problem else "tiny_adamw").with_(dtype="bf16", max_grad_norm=0.0 if problem else 0.3)
+    if variant.startswith("pipedream"):
+        work = work.with_(max_grad_norm=0.0)
+    arguments = {
+        "build": card.engines["reference"].build,
+        "variant": dict(card.variants[variant]),
+        "workload": work,
+        "topology": Topology(),
+        **({"problem": problem} if problem else {"data": catalog.DATA}),
+    }
+    jobs = (Job(f"harness.launch.tasks:prepare_{kind}", arguments), Job(f"{JOBS}:step_without_waiting", {}))
+    with LocalLauncher(gpus=1) as launcher:
+        _run(launcher, 1, *jobs)
+
+
+def test_gradients_on_the_host_and_on_the_device_are_scaled_by_one_norm() -> None:
+    with Accelerator():
+        there, here = torch.full((3,), 2.0, device=HERE), torch.full((2, 2), 3.0)
+        assert square([there, here]).device == HERE
+        assert float(square([there, here])) == 48.0
+        clip([there, here], 1.0)
+        assert (there.device, here.device) == (HERE, torch.device("cpu"))
+        norm = 48**0.5 + 1e-6
+        assert there.tolist() == pytest.approx([2 / norm] * 3)
+        assert here.flatten().tolist() == pytest.approx([3 / norm] * 4)
+
+
+def test_states_on_the_host_are_clipped_by_the_norm_of_all() -> None:
+    with Accelerator():
+        here = [torch.full((4,), 3.0), torch.full((2,), 1.0)]
+        assert global_norm({(): here}).device == HERE
+        clip_by_global_norm({(): here}, 1.0)
+        assert float(torch.cat(here).norm()) == pytest.approx(1.0, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_step_of_the_optimizer_on_the_device_does_not_wait(dtype: torch.dtype) -> None:
+    with Accelerator() as device:
+        weights = [torch.nn.Parameter(torch.ones(5, dtype=dtype, device=HERE)) for _ in range(2)]
+        states = MasterWeights(weights, CLIPPED)
+        for _ in range(2):
+            device.waits.clear()
+            for weight in weights:
+                weight.grad = torch.ones_like(weight)
+            clip([weight.grad for weight in weights], 0.1)
+            states.step()
+        assert device.waits == []
+
+
+def test_a_share_is_counted_on_the_host_and_moved_without_waiting() -> None:
+    work = CLIPPED.with_(batch_size=8, min_length=3)
+    batch = load(catalog.DATA)(work, 0)
+    with Accelerator() as device:
+        parts = [part for rank in range(2) for part in share(batch, work, rank, 2)]
+        assert device.waits == []
+        assert all(tensor.device == HERE for micro, _ in parts for tensor in micro)
+    rows = work.batch_size // len(parts)
+    for index, (micro, part) in enumerate(parts):
+        own = type(batch)(*(tensor[index * rows : (index + 1) * rows] for tensor in batch))
+        assert torch.equal(micro.labels, own.labels)
+        assert part == token_share(own, batch)
+    assert sum(part for _, part in parts) == pytest.approx(1.0)
+
+
+def test_the_stand_in_tells_a_wait_and_refuses_two_places() -> None:
+    with Accelerator() as device:
+        x, here = torch.ones(3, device=HERE), torch.ones(3)
+        for wait in (float, torch.Tensor.tolist, lambda x: x[x > 0], lambda x: x.to("cpu"), lambda _: here.to(HERE)):
+            device.waits.clear()
+            wait(x.sum() if wait is float else x)
+            assert device.waits
+        with pytest.raises(RuntimeError, match="cuda and cpu"):
+            x + here
+        with pytest.raises(RuntimeError, match="cuda and cpu"):
+            torch._foreach_mul_([here], x.sum())
