@@ -107,7 +107,7 @@ class RunView:
 def view(records: Sequence[Record], run: Mapping[str, Any], titles: Mapping[str, Mapping[str, Any]]) -> RunView:
     """Sort a run's records; of a figure recorded twice (a retried block) the last one counts."""
     latest = {(r["topic"], r["case"], r["measure"], r["quantity"]): _known(plain(r)) for r in records}
-    calibration = next((latest.pop(key)["detail"] for key in list(latest) if key[2] == "calibration"), {})
+    kept = [latest.pop(key) for key in list(latest) if key[2] == "calibration"]
     cards = {r["topic"]: r["detail"] for r in latest.values() if r["measure"] == "card"}
     claims = tuple(r for r in latest.values() if r["measure"] == "claim")
     findings = tuple(r for r in latest.values() if r["measure"] not in ("card", "claim"))
@@ -125,7 +125,7 @@ def view(records: Sequence[Record], run: Mapping[str, Any], titles: Mapping[str,
         for engine in entry.engines:
             breadth[engine] += 1
     engines = tuple(sorted(breadth, key=lambda name: (_yardstick(name), -breadth[name], name)))
-    return RunView(run, topics, engines, claims, findings, run.get("environment") or {}, calibration)
+    return RunView(run, topics, engines, claims, findings, run.get("environment") or {}, kept[0]["detail"] if kept else {})
 
 
 def _known(record: Record) -> Record:
