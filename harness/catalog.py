@@ -160,8 +160,8 @@ def problem(card: Card) -> str:
 
 def operators(card: Card, engine: str, variant: str) -> str:
     """The module that compiles, for minutes, what this engine needs for this variant; empty if it needs nothing."""
-    name = f"{folder(card)}.operators"
-    return name if _exists(name) and load(f"{name}:needs")(engine, **card.variants[variant]) else ""
+    module = card.engines[engine].compiles
+    return module if module and load(f"{module}:needs")(engine, **card.variants[variant]) else ""
 
 
 def telling(card: Card, variant: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -125,7 +125,9 @@ def view(records: Sequence[Record], run: Mapping[str, Any], titles: Mapping[str,
         for engine in entry.engines:
             breadth[engine] += 1
     engines = tuple(sorted(breadth, key=lambda name: (_yardstick(name), -breadth[name], name)))
-    return RunView(run, topics, engines, claims, findings, run.get("environment") or {}, kept[0]["detail"] if kept else {})
+    return RunView(
+        run, topics, engines, claims, findings, run.get("environment") or {}, kept[0]["detail"] if kept else {}
+    )
 
 
 def _known(record: Record) -> Record:

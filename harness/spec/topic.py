@@ -11,13 +11,15 @@ class Engine:
     """Who computes it. ``build`` is ``"module:function"``; ``requires`` holds distributions with versions
     (``"deepspeed>=0.16"``) and hardware (``"cuda"``, ``"sm90"``); no ``variants`` means all of the card's.
     ``environment``: the tox environment that has them, where pip alone does not do. ``unavailable``: why nobody can
-    install it any more; it has no ``build`` then and no case, but its row in the report says so."""
+    install it any more; it has no ``build`` then and no case, but its row in the report says so. ``compiles``: the
+    module that compiles what some variants need (its ``needs(engine, **variant)`` says which), with ``python -m``."""
 
     build: str = ""
     requires: tuple[str, ...] = ()
     variants: tuple[str, ...] = ()
     environment: str = ""
     unavailable: str = ""
+    compiles: str = ""
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,12 @@ CARD = Card(
     engines={
         "reference": Engine(f"{HERE}.reference:build"),
         "torch": Engine(f"{HERE}.on_torch:build", variants=("offload_optimizer", "offload_params")),
-        "deepspeed": Engine(f"{HERE}.on_deepspeed:build", requires=("deepspeed>=0.16",)),
+        "deepspeed": Engine(f"{HERE}.on_deepspeed:build", requires=("deepspeed>=0.16",), compiles=f"{HERE}.operators"),
         "zenflow": Engine(
-            f"{HERE}.on_deepspeed:build_zenflow", requires=("deepspeed>=0.16",), variants=("offload_optimizer",)
+            f"{HERE}.on_deepspeed:build_zenflow",
+            requires=("deepspeed>=0.16",),
+            variants=("offload_optimizer",),
+            compiles=f"{HERE}.operators",
         ),
     },
     topologies=("dp1", "dp2"),
