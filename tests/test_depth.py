@@ -1,5 +1,6 @@
 """How much of the grid a depth runs: every engine once, every pair of choices, or all of it."""
 
+import re
 from collections.abc import Iterable
 from itertools import combinations
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from harness import depth, plan
 from harness.plan import Request
 from harness.spec import Case, Topology, Workload
+from tests.sessions import run
 
 EVERY = Request(ranks=8)
 
@@ -98,3 +100,22 @@ def test_whatever_cases_there_are_no_pair_is_lost_and_what_is_given_stays(cases:
     assert pairs(chosen) == pairs(cases)
     assert kept <= set(chosen)
     assert [case for case in cases if case in chosen] == chosen
+
+
+def test_a_run_says_before_it_starts_what_each_depth_has_and_about_how_long_it_takes(user: pytest.Pytester) -> None:
+    found = run(user, "--collect-only", "--topics", "zero", "-k", "zero1 and traffic").outlines
+    quick, default, full = (next(line for line in found if f"--depth {name} " in line) for name in depth.DEPTHS)
+    assert [line.startswith("*") for line in (quick, default, full)] == [False, True, False]
+    request = Request(("zero",), depth="quick", ranks=8)
+    assert f"{len(plan.cases(request, plan.cards(request)))} cases" in quick
+    assert all(re.search(r"[\d,]+ cases +[\d,]+ tests, about \d+ min", line) for line in (quick, default, full))
+    assert any(line.startswith("  selected: ") for line in found)
+
+
+def test_more_cases_take_longer_and_more_cores_less() -> None:
+    request = Request(ranks=8)
+    cards = plan.cards(request)
+    measures = {case: plan.measures(case, request, cards[case.topic]) for case in plan.cases(request, cards)}
+    some = dict(list(measures.items())[:100])
+    assert depth.minutes(some, 2) < depth.minutes(measures, 2)
+    assert depth.minutes(measures, 8) < depth.minutes(measures, 2)
