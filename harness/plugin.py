@@ -97,7 +97,8 @@ def pytest_itemcollected(item: Any) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Untimed first, by topology and engine; then timed blocks; the ledger last. What was deselected is not a peer."""
+    """Untimed first, by topology and engine, those last whose engine compiles something; then timed blocks; the ledger
+    last. What was deselected is not a peer."""
     if SESSION not in config.stash:
         return
     session = config.stash[SESSION]
@@ -115,7 +116,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             return (2,) if Path(str(item.path)).parent.name == "suites" else (0,)
         if _needs(item) is Needs.QUIET:
             return 1, case.topic, case.topology, places[case.id]
-        return 0, case.topic, case.topology, case.engine, case.workload.name, places[case.id]
+        late = bool(session.operators(case))  # they are compiled meanwhile
+        return 0, late, case.topic, case.topology, case.engine, case.workload.name, places[case.id]
 
     items.sort(key=key)
     checked = [item for item in items if _needs(item) in (Needs.ORACLE, Needs.CHECKED)]
