@@ -3,13 +3,14 @@ for by the cases that need it."""
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections import deque
 from collections.abc import Callable
 from threading import Lock, Thread
+
+import psutil
 
 from harness.spec.variables import inherited
 
@@ -53,11 +54,16 @@ class _Build:
         return True
 
     def kill(self) -> None:
-        """With every compiler that it has started."""
-        if self.process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+        """With every compiler that it has started; ninja gives each a process group of its own."""
+        if self.process.poll() is not None:
+            return
+        with contextlib.suppress(psutil.NoSuchProcess):
+            builder = psutil.Process(self.process.pid)
+            builder.suspend()  # or it would start others meanwhile
+            for process in [builder, *builder.children(recursive=True)]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+        self.process.wait()
         self._reader.join(1.0)
 
 

@@ -98,7 +98,8 @@ def pytest_itemcollected(item: Any) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Untimed first, by topology and engine; then timed blocks; the ledger last. What was deselected is not a peer."""
+    """Untimed first, by topology and engine, those last whose engine compiles something; then timed blocks; the ledger
+    last. What was deselected is not a peer."""
     if SESSION not in config.stash:
         return
     session = config.stash[SESSION]
@@ -113,7 +114,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         place = (places[case.id], order.index(_measure(item)))  # whole, since a plugin may have shuffled the items
         if _needs(item) is Needs.QUIET:
             return 1, case.topic, case.topology, *place
-        return 0, case.topic, case.topology, case.engine, case.workload.name, *place
+        late = bool(session.operators(case))  # they are compiled meanwhile
+        return 0, late, case.topic, case.topology, case.engine, case.workload.name, *place
 
     items.sort(key=key)
     ours = [item for item in items if _case(item)]

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from harness import depth, plan, usage, waivers
-from harness.catalog import operators
+from harness import catalog, depth, plan, usage, waivers
 from harness.judge import calibration
 from harness.plugin import SUITES
 from harness.spec import Card, Case, Finding, Topology, Workload, gpus
@@ -147,6 +146,10 @@ class Session:
             self._lab.universe = plan.every(unnarrowed, self.cards)
         return self._lab
 
+    def operators(self, case: Case) -> str:
+        """The module that compiles what the case's engine needs; empty if it needs nothing."""
+        return catalog.operators(self.cards[case.topic], case.engine, case.variant)
+
     def tell_builds(self, case: Case, reporter: Any) -> None:
         """Says what is being compiled; a case that needs it is not begun, so that its wait can be seen."""
 
@@ -157,7 +160,7 @@ class Session:
 
         if self._lab is not None:
             self._lab.builds.told(tell)
-        if (module := operators(self.cards[case.topic], case.engine, case.variant)) and not self.lab.obstacle(case):
+        if (module := self.operators(case)) and not self.lab.obstacle(case):
             self.lab.builds.wait(module, tell)
 
     def record(self, case: Case, findings: Sequence[Finding]) -> None:

@@ -10,11 +10,12 @@ from harness import builds
 from harness.builds import Builds
 from tests.launch.worlds import gone
 
+# Ninja gives each compiler a process group of its own.
 COMPILES = """
 import subprocess, sys, time
 from pathlib import Path
 print("compiles", flush=True)
-compiler = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+compiler = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
 Path("pids").write_text(f"{compiler.pid}")
 while not Path("done").exists():
     time.sleep(0.05)
