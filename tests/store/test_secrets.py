@@ -1,0 +1,58 @@
+"""A password on the command line is nowhere in what a session leaves or prints."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import pytest
+
+from harness.store import Store
+from tests.sessions import SKIPPED, SUITES
+from tests.store.conftest import PASSWORD
+
+
+def forms(url: str) -> dict[str, list[str]]:
+    """The ways to give a store, each with the password in it."""
+    bare = urlsplit(url)._replace(netloc=urlsplit(url).netloc.rpartition("@")[2]).geturl()
+    query = f"{bare}?user=plumbline&password={quote(PASSWORD, safe='')}"
+    return {"two words": ["--store", url], "one": [f"--store={url}"], "query": [f"--store={query}"]}
+
+
+@pytest.mark.parametrize("form", ["two words", "one", "query"])
+@pytest.mark.parametrize("asked", [str(Path.home()), "elsewhere"], ids=["home", "elsewhere"])
+def test_a_password_is_in_neither_store_report_output_nor_records(
+    postgresql: str, form: str, asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets = (PASSWORD, quote(PASSWORD, safe=""), "s3cret")
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(tmp_path)
+    store = forms(postgresql)[form]
+    report = home / "report" if asked != "elsewhere" else Path("report")
+
+    def call(*words: str) -> str:
+        command = [sys.executable, "-m", *words]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "400"})
+        assert done.returncode == pytest.ExitCode.OK, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    seen = [call("pytest", SUITES, "-p", "no:cacheprovider", *SKIPPED, *store, "--report", str(report), "-vv", "-rA")]
+    seen += [
+        call("harness.cli", "records", *store, *more) for more in ((), ("--runs",), ("--runs", "--format", "json"))
+    ]
+    seen += [call("harness.cli", "report", *store, "--report", "later")]
+    seen += [file.read_text() for file in (report / "index.html", Path("later/index.html"))]
+    engine = Store.open(postgresql, create=False).engine
+    with engine.connect() as connection:
+        for table in ("plumbline_runs", "plumbline_records"):
+            seen.append(str(connection.exec_driver_sql(f"SELECT * FROM {table}").all()))
+    for text in seen:
+        assert not any(secret in text for secret in secrets)
+    shown = [text for text in seen if "://" in text and "/plumbline" in text]
+    assert any("--store" in text for text in shown)
+    (command,) = {run["command"] for run in Store.open(postgresql, create=False).runs()}
+    assert ("--report ~/report" in command) == (asked != "elsewhere")
+    assert str(home) not in "".join(seen[1:])
