@@ -56,8 +56,9 @@ def _function(
     return lambda: tasks._forward_backward(function, inputs, cotangents)
 
 
-def step_without_waiting(context: Context) -> None:
-    """One more of the steps that were prepared, on CUDA; RuntimeError where the host waits."""
+def step_without_waiting(context: Context, kind: str, **work: Any) -> None:
+    """On CUDA some steps as they are timed, then one in which RuntimeError is raised where the host waits."""
+    getattr(tasks, f"prepare_{kind}")(context, **work)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -1,6 +1,6 @@
 """In a timed step of a reference the host waits for the device where the technique needs it, and nowhere else."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -8,8 +8,9 @@ import torch
 
 from harness import catalog, depth, plan
 from harness.catalog import load, topics
+from harness.launch.base import World
 from harness.launch.local import LocalLauncher
-from harness.launch.outcome import Done, Job, Unsupported, describe
+from harness.launch.outcome import Done, Failure, Job, Outcome, Unsupported, describe
 from harness.plan import Request
 from harness.spec import Case, MoeConfig, Topology
 from harness.spec.named import load as named
@@ -45,6 +46,24 @@ def launcher() -> Iterator[LocalLauncher]:
         yield launcher
 
 
+@pytest.fixture(scope="module")
+def gpu() -> Iterator[Callable[[Job], Outcome]]:
+    """Runs a job on one rank over NCCL, the same one until it fails: each opens CUDA for seconds."""
+    with LocalLauncher(gpus=1) as launcher:
+        worlds: list[World] = []
+
+        def run(job: Job) -> Outcome:
+            worlds.append(worlds.pop() if worlds else launcher.world(1, "reference", JOBS))
+            (outcome,) = worlds[-1].run(job, SECONDS)
+            if isinstance(outcome, Failure):
+                worlds.pop().close()
+            return outcome
+
+        yield run
+        for world in worlds:
+            world.close()
+
+
 @pytest.mark.parametrize("topic", sorted(set(TOPICS) - set(KERNELS)))
 def test_the_host_waits_only_where_the_technique_needs_it(topic: str, launcher: LocalLauncher) -> None:
     card, found = TOPICS[topic], {}
@@ -57,7 +76,7 @@ def test_the_host_waits_only_where_the_technique_needs_it(topic: str, launcher: 
             if case.topology.world_size == size
         }
         work = {"build": card.engines["reference"].build, "problem": problem, "variants": variants}
-        found |= _run(launcher, size, Job(f"{JOBS}:waits", work))[0]
+        found |= _first(launcher.world(size, "reference", JOBS), Job(f"{JOBS}:waits", work))
     took = {variant: waits for variant, waits in found.items() if isinstance(waits, list)}
     assert took, found
     file, _ = NEEDED.get(topic, ("", ""))
@@ -70,22 +89,20 @@ def _clipped(case: Case) -> Any:
     return case.workload.with_(max_grad_norm=0.3 if flushed else 0.0)
 
 
-def _run(launcher: LocalLauncher, size: int, *jobs: Job) -> list[Any]:
-    world = launcher.world(size, "reference", JOBS)
+def _first(world: World, job: Job) -> Any:
+    """What the first rank gave, where all gave something."""
     try:
-        for job in jobs:
-            outcomes = world.run(job, SECONDS)
-            if isinstance(outcomes[0], Unsupported):
-                pytest.skip(outcomes[0].reason)
-            assert all(isinstance(outcome, Done) for outcome in outcomes), describe(outcomes)
+        outcomes = world.run(job, SECONDS)
     finally:
         world.close()
-    return [outcome.value for outcome in outcomes]
+    values = [outcome.value for outcome in outcomes if isinstance(outcome, Done)]
+    assert len(values) == world.size, describe(outcomes)
+    return values[0]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize(("topic", "variant"), [(t, v) for t, card in TOPICS.items() for v in card.variants])
-def test_on_a_gpu_a_timed_step_does_not_synchronise(topic: str, variant: str) -> None:
+def test_on_a_gpu_a_timed_step_does_not_synchronise(topic: str, variant: str, gpu: Callable[[Job], Outcome]) -> None:
     if topic in NEEDED:
         pytest.skip(f"it must: {NEEDED[topic][1]}")
     card = TOPICS[topic]
@@ -95,15 +112,17 @@ def test_on_a_gpu_a_timed_step_does_not_synchronise(topic: str, variant: str) ->
     if variant.startswith("pipedream"):
         work = work.with_(max_grad_norm=0.0)
     arguments = {
+        "kind": kind,
         "build": card.engines["reference"].build,
         "variant": dict(card.variants[variant]),
         "workload": work,
         "topology": Topology(),
         **({"problem": problem} if problem else {"data": catalog.DATA}),
     }
-    jobs = (Job(f"harness.launch.tasks:prepare_{kind}", arguments), Job(f"{JOBS}:step_without_waiting", {}))
-    with LocalLauncher(gpus=1) as launcher:
-        _run(launcher, 1, *jobs)
+    outcome = gpu(Job(f"{JOBS}:step_without_waiting", arguments))
+    if isinstance(outcome, Unsupported):
+        pytest.skip(outcome.reason)
+    assert isinstance(outcome, Done), describe([outcome])
 
 
 def test_gradients_on_the_host_and_on_the_device_are_scaled_by_one_norm() -> None:

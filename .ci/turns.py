@@ -1,0 +1,82 @@
+"""A pytest plugin for a session of the suites that has not time for all: topics take turns, until the time is up.
+
+A turn is a case with all its measures, or a block of timed rounds. What was reached is kept in a file as it goes, since
+the session may be killed.
+"""
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Generator, Sequence
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.hooks import SESSION
+from harness.spec import Case
+
+FILE, DEADLINE = "--turns", "--deadline"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(FILE, type=Path, required=True, help="where to keep what was reached, as JSON")
+    parser.addoption(DEADLINE, type=float, required=True, help="when to begin no more: seconds since the epoch")
+
+
+def turn(case: Case, measure: str) -> tuple[Any, ...]:
+    """What is not to be interrupted by another topic: rounds are timed for all engines of a block at once."""
+    return (case.topology, case.workload) if measure == "throughput" else (case.id,)
+
+
+def interleaved(turns: Sequence[tuple[str, list[Any]]]) -> list[Any]:
+    """Turns with their topics → their items, in an order in which every topic has one before any has two."""
+    by_topic: dict[str, list[list[Any]]] = {}
+    for topic, items in turns:
+        by_topic.setdefault(topic, []).append(items)
+    rounds = zip_longest(*by_topic.values(), fillvalue=[])
+    return list(chain.from_iterable(chain.from_iterable(rounds)))
+
+
+class Reached:
+    def __init__(self, path: Path, items: Sequence[Any]) -> None:
+        self.path = path
+        self.planned = Counter(item.callspec.params["case"].topic for item in items)
+        self.done: Counter[str] = Counter()
+
+    def write(self) -> None:
+        topics = {name: {"reached": self.done[name], "of": count} for name, count in self.planned.items()}
+        partial = self.path.with_suffix(".part")
+        partial.write_text(json.dumps(topics))
+        os.replace(partial, self.path)
+
+
+REACHED = pytest.StashKey[Reached]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> Generator[None, None, None]:
+    yield  # the suites' own order, in which a turn's items are neighbours within their topic
+    turns: dict[tuple[Any, ...], list[Any]] = {}
+    for item in items:
+        case, measure = item.callspec.params["case"], item.callspec.params["measure"]
+        turns.setdefault((case.topic, *turn(case, measure)), []).append(item)
+    items[:] = interleaved([(key[0], found) for key, found in turns.items()])
+    session = config.stash[SESSION]
+    places = {item.callspec.params["case"].id: index for index, item in enumerate(items)}
+    session.checked.sort(key=lambda case: places[case.id])  # which are begun ahead
+    config.stash[REACHED] = Reached(config.getoption(FILE), items)
+    config.stash[REACHED].write()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: Any) -> Generator[None, object, object]:
+    found = yield
+    reached = item.config.stash[REACHED]
+    reached.done[item.callspec.params["case"].topic] += 1
+    reached.write()
+    if time.time() > item.config.getoption(DEADLINE):
+        item.session.shouldstop = "the time is up"
+    return found
