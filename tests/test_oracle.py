@@ -1,0 +1,93 @@
+"""What the noise floor is made of: the ensemble, another machine, and other draws of the model."""
+
+from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from harness.launch.local import LocalLauncher
+from harness.launch.outcome import Done, Job, Raised
+from harness.oracle import ELSEWHERE, ENSEMBLE, HERE, NoOracle, Oracles, Run
+from harness.spec import Finding, Workload
+
+TRUTH = {"a": torch.tensor([3.0, 4.0], dtype=torch.float64), "b": torch.full((64,), 2.0, dtype=torch.float64)}
+
+
+def run(scale: float = 1.0, off: float = 0.0) -> Run:
+    """A run whose tensors are ``scale`` × the truth, ``a`` turned by ``off`` of its size, and its losses alike."""
+    turned: dict[str, Tensor] = {name: scale * tensor for name, tensor in TRUTH.items()}
+    turned["a"] = turned["a"] + off * torch.tensor([-4.0, 3.0])
+    return Run({"gradient": turned}, [scale, 2.0 * scale])
+
+
+class Planted:
+    """What the ensemble, another machine and other draws give, by their settings and seed."""
+
+    def __init__(self, here: Run, moved: Run, draw: Run) -> None:
+        self.here, self.moved, self.draw = here, moved, draw
+
+    def __call__(self, work: Workload, ensemble: Any, settings: Mapping[str, str] = HERE) -> list[Run]:
+        return [run(), self.draw if work.seed else self.moved if settings else self.here]
+
+
+def reference(device: str, **runs: Run) -> Any:
+    launcher: Any = SimpleNamespace(device=device)
+    planted = Planted(**{"here": run(), "moved": run(), "draw": run(), **runs})
+    return Oracles(launcher, 1.0)._judged_by(planted, Workload(), ENSEMBLE)
+
+
+def test_what_another_machine_rounds_otherwise_is_in_the_floor() -> None:
+    floor = reference("cpu", moved=run(off=0.01), here=run(off=0.001)).floors["gradient"]
+    assert floor.tensors["a"] == pytest.approx(0.01)
+    assert reference("cpu", here=run(off=0.02)).floors["gradient"].tensors["a"] == pytest.approx(0.02)
+
+
+def test_on_gpus_there_is_no_other_machine() -> None:
+    floor = reference("cuda", moved=run(off=0.01), here=run(off=0.001)).floors["gradient"]
+    assert floor.tensors["a"] == pytest.approx(0.001)
+
+
+def test_other_draws_raise_slopes_and_losses_and_no_norm() -> None:
+    found = reference("cpu", draw=run(scale=1.01))
+    assert found.floors["gradient"].slope == pytest.approx(0.01)
+    assert found.floors["gradient"].tensors["a"] == 0.0
+    assert found.loss_floor == pytest.approx([0.01, 0.01])
+
+
+class Broken:
+    device = "cpu"
+
+    def world(self, *_: Any) -> Any:
+        return SimpleNamespace(run=lambda *_: (Raised(0, 0.0, "no memory"),), close=lambda: None)
+
+
+def test_a_plain_model_that_does_not_run_is_a_finding_that_says_so() -> None:
+    broken: Any = Broken()
+    with pytest.raises(NoOracle, match="the oracle did not run: rank 0 · Raised"):
+        Oracles(broken, 1.0)._plain("members", {})
+    assert isinstance(NoOracle(Finding("parity", "run", None, "", "error", "why")).finding, Finding)
+
+
+@pytest.fixture(scope="module")
+def launcher() -> Iterator[LocalLauncher]:
+    with LocalLauncher() as launcher:
+        yield launcher
+
+
+def kernels(context: Any) -> tuple[str, int]:
+    return torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
+
+
+def test_a_world_may_have_the_instructions_and_threads_of_another_machine(launcher: LocalLauncher) -> None:
+    found = []
+    for settings in (HERE, ELSEWHERE, HERE):
+        world = launcher.world(1, "plain", __name__, settings)
+        (done,) = world.run(Job(f"{__name__}:kernels", {}), 60.0)
+        world.close()
+        assert isinstance(done, Done), done
+        found.append(done.value)
+    assert found[0] == found[2] == (torch.backends.cpu.get_cpu_capability(), 1)
+    assert found[1] == ("DEFAULT", 2)
