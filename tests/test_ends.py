@@ -55,11 +55,7 @@ ENGINES = {"reference", "torch", "deepspeed"}
 
 @pytest.mark.parametrize(
     ("second", "order"),
-    [
-        ("pytest_keyboard_interrupt", "trylast"),
-        ("pytest_sessionfinish", "tryfirst"),
-        ("pytest_sessionfinish", "trylast"),
-    ],
+    [("keyboard_interrupt", "tryfirst"), ("keyboard_interrupt", "trylast"), ("sessionfinish", "tryfirst")],
 )
 def test_a_session_that_is_interrupted_twice_is_stored_as_interrupted(
     user: pytest.Pytester, second: str, order: str
