@@ -1,7 +1,7 @@
 """How far honest runs stray, and how far planted faults do, in noise floors: what the margins of parity rest on.
 
-``python -m tests.planted.calibration`` measures it anew (an hour on two cores) and writes the table that the report
-shows and ``test_calibration.py`` holds the margins to. Honest are every topic's reference, and a reference with other
+``python -m tests.planted.calibration`` prints the table that the report shows and ``test_calibration.py`` holds the
+margin to; with ``--measure`` it is measured anew, in half an hour on two cores. Honest are every topic's reference, and a reference with other
 sums or more threads; each with several seeds, under each instruction set that this CPU has.
 """
 
@@ -13,13 +13,14 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from scipy.stats import genpareto
 
 from harness import catalog, plan
-from harness.judge.calibration import TABLE
+from harness.judge.calibration import TABLE, read
 from harness.judge.parity import MARGIN
 from harness.lab import Lab
 from harness.launch.local import LocalLauncher
@@ -125,28 +126,43 @@ def beyond(ratios: list[float], margin: float) -> float:
     return 0.1 * float(genpareto.sf(margin - start, shape, scale=scale))
 
 
+def shown(lines: Iterable[Mapping[str, Any]]) -> str:
+    head = f"{'quantity':<15} {'dtype':<5} {'honest':>7} {'largest':>8} {'faults':>7} {'smallest':>9} {'chance':>8}"
+    rows = [
+        f"{line['quantity']:<15} {line['dtype']:<5} {line['runs']:7} {line['largest']:8.2f} {line['faults']:7} "
+        f"{line.get('smallest', float('nan')):9.3g} {line['chance']:8.0e}  {line['where']}"
+        for line in lines
+    ]
+    return "\n".join([f"Ratios in floors; the margin is {MARGIN}.", head, *rows])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--measure", action="store_true", help="measure it anew; without it, the table is printed")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--capabilities", default=",".join(CAPABILITIES), help="instruction sets, separated by commas")
     parser.add_argument("--rows", type=Path, help="append the rows of the instruction set in use to this file, no more")
     options = parser.parse_args()
     if options.rows:
-        with options.rows.open("a") as file:
-            for cards, cases in (faulty(), honest(range(options.seeds))):
-                for row in measured(cards, cases):
-                    print(
-                        json.dumps(row | {"capability": os.environ.get("ATEN_CPU_CAPABILITY")}), file=file, flush=True
-                    )
+        _append(options.rows, options.seeds)
         return
-    rows = Path("calibration.jsonl")
-    for name in options.capabilities.split(","):
-        command = [sys.executable, "-m", __spec__.name, "--seeds", str(options.seeds), "--rows", str(rows)]
-        subprocess.run(command, env=os.environ | {"ATEN_CPU_CAPABILITY": name}, check=True)
-    lines = [json.loads(line) for line in rows.read_text().splitlines()]
-    about = {"capabilities": options.capabilities.split(","), "seeds": options.seeds, "margin": MARGIN}
-    about["table"] = table(lines)
-    TABLE.write_text(json.dumps(about, indent=1) + "\n")
+    if options.measure:
+        with TemporaryDirectory() as folder:
+            rows = Path(folder) / "rows.jsonl"
+            for name in options.capabilities.split(","):
+                command = [sys.executable, "-m", __spec__.name, "--seeds", str(options.seeds), "--rows", str(rows)]
+                subprocess.run(command, env=os.environ | {"ATEN_CPU_CAPABILITY": name}, check=True)
+            found = table(map(json.loads, rows.read_text().splitlines()))
+        about = {"capabilities": options.capabilities.split(","), "seeds": options.seeds, "margin": MARGIN}
+        TABLE.write_text(json.dumps(about | {"table": found}, indent=1) + "\n")
+    print(shown(read()["table"]))
+
+
+def _append(path: Path, seeds: int) -> None:
+    with path.open("a") as file:
+        for cards, cases in (faulty(), honest(range(seeds))):
+            for row in measured(cards, cases):
+                print(json.dumps(row), file=file, flush=True)
 
 
 if __name__ == "__main__":
