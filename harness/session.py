@@ -151,8 +151,8 @@ class Session:
         return catalog.operators(self.cards[case.topic], case.engine, case.variant)
 
     def tell_builds(self, case: Case, quiet: bool, reporter: Any) -> None:
-        """Says what is being compiled. A case that needs it, or that is timed and needs ``quiet``, is not begun yet, and
-        its wait is seen."""
+        """Says what is being compiled. A case that needs it, or that is timed and needs ``quiet``, is not begun
+        yet, and its wait is seen."""
 
         def tell(line: str) -> None:
             if reporter is not None:
