@@ -101,10 +101,10 @@ class Builds:
             tell(self.news.popleft())
         return any_news
 
-    def rest(self) -> None:
+    def rest(self, tell: Callable[[str], None] | None = None) -> None:
         """Until nothing is compiled any more: what comes is timed."""
         for module in list(self._builds):
-            self.wait(module)
+            self.wait(module, tell)
 
     def close(self) -> None:
         with self._turn:

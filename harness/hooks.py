@@ -255,7 +255,8 @@ def _progress(item: pytest.Item, session: Session, case: Case) -> None:
             text += f" · about {left / 60:.0f} min left" if left and left > 90 else ""
             reporter.ensure_newline()
             reporter.write_line(text, bold=True)
-    session.tell_builds(case, item.config.pluginmanager.get_plugin("terminalreporter"))
+    reporter = item.config.pluginmanager.get_plugin("terminalreporter")
+    session.tell_builds(case, _needs(item) is Needs.QUIET, reporter)
     session.done += 1
 
 

@@ -150,8 +150,9 @@ class Session:
         """The module that compiles what the case's engine needs; empty if it needs nothing."""
         return catalog.operators(self.cards[case.topic], case.engine, case.variant)
 
-    def tell_builds(self, case: Case, reporter: Any) -> None:
-        """Says what is being compiled; a case that needs it is not begun, so that its wait can be seen."""
+    def tell_builds(self, case: Case, quiet: bool, reporter: Any) -> None:
+        """Says what is being compiled. A case that needs it, or that is timed and needs ``quiet``, is not begun
+        yet, and its wait is seen."""
 
         def tell(line: str) -> None:
             if reporter is not None:
@@ -160,6 +161,8 @@ class Session:
 
         if self._lab is not None:
             self._lab.builds.told(tell)
+        if quiet:
+            self.lab.builds.rest(tell)
         if (module := self.operators(case)) and not self.lab.obstacle(case):
             self.lab.builds.wait(module, tell)
 

@@ -62,6 +62,13 @@ def test_who_waits_sees_that_it_goes_on_and_how_it_ends(
     assert lines[-1] == "is built"
 
 
+def test_what_is_timed_waits_for_whatever_is_compiled_and_says_so(compiling: Builds, tmp_path: Path) -> None:
+    (tmp_path / "done").touch()
+    lines: list[str] = []
+    compiling.rest(lines.append)
+    assert lines == ["compiles", "is built"]
+
+
 def test_it_is_begun_once_a_session(compiling: Builds, tmp_path: Path) -> None:
     before = (tmp_path / "pids").read_text()
     (tmp_path / "done").touch()
