@@ -21,7 +21,7 @@ from harness.spec import gpus
 from harness.spec.named import NAMED
 from harness.spec.requires import missing
 
-INTERRUPTED, USAGE = 2, 4  # pytest's exit codes
+INTERRUPTED, ERROR, USAGE = 2, 3, 4  # pytest's exit codes
 PIPED = 10_000  # columns: rich cuts what is wider than a terminal, and takes a file or pipe for one of 80
 FORMATS = ("csv", "json", "parquet")
 EPILOG = """examples:
@@ -39,8 +39,8 @@ exit codes are pytest's: 0 all passed, 1 some failed, 2 interrupted, 3 no report
 def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a locale without Unicode has no "×"
+    options = _parser().parse_args(arguments)
     try:
-        options = _parser().parse_args(arguments)
         code: int = options.call(options)
         sys.stdout.flush()  # here, where a reader that has gone is expected
     except (ValueError, UserError) as error:
@@ -49,9 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("plumbline: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output has seen enough
+    except BrokenPipeError:  # the reader of our output has seen enough; but then a session has ended early
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
-        return 0
+        return ERROR if options.call is run else 0
     return code
 
 

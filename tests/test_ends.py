@@ -18,7 +18,7 @@ def pytest_runtest_call(item):
     {INTERRUPT}
 
 @pytest.hookimpl({{order}}=True)
-def {{second}}():
+def pytest_{{second}}():
     {INTERRUPT}
 """
 BREAKS = """
