@@ -23,9 +23,10 @@ def activations(
         MLP, f/t wide                             gate, SiLU(gate), up and their product (e)
         embedding and head                        index and mask each, the labels' mask; softmax of V/t logits (w)
 
-    of n tokens, and the number of labels that count (8 bytes); but with sequence parallelism the first two lines of b·⌈s/t⌉; the naive form saves the second as it
-    was gathered. So everything is ÷ t, like the paper's 34 + 5as/h, while tensor parallelism alone leaves the first
-    two lines whole, as the paper's 10. A fused attention saves no 5as/h. An engine with a fused norm keeps less.
+    of n tokens, and the number of labels that count (8 bytes); but with sequence parallelism the first two lines of
+    b·⌈s/t⌉; the naive form saves the second as it was gathered. So everything is ÷ t, like the paper's 34 + 5as/h,
+    while tensor parallelism alone leaves the first two lines whole, as the paper's 10. A fused attention saves no
+    5as/h. An engine with a fused norm keeps less.
     """
     model, t, e = workload.model, topology.tp, workload.element_size
     w = max(4, e)
