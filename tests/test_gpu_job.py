@@ -2,11 +2,15 @@
 
 import importlib.util
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from argparse import Namespace
+from collections.abc import Iterator
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
@@ -118,7 +122,7 @@ def suites(job: ModuleType, out: Path, *options: str) -> list[str]:
 
 
 @pytest.fixture
-def stand_in(job: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def stand_in(job: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The job with a GPU's name, on CPU ranks: a first stage that fails, the suites, and a stage that hangs."""
     out = tmp_path / "out"
     stages = {
@@ -129,7 +133,9 @@ def stand_in(job: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(job, "stages", lambda _: stages)
     monkeypatch.setattr(job, "ASK", "print('NVIDIA Stand-in|2.11.0')")
     monkeypatch.setattr(job, "LATE", 0)
-    return job
+    handler = signal.getsignal(signal.SIGTERM)
+    yield job
+    signal.signal(signal.SIGTERM, handler)
 
 
 def test_whatever_becomes_of_the_stages_store_parquet_report_log_and_summary_are_left(
@@ -152,6 +158,26 @@ def test_whatever_becomes_of_the_stages_store_parquet_report_log_and_summary_are
     assert topics.keys() == {"preference", "zero"}
     assert all(found["reached"] == found["of"] > 0 for found in topics.values())
     assert "quick: exit 0" in capsys.readouterr().out
+
+
+def test_a_job_that_is_terminated_ends_its_stage_and_leaves_a_summary(stand_in: ModuleType, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    hangs = stand_in.stages(out).pop("timed")
+    stand_in.stages(out).clear()
+    stand_in.stages(out).update({"timed": hangs, "quick": hangs})
+
+    def terminate() -> None:
+        while not (out / "log.txt").exists() or "begun" not in (out / "log.txt").read_text():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    waiting = threading.Thread(target=terminate)
+    waiting.start()
+    assert stand_in.run(Namespace(out=out, wheels=None, seconds=300.0, dry_run=False)) == 0
+    waiting.join()
+    stages = json.loads((out / "summary.json").read_text())["stages"]
+    assert stages.keys() == {"timed"}
+    assert stages["timed"]["interrupted"]
 
 
 def test_every_topic_has_a_turn_before_any_has_a_second_and_at_the_deadline_no_more_begins(

@@ -23,9 +23,10 @@ def activations(
         MLP, f/t wide                             gate, SiLU(gate), up and their product (e)
         embedding and head                        index and mask each, the labels' mask; softmax of V/t logits (w)
 
-    of n tokens, but with sequence parallelism the first two lines of b·⌈s/t⌉; the naive form saves the second as it
-    was gathered. So everything is ÷ t, like the paper's 34 + 5as/h, while tensor parallelism alone leaves the first
-    two lines whole, as the paper's 10. A fused attention saves no 5as/h. An engine with a fused norm keeps less.
+    of n tokens, and the number of labels that count (8 bytes); but with sequence parallelism the first two lines of
+    b·⌈s/t⌉; the naive form saves the second as it was gathered. So everything is ÷ t, like the paper's 34 + 5as/h,
+    while tensor parallelism alone leaves the first two lines whole, as the paper's 10. A fused attention saves no
+    5as/h. An engine with a fused norm keeps less.
     """
     model, t, e = workload.model, topology.tp, workload.element_size
     w = max(4, e)
@@ -37,7 +38,7 @@ def activations(
     heads = (q + kv) * (2 * d + 1) * w + (2 * q + 2 * kv) * d * e + q * w
     layer = 2 * norm + b * s * (heads + 4 * f / t * e)
     vocabulary = -(-model.vocab_size // t) * w + 2 * (8 + 1) + 1
-    return model.num_hidden_layers * layer + norm + b * s * vocabulary + 2 * s * d * e
+    return model.num_hidden_layers * layer + norm + b * s * vocabulary + 8 + 2 * s * d * e
 
 
 def traffic(

@@ -262,8 +262,9 @@ def divisible(draw: st.DrawFn) -> tuple[Workload, Topology]:
 
 
 def _everywhere(work: Workload) -> float:
-    """Bytes of activations that every rank needs: RoPE's tables, and the tokens' and labels' indices and masks."""
-    return 2 * work.sequence_length * work.model.head_dim * work.element_size + work.tokens * (2 * (8 + 1) + 1)
+    """Bytes of activations that every rank needs: RoPE's tables, and the tokens' and labels' indices and masks, and the
+    number of labels."""
+    return 2 * work.sequence_length * work.model.head_dim * work.element_size + work.tokens * (2 * (8 + 1) + 1) + 8
 
 
 @given(divisible())
