@@ -18,9 +18,10 @@ from torch.nn.functional import pad
 
 from harness.spec import Finding
 
-MARGIN = 3.5  # twice what the largest ratio of honest runs is, half of what faults are (calibration.json)
+MARGIN = 4.5  # twice the largest ratio of honest runs, half of what planted faults have (calibration.json)
 Kinds = Mapping[str, Mapping[str, Tensor]]  # gradient, update or output → name → tensor
 
+SIGMAS = 1.5  # standard errors that a slope counts as at least: with the margin, nearly seven
 PARTS = 32  # of each tensor, whose errors are taken to be independent
 ZERO = 1e-6  # a true tensor below this share of the model's typical element is zero up to round-off
 
@@ -86,10 +87,10 @@ def errors(found: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> Errors:
 
 def floor(runs: Sequence[Errors]) -> Errors:
     """The worst of an ensemble of honest runs, figure by figure. A slope may be small by luck, and in all of them where
-    they round at the same places: it counts as its standard error at least."""
+    they round at the same places: it counts as SIGMAS standard errors at least."""
     return Errors(
         {name: max(run.tensors[name] for run in runs) for name in runs[0].tensors},
-        max(max(abs(run.slope), run.slope_error) for run in runs),
+        max(max(abs(run.slope), SIGMAS * run.slope_error) for run in runs),
         max(run.total for run in runs),
     )
 
@@ -146,7 +147,7 @@ def judge(
         where = _where(kind, name, found[kind][name], truth[name], losses, reference, ranks)
         findings.append(_finding(kind, norm, size, bound, limit.slope, name, where))
         # Chance moves a slope by its own standard error, which may exceed the floor's as much as the norm may.
-        chance = max(limit.slope, min(error.slope_error, MARGIN * limit.slope))
+        chance = max(limit.slope, min(SIGMAS * error.slope_error, MARGIN * limit.slope))
         slope = _ratio(abs(error.slope), chance)
         found_slope = _finding(f"{kind} slope", slope, abs(error.slope), chance, chance, "", where)
         findings.append(found_slope.but(detail={**found_slope.detail, "standard_error": error.slope_error}))

@@ -25,20 +25,19 @@ from harness.judge.parity import MARGIN
 from harness.lab import Lab
 from harness.launch.local import LocalLauncher
 from harness.spec import Card, Case, Engine, Topology
-from harness.spec.named import load
 from tests.planted.test_faults import FAULTS
 
 CAPABILITIES = ("default", "avx2", "avx512")
 DTYPES = ("fp32", "bf16")
 RANKS = 4
-TURNS = 3
+TURNS = 6
 WRONG = ("accumulate_means",)  # a reference that is there to be wrong
 HONEST = ("two_threads", "other_sums")  # of tests.planted.honest
 Row = dict[str, Any]
 
 
 def honest(seeds: Iterable[int]) -> tuple[dict[str, Card], list[Case]]:
-    """Every variant of every reference, and the honest twins, in each precision: a third of them a seed, in turn."""
+    """Every variant of every reference, and the honest twins, in each precision: a sixth of them a seed, in turn."""
     request = plan.Request(depth="quick", ranks=RANKS, engines=("reference",))
     cards = plan.cards(request)
     cases = [case for case in plan.cases(request, cards) if case.variant not in WRONG]
@@ -73,7 +72,7 @@ def faulty() -> tuple[dict[str, Card], list[Case]]:
         )
         for dtype in DTYPES:
             if getattr(fault, dtype):
-                work = load(fault.workload).with_(dtype=dtype)
+                work = fault.work(dtype)
                 cases.append(Case(fault.topic, name, name, Topology.parse(fault.topology), work))
     return cards, cases
 

@@ -74,8 +74,8 @@ def tokens_of_its_own_rank(workload: Workload, topology: Topology, **variant: An
 
 
 def larger_rate(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
-    """The learning rate is one percent too large."""
-    return zero.build(workload.with_(lr=workload.lr * 1.01), topology, **variant)
+    """The learning rate is two percent too large."""
+    return zero.build(workload.with_(lr=workload.lr * 1.02), topology, **variant)
 
 
 def clipped(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
