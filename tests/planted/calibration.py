@@ -1,8 +1,9 @@
 """How far honest runs stray, and how far planted faults do, in noise floors: what the margin of parity rests on.
 
 ``python -m tests.planted.calibration`` prints the table that the report shows and ``test_calibration.py`` holds the
-margin to; with ``--measure`` it is measured anew, in a quarter of an hour on two cores. Honest are every topic's reference, and
-a reference with other sums or more threads; each with several seeds, under each instruction set that this CPU has.
+margin to; with ``--measure`` it is measured anew, in a quarter of an hour on two cores. Honest are every topic's
+reference, and a reference with other sums or more threads; each with several seeds, under each instruction set that
+this CPU has.
 """
 
 import argparse
