@@ -8,6 +8,7 @@ this CPU has.
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -17,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import genpareto
 
 from harness import catalog, plan
 from harness.judge.calibration import TABLE, read
@@ -112,21 +112,22 @@ def table(rows: Iterable[Row]) -> list[Row]:
             if row["ratio"] < line.get("smallest", float("inf")):
                 line |= {"smallest": row["ratio"], "fault": row["engine"]}
     for key, line in lines.items():
-        line |= {"runs": len(ratios[key]), "chance": beyond(ratios[key], MARGIN)}
+        alike = [ratio for (name, _), found in ratios.items() if kind(name) == kind(key[0]) for ratio in found]
+        line |= {"runs": len(ratios[key]), "chance": beyond(alike, MARGIN)}
     return [lines[key] for key in sorted(lines)]
 
 
+def kind(quantity: str) -> str:
+    """Slopes and losses are single numbers, norms are sums of many: each have tails alike, in floors."""
+    return "slope" if quantity.endswith(" slope") else "loss" if quantity == "loss" else "norm"
+
+
 def beyond(ratios: list[float], margin: float) -> float:
-    """The chance that a figure exceeds the margin: the tail of the ratios, by a generalised Pareto distribution of the
-    largest tenth (Pickands 1975), whose tail is at the least exponential."""
-    start = float(np.quantile(ratios, 0.9))
+    """The chance that a figure exceeds the margin, by the largest twentieth of these. Errors are sums of many
+    roundings, and so their tail is taken to be exponential, as a Gaussian's is at the most."""
+    start = float(np.quantile(ratios, 0.95))
     excess = [ratio - start for ratio in ratios if ratio > start]
-    if not excess:
-        return 0.0
-    shape, _, scale = genpareto.fit(excess, floc=0.0)
-    if shape < 0:  # a tail that ends is more than so few figures can tell
-        shape, scale = 0.0, sum(excess) / len(excess)
-    return 0.1 * float(genpareto.sf(margin - start, shape, scale=scale))
+    return 0.05 * math.exp((start - margin) / float(np.mean(excess))) if excess else 0.0
 
 
 def shown(lines: Iterable[Mapping[str, Any]]) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from harness import plan
 from harness.judge import calibration
@@ -55,8 +56,8 @@ def test_a_whole_run_of_honest_engines_shows_a_false_alarm_less_than_once_in_a_h
 def test_the_chance_of_an_alarm_is_that_of_the_tail() -> None:
     ratios = np.random.default_rng(0).exponential(size=20_000).tolist()
     assert beyond(ratios, 6.0) == pytest.approx(np.exp(-6.0), rel=0.3)
-    heavy = (np.random.default_rng(1).pareto(4.0, size=20_000) + 1).tolist()
-    assert beyond(heavy, 6.0) == pytest.approx(6.0**-4, rel=0.3)
+    normal = np.abs(np.random.default_rng(1).standard_normal(20_000)).tolist()
+    assert beyond(normal, 4.0) > 2 * norm.sf(4.0)
     assert beyond([1.0] * 100, 3.0) == 0.0
 
 
