@@ -87,7 +87,7 @@ class Pipeline:
 
     def _watched(self, function: Callable[..., None], kind: str) -> Callable[..., None]:
         stage, micro_batches = self.places.get_local_rank("pp"), range(self.workload.micro_batches)
-        return watched(self, function, in_order([Action(kind, stage, micro) for micro, _ in micro_batches], kind))
+        return watched(self, function, in_order([Action(kind, stage, micro) for micro in micro_batches], kind))
 
     def record(self, spans: Spans | None) -> None:
         self.spans = spans
