@@ -25,7 +25,7 @@ ROUNDS = 7  # so many where engines are not told apart by fewer; ten decide no m
 # short; a GPU that waited for its peers takes longer to find its clock.
 TURN = {"cpu": {"warm": 1, "steps": 2}, "cuda": {"warm": 2, "steps": 6}}
 ATTEMPTS = 3 * ROUNDS  # a spoilt round is repeated, and a noisy machine takes more of them; so many at the most
-PATIENCE = 8.0  # seconds of a block in which a noisy machine may take further rounds
+PATIENCE = 5.0  # seconds of a block in which a noisy machine may take further rounds
 FEWEST = 5  # rounds by which a block can be judged
 LIMIT = 30.0  # seconds after which it is, if it has so many; after twice as many it ends in any case
 BRIEF = 0.05  # seconds of a step which caches that are another's slow down

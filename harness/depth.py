@@ -56,7 +56,7 @@ def _pairs(case: Case) -> Iterator[Pair]:
 
 # Seconds on two cores: what is imported before the first figure; a checked run, by rank; what is right of a piece of
 # work; timed rounds, and by engine in them; a timeline.
-START, RANK, ORACLE, BLOCK, MEMBER, TIMELINE = 25.0, 0.11, 0.6, 9.0, 0.7, 3.0
+START, RANK, ORACLE, BLOCK, MEMBER, TIMELINE = 28.0, 0.17, 1.5, 5.0, 0.3, 1.1
 
 
 def minutes(measures: Mapping[Case, Sequence[str]], cores: int) -> float:
