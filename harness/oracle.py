@@ -110,12 +110,14 @@ class Oracles:
         runs = run(work, ensemble)
         moved = run(work, MOVED, ELSEWHERE) if self.launcher.device == "cpu" else []
         draws = [run(work.with_(seed=work.seed + draw), ({},)) for draw in DRAWS]
-        exact, *honest = [*runs, *moved[1:]]
-        floors = parity.floors([run.kinds for run in honest], exact.kinds)
-        losses = loss_floor([run.losses for run in honest], exact.losses)
+        exact = runs[0]
+        # Another machine draws weights that differ by a last place here and there: it has an oracle of its own.
+        pairs = [(run, truth) for truth, *honest in filter(None, (runs, moved)) for run in honest]
+        floors = parity.floors([(run.kinds, truth.kinds) for run, truth in pairs])
         for other, rounded in draws:
             floors = parity.raised(floors, rounded.kinds, other.kinds)
-            losses = [max(pair) for pair in zip(losses, loss_floor([rounded.losses], other.losses), strict=True)]
+            pairs.append((rounded, other))
+        losses = loss_floor([(run.losses, truth.losses) for run, truth in pairs])
         for kind, unit in exact.units.items():
             floors[kind] = parity.at_least(floors[kind], unit)
         return parity.Reference(parity.Oracle(exact.kinds, exact.losses), floors, losses)
@@ -162,7 +164,7 @@ class Oracles:
             arguments = {"plain": plain, "ensemble": ensemble, "workload": case.workload}
             try:
                 exact, *honest = self._plain("curves", arguments | {"topology": Topology(), "data": catalog.DATA})
-                self._known[key] = exact, loss_floor(honest, exact)
+                self._known[key] = exact, loss_floor([(run, exact) for run in honest])
             except NoOracle as reason:
                 self._known[key] = reason.finding
         return self._known[key]
@@ -212,9 +214,10 @@ def mean_losses(ranks: Sequence[Sequence[float]]) -> list[float]:
     return [math.fsum(step) / len(step) for step in zip(*ranks, strict=True)]
 
 
-def loss_floor(honest: Sequence[Sequence[float]], truth: Sequence[float]) -> list[float]:
-    """The largest relative deviation from the oracle's loss at each step."""
-    return [max(abs(run[step] / truth[step] - 1.0) for run in honest) for step in range(len(truth))]
+def loss_floor(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> list[float]:
+    """The largest relative deviation of an honest run's loss from its oracle's, at each step."""
+    off = [[abs(got / true - 1.0) for got, true in zip(*pair, strict=True)] for pair in pairs]
+    return [max(step) for step in zip(*off, strict=True)]
 
 
 def _members(ensemble: Sequence[Mapping[str, Any]], options: Mapping[str, Any], work: Workload) -> list[dict[str, Any]]:

@@ -26,14 +26,15 @@ def run(scale: float = 1.0, off: float = 0.0) -> Run:
 class Planted:
     """What the ensemble, another machine and other draws give, by their settings and seed."""
 
-    def __init__(self, here: Run, moved: Run, draw: Run) -> None:
-        self.here, self.moved, self.draw = here, moved, draw
+    def __init__(self, here: Run, moved: Run, draw: Run, elsewhere: float = 1.0) -> None:
+        self.here, self.moved, self.draw, self.elsewhere = here, moved, draw, elsewhere
 
     def __call__(self, work: Workload, ensemble: Any, settings: Mapping[str, str] = HERE) -> list[Run]:
-        return [run(), self.draw if work.seed else self.moved if settings else self.here]
+        found = self.draw if work.seed else self.moved if settings else self.here
+        return [run(self.elsewhere if settings else 1.0), found]
 
 
-def reference(device: str, **runs: Run) -> Any:
+def reference(device: str, **runs: Any) -> Any:
     launcher: Any = SimpleNamespace(device=device)
     planted = Planted(**{"here": run(), "moved": run(), "draw": run(), **runs})
     return Oracles(launcher, 1.0)._judged_by(planted, Workload(), ENSEMBLE)
@@ -43,6 +44,12 @@ def test_what_another_machine_rounds_otherwise_is_in_the_floor() -> None:
     floor = reference("cpu", moved=run(off=0.01), here=run(off=0.001)).floors["gradient"]
     assert floor.tensors["a"] == pytest.approx(0.01)
     assert reference("cpu", here=run(off=0.02)).floors["gradient"].tensors["a"] == pytest.approx(0.02)
+
+
+def test_another_machine_whose_weights_are_others_has_its_own_oracle() -> None:
+    floor = reference("cpu", elsewhere=1.01, moved=run(scale=1.01)).floors["gradient"]
+    assert max(floor.tensors.values()) == 0.0
+    assert floor.slope == 0.0
 
 
 def test_on_gpus_there_is_no_other_machine() -> None:

@@ -95,9 +95,9 @@ def floor(runs: Sequence[Errors]) -> Errors:
     )
 
 
-def floors(honest: Sequence[Kinds], truth: Kinds) -> dict[str, Errors]:
-    """By kind, the floor of an ensemble of honest runs."""
-    return {kind: floor([errors(run[kind], exact) for run in honest]) for kind, exact in truth.items()}
+def floors(pairs: Sequence[tuple[Kinds, Kinds]]) -> dict[str, Errors]:
+    """By kind, the floor of an ensemble of honest runs, each with its oracle."""
+    return {kind: floor([errors(run[kind], truth[kind]) for run, truth in pairs]) for kind in pairs[0][1]}
 
 
 def raised(floors: Mapping[str, Errors], rounded: Kinds, truth: Kinds) -> dict[str, Errors]:
