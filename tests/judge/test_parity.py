@@ -152,7 +152,7 @@ def test_every_verdict_prints_its_resolution() -> None:
 
 
 def test_one_tensor_alone_is_not_judged_where_only_the_whole_counts() -> None:
-    off = with_("b", TRUTH["b"] + 4 * FLOOR.tensors["b"] * torch.tensor([[0.0, 2.0], [1.0, 0.0]]))
+    off = with_("b", TRUTH["b"] + (MARGIN + 1) * FLOOR.tensors["b"] * torch.tensor([[0.0, 2.0], [1.0, 0.0]]))
     assert judged(off)["gradient"].verdict == "fail"
     assert judged(off, whole=False)["gradient"].verdict == "pass"
 
