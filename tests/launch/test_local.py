@@ -161,7 +161,7 @@ def test_a_world_that_failed_answers_later_jobs_with_failures(launcher: LocalLau
 def test_closed_worlds_and_launchers_leave_no_process_and_no_folder() -> None:
     with LocalLauncher() as launcher:
         launcher.world(1, JOBS, JOBS).close()
-        server, folder = psutil.Process(launcher._servers[JOBS].process.pid), launcher._folder
+        server, folder = psutil.Process(launcher._servers[JOBS, ()].process.pid), launcher._folder
         before = {path.name for path in folder.iterdir()}
         for job in ("pid", "one_raises", "one_is_killed", "leaves_a_child_and_dies"):
             run(launcher, job)

@@ -105,7 +105,7 @@ def test_ranks_that_lose_their_server_are_killed_and_the_next_world_has_another(
     with LocalLauncher() as launcher:
         world = launcher.world(2, JOBS, JOBS)
         ranks = [outcome.value for outcome in world.run(Job(f"{JOBS}:pid", {}), LONG) if isinstance(outcome, Done)]
-        server = launcher._servers[JOBS].process
+        server = launcher._servers[JOBS, ()].process
         server.kill()
         server.wait()
         assert len(ranks) == 2
@@ -151,7 +151,7 @@ def test_ctrl_c_is_left_to_the_parent() -> None:
         world = launcher.world(1, JOBS, JOBS)
         (found,) = world.run(Job(f"{JOBS}:pid", {}), LONG)
         assert isinstance(found, Done)
-        server = psutil.Process(launcher._servers[JOBS].process.pid)
+        server = psutil.Process(launcher._servers[JOBS, ()].process.pid)
         assert os.getpgid(server.pid) == server.pid != os.getpgid(0)
         assert os.getpgid(found.value) == found.value
         server.send_signal(signal.SIGINT)
