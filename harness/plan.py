@@ -97,7 +97,7 @@ def at_depth(cases: list[Case], request: Request, chosen: dict[str, Card]) -> li
         return depth.once(cases)
     if request.depth == "full" or request.workloads or request.topologies or request.dtypes:
         return cases
-    # What is timed or watched is compared with all of its peers: pairs of it would not do.
+    # Timed and watched cases are compared with all of their peers, so pairs would not do.
     return depth.pairwise(cases, lambda case: _is_timed(case, request, chosen[case.topic]))
 
 

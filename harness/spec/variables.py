@@ -1,4 +1,4 @@
-"""What a shell, a launcher or a container sets and engines read.
+"""Variables that a shell, a launcher or a container sets and that engines read.
 
 Ranks do without what would change an engine's work or its place among others: the engine would be blamed. What may
 change figures and belongs to the machine is left to them, and told in the run's record.
@@ -78,7 +78,7 @@ SET = {
     "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin take the cores that other ranks need
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # to ask whether there is CUDA must not initialise it before the fork
 }
-# What is left to ranks and may change figures.
+# Variables that ranks keep and that may change figures.
 TOLD = (
     "ATEN_*",
     "BLIS_*",

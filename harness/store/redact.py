@@ -8,7 +8,7 @@ from pathlib import Path
 
 USER = re.compile(r"(?<=://)[^\s/?#]*@")
 SECRET = re.compile(r"(?i)\b(\w*(?:password|passwd|secret|api_?key|access_token)=)[^\s&;'\"]+")
-# Of an argument, which has an end: also where the password holds what no URL allows, and whatever its query holds.
+# An argument has an end: all up to its last @ goes, whatever the password holds, and so does its query.
 WHOLE_USER = re.compile(r"(?s)(?<=://)(?!/).*@")
 WHOLE_QUERY = re.compile(r"(?s)(://[^?]*\?).*")
 
