@@ -39,8 +39,9 @@ exit codes are pytest's: 0 all passed, 1 some failed, 2 interrupted, 3 no report
 def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a locale without Unicode has no "×"
-    options = _parser().parse_args(arguments)
+    options = argparse.Namespace(call=None)
     try:
+        options = _parser().parse_args(arguments)
         code: int = options.call(options)
         sys.stdout.flush()  # here, where a reader that has gone is expected
     except (ValueError, UserError) as error:
@@ -60,6 +61,10 @@ class UserError(Exception):
 
 
 class _Parser(argparse.ArgumentParser):
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        sys.stdout.flush()  # a help that nobody reads fails in main, not when Python ends
+        super().exit(status, message)
+
     def error(self, message: str) -> NoReturn:
         """argparse's own exit code, 2, is pytest's for an interrupted session."""
         self.print_usage(sys.stderr)

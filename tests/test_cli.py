@@ -156,7 +156,11 @@ def test_parquet_is_not_written_to_a_terminal(runs: list[str]) -> None:
 @pytest.mark.parametrize(
     "arguments", [["list"], ["records"], ["records", "--runs"], ["completion", "bash"], ["--help"]]
 )
-def test_a_reader_that_has_seen_enough_is_no_error(runs: list[str], arguments: list[str]) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_seen_enough_is_no_error(
+    runs: list[str], arguments: list[str], unbuffered: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     reading, writing = os.pipe()
     os.close(reading)  # nobody reads: the first write fails
     done = subprocess.run([*COMMAND, *arguments], stdout=writing, stderr=subprocess.PIPE, text=True)
