@@ -31,8 +31,8 @@ from torch import Tensor
 
 from harness.spec import Topology, Trainer, Workload
 from impls.acceleration.gradient_clipping.layout import SCHEDULE, check, pipelined
-from impls.models.mesh import device
-from impls.models.optimizer import clip, square
+from impls.common.mesh import device
+from impls.common.optimizer import clip, square
 
 Sharded = Mapping[tuple[dist.ProcessGroup, ...], Sequence[Tensor]]
 """The groups among whose ranks some gradients' elements are divided → this rank's part of them."""

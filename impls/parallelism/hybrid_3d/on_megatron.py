@@ -15,8 +15,8 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from torch import Tensor, stack
 
 from harness.spec import MoeConfig, Topology, Trainer, Unsupported, Workload
-from impls.models.mesh import gather, mesh
-from impls.models.weights import initial
+from impls.common.mesh import gather, mesh
+from impls.common.weights import initial
 from impls.parallelism.expert_parallel.on_megatron import on_this_device
 from impls.parallelism.hybrid_3d.experts import Experts, is_expert
 from impls.parallelism.hybrid_3d.meshes import meshes

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 
 from harness.spec import Batch, ModelConfig, MoeConfig, Topology, Trainer, Workload
 from impls.acceleration.gradient_clipping.reference import global_norm
-from impls.models.mesh import gather, lines
-from impls.models.optimizer import clip
+from impls.common.mesh import gather, lines
+from impls.common.optimizer import clip
 from impls.parallelism.hybrid_3d.checkpoint import load, save
 from impls.parallelism.hybrid_3d.context import Context, part_length, ring
 from impls.parallelism.hybrid_3d.experts import ROUTER, Experts, is_expert

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from harness.spec import Workload
-from impls.models.flat import runs, views
-from impls.models.optimizer import MasterWeights, optimizer
+from impls.common.flat import runs, views
+from impls.common.optimizer import MasterWeights, optimizer
 from impls.parallelism.tensor_parallel.operators import mean_flat
 from impls.parallelism.zero.unit import Unit, padding, step, whole
 

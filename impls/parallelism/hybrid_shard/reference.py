@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from harness.spec import Batch, Topology, Workload
-from impls.models.mesh import device, groups
+from impls.common.mesh import device, groups
 from impls.parallelism.zero.reference import Zero
 from impls.parallelism.zero.unit import Unit
 

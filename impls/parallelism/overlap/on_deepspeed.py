@@ -17,11 +17,11 @@ from torch.nn import functional as F
 
 from harness.spec import ModelConfig, Topology, Unsupported, Workload
 from impls.acceleration.gradient_clipping.reference import clip_by_global_norm
-from impls.models.decoder import RMSNorm, rope_table, rotate
-from impls.models.deepspeed import deepspeed
-from impls.models.mesh import device, mesh
-from impls.models.optimizer import MasterWeights
-from impls.models.weights import TORCH_DTYPES, initial
+from impls.common.decoder import RMSNorm, rope_table, rotate
+from impls.common.deepspeed import deepspeed
+from impls.common.mesh import device, mesh
+from impls.common.optimizer import MasterWeights
+from impls.common.weights import TORCH_DTYPES, initial
 from impls.parallelism.tensor_parallel.on_megatron import pack, unpack
 from impls.parallelism.tensor_parallel.operators import Group, column_parallel, reduce
 from impls.parallelism.tensor_parallel.reference import TensorParallel

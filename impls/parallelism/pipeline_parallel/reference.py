@@ -26,9 +26,9 @@ from torch import Tensor
 
 from harness.spec import Batch, ModelConfig, Spans, Topology, Workload
 from impls.acceleration.gradient_clipping.reference import global_norm
-from impls.models.mesh import cut, gather, lines, mesh, placed, token_share
-from impls.models.optimizer import MasterWeights, clip
-from impls.models.weights import initial
+from impls.common.mesh import cut, gather, lines, mesh, placed, token_share
+from impls.common.optimizer import MasterWeights, clip
+from impls.common.weights import initial
 from impls.parallelism.pipeline_parallel.executor import channels, run
 from impls.parallelism.pipeline_parallel.places import homes, plan_of
 from impls.parallelism.pipeline_parallel.schedules import Plan

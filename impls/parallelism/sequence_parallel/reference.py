@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.spec import ModelConfig, Topology, Workload
-from impls.models.decoder import MLP, Attention, Layer, rope_table
+from impls.common.decoder import MLP, Attention, Layer, rope_table
 from impls.parallelism.sequence_parallel.operators import columns, naive_columns, scatter
 from impls.parallelism.tensor_parallel.operators import Group
 from impls.parallelism.tensor_parallel.reference import ParallelDecoder, TensorParallel, heads

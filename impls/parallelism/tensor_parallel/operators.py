@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-from impls.models.flat import views
+from impls.common.flat import views
 
 Group = dist.ProcessGroup
 

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 from harness.spec import Batch, Topology, Workload
 from impls.acceleration.gradient_clipping.reference import clip_by_global_norm
-from impls.models.collectives import free
-from impls.models.optimizer import optimizer
-from impls.models.step import accumulate
-from impls.models.weights import build_model
+from impls.common.collectives import free
+from impls.common.optimizer import optimizer
+from impls.common.step import accumulate
+from impls.common.weights import build_model
 from impls.parallelism.zero.unit import Reduction, Unit, owners, padding, step, whole
 
 

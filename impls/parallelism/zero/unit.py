@@ -6,9 +6,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from impls.models.collectives import Alone, Exchange, Together, all_gather, all_gather_together, free, reduce_scatter
-from impls.models.decoder import Decoder
-from impls.models.flat import distinct, flatten, flatten_gradients, runs, views
+from impls.common.collectives import Alone, Exchange, Together, all_gather, all_gather_together, free, reduce_scatter
+from impls.common.decoder import Decoder
+from impls.common.flat import distinct, flatten, flatten_gradients, runs, views
 
 Gathering = dist.Work | Together | Alone
 Reduction = tuple[dist.Work | Exchange | Alone, Tensor, Tensor]

@@ -34,7 +34,7 @@ from torch.optim.sgd import sgd
 
 from harness.spec import Batch, Topology, Workload
 from impls.acceleration.gradient_clipping.reference import clip_by_global_norm
-from impls.models.weights import build_model
+from impls.common.weights import build_model
 from impls.parallelism.zero.reference import Zero
 from impls.parallelism.zero.unit import owners
 from impls.parallelism.zero_offload import files, host

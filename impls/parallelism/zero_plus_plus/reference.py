@@ -35,8 +35,8 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
 from harness.spec import Topology, Workload
-from impls.models.collectives import Exchange, free
-from impls.models.mesh import device, groups
+from impls.common.collectives import Exchange, free
+from impls.common.mesh import device, groups
 from impls.parallelism.zero import unit
 from impls.parallelism.zero.reference import Zero
 from impls.parallelism.zero_plus_plus.quantisation import decode, encode

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from harness.spec.named import NAMED
-from impls.models.weights import build_model
+from impls.common.weights import build_model
 from impls.parallelism.zero import unit
 
 

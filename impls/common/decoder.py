@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.spec import ModelConfig, MoeConfig
-from impls.models.experts import Experts
+from impls.common.experts import Experts
 
 
 def rope_table(
