@@ -16,6 +16,7 @@ from torch import Tensor, stack
 
 from harness.spec import MoeConfig, Topology, Trainer, Unsupported, Workload
 from impls.common.mesh import gather, mesh
+from impls.common.shards import collect
 from impls.common.weights import initial
 from impls.parallelism.expert_parallel.on_megatron import on_this_device
 from impls.parallelism.hybrid_3d.experts import Experts, is_expert
@@ -23,7 +24,6 @@ from impls.parallelism.hybrid_3d.meshes import meshes
 from impls.parallelism.hybrid_3d.moved import Moved
 from impls.parallelism.sequence_parallel import on_megatron as with_sequence_parallelism
 from impls.parallelism.tensor_parallel.on_megatron import TensorParallel
-from impls.parallelism.tensor_parallel.shards import collect
 
 
 class Saved:

@@ -17,8 +17,8 @@ from impls.common.deepspeed import Engine, configuration
 from impls.common.experts import without_experts
 from impls.common.mesh import device
 from impls.common.optimizer import optimizer
+from impls.common.shards import collect, shard
 from impls.common.weights import TORCH_DTYPES, fill
-from impls.parallelism.tensor_parallel.shards import collect, shard
 
 RULES = [
     {"patterns": [r".*\.(q|k|v|gate|up)_proj\.weight$"], "partition_type": "column"},

@@ -23,12 +23,12 @@ from torch import Tensor, nn
 
 from harness.spec import Batch, ModelConfig, Topology, Unsupported, Workload
 from impls.common import megatron
+from impls.common.decoder import mean
 from impls.common.experts import without_experts
 from impls.common.megatron_optimizer import megatron_optimizer, sharded_gradients, sharded_parameters
 from impls.common.mesh import device, gather, share
+from impls.common.shards import collect, dim, shard
 from impls.common.weights import TORCH_DTYPES, initial
-from impls.parallelism.tensor_parallel.shards import collect, dim, shard
-from impls.parallelism.tensor_parallel.vocabulary import mean
 
 # Megatron's name of each part of a layer → the canonical parameters that it holds.
 LAYER = {
