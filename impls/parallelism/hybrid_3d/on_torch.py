@@ -24,7 +24,7 @@ from impls.common.weights import TORCH_DTYPES, initial
 from impls.parallelism.context_parallel.on_torch import ring
 from impls.parallelism.hybrid_3d.context import LAYOUT, Context
 from impls.parallelism.hybrid_3d.moved import Moved
-from impls.parallelism.pipeline_parallel.places import EMBEDDING, HEAD, split
+from impls.parallelism.pipeline_parallel.plan import EMBEDDING, HEAD, split
 from impls.parallelism.pipeline_parallel.stage import Stage
 from impls.parallelism.tensor_parallel.on_torch import PLAN, by_mesh, make_optimizer, whole
 

@@ -1,8 +1,8 @@
 """Schedules whose backward passes are whole: GPipe, 1F1B and its interleaved form, which flush the pipeline at the end
 of a step, and PipeDream's two, which are 1F1B without a flush.
 
-Drawn below: rows are ranks, columns unit times; digits are forward passes of that micro-batch, letters its backward pass
-(a, b … for micro-batch 0, 1 …), dots idle time.
+Drawn below: rows are ranks, columns unit times; digits are forward passes of that micro-batch, letters its backward
+pass (a, b … for micro-batch 0, 1 …), dots idle time.
 
     p ranks   m micro-batches   v stages a rank   r this rank
 """

@@ -3,8 +3,8 @@ of one micro-batch is computed together with a backward pass of another, F&B, so
 inside a layer (experts' all-to-all) travels while the other computes. The phases are those that the authors published
 with their code (DeepSeek-AI 2025, DualPipe).
 
-Every rank has two stages, one on each of two ways; 0 is the way that enters nearer to it. In the authors' notation, with
-h ranks between the way's end and the middle and r of them before this rank:
+Every rank has two stages, one on each of two ways; 0 is the way that enters nearer to it. In the authors' notation,
+with h ranks from the way's entrance to the middle, r of them before this one:
 
     1.  F0            × 2(h − r − 1)        5.  B1, F1&B0    × h − r − 1
     2.  F0, F1        × r + 1               6.  B1, B0       × r + 1, the second half of the B without their W
@@ -62,7 +62,8 @@ def dual_pipe_v(p: int, m: int) -> Plan:
     """One copy of the model in the shape of a V: what DualPipe's upper half of the ranks does, with the stages on the
     way up in the place of the second copy ("cut in half", Sea AI Lab 2025). Raises ValueError unless m ≥ 2p.
 
-    p = 2, m = 4, F = B = W = 1        0120aA1bB3...
+    p = 2, m = 4, F = B = W = 1        0120aA13bB.2aAcC.3bBdDcCdD
+                                       .00112aA2aA3bB3bBcCcC.ddDD
     """
     if m < 2 * p:
         raise ValueError(f"DualPipeV takes at least 2p micro-batches: {m} are fewer than {2 * p}")

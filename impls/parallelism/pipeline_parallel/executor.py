@@ -24,69 +24,126 @@ from harness.spec import Batch, Span, Spans
 from impls.common.mesh import device
 from impls.parallelism.pipeline_parallel.messages import Messages, channels
 from impls.parallelism.pipeline_parallel.plan import Action, Plan, Slot, consumer
-from impls.parallelism.pipeline_parallel.stage import Stage, weight_gradients
+from impls.parallelism.pipeline_parallel.stage import Product, Stage, weight_gradients
 from impls.parallelism.pipeline_parallel.watch import now
 
 
 class Executor:
-    """``pipelines``: the ranks of every pipeline of the mesh; ``stages``: those that this rank holds."""
+    """``pipelines``: the ranks of every pipeline of the mesh; ``stages``: those that this rank holds; ``versions`` of
+    their weights (:class:`~impls.parallelism.pipeline_parallel.asynchronous.Versions`), if the plan has some."""
 
-    def __init__(self, plan: Plan, pipelines: list[list[int]], stages: Mapping[int, Stage]) -> None:
-        self.plan, self.stages, self.rank = plan, stages, plan.rank_of[min(stages)]
-        self.groups = {channel: dist.new_subgroups_by_enumeration(pipelines)[0] for channel in channels(plan)}
-        # By stage and micro-batch:
-        self.kept: dict[tuple[int, int], list[tuple[Tensor, GradientEdge]]] = {}  # F → B, of each layer
-        self.later: dict[tuple[int, int], list[Any]] = {}  # B → W
-
-    def run(
+    def __init__(
         self,
-        micro_batches: Sequence[Batch],
-        weights: Sequence[float],
-        spans: Spans | None = None,
+        plan: Plan,
+        pipelines: list[list[int]],
+        stages: Mapping[int, Stage],
         versions: Mapping[int, Any] | None = None,
-    ) -> Tensor:
-        """The micro-batches' losses [m], each times its weight, where this rank has the last stage, else zeros. Leaves
-        the gradients of their sum in the parameters. ``versions`` of the stages' weights, if the plan has some."""
-        losses = torch.zeros(len(micro_batches), device=device(), dtype=torch.float64)  # [m]
-        stage = next(iter(self.stages.values()))
-        like = torch.empty(stage.message(micro_batches[0].inputs), dtype=stage.dtype, device="meta")  # [b, s, h]
-        messages = Messages(self.plan, self.rank, self.groups, like)
-        given: dict[Action, Tensor] = {}
+    ) -> None:
+        self.plan, self.stages, self.versions = plan, stages, versions
+        self.rank = plan.rank_of[min(stages)]
+        self.groups = {channel: dist.new_subgroups_by_enumeration(pipelines)[0] for channel in channels(plan)}
+        if any(action.kind == "W" for action in plan.actions[self.rank]):
+            for stage in stages.values():
+                stage.defer()
+        # By stage and micro-batch:
+        self.kept: dict[tuple[int, int], list[tuple[Tensor, GradientEdge]]] = {}  # F → B: each layer's input and graph
+        self.later: dict[tuple[int, int], list[Product]] = {}  # B → W
+        self.given: dict[Action, Tensor] = {}  # what the slot's actions have for other stages
 
-        def steps(action: Action, needed: Tensor | None) -> Iterator[None]:
-            """The action, a layer a step."""
-            kind, stage, micro = action
-            batch, weight, module = micro_batches[micro], weights[micro], self.stages[stage]
-            if kind == "F":
-                parts = versions[stage].parts(micro, batch) if versions else module.parts(batch)
-                out = yield from self.forward(action, parts, batch.inputs if needed is None else needed)
-                if module.last:
-                    losses[micro] = out * weight
-                else:
-                    given[action] = out
-            elif kind == "B":
-                dy = torch.tensor(weight, device=device(), dtype=like.dtype) if needed is None else needed
-                dx = yield from self.backward(action, dy)
-                if not module.first:
-                    given[action] = dx
-            else:
-                weight_gradients(self.later.pop((stage, micro)))
-
+    def run(self, micro_batches: Sequence[Batch], weights: Sequence[float], spans: Spans | None = None) -> Tensor:
+        """The micro-batches' losses [m], each times its weight, where this rank has a last stage; zeros elsewhere.
+        Leaves the gradients of their sum in the parameters."""
+        self.micro_batches, self.weights = micro_batches, weights
+        self.losses = torch.zeros(len(micro_batches), device=device(), dtype=torch.float64)  # [m]
+        messages = Messages(self.plan, self.rank, self.groups, self.message())
         for slot in self.plan.slots[self.rank]:
-            if slot[0].kind == "U":
-                versions[slot[0].stage].update(slot[0].micro)
-                continue
             # 1. What the slot needs arrives.
-            passes = {action: steps(action, messages.receive(action)) for action in slot}
+            passes = {action: self.steps(action, messages.receive(action)) for action in slot}
             # 2. It is computed.
             start = now(spans)
             seconds = in_turn(passes, spans)
             # 3. What it gives is sent.
-            for action, tensor in given.items():
+            for action, tensor in self.given.items():
                 messages.send(tensor, consumer(action, self.plan))
-            given.clear()
+            self.given.clear()
             if spans is not None:
-                for action in slot:
-                    spans.append(Span(*action, start, start := start + seconds[action]))
+                record(spans, slot, start, seconds, now(spans))
         messages.finish()
-        return losses
+        return self.losses
+
+    def message(self) -> Tensor:
+        """The shape [b, s, h] and the type of what stages send, without values."""
+        stage, tokens = next(iter(self.stages.values())), self.micro_batches[0].inputs
+        return torch.empty(stage.message(tokens), dtype=next(stage.parameters()).dtype, device="meta")
+
+    def steps(self, action: Action, arrived: Tensor | None) -> Iterator[None]:
+        """Computes the action, a layer a step."""
+        match action.kind:
+            case "F":
+                yield from self.forward(action, arrived)
+            case "B":
+                yield from self.backward(action, arrived)
+            case "W":
+                weight_gradients(self.later.pop((action.stage, action.micro)))
+            case "U":
+                self.versions[action.stage].update(action.micro)
+
+    def forward(self, action: Action, x: Tensor | None) -> Iterator[None]:
+        """``x`` [b, s, h]; the first stage has token ids [b, s] instead."""
+        _, stage, micro = action
+        module, batch = self.stages[stage], self.micro_batches[micro]
+        kept = self.kept[stage, micro] = []
+        x = batch.inputs if x is None else x
+        for part in self.versions[stage].parts(micro, batch) if self.versions else module.parts(batch):
+            x = x.detach().requires_grad_(x.is_floating_point())
+            out = part(x)
+            kept.append((x, get_gradient_edge(out)))
+            x = out
+            yield
+        if module.last:
+            self.losses[micro] = x.detach() * self.weights[micro]
+        else:
+            self.given[action] = x.detach()  # [b, s, h]
+
+    def backward(self, action: Action, dy: Tensor | None) -> Iterator[None]:
+        """``dy`` [b, s, h], the gradient of the stage's output; the last stage has the loss's weight instead."""
+        _, stage, micro = action
+        module, kept = self.stages[stage], self.kept.pop((stage, micro))
+        if dy is None:
+            dy = torch.tensor(self.weights[micro], device=device(), dtype=torch.float64)
+        while kept:
+            x, graph = kept.pop()
+            torch.autograd.backward(graph, dy)
+            dy = x.grad
+            yield
+        if not module.first:
+            self.given[action] = dy
+        if module.later:
+            self.later[stage, micro] = module.later.copy()
+            module.later.clear()
+
+
+def in_turn(passes: Mapping[Action, Iterator[None]], spans: Spans | None) -> dict[Action, float]:
+    """Computes a slot: a layer forward, a layer backward, and so on; W follows its B. Returns each action's seconds."""
+    seconds = dict.fromkeys(passes, 0.0)
+    sides = [[a for a in passes if a.kind == "F"], [a for a in passes if a.kind != "F"]]
+    while any(sides):
+        for side in sides:
+            if side:
+                start, action = now(spans), side[0]
+                if next(passes[action], "done") == "done":
+                    side.pop(0)
+                seconds[action] += now(spans) - start
+    return seconds
+
+
+def record(spans: Spans, slot: Slot, start: float, seconds: Mapping[Action, float], end: float) -> None:
+    """A slot's actions as if they had been one after the other, from ``start`` to ``end``; an update belongs to the
+    backward pass before it."""
+    for action in slot[:-1]:
+        spans.append(Span(*action, start, start + seconds[action]))
+        start += seconds[action]
+    if slot[-1].kind == "U":
+        spans[-1] = spans[-1]._replace(end=end)
+    else:
+        spans.append(Span(*slot[-1], start, end))

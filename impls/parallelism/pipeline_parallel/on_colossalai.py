@@ -19,7 +19,8 @@ from impls.common.experts import without_experts
 from impls.common.mesh import gather
 from impls.common.optimizer import optimizer
 from impls.common.weights import build_model
-from impls.parallelism.pipeline_parallel.places import EMBEDDING, HEAD, plan_of
+from impls.parallelism.pipeline_parallel.plan import EMBEDDING, HEAD
+from impls.parallelism.pipeline_parallel.schedules import plan_of
 from impls.parallelism.pipeline_parallel.watch import in_order, watched
 
 CHUNKS = {"1f1b": 1, "interleaved": 2}  # of a rank

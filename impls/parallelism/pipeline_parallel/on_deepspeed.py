@@ -21,8 +21,7 @@ from impls.common.mesh import device, gather, mesh, share
 from impls.common.optimizer import optimizer
 from impls.common.weights import TORCH_DTYPES, initial
 from impls.parallelism.pipeline_parallel.block import Block
-from impls.parallelism.pipeline_parallel.places import EMBEDDING
-from impls.parallelism.pipeline_parallel.schedules import Action
+from impls.parallelism.pipeline_parallel.plan import EMBEDDING, Action
 from impls.parallelism.pipeline_parallel.watch import in_order, watched
 
 

@@ -3,8 +3,8 @@
 from megatron.core.pipeline_parallel import schedules
 
 from harness.spec import Spans, Topology, Unsupported, Workload
-from impls.parallelism.pipeline_parallel.places import plan_of
-from impls.parallelism.pipeline_parallel.schedules import Plan
+from impls.parallelism.pipeline_parallel.plan import Plan
+from impls.parallelism.pipeline_parallel.schedules import plan_of
 from impls.parallelism.pipeline_parallel.watch import in_order, watched
 from impls.parallelism.tensor_parallel.on_megatron import TensorParallel
 

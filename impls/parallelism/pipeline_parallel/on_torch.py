@@ -1,5 +1,5 @@
-"""torch.distributed.pipelining: its schedules on its PipelineStages. What it leaves to its user, the reference does:
-sums of a tied embedding's gradients, clipping, the optimizer."""
+"""torch.distributed.pipelining: its schedules on its PipelineStages. What it leaves to its user, the reference's
+:class:`Part` does: sums of a tied embedding's gradients, clipping, the optimizer."""
 
 from functools import partial
 
@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.pipelining import PipelineStage, schedules
 
-from harness.spec import Batch, Topology, Unsupported, Workload
+from harness.spec import Batch, Spans, Topology, Unsupported, Workload
 from impls.common.mesh import device
-from impls.parallelism.pipeline_parallel.places import plan_of
-from impls.parallelism.pipeline_parallel.reference import Pipeline
-from impls.parallelism.pipeline_parallel.schedules import Action, Plan
+from impls.parallelism.pipeline_parallel.part import Part
+from impls.parallelism.pipeline_parallel.plan import Action, Plan
+from impls.parallelism.pipeline_parallel.schedules import plan_of
 from impls.parallelism.pipeline_parallel.watch import watched
 
 SCHEDULES = {
@@ -28,13 +28,13 @@ SCHEDULES = {
 V_SHAPED = ("zb_v", "dual_pipe_v")  # one rank has two stages that follow each other
 
 
-class Pipelining(Pipeline):
-    defers = False  # the engine does, by means of its own
-
+class Pipelining:
     def __init__(self, workload: Workload, topology: Topology, plan: Plan, schedule: str) -> None:
-        super().__init__(workload, topology, plan)
+        self.part = mine = Part(workload, topology, plan)
+        self.spans: Spans | None = None
+        self.update, self.gradients, self.parameters = mine.update, mine.gradients, mine.parameters
         parts = [
-            PipelineStage(module, index, plan.stages, device(), group=self.pp) for index, module in self.stages.items()
+            PipelineStage(module, index, plan.stages, device(), group=mine.pp) for index, module in mine.stages.items()
         ]
         for part in parts:
             self._record(part)
@@ -52,17 +52,18 @@ class Pipelining(Pipeline):
             action = partial(Action, kind, part.stage_index)  # of the micro-batch, the function's first argument
             setattr(part, name, watched(self, getattr(part, name), lambda micro, *_, action=action: action(micro)))
 
-    def run(self, micro_batches: list[Batch], weights: list[float]) -> Tensor:
+    def record(self, spans: Spans | None) -> None:
+        self.spans = spans
+
+    def backward(self, batch: Batch) -> Tensor:
+        micro_batches, weights = self.part.share(batch)
         inputs, labels = (torch.cat(parts) for parts in zip(*micro_batches, strict=True))
         self.scale = sum(weights) / int((labels >= 0).sum())
         losses: list[Tensor] = []
-        first, last = (any(getattr(stage, name) for stage in self.stages.values()) for name in ("first", "last"))
+        first, last = (any(getattr(stage, name) for stage in self.part.stages.values()) for name in ("first", "last"))
         self.schedule.step(*([inputs] if first else []), target=labels if last else None, losses=losses)
-        return (
-            torch.stack(losses).detach().double().sum()
-            if losses
-            else torch.zeros((), device=device(), dtype=torch.float64)
-        )
+        total = torch.zeros((), device=device(), dtype=torch.float64)
+        return self.part.combine(sum((loss.detach() for loss in losses), total))
 
 
 def build(workload: Workload, topology: Topology, schedule: str, chunks: int = 2) -> Pipelining:

@@ -12,7 +12,7 @@ from impls.common.mesh import device
 from impls.common.optimizer import MasterWeights, clip
 from impls.common.weights import build_model
 from impls.parallelism.pipeline_parallel.block import Block
-from impls.parallelism.pipeline_parallel.places import split
+from impls.parallelism.pipeline_parallel.plan import split
 
 
 class OneProcess:

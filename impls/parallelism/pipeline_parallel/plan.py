@@ -31,9 +31,9 @@ Slot = tuple[Action, ...]
 
 
 class Plan(NamedTuple):
-    """``slots[rank]`` in order; ``rank_of[stage]`` holds a stage. A copy of the model has ``stages`` of them, one behind
-    the other. ``versions[stage][micro]``, in an asynchronous schedule: how many of the step's updates the weights have
-    seen with which that stage computes this micro-batch, forward and backward."""
+    """``slots[rank]`` in order; ``rank_of[stage]`` holds a stage. A copy of the model has ``stages`` of them, one
+    behind the other. ``versions[stage][micro]``, in an asynchronous schedule: how many of the step's updates the
+    weights have seen with which that stage computes this micro-batch, forward and backward."""
 
     slots: tuple[tuple[Slot, ...], ...]
     rank_of: tuple[int, ...]

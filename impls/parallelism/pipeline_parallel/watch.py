@@ -9,7 +9,7 @@ import torch
 
 from harness.spec import Span, Spans
 from impls.common.mesh import device
-from impls.parallelism.pipeline_parallel.schedules import Action
+from impls.parallelism.pipeline_parallel.plan import Action
 
 
 def now(spans: Spans | None) -> float:

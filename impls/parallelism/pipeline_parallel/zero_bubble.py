@@ -8,8 +8,8 @@ W, of micro-batch 0 or a, 1 or b, …; dots idle time.
     p ranks   m micro-batches   v stages a rank   r this rank
 """
 
-from impls.parallelism.pipeline_parallel.plan import Action, Plan, numbered, one_by_one
 from impls.parallelism.pipeline_parallel.basic import interleaved
+from impls.parallelism.pipeline_parallel.plan import Action, Plan, numbered, one_by_one
 
 
 def zb_h1(p: int, m: int) -> Plan:
