@@ -57,10 +57,12 @@ class Executor:
         self.losses = torch.zeros(len(micro_batches), device=device(), dtype=torch.float64)  # [m]
         messages = Messages(self.plan, self.rank, self.groups, self.message())
         for slot in self.plan.slots[self.rank]:
-            # 1. What the slot needs arrives.
+            # 1. What the slot needs arrives; what comes after it may.
             passes = {action: self.steps(action, messages.receive(action)) for action in slot}
-            # 2. It is computed.
             start = now(spans)
+            for action in slot:
+                messages.ahead(action)
+            # 2. The slot is computed.
             seconds = in_turn(passes, spans)
             # 3. What it gives is sent.
             for action, tensor in self.given.items():

@@ -63,8 +63,12 @@ class Messages:
             self.post(*self.source[action])
         work, buffer = self.arriving.pop(action)
         work.wait()
-        self.post(*self.source[action])
         return buffer
+
+    def ahead(self, action: Action) -> None:
+        """Posts the receive of what follows the action's message."""
+        if action in self.source:
+            self.post(*self.source[action])
 
     def send(self, tensor: Tensor, action: Action) -> None:
         """Gives the action what it needs."""

@@ -116,6 +116,7 @@ def test_the_next_message_is_awaited_while_this_one_is_used(monkeypatch: pytest.
     assert posted == []
     for micro in range(2):
         messages.receive(Action("F", 1, micro))
+        messages.ahead(Action("F", 1, micro))
         assert posted == [(("F", True), 0)] * 2
     assert messages.receive(Action("B", 1, 0)) is None
 
