@@ -33,7 +33,7 @@ class Row(NamedTuple):
 
 Rows = tuple[Row, ...]
 
-MODELS = "impls.models"
+MODELS = "impls.common"
 PLAIN = f"{MODELS}.plain:build"
 DATA = f"{MODELS}.data:batch"
 INITIAL = f"{MODELS}.weights:initial"

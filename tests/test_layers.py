@@ -152,7 +152,7 @@ def test_an_engine_is_imported_only_in_its_own_adapters_and_shims() -> None:
     engines |= {"horovod", "colossalai"}
     for path in FILES:
         named = {name.partition(".")[0] for name in imports(path)} & engines
-        allowed = path.stem.startswith("on_") or module(path).startswith("impls.models.")
+        allowed = path.stem.startswith("on_") or module(path).startswith("impls.common.")
         assert not named or allowed, f"{module(path)} imports {', '.join(named)}"
 
 

@@ -10,8 +10,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from harness.spec import ModelConfig, Workload
 from harness.store import Store
-from impls.models.hf import write_folder
-from impls.models.weights import initial
+from impls.common.hf import write_folder
+from impls.common.weights import initial
 
 ROOT = Path(__file__).parents[1]
 ENGINES = {"reference", "torch", "deepspeed", "megatron"}

@@ -8,8 +8,8 @@ import time
 import torch
 
 from harness.spec import Topology, Workload
-from impls.models.data import batch
-from impls.models.plain import build
+from impls.common.data import batch
+from impls.common.plain import build
 
 torch.set_num_threads(1)
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # as the harness binds its first rank

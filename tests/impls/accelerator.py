@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
-from impls.models import mesh
+from impls.common import mesh
 
 HERE, HOST = torch.device("cuda", 0), torch.device("cpu")
 # Their results' shapes or values are the host's to know.
@@ -42,7 +42,7 @@ QUIET = {torch.nn.functional.one_hot, torch._C._nn.one_hot}
 
 
 class Accelerator:
-    """A context: :func:`impls.models.mesh.device` is HERE, and ``waits`` has the lines at which the host waited."""
+    """A context: :func:`impls.common.mesh.device` is HERE, and ``waits`` has the lines at which the host waited."""
 
     def __init__(self) -> None:
         self.waits: list[str] = []

@@ -14,9 +14,9 @@ from harness.launch.outcome import Done, Failure, Job, Outcome, Unsupported, des
 from harness.plan import Request
 from harness.spec import Case, MoeConfig, Topology
 from harness.spec.named import load as named
-from impls.acceleration.gradient_clipping.reference import clip_by_global_norm, global_norm
-from impls.models.mesh import share, token_share
-from impls.models.optimizer import MasterWeights, clip, square
+from impls.common.clipping import clip_by_global_norm, global_norm
+from impls.common.mesh import share, token_share
+from impls.common.optimizer import MasterWeights, clip, square
 from tests.impls.accelerator import HERE, Accelerator
 from tests.impls.work import CLIPPED
 

@@ -6,9 +6,9 @@ from torch import nn
 
 from harness.meter.saved import Saved
 from harness.spec import Workload
-from impls.models.activations import saved
-from impls.models.data import batch
-from impls.models.weights import build_model
+from impls.common.activations import saved
+from impls.common.data import batch
+from impls.common.weights import build_model
 
 SIZE = 64 * 64 * 4  # bytes
 

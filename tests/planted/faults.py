@@ -13,7 +13,7 @@ from impls.acceleration.flash_attention import reference as flash_attention
 from impls.acceleration.gradient_clipping import reference as gradient_clipping
 from impls.acceleration.latent_attention import reference as latent_attention
 from impls.acceleration.latent_attention.sizes import sizes as latent_sizes
-from impls.models.step import accumulate
+from impls.common.step import accumulate
 from impls.parallelism.context_parallel import reference as context_parallel
 from impls.parallelism.data_parallel import reference as data_parallel
 from impls.parallelism.expert_parallel import reference as expert_parallel

@@ -19,8 +19,8 @@ from harness.spec import Topology, Unsupported, Workload
 from impls.acceleration.latent_attention.problem import EPS, THETA
 from impls.acceleration.latent_attention.sizes import sizes
 from impls.acceleration.latent_attention.spread import CUT, Heads
-from impls.models import megatron
-from impls.models.weights import TORCH_DTYPES
+from impls.common import megatron
+from impls.common.weights import TORCH_DTYPES
 
 NAMES = {
     "q_down": "linear_q_down_proj.weight",

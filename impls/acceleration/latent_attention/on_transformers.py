@@ -11,8 +11,8 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3Atten
 from harness.spec import Topology, Unsupported, Workload
 from impls.acceleration.latent_attention.problem import EPS, THETA
 from impls.acceleration.latent_attention.sizes import sizes
-from impls.models.mesh import device
-from impls.models.weights import TORCH_DTYPES
+from impls.common.mesh import device
+from impls.common.weights import TORCH_DTYPES
 
 NAMES = {
     "q_down": "q_a_proj.weight",

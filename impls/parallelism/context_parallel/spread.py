@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from harness.spec import Topology, Unsupported, Workload
-from impls.models.mesh import device
+from impls.common.mesh import device
 from impls.parallelism.context_parallel.layouts import documents, padded, runs
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from harness.spec import Topology, Workload
-from impls.models.deepspeed import Engine
+from impls.common.deepspeed import Engine
 
 
 class DataParallel(Engine):

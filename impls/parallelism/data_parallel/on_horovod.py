@@ -10,10 +10,10 @@ from horovod.runner.http.http_server import RendezvousServer
 from torch import Tensor
 
 from harness.spec import Batch, Topology, Unsupported, Workload
-from impls.models.mesh import device
-from impls.models.optimizer import clip, optimizer
-from impls.models.step import accumulate
-from impls.models.weights import build_model
+from impls.common.mesh import device
+from impls.common.optimizer import clip, optimizer
+from impls.common.step import accumulate
+from impls.common.weights import build_model
 
 
 class Horovod:

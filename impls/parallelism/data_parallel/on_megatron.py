@@ -10,10 +10,10 @@ from megatron.core.transformer import TransformerConfig
 from torch import Tensor
 
 from harness.spec import Batch, Topology, Unsupported, Workload
-from impls.models import megatron
-from impls.models.megatron_optimizer import megatron_optimizer
-from impls.models.mesh import device, share
-from impls.models.weights import TORCH_DTYPES, build_model
+from impls.common import megatron
+from impls.common.megatron_optimizer import megatron_optimizer
+from impls.common.mesh import device, share
+from impls.common.weights import TORCH_DTYPES, build_model
 
 BUCKET = 40_000_000  # elements: Megatron's default
 

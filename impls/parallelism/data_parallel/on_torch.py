@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from harness.spec import Batch, Topology, Workload
-from impls.models.mesh import device
-from impls.models.optimizer import MasterWeights, clip
-from impls.models.step import accumulate
-from impls.models.weights import build_model
+from impls.common.mesh import device
+from impls.common.optimizer import MasterWeights, clip
+from impls.common.step import accumulate
+from impls.common.weights import build_model
 
 
 class DDP:

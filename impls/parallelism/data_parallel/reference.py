@@ -24,10 +24,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from harness.spec import Batch, Topology, Workload
-from impls.models.flat import distinct, runs, views
-from impls.models.optimizer import MasterWeights, clip
-from impls.models.step import accumulate
-from impls.models.weights import build_model
+from impls.common.flat import distinct, runs, views
+from impls.common.optimizer import MasterWeights, clip
+from impls.common.step import accumulate
+from impls.common.weights import build_model
 from impls.parallelism.data_parallel.bucket import Bucket
 
 SMALLEST = 2**20  # bytes of a bucket: between busy CPU ranks each message more takes as long as the sum of so many

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from harness.spec import MoeConfig, Unsupported
-from impls.models.experts import Weights, route
+from impls.common.experts import Weights, route
 from impls.parallelism.expert_parallel.exchange import Group, plan
 from impls.parallelism.expert_parallel.reference import there_and_back
 

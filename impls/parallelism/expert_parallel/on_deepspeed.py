@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from harness.spec import Topology, Unsupported, Workload
-from impls.models.deepspeed import deepspeed  # which sets the device first
-from impls.models.mesh import device
-from impls.models.weights import TORCH_DTYPES
+from impls.common.deepspeed import deepspeed  # which sets the device first
+from impls.common.mesh import device
+from impls.common.weights import TORCH_DTYPES
 from impls.parallelism.expert_parallel.exchange import count
 from impls.parallelism.expert_parallel.problem import slope
 from impls.parallelism.expert_parallel.rule import Rule

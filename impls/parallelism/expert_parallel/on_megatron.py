@@ -20,8 +20,8 @@ from torch.autograd import Function
 from torch.func import functional_call
 
 from harness.spec import Topology, Unsupported, Workload
-from impls.models import megatron
-from impls.models.weights import TORCH_DTYPES
+from impls.common import megatron
+from impls.common.weights import TORCH_DTYPES
 from impls.parallelism.expert_parallel.rule import SPEED, Rule
 from impls.parallelism.expert_parallel.spread import Spread, summed
 from impls.parallelism.expert_parallel.unstacked import unstacked

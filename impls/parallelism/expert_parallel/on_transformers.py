@@ -10,8 +10,8 @@ from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock, 
 from transformers.models.switch_transformers.modeling_switch_transformers import router_z_loss_func
 
 from harness.spec import Topology, Unsupported, Workload
-from impls.models.mesh import device
-from impls.models.weights import TORCH_DTYPES
+from impls.common.mesh import device
+from impls.common.weights import TORCH_DTYPES
 from impls.parallelism.expert_parallel.problem import reported, slope
 from impls.parallelism.expert_parallel.rule import Rule
 

@@ -19,7 +19,7 @@ from torch.autograd import Function
 from torch.distributed.device_mesh import init_device_mesh
 
 from harness.spec import Topology
-from impls.models.mesh import device
+from impls.common.mesh import device
 from impls.parallelism.expert_parallel.exchange import Group, add_up
 from impls.parallelism.expert_parallel.problem import reported
 

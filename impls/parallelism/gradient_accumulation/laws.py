@@ -1,7 +1,7 @@
 """What accumulation over k micro-batches promises: a k-th of the activations, and of k batches' traffic."""
 
 from harness.spec import Topology, Workload
-from impls.models.activations import saved
+from impls.common.activations import saved
 from impls.parallelism.data_parallel import laws
 
 

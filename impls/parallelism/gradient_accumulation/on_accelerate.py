@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from harness.spec import Batch, Topology, Workload
-from impls.models.mesh import device, share
-from impls.models.optimizer import MasterWeights, clip
-from impls.models.weights import build_model
+from impls.common.mesh import device, share
+from impls.common.optimizer import MasterWeights, clip
+from impls.common.weights import build_model
 
 
 class Accumulation:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from harness.spec import Batch, Topology, Workload
-from impls.models.mesh import device, share
+from impls.common.mesh import device, share
 from impls.parallelism.data_parallel.on_torch import DDP
 
 

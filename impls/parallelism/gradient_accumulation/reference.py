@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from harness.spec import Batch, Topology, Workload
-from impls.models.mesh import share
+from impls.common.mesh import share
 from impls.parallelism.data_parallel.reference import Bucketed
 
 

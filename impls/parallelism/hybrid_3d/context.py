@@ -14,9 +14,9 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.nn.functional import pad
 
 from harness.spec import Batch, Workload
-from impls.models.data import IGNORED
-from impls.models.decoder import Attention
-from impls.models.mesh import device
+from impls.common.data import IGNORED
+from impls.common.decoder import Attention
+from impls.common.mesh import device
 from impls.parallelism.context_parallel.layouts import blocks, padded, runs
 from impls.parallelism.context_parallel.reference import RingAttention
 from impls.parallelism.context_parallel.ring import Ring

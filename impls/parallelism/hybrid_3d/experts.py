@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from harness.spec import MoeConfig, Topology
-from impls.models.mesh import lines
+from impls.common.mesh import lines
 from impls.parallelism.expert_parallel.layer import ParallelExperts
 from impls.parallelism.expert_parallel.spread import narrowed, part_of, whole_of, widened
 

@@ -14,11 +14,11 @@ from deepspeed.moe.utils import split_params_into_different_moe_groups_for_optim
 from torch import Tensor, nn, no_grad, stack
 
 from harness.spec import MoeConfig, Topology, Trainer, Unsupported, Workload
-from impls.models.deepspeed import Engine, configuration, deepspeed
-from impls.models.experts import Experts as Dense
-from impls.models.mesh import device, mesh
-from impls.models.optimizer import optimizer
-from impls.models.weights import TORCH_DTYPES, build_model
+from impls.common.deepspeed import Engine, configuration, deepspeed
+from impls.common.experts import Experts as Dense
+from impls.common.mesh import device, mesh
+from impls.common.optimizer import optimizer
+from impls.common.weights import TORCH_DTYPES, build_model
 from impls.parallelism.expert_parallel.on_deepspeed import Expert
 from impls.parallelism.hybrid_3d.experts import Experts
 from impls.parallelism.hybrid_3d.meshes import meshes

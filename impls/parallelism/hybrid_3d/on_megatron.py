@@ -15,15 +15,15 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from torch import Tensor, stack
 
 from harness.spec import MoeConfig, Topology, Trainer, Unsupported, Workload
-from impls.models.mesh import gather, mesh
-from impls.models.weights import initial
+from impls.common.mesh import gather, mesh
+from impls.common.shards import collect
+from impls.common.weights import initial
 from impls.parallelism.expert_parallel.on_megatron import on_this_device
 from impls.parallelism.hybrid_3d.experts import Experts, is_expert
 from impls.parallelism.hybrid_3d.meshes import meshes
 from impls.parallelism.hybrid_3d.moved import Moved
 from impls.parallelism.sequence_parallel import on_megatron as with_sequence_parallelism
 from impls.parallelism.tensor_parallel.on_megatron import TensorParallel
-from impls.parallelism.tensor_parallel.shards import collect
 
 
 class Saved:

@@ -18,9 +18,9 @@ from torch.distributed.tensor.parallel import loss_parallel, parallelize_module
 from torch.nn.utils import get_total_norm
 
 from harness.spec import Batch, MoeConfig, Topology, Trainer, Unsupported, Workload
-from impls.models.mesh import cut, device, gather, lines, mesh, placed
-from impls.models.optimizer import MasterWeights, clip
-from impls.models.weights import TORCH_DTYPES, initial
+from impls.common.mesh import cut, device, gather, lines, mesh, placed
+from impls.common.optimizer import MasterWeights, clip
+from impls.common.weights import TORCH_DTYPES, initial
 from impls.parallelism.context_parallel.on_torch import ring
 from impls.parallelism.hybrid_3d.context import LAYOUT, Context
 from impls.parallelism.hybrid_3d.moved import Moved

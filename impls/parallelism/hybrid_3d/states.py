@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from harness.spec import Workload
-from impls.models.flat import gathered, views
-from impls.models.optimizer import MasterWeights
-from impls.parallelism.tensor_parallel.operators import mean_flat
+from impls.common.flat import gathered, views
+from impls.common.optimizer import MasterWeights
+from impls.common.sums import mean_flat
 from impls.parallelism.zero.optimizer import Partition, Zero1
 
 MOMENTS = {"sgd": (), "adamw": ("exp_avg", "exp_avg_sq")}

@@ -1,7 +1,7 @@
 """Megatron-Core's partial distributed optimizer: several instances of it, each over a group of neighbouring ranks."""
 
 from harness.spec import Topology, Workload
-from impls.models.mesh import groups
+from impls.common.mesh import groups
 from impls.parallelism.zero.on_megatron import DistributedOptimizer
 
 

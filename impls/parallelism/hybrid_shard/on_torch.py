@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from harness.spec import Batch, Topology, Workload
-from impls.models.step import accumulate
+from impls.common.step import accumulate
 from impls.parallelism.hybrid_shard.reference import places_of
 from impls.parallelism.zero.on_torch import Sharded
 

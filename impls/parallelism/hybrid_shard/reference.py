@@ -34,9 +34,9 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from harness.spec import Topology, Workload
-from impls.models.flat import distinct
-from impls.models.mesh import device, groups
-from impls.models.weights import build_model
+from impls.common.flat import distinct
+from impls.common.mesh import device, groups
+from impls.common.weights import build_model
 from impls.parallelism.zero.hooks import Unit, Zero3, modules, reduce_scatter
 from impls.parallelism.zero.optimizer import Zero1
 from impls.parallelism.zero.reference import Stage, Zero

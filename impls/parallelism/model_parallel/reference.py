@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from harness.spec import Batch, Span, Topology, Workload
-from impls.models.mesh import device
+from impls.common.mesh import device
 from impls.parallelism.pipeline_parallel.places import plan_of
 from impls.parallelism.pipeline_parallel.reference import Pipeline
 from impls.parallelism.pipeline_parallel.watch import now

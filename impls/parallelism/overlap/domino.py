@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from harness.spec import ModelConfig
-from impls.models.decoder import rope_table
+from impls.common.decoder import rope_table
 from impls.parallelism.overlap.wire import Flight, Wire
 from impls.parallelism.pipeline_parallel.executor import Cut
 from impls.parallelism.tensor_parallel.operators import Group

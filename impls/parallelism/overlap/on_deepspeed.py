@@ -16,17 +16,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.spec import ModelConfig, Topology, Unsupported, Workload
-from impls.acceleration.gradient_clipping.reference import clip_by_global_norm
-from impls.models.decoder import RMSNorm, rope_table, rotate
-from impls.models.deepspeed import deepspeed
-from impls.models.mesh import device, mesh
-from impls.models.optimizer import MasterWeights
-from impls.models.weights import TORCH_DTYPES, initial
+from impls.common.clipping import clip_by_global_norm
+from impls.common.decoder import RMSNorm, mean, rope_table, rotate
+from impls.common.deepspeed import deepspeed
+from impls.common.mesh import device, mesh
+from impls.common.optimizer import MasterWeights
+from impls.common.shards import bounds, collect, dim, shard
+from impls.common.weights import TORCH_DTYPES, initial
 from impls.parallelism.tensor_parallel.on_megatron import pack, unpack
 from impls.parallelism.tensor_parallel.operators import Group, column_parallel, reduce
 from impls.parallelism.tensor_parallel.reference import TensorParallel
-from impls.parallelism.tensor_parallel.shards import bounds, collect, dim, shard
-from impls.parallelism.tensor_parallel.vocabulary import CrossEntropy, embedding, mean
+from impls.parallelism.tensor_parallel.vocabulary import CrossEntropy, embedding
 
 # Domino's name of each part of a layer → the canonical parameters that it holds; q, k and v head by head.
 LAYER = {

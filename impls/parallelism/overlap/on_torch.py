@@ -14,7 +14,7 @@ from torch.autograd import Function
 from torch.nn import functional as F
 
 from harness.spec import ModelConfig, Topology, Unsupported, Workload
-from impls.models.decoder import MLP, Attention
+from impls.common.decoder import MLP, Attention
 from impls.parallelism.sequence_parallel.operators import start_join
 from impls.parallelism.sequence_parallel.reference import SequenceParallel, SequenceParallelDecoder
 from impls.parallelism.tensor_parallel.operators import Group

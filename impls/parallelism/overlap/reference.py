@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.spec import Batch, ModelConfig, Spans, Topology, Unsupported, Workload
-from impls.models.decoder import MLP, Attention
+from impls.common.decoder import MLP, Attention
 from impls.parallelism.overlap import ring
 from impls.parallelism.overlap.domino import DominoDecoder
 from impls.parallelism.overlap.wire import Wire

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from harness.spec import Span, Spans, Unsupported
-from impls.models.mesh import device
+from impls.common.mesh import device
 
 Start = Callable[[], tuple[Tensor, Sequence[dist.Work]]]  # the tensor is there once all the work is done
 

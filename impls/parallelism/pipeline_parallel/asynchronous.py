@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from harness.spec import Batch, Topology, Workload
-from impls.models.mesh import cut, gather, placed, token_share
+from impls.common.mesh import cut, gather, placed, token_share
 from impls.parallelism.pipeline_parallel.executor import run
 from impls.parallelism.pipeline_parallel.reference import Pipeline
 from impls.parallelism.pipeline_parallel.schedules import Plan

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from harness.spec import ModelConfig
-from impls.models.decoder import Layer, rope_table
+from impls.common.decoder import Layer, rope_table
 
 
 class Block(nn.Module):

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from harness.spec import Batch, Span, Spans
-from impls.models.mesh import device
+from impls.common.mesh import device
 from impls.parallelism.pipeline_parallel.schedules import Action, Plan, consumer
 from impls.parallelism.pipeline_parallel.stage import Stage, weight_gradients
 from impls.parallelism.pipeline_parallel.versions import Versions

@@ -13,12 +13,12 @@ from colossalai.shardformer.policies.base_policy import ModulePolicyDescription,
 from torch import Tensor, nn
 
 from harness.spec import Batch, Spans, Topology, Unsupported, Workload
-from impls.models import colossalai
-from impls.models.decoder import Decoder, rope_table, wide
-from impls.models.experts import without_experts
-from impls.models.mesh import gather
-from impls.models.optimizer import optimizer
-from impls.models.weights import build_model
+from impls.common import colossalai
+from impls.common.decoder import Decoder, rope_table, wide
+from impls.common.experts import without_experts
+from impls.common.mesh import gather
+from impls.common.optimizer import optimizer
+from impls.common.weights import build_model
 from impls.parallelism.pipeline_parallel.places import EMBEDDING, HEAD, plan_of
 from impls.parallelism.pipeline_parallel.watch import in_order, watched
 

@@ -15,11 +15,11 @@ from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
 from torch import Tensor, nn
 
 from harness.spec import Batch, Spans, Topology, Unsupported, Workload
-from impls.models.decoder import RMSNorm
-from impls.models.deepspeed import configuration
-from impls.models.mesh import device, gather, mesh, share
-from impls.models.optimizer import optimizer
-from impls.models.weights import TORCH_DTYPES, initial
+from impls.common.decoder import RMSNorm
+from impls.common.deepspeed import configuration
+from impls.common.mesh import device, gather, mesh, share
+from impls.common.optimizer import optimizer
+from impls.common.weights import TORCH_DTYPES, initial
 from impls.parallelism.pipeline_parallel.block import Block
 from impls.parallelism.pipeline_parallel.places import EMBEDDING
 from impls.parallelism.pipeline_parallel.schedules import Action

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributed.pipelining import PipelineStage, schedules
 
 from harness.spec import Batch, Topology, Unsupported, Workload
-from impls.models.mesh import device
+from impls.common.mesh import device
 from impls.parallelism.pipeline_parallel.places import plan_of
 from impls.parallelism.pipeline_parallel.reference import Pipeline
 from impls.parallelism.pipeline_parallel.schedules import Action, Plan

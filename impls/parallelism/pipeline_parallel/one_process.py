@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.spec import Batch, Topology, Unsupported, Workload
-from impls.models.mesh import device
-from impls.models.optimizer import MasterWeights, clip
-from impls.models.weights import build_model
+from impls.common.mesh import device
+from impls.common.optimizer import MasterWeights, clip
+from impls.common.weights import build_model
 from impls.parallelism.pipeline_parallel.block import Block
 from impls.parallelism.pipeline_parallel.places import split
 

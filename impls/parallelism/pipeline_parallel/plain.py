@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from harness.spec import Batch, Topology, Workload
-from impls.models.mesh import token_share
-from impls.models.plain import Plain
+from impls.common.mesh import token_share
+from impls.common.plain import Plain
 from impls.parallelism.pipeline_parallel.places import split
 
 

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.spec import ModelConfig, Workload
-from impls.models.decoder import Layer, RMSNorm, cross_entropy, rope_table, wide
-from impls.models.mesh import device
-from impls.models.weights import TORCH_DTYPES
+from impls.common.decoder import Layer, RMSNorm, cross_entropy, rope_table, wide
+from impls.common.mesh import device
+from impls.common.weights import TORCH_DTYPES
 from impls.parallelism.pipeline_parallel.places import EMBEDDING, HEAD, split
 from impls.parallelism.pipeline_parallel.schedules import Plan
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from harness.spec import Span, Spans
-from impls.models.mesh import device
+from impls.common.mesh import device
 from impls.parallelism.pipeline_parallel.schedules import Action
 
 

@@ -12,13 +12,13 @@ from deepspeed.utils import groups, safe_get_full_grad
 from torch import Tensor
 
 from harness.spec import ModelConfig, Topology, Unsupported, Workload
-from impls.models.decoder import Decoder
-from impls.models.deepspeed import Engine, configuration
-from impls.models.experts import without_experts
-from impls.models.mesh import device
-from impls.models.optimizer import optimizer
-from impls.models.weights import TORCH_DTYPES, fill
-from impls.parallelism.tensor_parallel.shards import collect, shard
+from impls.common.decoder import Decoder
+from impls.common.deepspeed import Engine, configuration
+from impls.common.experts import without_experts
+from impls.common.mesh import device
+from impls.common.optimizer import optimizer
+from impls.common.shards import collect, shard
+from impls.common.weights import TORCH_DTYPES, fill
 
 RULES = [
     {"patterns": [r".*\.(q|k|v|gate|up)_proj\.weight$"], "partition_type": "column"},

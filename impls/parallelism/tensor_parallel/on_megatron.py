@@ -22,13 +22,13 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from torch import Tensor, nn
 
 from harness.spec import Batch, ModelConfig, Topology, Unsupported, Workload
-from impls.models import megatron
-from impls.models.experts import without_experts
-from impls.models.megatron_optimizer import megatron_optimizer, sharded_gradients, sharded_parameters
-from impls.models.mesh import device, gather, share
-from impls.models.weights import TORCH_DTYPES, initial
-from impls.parallelism.tensor_parallel.shards import collect, dim, shard
-from impls.parallelism.tensor_parallel.vocabulary import mean
+from impls.common import megatron
+from impls.common.decoder import mean
+from impls.common.experts import without_experts
+from impls.common.megatron_optimizer import megatron_optimizer, sharded_gradients, sharded_parameters
+from impls.common.mesh import device, gather, share
+from impls.common.shards import collect, dim, shard
+from impls.common.weights import TORCH_DTYPES, initial
 
 # Megatron's name of each part of a layer → the canonical parameters that it holds.
 LAYER = {

@@ -17,11 +17,11 @@ from torch.distributed.tensor.parallel import (
 from torch.nn.utils import get_total_norm
 
 from harness.spec import Batch, Topology, Unsupported, Workload
-from impls.models.decoder import Decoder
-from impls.models.experts import without_experts
-from impls.models.mesh import device, mesh, share
-from impls.models.optimizer import MasterWeights, clip, optimizer
-from impls.models.weights import TORCH_DTYPES, initial
+from impls.common.decoder import Decoder
+from impls.common.experts import without_experts
+from impls.common.mesh import device, mesh, share
+from impls.common.optimizer import MasterWeights, clip, optimizer
+from impls.common.weights import TORCH_DTYPES, initial
 
 # One all-reduce for q, k and v together, and one for gate and up: without these each product asks for its own.
 _ATTENTION_INPUT = PrepareModuleInput(

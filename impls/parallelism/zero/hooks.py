@@ -17,9 +17,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from harness.spec import Workload
-from impls.models.decoder import Decoder
-from impls.models.flat import distinct, flatten
-from impls.models.optimizer import optimizer
+from impls.common.decoder import Decoder
+from impls.common.flat import distinct, flatten
+from impls.common.optimizer import optimizer
 from impls.parallelism.zero.optimizer import take_gradients, when_complete
 
 Wait = Callable[[], object]

@@ -3,7 +3,7 @@
 from typing import Any
 
 from harness.spec import Topology, Workload
-from impls.models.deepspeed import Engine
+from impls.common.deepspeed import Engine
 
 
 def section(workload: Workload, stage: int) -> dict[str, Any]:

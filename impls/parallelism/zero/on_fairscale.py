@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from harness.spec import Batch, Topology, Unsupported, Workload
-from impls.models import cuda_on_cpu
-from impls.models.mesh import device
-from impls.models.optimizer import optimizer
-from impls.models.step import accumulate
-from impls.models.weights import TORCH_DTYPES, build_model
+from impls.common import cuda_on_cpu
+from impls.common.mesh import device
+from impls.common.optimizer import optimizer
+from impls.common.step import accumulate
+from impls.common.weights import TORCH_DTYPES, build_model
 
 WRAPPERS = ("", "_fsdp_wrapped_module", "_fpw_module")  # parts of a name that FairScale adds
 

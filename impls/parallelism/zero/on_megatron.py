@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from harness.spec import Topology, Unsupported, Workload
-from impls.models.megatron_optimizer import sharded_gradients, sharded_parameters
+from impls.common.megatron_optimizer import sharded_gradients, sharded_parameters
 from impls.parallelism.data_parallel.on_megatron import DataParallel
 
 

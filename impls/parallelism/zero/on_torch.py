@@ -12,10 +12,10 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from harness.spec import Batch, Topology, Unsupported, Workload
-from impls.models.mesh import device, mesh
-from impls.models.optimizer import clip, optimizer
-from impls.models.step import accumulate
-from impls.models.weights import TORCH_DTYPES, build_model
+from impls.common.mesh import device, mesh
+from impls.common.optimizer import clip, optimizer
+from impls.common.step import accumulate
+from impls.common.weights import TORCH_DTYPES, build_model
 
 
 class Sharded:

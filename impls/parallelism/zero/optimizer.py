@@ -19,8 +19,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from harness.spec import Workload
-from impls.models.flat import flatten, flatten_gradients, runs, views
-from impls.models.optimizer import optimizer
+from impls.common.flat import flatten, flatten_gradients, runs, views
+from impls.common.optimizer import optimizer
 
 
 class Partition:

@@ -23,11 +23,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from harness.spec import Batch, Topology, Workload
-from impls.acceleration.gradient_clipping.reference import clip_by_global_norm
-from impls.models.decoder import Decoder
-from impls.models.flat import distinct, gathered
-from impls.models.step import accumulate
-from impls.models.weights import build_model
+from impls.common.clipping import clip_by_global_norm
+from impls.common.decoder import Decoder
+from impls.common.flat import distinct, gathered
+from impls.common.step import accumulate
+from impls.common.weights import build_model
 from impls.parallelism.zero.hooks import Unit, Zero3, modules
 from impls.parallelism.zero.optimizer import Zero1, Zero2
 

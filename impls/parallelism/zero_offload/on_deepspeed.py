@@ -13,9 +13,9 @@ import torch.distributed as dist
 from deepspeed.ops.op_builder.builder import OpBuilder
 
 from harness.spec import Topology, Unsupported, Workload
-from impls.models.deepspeed import Engine, configuration
-from impls.models.optimizer import optimizer
-from impls.models.weights import build_model
+from impls.common.deepspeed import Engine, configuration
+from impls.common.optimizer import optimizer
+from impls.common.weights import build_model
 from impls.parallelism.zero.on_deepspeed import Zero
 from impls.parallelism.zero_offload import operators
 

@@ -8,9 +8,9 @@ import torch
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 
 from harness.spec import Topology, Workload
-from impls.models.mesh import mesh
-from impls.models.optimizer import optimizer
-from impls.models.weights import TORCH_DTYPES, build_model
+from impls.common.mesh import mesh
+from impls.common.optimizer import optimizer
+from impls.common.weights import TORCH_DTYPES, build_model
 from impls.parallelism.zero.on_torch import Sharded
 
 

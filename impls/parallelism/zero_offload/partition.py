@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from impls.models.collectives import Alone, all_gather
+from impls.common.collectives import Alone, all_gather
 from impls.parallelism.zero.unit import Gathering, Reduction, Unit
 from impls.parallelism.zero_offload import host
 

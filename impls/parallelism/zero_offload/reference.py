@@ -33,8 +33,8 @@ from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
 from harness.spec import Batch, Topology, Workload
-from impls.acceleration.gradient_clipping.reference import clip_by_global_norm
-from impls.models.weights import build_model
+from impls.common.clipping import clip_by_global_norm
+from impls.common.weights import build_model
 from impls.parallelism.zero.reference import Zero
 from impls.parallelism.zero.unit import owners
 from impls.parallelism.zero_offload import files, host

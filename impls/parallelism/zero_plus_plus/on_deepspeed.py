@@ -7,7 +7,7 @@ from deepspeed.accelerator import get_accelerator
 from deepspeed.ops.op_builder import QuantizerBuilder
 
 from harness.spec import Topology, Unsupported, Workload
-from impls.models.mesh import groups
+from impls.common.mesh import groups
 from impls.parallelism.zero.on_deepspeed import Zero
 
 

@@ -1,7 +1,7 @@
 """FSDP2's ``reshard_after_forward=g``: after the forward pass weights are cut anew inside a group, as hpZ does."""
 
 from harness.spec import Topology, Unsupported, Workload
-from impls.models.mesh import groups
+from impls.common.mesh import groups
 from impls.parallelism.zero.on_torch import Sharded
 
 

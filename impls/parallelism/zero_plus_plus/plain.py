@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from harness.spec import Batch, Topology, Workload
-from impls.models.flat import views
-from impls.models.mesh import token_share
-from impls.models.optimizer import clip, optimizer
-from impls.models.plain import Plain
+from impls.common.flat import views
+from impls.common.mesh import token_share
+from impls.common.optimizer import clip, optimizer
+from impls.common.plain import Plain
 from impls.parallelism.zero.hooks import modules
 from impls.parallelism.zero_plus_plus.quantisation import decode, encode
 

@@ -35,9 +35,9 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
 from harness.spec import Topology, Workload
-from impls.models.decoder import Decoder
-from impls.models.mesh import device, groups
-from impls.models.weights import build_model
+from impls.common.decoder import Decoder
+from impls.common.mesh import device, groups
+from impls.common.weights import build_model
 from impls.parallelism.zero.hooks import Gather, Unit, Wait, Zero3, all_gather, modules
 from impls.parallelism.zero.reference import Zero
 from impls.parallelism.zero_plus_plus.quantisation import decode, encode

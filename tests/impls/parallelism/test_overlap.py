@@ -58,7 +58,7 @@ def test_any_layout_computes_what_the_dense_model_does_with_the_bytes_of_the_law
 
 def watched(context: Context, variant: dict[str, Any], work: Workload) -> list[Span]:
     """What this rank did in its second step."""
-    from impls.models.data import batch
+    from impls.common.data import batch
 
     trainer: Any = reference.build(work, Topology(tp=context.size), **variant)
     spans: list[Span] = []
@@ -186,7 +186,7 @@ def kept(context: Context, work: Workload) -> tuple[int, int]:
     """Bytes that Domino's table of handles keeps after a step, and those of a gradient [s, b, h]."""
     from deepspeed.runtime.domino.transformer import DominoUtil
 
-    from impls.models.data import batch
+    from impls.common.data import batch
     from impls.parallelism.overlap import on_deepspeed
 
     trainer = on_deepspeed.build(work, Topology(tp=context.size), "domino")

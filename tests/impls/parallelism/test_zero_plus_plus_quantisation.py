@@ -10,8 +10,8 @@ from torch import Tensor
 
 from harness.spec import Topology
 from harness.spec.named import NAMED
-from impls.models.data import batch
-from impls.models.weights import initial
+from impls.common.data import batch
+from impls.common.weights import initial
 from impls.parallelism.zero_plus_plus import laws, plain
 from impls.parallelism.zero_plus_plus.plain import reduced, rounded
 from impls.parallelism.zero_plus_plus.quantisation import BLOCK, decode, dequantise, encode, levels, quantise

@@ -9,9 +9,9 @@ import torch
 
 from harness.spec.files import InputError
 from harness.spec.named import NAMED
-from impls.models.decoder import Decoder
-from impls.models.hf import read_config
-from tests.impls.models.peer import exact
+from impls.common.decoder import Decoder
+from impls.common.hf import read_config
+from tests.impls.common.peer import exact
 
 SMALL = {  # as Transformers 4 wrote it
     "architectures": ["Qwen3ForCausalLM"],

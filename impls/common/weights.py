@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.spec import DTYPES, Workload
-from impls.models.decoder import Decoder
-from impls.models.mesh import device
+from impls.common.decoder import Decoder
+from impls.common.mesh import device
 
 TORCH_DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}
 assert TORCH_DTYPES.keys() == DTYPES.keys()
@@ -29,7 +29,7 @@ def weight(workload: Workload, name: str, shape: tuple[int, ...]) -> Tensor:
 def initial(workload: Workload) -> Iterator[tuple[str, Tensor]]:
     """Canonical name and float32 CPU tensor of each parameter, one at a time: the model is never held twice."""
     if workload.weights:
-        from impls.models.hf import read_weights
+        from impls.common.hf import read_weights
 
         yield from read_weights(workload.weights, workload.model)
         return

@@ -7,7 +7,7 @@ import pytest
 from harness.spec import ModelConfig, MoeConfig, Topology, Workload
 from harness.spec.named import NAMED, load
 from harness.spec.qwen3 import config_json
-from tests.impls.models.peer import TIED_GQA
+from tests.impls.common.peer import TIED_GQA
 
 
 @pytest.mark.parametrize("name", NAMED)

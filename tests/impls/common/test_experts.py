@@ -6,10 +6,10 @@ import torch
 from harness.spec import Batch, MoeConfig, Unsupported, Workload
 from harness.spec.named import NAMED
 from harness.spec.qwen3 import config_json
-from impls.models.data import batch
-from impls.models.decoder import cross_entropy
-from impls.models.experts import route, without_experts
-from tests.impls.models.peer import TIED_GQA, errors, figures, floor, oracle, ours, theirs
+from impls.common.data import batch
+from impls.common.decoder import cross_entropy
+from impls.common.experts import route, without_experts
+from tests.impls.common.peer import TIED_GQA, errors, figures, floor, oracle, ours, theirs
 
 EXPERTS = MoeConfig(**{**vars(TIED_GQA), "num_experts": 5, "num_experts_per_tok": 3, "moe_intermediate_size": 20})
 

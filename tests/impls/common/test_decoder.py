@@ -8,8 +8,8 @@ from torch import Tensor
 
 from harness.spec import Batch, ModelConfig, Workload
 from harness.spec.named import NAMED
-from impls.models.data import batch
-from tests.impls.models.peer import TIED_GQA, errors, figures, floor, oracle, ours, theirs
+from impls.common.data import batch
+from tests.impls.common.peer import TIED_GQA, errors, figures, floor, oracle, ours, theirs
 
 CONFIGS = {
     "untied_gqa": NAMED["tiny"].model,

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.spec import ModelConfig, MoeConfig
-from impls.models.experts import Experts
+from impls.common.experts import Experts
 
 
 def rope_table(
@@ -48,6 +48,12 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """The mean over the labels that count; 0 where none does, say in a part of a sequence that ended before."""
     total = F.cross_entropy(wide(logits).flatten(0, -2), labels.flatten(), reduction="sum")
     return total / (labels >= 0).sum().clamp(min=1)
+
+
+def mean(losses: Tensor, labels: Tensor) -> Tensor:
+    """Over the labels that count, 0 where none does. To take out the others the host would have to know how many."""
+    counted = labels >= 0
+    return losses.masked_fill(~counted, 0.0).sum() / counted.sum().clamp(min=1)
 
 
 class RMSNorm(nn.Module):

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.spec import Batch, ModelConfig, MoeConfig, Workload
-from impls.models.decoder import Decoder
-from impls.models.weights import initial
+from impls.common.decoder import Decoder
+from impls.common.weights import initial
 
 TIED_GQA = ModelConfig(
     vocab_size=96,

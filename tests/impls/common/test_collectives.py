@@ -6,7 +6,7 @@ import torch.distributed as dist
 from harness.launch.local import LocalLauncher
 from harness.launch.outcome import Done, Job, describe
 from harness.launch.rank import Context
-from impls.models.collectives import all_gather, all_gather_together, reduce_scatter
+from impls.common.collectives import all_gather, all_gather_together, reduce_scatter
 
 RANKS, SIZE = 3, 5
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.spec import Batch, Workload
-from impls.models.mesh import device, share
+from impls.common.mesh import device, share
 
 
 def accumulate(

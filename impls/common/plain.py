@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from harness.spec import Batch, Topology, Workload
-from impls.models.mesh import share
-from impls.models.optimizer import MasterWeights, clip, optimizer
-from impls.models.weights import build_model
+from impls.common.mesh import share
+from impls.common.optimizer import MasterWeights, clip, optimizer
+from impls.common.weights import build_model
 
 
 class Plain:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from impls.models import flat
-from impls.models.flat import FEWEST, SMALLEST, flatten_gradients, runs
+from impls.common import flat
+from impls.common.flat import FEWEST, SMALLEST, flatten_gradients, runs
 
 
 def parameters(*sizes: int) -> list[nn.Parameter]:

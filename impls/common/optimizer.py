@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.spec import Workload
-from impls.models.mesh import device
+from impls.common.mesh import device
 
 
 def optimizer(parameters: Iterable[Tensor], workload: Workload, fused: bool = True) -> torch.optim.Optimizer:

@@ -10,10 +10,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from harness.spec import Batch, Topology, Unsupported, Workload
-from impls.models.extensions import folder
-from impls.models.mesh import device, share
-from impls.models.optimizer import optimizer
-from impls.models.weights import build_model
+from impls.common.extensions import folder
+from impls.common.mesh import device, share
+from impls.common.optimizer import optimizer
+from impls.common.weights import build_model
 
 os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(folder()))
 if not torch.cuda.is_available():

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from harness.spec import ModelConfig, Workload
 from harness.spec.files import InputError
 from harness.spec.named import NAMED
-from impls.models.hf import read_config, read_weights, write_folder
-from impls.models.weights import build_model
-from tests.impls.models.peer import TIED_GQA, theirs, weights
+from impls.common.hf import read_config, read_weights, write_folder
+from impls.common.weights import build_model
+from tests.impls.common.peer import TIED_GQA, theirs, weights
 
 UNTIED = NAMED["uneven"].model
 CONFIGS = {"tied": TIED_GQA, "untied": UNTIED}

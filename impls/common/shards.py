@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch.distributed as dist
 from torch import Tensor, cat
 
-from impls.models.mesh import own
+from impls.common.mesh import own
 
 DIM = {"q_proj": 0, "k_proj": 0, "v_proj": 0, "gate_proj": 0, "up_proj": 0, "embed_tokens": 0, "lm_head": 0}
 DIM |= {"o_proj": 1, "down_proj": 1}

@@ -9,8 +9,8 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from harness.spec import ModelConfig, Workload, text
 from harness.spec.files import InputError
-from impls.models import data
-from impls.models.data import batch
+from impls.common import data
+from impls.common.data import batch
 
 WORDS = ("the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog,", "while", "42", "birds", "sing!")
 # How Qwen cuts text into words.
