@@ -16,9 +16,9 @@ from torch import Tensor
 
 from harness.spec import Batch, Span, Spans, Topology, Workload
 from impls.common.mesh import device
+from impls.common.watch import now
 from impls.parallelism.pipeline_parallel.part import Part
 from impls.parallelism.pipeline_parallel.schedules import plan_of
-from impls.parallelism.pipeline_parallel.watch import now
 
 
 class ModelParallel:

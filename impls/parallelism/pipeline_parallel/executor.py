@@ -22,10 +22,10 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from harness.spec import Batch, Span, Spans
 from impls.common.mesh import device
+from impls.common.watch import now
 from impls.parallelism.pipeline_parallel.messages import Messages, channels
 from impls.parallelism.pipeline_parallel.plan import Action, Plan, Slot, consumer
 from impls.parallelism.pipeline_parallel.stage import Product, Stage, weight_gradients
-from impls.parallelism.pipeline_parallel.watch import now
 
 
 class Executor:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from harness.spec import ModelConfig
+from impls.common.stages import split
 
 
 class Action(NamedTuple):
@@ -94,17 +95,6 @@ def consumer(action: Action, plan: Plan) -> Action | None:
     if kind == "B" and stage % plan.stages:
         return Action("B", stage - 1, micro)
     return None
-
-
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-
-
-def split(layers: int, stages: int) -> list[range]:
-    """Layers of each stage, the first stages one more where they do not divide. ValueError if there are too few."""
-    if layers < stages:
-        raise ValueError(f"{layers} layers do not fill {stages} stages")
-    ends = [s * (layers // stages) + min(s, layers % stages) for s in range(stages + 1)]
-    return [range(a, b) for a, b in itertools.pairwise(ends)]
 
 
 def homes(config: ModelConfig, plan: Plan) -> dict[str, tuple[int, ...]]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from harness.spec import Topology, Unsupported, Workload
+from impls.common.stages import split
 from impls.parallelism.pipeline_parallel.basic import (
     gpipe,
     interleaved,
@@ -12,7 +13,7 @@ from impls.parallelism.pipeline_parallel.basic import (
     pipedream_2bw,
 )
 from impls.parallelism.pipeline_parallel.dual_pipe import dual_pipe, dual_pipe_v
-from impls.parallelism.pipeline_parallel.plan import Plan, split
+from impls.parallelism.pipeline_parallel.plan import Plan
 from impls.parallelism.pipeline_parallel.zero_bubble import interleaved_zb, zb_h1, zb_v
 
 SCHEDULES: dict[str, Callable[..., Plan]] = {

@@ -9,10 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.spec import Batch, ModelConfig, Workload
-from impls.common.decoder import Layer, RMSNorm, cross_entropy, rope_table, wide
+from impls.common import stages
+from impls.common.decoder import Layer, cross_entropy, rope_table, wide
 from impls.common.mesh import device
+from impls.common.stages import EMBEDDING, HEAD, split
 from impls.common.weights import TORCH_DTYPES
-from impls.parallelism.pipeline_parallel.plan import EMBEDDING, HEAD, Plan, split
+from impls.parallelism.pipeline_parallel.plan import Plan
 
 Product = tuple[nn.Parameter, Tensor, Tensor]  # weight [n, h], the output's gradient dy [b·s, n], the input x [b·s, h]
 
@@ -43,34 +45,18 @@ def weight_gradients(later: list[Product]) -> None:
     """∂W = ∂yᵀ x of all products that were left, added to the parameters' gradients."""
     for weight, dy, x in later:
         dw = dy.T @ x  # [n, h]
-        weight.grad = dw if weight.grad is None else weight.grad + dw
+        weight.grad = dw if weight.grad is None else weight.grad.add_(dw)
 
 
-class Body(nn.Module):
-    def __init__(self, config: ModelConfig, layers: range, first: bool, last: bool) -> None:
-        super().__init__()
-        if first:
-            self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleDict({str(index): Layer(config) for index in layers})
-        if last:
-            self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-
-
-class Stage(nn.Module):
-    """Layers ``layers`` of the model; the first stage has the embedding, the last one norm, head and loss.
+class Stage(stages.Stage):
+    """A stage that also computes the loss, comes in parts, and may split its backward pass.
 
     Token ids [b, s] (first stage) or activations [b, s, h] in; activations [b, s, h] out, or of the last stage logits
     [b, s, V], with labels [b, s] their mean cross-entropy.
     """
 
-    positions: Tensor | None = None  # in the sequence, where a rank has not all of them
-
     def __init__(self, config: ModelConfig, layers: range, first: bool, last: bool) -> None:
-        super().__init__()
-        self.config, self.first, self.last = config, first, last
-        self.model = Body(config, layers, first, last)
-        if last:
-            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        super().__init__(config, layers, first, last)
         self.later: list[Product] = []  # what split backward passes leave
 
     def message(self, inputs: Tensor) -> tuple[int, ...]:

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from harness.lab import Lab
 from harness.spec import Case, ModelConfig, Topology, Workload
+from impls.common.stages import split
 from impls.parallelism import model_parallel, pipeline_parallel
 from impls.parallelism.pipeline_parallel.executor import in_turn
 from impls.parallelism.pipeline_parallel.messages import Channel, Messages, channels
-from impls.parallelism.pipeline_parallel.plan import Action, homes, split
+from impls.parallelism.pipeline_parallel.plan import Action, homes
 from impls.parallelism.pipeline_parallel.schedules import ASYNCHRONOUS, SCHEDULES, gpipe, zb_v
 from tests.impls.layouts import wrong
 
