@@ -22,9 +22,8 @@ from torch.func import functional_call
 from harness.spec import Topology, Unsupported, Workload
 from impls.common import megatron
 from impls.common.weights import TORCH_DTYPES
-from impls.parallelism.expert_parallel.rule import SPEED, Rule
-from impls.parallelism.expert_parallel.spread import Spread, summed
-from impls.parallelism.expert_parallel.unstacked import unstacked
+from impls.parallelism.expert_parallel.router import SPEED, Rule
+from impls.parallelism.expert_parallel.spread import Spread, summed, unstacked
 
 
 def _to_cpu(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
