@@ -7,8 +7,8 @@ Two ranks with two experts each; each token has k slots, one for each expert tha
     2. all-to-all     ┌ 0 of rank 0 │ 1 of rank 0 │ 0 of rank 1 │ 1 of rank 1 ┐    what arrives on rank 0
     3. permute        ┌ 0 of rank 0 │ 0 of rank 1 │ 1 of rank 0 │ 1 of rank 1 ┐    each expert's rows together
 
-Combine is the same way back, and adds up the rows of a token: as a linear map it is the transpose of dispatch, so the
-backward pass of each has the traffic of the other.
+Combine is the same way back. As a linear map it is the transpose of dispatch, so the backward pass of each has the
+traffic of the other.
 
     t tokens   k choices   E experts, E/ep of them on a rank   n rows sent, t·k less those dropped   m rows received
 """
@@ -47,7 +47,6 @@ class Route:
     """Where the rows of this rank's tokens go, and which rows this rank's experts get."""
 
     slots: Tensor  # [n]: the slots (token · k + choice) in the order in which their rows leave
-    tokens: Tensor  # [n]: the tokens of these
     by_expert: Tensor  # [m]: the received rows in the order of the experts
     load: Tensor  # [E]: rows that this rank has for each expert
     send: list[int]  # [ep]: rows to each rank
@@ -62,7 +61,7 @@ def plan(experts: Tensor, kept: Tensor | None, number: int, group: Group) -> Rou
 
     The host waits for the device once, in step 3: the splits of an all-to-all are numbers on the host. A layer that
     drops no token cannot do without (one that pads each expert to its capacity can)."""
-    ranks, here, k = group.size(), group.rank(), experts.shape[1]
+    ranks, here = group.size(), group.rank()
     chosen = experts.flatten()  # [t·k]
     if kept is not None:
         chosen = chosen.masked_fill(~kept.flatten(), number)  # behind the last expert
@@ -89,21 +88,22 @@ def plan(experts: Tensor, kept: Tensor | None, number: int, group: Group) -> Rou
     expert_of_run = torch.arange(number // ranks, device=chosen.device).repeat(ranks)  # [ep · E/ep]
     expert_of_row = expert_of_run.repeat_interleave(arriving, output_size=sum(receive))  # [m]
     by_expert = expert_of_row.argsort(stable=True)  # [m]
-    return Route(slots, slots // k, by_expert, load, send, receive, counts, group)
+    return Route(slots, by_expert, load, send, receive, counts, group)
 
 
-def dispatch(x: Tensor, index: Tensor, route: Route) -> Tensor:
-    """x [t, …] with index = route.tokens, or [t·k, …] with route.slots → [m, …], each expert's rows together."""
-    x = x.index_select(0, index)  # [n, …]
+def dispatch(x: Tensor, route: Route) -> Tensor:
+    """x [t·k, …], a row for each slot → [m, …], each expert's rows together."""
+    x = x.index_select(0, route.slots)  # [n, …]
     x = AllToAll.apply(x, route.send, route.receive, route.group)  # [m, …], by rank, then by expert
     return x.index_select(0, route.by_expert)  # [m, …], by expert
 
 
-def combine(y: Tensor, route: Route, tokens: int) -> Tensor:
-    """y [m, …], each expert's rows together → [t, …]: the sum of each token's rows."""
-    y = y.index_select(0, route.by_expert.argsort())  # [m, …], by rank, then by expert
+def combine(y: Tensor, route: Route, slots: int) -> Tensor:
+    """y [m, …], each expert's rows together → [t·k, …], zeros in the slots of what was dropped.
+    index_put keeps nothing of y for the backward pass, where index_add and index_copy would."""
+    y = torch.zeros_like(y).index_put((route.by_expert,), y)  # [m, …], by rank, then by expert
     y = AllToAll.apply(y, route.receive, route.send, route.group)  # [n, …]
-    return y.new_zeros(tokens, *y.shape[1:]).index_add(0, route.tokens, y)  # [t, …]
+    return y.new_zeros(slots, *y.shape[1:]).index_put((route.slots,), y)  # [t·k, …]
 
 
 def count(experts: Tensor, number: int) -> Tensor:

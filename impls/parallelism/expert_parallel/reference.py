@@ -61,16 +61,17 @@ def expert_parallel(
     if tp is not None:
         x, gates = copy(x, tp), copy(gates, tp)
 
-    # 2. Dispatch: tokens and gates to the experts.
-    rows = dispatch(x, way.tokens, way)  # [m, h]
-    p = dispatch(gates.flatten(), way.slots, way).to(x.dtype)  # [m]
+    # 2. Dispatch: each token, and its gates, to its k experts.
+    t, k = gates.shape
+    rows = dispatch(x[:, None].expand(t, k, -1).flatten(0, 1), way)  # [t·k, h] → [m, h]
+    p = dispatch(gates.flatten(), way).to(x.dtype)  # [t·k] → [m]
 
     # 3. Experts: each on its own run of rows.
     runs = zip(rows.split(way.counts), p.split(way.counts), gate_up, down, strict=True)
     y = torch.cat([feed_forward(*run) for run in runs])  # [m, h]
 
-    # 4. Combine: back to the tokens, whose rows add up.
-    output = combine(y, way, len(x))  # [t, h]
+    # 4. Combine: back to the tokens; the rows of each add up.
+    output = combine(y, way, t * k).view(t, k, -1).sum(1)  # [m, h] → [t·k, h] → [t, h]
     return reduce(output, tp) if tp is not None else output
 
 
