@@ -36,6 +36,7 @@ class Half:
     flight: Flight
     x: Tensor
     dx: Tensor
+    loss: Tensor
 
     def __init__(self, model: "DominoDecoder", index: int, tokens: Tensor, labels: Tensor, count: Tensor) -> None:
         self.model, self.wire, self.index = model, model.wire, index
@@ -58,7 +59,8 @@ class Half:
         else:
             logits = self.model.lm_head(n)
             losses = CrossEntropy.apply(logits, self.labels, self.model.start, self.model.group)
-            self.roots.append(get_gradient_edge(losses.masked_fill(self.labels < 0, 0.0).sum() / self.count))
+            self.loss = losses.masked_fill(self.labels < 0, 0.0).sum() / self.count
+            self.roots.append(get_gradient_edge(self.loss))
 
     def _send(self, partial: Tensor) -> None:
         self.roots.append(get_gradient_edge(partial))
@@ -130,5 +132,5 @@ class DominoDecoder(ParallelDecoder):
                     half.backward(stage, scale)
             self.wire.pause()
 
-        loss = sum(half.roots[-1][0].detach() for half in halves)
+        loss = sum(half.loss.detach() for half in halves)
         return Turns.apply(loss.new_zeros((), requires_grad=True), loss, run)
