@@ -24,7 +24,6 @@ The ranks are a grid p × d × c × t; each belongs to one group along every axi
 from collections.abc import Mapping
 from functools import partial
 
-import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
@@ -34,7 +33,6 @@ from impls.common.mesh import cut, gather, lines, mesh, placed, token_share
 from impls.common.optimizer import clip
 from impls.common.shards import collect, dim, shard
 from impls.common.sums import sum_flat
-from impls.common.weights import initial
 from impls.parallelism.hybrid_3d.checkpoint import load, save
 from impls.parallelism.hybrid_3d.resharding import Moved, check
 from impls.parallelism.hybrid_3d.stage import ROUTER, Context, Experts, SequenceStage, TensorStage, part_length, ring
@@ -52,7 +50,10 @@ from impls.parallelism.tensor_parallel.reference import TensorParallel
 class Hybrid:
     """``partition``: the optimizer's states are divided among replicas."""
 
-    def __init__(self, workload: Workload, topology: Topology, sequence_parallel: bool, partition: bool) -> None:
+    def __init__(
+        self, workload: Workload, topology: Topology, sequence_parallel: bool = False, partition: bool = False
+    ) -> None:
+        check(workload, topology, sequence_parallel)
         self.workload, self.topology, self.steps = workload, topology, 0
 
         # 1. The mesh: this rank's group along each axis. Ranks of dp × cp have other tokens and the same weights.
@@ -60,9 +61,8 @@ class Hybrid:
         self.pp, self.tp, cp = (places.get_group(axis) for axis in ("pp", "tp", "cp"))
         self.dp_rank, pipelines = places.get_local_rank("dp"), lines(places, "pp")
         self.replicas = dist.new_subgroups_by_enumeration(lines(places, "dp", "cp"))[0]
-        self.experts = (
-            Experts(places, topology, not sequence_parallel) if isinstance(workload.model, MoeConfig) else None
-        )
+        experts = isinstance(workload.model, MoeConfig)
+        self.experts = Experts(places, topology, sums=not sequence_parallel) if experts else None
         self.context = Context(workload, topology.cp, cp.rank()) if topology.cp > 1 else None
 
         # 2. This rank's stage (pp): a part of each of its matrices (tp), its experts (ep), attention over a ring (cp).
@@ -79,11 +79,7 @@ class Hybrid:
             return stage
 
         plan = plan_of(workload, topology, "1f1b", 1)
-        self.stages, self.weights = build_stages(workload, plan, self.pp.rank(), make)
-        with torch.no_grad():
-            for name, full in initial(workload):
-                if name in self.weights:
-                    self.weights[name].copy_(self.part(name, full))
+        self.stages, self.weights = build_stages(workload, plan, self.pp.rank(), make, self.part)
         self.executor = Executor(plan, pipelines, self.stages)
 
         # 3. Whose gradients are parts of sums: gains' over tp, a tied embedding's over its two stages.
@@ -142,16 +138,8 @@ class Hybrid:
     save, load = save, load
 
 
-def build(
-    workload: Workload,
-    topology: Topology,
-    sequence_parallel: bool = False,
-    partition: bool = False,
-    resharding: str = "",
-) -> Trainer:
+def build(workload: Workload, topology: Topology, resharding: str = "", **variant: bool) -> Trainer:
     """``resharding``: after a step everything is saved, and the run goes on on another mesh."""
-    check(workload, topology, sequence_parallel)
     if resharding:
-        make = partial(Hybrid, workload, sequence_parallel=sequence_parallel, partition=partition)
-        return Moved(make, workload, topology, resharding)
-    return Hybrid(workload, topology, sequence_parallel, partition)
+        return Moved(partial(Hybrid, workload, **variant), workload, topology, resharding)
+    return Hybrid(workload, topology, **variant)

@@ -1,7 +1,7 @@
 """The optimizer of weights that the ranks of ``replicas`` hold alike: each steps all of them, or a part (ZeRO-1).
 
 The batch is spread over ``ranks``, dp × cp of them. A dense weight's replicas are all of these. An expert's are
-ranks ÷ ep, but each has the gradient of the tokens of ep ranks. So the mean is, for both, the sum over replicas ÷ ranks.
+ranks ÷ ep, but each has the gradient of the tokens of ep ranks. For both, the mean is the sum over replicas ÷ ranks.
 
 What is asked for by name, ``what``: "gradient", "master", or one of the optimizer's moments.
 """

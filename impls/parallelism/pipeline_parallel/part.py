@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
@@ -11,7 +10,6 @@ from impls.common.clipping import global_norm
 from impls.common.mesh import cut, gather, lines, mesh, placed, token_share
 from impls.common.optimizer import MasterWeights, clip
 from impls.common.sums import mean_flat, sum_flat
-from impls.common.weights import initial
 from impls.parallelism.pipeline_parallel.plan import Plan, homes
 from impls.parallelism.pipeline_parallel.stage import Stage, build_stages
 
@@ -47,11 +45,7 @@ class Part:
         self.workload, self.topology = workload, topology
         self.pp, self.dp, self.dp_rank = places.get_group("pp"), places.get_group("dp"), places.get_local_rank("dp")
         self.pipelines = lines(places, "pp")  # of each, its ranks
-        self.stages, self.weights = build_stages(workload, plan, self.pp.rank(), Stage)
-        with torch.no_grad():
-            for name, full in initial(workload):
-                if name in self.weights:
-                    self.weights[name].copy_(full)
+        self.stages, self.weights = build_stages(workload, plan, self.pp.rank(), Stage, lambda name, full: full)
         self.homes = homes(workload.model, plan)
         self.shared = shared_groups(self.homes, self.pipelines)
         self.optimizer = MasterWeights(self.weights.values(), workload)

@@ -13,7 +13,7 @@ from impls.common import stages
 from impls.common.decoder import Layer, cross_entropy, rope_table, wide
 from impls.common.mesh import device
 from impls.common.stages import EMBEDDING, HEAD, split
-from impls.common.weights import TORCH_DTYPES
+from impls.common.weights import TORCH_DTYPES, initial
 from impls.parallelism.pipeline_parallel.plan import Plan
 
 Product = tuple[nn.Parameter, Tensor, Tensor]  # weight [n, h], the output's gradient dy [b·s, n], the input x [b·s, h]
@@ -96,17 +96,23 @@ class Stage(stages.Stage):
 
 
 def build_stages(
-    workload: Workload, plan: Plan, rank: int, make: Callable[[ModelConfig, range, bool, bool], Stage]
+    workload: Workload,
+    plan: Plan,
+    rank: int,
+    make: Callable[[ModelConfig, range, bool, bool], Stage],
+    part: Callable[[str, Tensor], Tensor],
 ) -> tuple[dict[int, Stage], dict[str, nn.Parameter]]:
-    """A rank's stages, uninitialised, and their parameters by canonical name: a tied embedding is one of them, also
-    where this rank has both ends."""
+    """A rank's stages with the initial weights, and these by canonical name: a tied embedding is one of them, also
+    where this rank has both ends. ``part``: name and whole weight → what this rank has of it."""
     config, stages = workload.model, {}
     layers, weights = split(config.num_hidden_layers, plan.stages), dict[str, nn.Parameter]()
+    # 1. Stages without values; a rank may have several.
     for stage in (s for s, holder in enumerate(plan.rank_of) if holder == rank):
         place = stage % plan.stages
         with torch.device("meta"):
             module = make(config, layers[place], place == 0, place == plan.stages - 1)
         stages[stage] = module.to(TORCH_DTYPES[workload.dtype]).to_empty(device=device())
+        # 2. Their weights' names.
         for name, parameter in list(module.named_parameters()):
             if name == HEAD and config.tie_word_embeddings:
                 name = EMBEDDING
@@ -115,5 +121,10 @@ def build_stages(
                 holder.weight = weights[name]
             else:
                 weights[name] = parameter
+    # 3. Values.
+    with torch.no_grad():
+        for name, full in initial(workload):
+            if name in weights:
+                weights[name].copy_(part(name, full))
     # In the model's order, which is the same on all ranks that add up gradients.
     return stages, {name: weights[name] for name, _ in config.shapes() if name in weights}
