@@ -1,10 +1,11 @@
 """ZeRO-3 is hooks: weights are partitioned too, and are whole only while their layer computes (P_os+g+p,
 Rajbhandari et al. 2020, §5.3, §7.2.2).
 
-    forward    gather 0 ┌ gather 1 · compute 0 ┐┌ gather 2 · compute 1 ┐ …       each unit is released after its pass;
-    backward   gather n ┌ gather n−1 · compute n ┐┌ gather n−2 · compute n−1 · reduce-scatter n ┐ …     the next is
-                                                                                           under way while it computes
-    unit       an attention, an MLP, the head; the root, unit 0, has the rest and is there during the whole pass
+    forward    gather 0 ┌ gather 1 · compute 0 ┐┌ gather 2 · compute 1 ┐ …
+    backward   gather n ┌ gather n−1 · compute n ┐┌ gather n−2 · compute n−1 · reduce-scatter n ┐ …
+
+Each unit is gathered while the one before it computes, and is released after its pass. Units are an attention, an MLP
+and the head; the root, unit 0, has the other parameters and is there during the whole pass.
 
     Ψ_u  parameters of a unit       N_d  ranks
 """
@@ -102,7 +103,7 @@ def hook(model: Decoder, units: Sequence[Unit], reduce: Reduce) -> Reducer:
     """Each unit is gathered before its passes, released after them, and its gradient reduced."""
     reducer = Reducer(reduce)
     for index, (module, _) in enumerate(modules(model)):
-        # Ahead of the last unit is the root, which is there all along.
+        # Ahead of the last unit is the root, which is there already; the backward pass begins with root and last unit.
         _around(module, units[index], units[(index + 1) % len(units)], units[index - 1], reducer)
     return reducer
 
