@@ -9,7 +9,7 @@ from harness.catalog import DATA, load
 from harness.launch import tasks
 from harness.launch.rank import Context
 from harness.spec import Topology, Unsupported, Workload
-from impls.common import cuda_on_cpu
+from impls.engines import cuda_on_cpu
 from tests.impls.accelerator import Accelerator
 
 Variants = Mapping[str, tuple[Workload, Topology, Mapping[str, Any]]]
