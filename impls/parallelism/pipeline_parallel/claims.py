@@ -157,7 +157,7 @@ def dual_pipe_bubble(records: Records) -> Finding:
         f"{3 * MICRO_BATCHES + 2} unit times for {MICRO_BATCHES} micro-batches"
     )
     found = _timeline(records, "dual_pipe", "pp4")
-    reason = "what it promises needs forward and backward passes that overlap on one device, which they do not here"
+    reason = "it is promised for layers that communicate inside, behind one another's computing; none here does"
     if found is None:
         return assessed("dual_pipe_bubble", "out of reach here", reason, arithmetic, unit="idle ÷ work")
     times = found["detail"]["times"]

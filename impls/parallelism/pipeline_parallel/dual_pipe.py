@@ -14,7 +14,7 @@ with h ranks from the way's entrance to the middle, r of them before this one:
 n micro-batches enter on way 0. Only phases 3 and 6 to 8 split a backward pass; elsewhere it is whole. A slot's messages
 leave when all of it is done, also those of F&B.
 
-    bubble        (h − 1)(F&B + B − 3W), B here a whole backward pass; reached where F = B's part for inputs = W
+    bubble        (h − 1)(F&B + B − 3W), B here a whole backward pass; exact where F, W and B without W take as long
     in flight     2h + 1 micro-batches of a stage each, on all ranks alike; h = p/2 in DualPipe, h = p in DualPipeV
 
 Pictures as in zero_bubble.py.

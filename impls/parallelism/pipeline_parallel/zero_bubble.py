@@ -52,11 +52,12 @@ def interleaved_zb(p: int, m: int, v: int) -> Plan:
 def zb_v(p: int, m: int) -> Plan:
     """Two stages a rank in the shape of a V: F0, B0, W0 are those of stage r on the way down, F1, B1, W1 those of stage
     2p − 1 − r on the way up. The first and the last stage are both on rank 0. At most 2p halves of a micro-batch are in
-    flight, the memory of 1F1B, and with F = B = W no rank idles between its first action and its last (§6, the
-    schedule drawn by hand; Qi et al. 2024, "Pipeline Parallelism with Controllable Memory", figure 4, "V-ZB").
+    flight, the memory of 1F1B, and with F = B = W no rank idles between its first action and its last (§6; Qi et al.
+    2024, "Pipeline Parallelism with Controllable Memory", §4.1, "V-ZB").
 
-    For other times the papers search a schedule; this one is the drawn one. It takes m ≥ 2p − 1 to be without bubbles;
-    for fewer micro-batches it is that of 2p − 1 with the last ones left out.
+    The authors' program searches a schedule for the times that it is given. What it finds for F = B = W is written out
+    here as phases, but for the last weights' gradients, which it spreads otherwise over phases 6 and 7. For fewer than
+    2p − 1 micro-batches it is the schedule of 2p − 1 with the last ones left out.
 
     p = 2, m = 4, F = B = W = 1        0120aA1bB3aA2cCbB3dDcCdD.
                                        .0011aA2aA2bB3bB3cCcddCDD
