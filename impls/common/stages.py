@@ -22,7 +22,7 @@ class Block(nn.Module):
     """A layer for engines that take a sequence of modules. It makes its rotary tables itself: between stages only
     activations travel. ``layer``: a new one by default."""
 
-    def __init__(self, config: ModelConfig, layer: Layer | None = None) -> None:
+    def __init__(self, config: ModelConfig, layer: nn.Module | None = None) -> None:
         super().__init__()
         self.config, self.layer = config, layer or Layer(config)
 

@@ -29,15 +29,11 @@ from impls.parallelism.pipeline_parallel.stage import Product, Stage, weight_gra
 
 
 class Executor:
-    """``pipelines``: the ranks of every pipeline of the mesh; ``stages``: those that this rank holds; ``versions`` of
-    their weights (:class:`~impls.parallelism.pipeline_parallel.asynchronous.Versions`), if the plan has some."""
+    """``pipelines``: the ranks of every pipeline of the mesh; ``stages``: those that this rank holds. ``versions``:
+    each stage's (see asynchronous.py), if the plan has some."""
 
     def __init__(
-        self,
-        plan: Plan,
-        pipelines: list[list[int]],
-        stages: Mapping[int, Stage],
-        versions: Mapping[int, Any] | None = None,
+        self, plan: Plan, pipelines: list[list[int]], stages: Mapping[int, Stage], versions: Any = None
     ) -> None:
         self.plan, self.stages, self.versions = plan, stages, versions
         self.rank = plan.rank_of[min(stages)]

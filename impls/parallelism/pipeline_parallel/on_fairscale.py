@@ -3,7 +3,7 @@
 from fairscale.nn import Pipe
 
 from harness.spec import Topology, Workload
-from impls.parallelism.pipeline_parallel.one_process import OneProcess
+from impls.engines.one_process import OneProcess
 
 
 def build(workload: Workload, topology: Topology, schedule: str) -> OneProcess:

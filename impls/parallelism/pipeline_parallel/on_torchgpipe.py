@@ -3,7 +3,7 @@
 import torchgpipe
 
 from harness.spec import Topology, Workload
-from impls.parallelism.pipeline_parallel.one_process import OneProcess
+from impls.engines.one_process import OneProcess
 
 
 def build(workload: Workload, topology: Topology, schedule: str) -> OneProcess:
