@@ -12,7 +12,6 @@ from impls.acceleration.latent_attention.rotary import rotated
 from impls.acceleration.latent_attention.sizes import sizes
 
 EPS, THETA = 1e-6, 10000.0
-TELLING = ()  # both forms compute the same
 
 
 def draw(workload: Workload, absorbed: bool = False) -> dict[str, Tensor]:
