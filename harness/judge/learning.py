@@ -30,8 +30,8 @@ def permutation(ours: Sequence[float], theirs: Sequence[float]) -> float:
 
 def seeds_for(difference: float, deviation: float) -> int:
     """How many seeds a side show a difference of means with the test's power, by the normal approximation."""
-    z = stats.norm.isf(ALPHA / 2) + stats.norm.isf(1 - POWER)
-    return max(4, math.ceil(2 * (z * deviation / difference) ** 2))  # 3 against 3 have no p-value below 0.1
+    z = float(stats.norm.isf(ALPHA / 2) + stats.norm.isf(1 - POWER))
+    return max(4, math.ceil(2 * float(z * deviation / difference) ** 2))  # 3 against 3 have no p-value below 0.1
 
 
 def judge(engine: Sequence[Curves], reference: Sequence[Curves], score: str, better: str) -> list[Finding]:

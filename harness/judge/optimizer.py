@@ -49,7 +49,8 @@ def decayed_last(w: Tensor, g: Tensor, moments: tuple[Tensor, Tensor], t: int, w
     m.add_((g - m) * (1 - b1))
     v.add_((g * g - v) * (1 - b2))
     root = (1 - b2**t) ** 0.5
-    return w - m / (v.sqrt() + work.eps * root) * (work.lr * root / (1 - b1**t)) - w * (work.lr * work.weight_decay)
+    step: Tensor = m / (v.sqrt() + work.eps * root) * (work.lr * root / (1 - b1**t))
+    return w - step - w * (work.lr * work.weight_decay)
 
 
 HONEST: tuple[Step, ...] = (textbook, decayed_first, decayed_last)
@@ -58,7 +59,7 @@ HONEST: tuple[Step, ...] = (textbook, decayed_first, decayed_last)
 def replay(step: Step, gradients: Sequence[Tensors], weights: Sequence[Tensors], work: Workload) -> list[Tensors]:
     """What each step changes, from the weights before it (``weights[t]``, one more than there are gradients)."""
     moments = {name: (torch.zeros_like(w), torch.zeros_like(w)) for name, w in weights[0].items()}
-    changes = []
+    changes: list[Tensors] = []
     for t, clipped in enumerate(_clipped(gradients, work), start=1):
         before = weights[t - 1]
         changes.append({name: step(w, clipped[name], moments[name], t, work) - w for name, w in before.items()})

@@ -23,12 +23,11 @@ def take(lab: "Lab", case: Case) -> list[Finding]:
     contract = lab.runner.card(case).contract
     assert isinstance(contract, Flows)
     work = {"seeds": contract.seeds, "budget": contract.budget}
-    runs = [lab.runner.once(c, f"{__name__}:curves", **work) for c in (case, replace(case, engine="reference"))]
-    for found in runs:
-        if isinstance(found, Finding):
-            return [found]
-    engine, reference = (ranks[0] for ranks in runs)
-    return learning.judge(engine, reference, contract.score, contract.better)
+    engine = lab.runner.once(case, f"{__name__}:curves", **work)
+    reference = lab.runner.once(replace(case, engine="reference"), f"{__name__}:curves", **work)
+    if isinstance(engine, Finding) or isinstance(reference, Finding):
+        return [found for found in (engine, reference) if isinstance(found, Finding)][:1]
+    return learning.judge(engine[0], reference[0], contract.score, contract.better)
 
 
 def curves(

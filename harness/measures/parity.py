@@ -1,5 +1,6 @@
 """Gradients, updates and losses (or outputs) against the float64 oracle, in noise floors."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.spec import Case, Finding, Flows, Needs, Occasion
@@ -19,7 +20,7 @@ def asked(occasion: Occasion) -> bool:
 
 
 def take(lab: "Lab", case: Case) -> list[Finding]:
-    from harness.spec.run import FunctionRun
+    from harness.spec.run import FunctionRun, TrainerRun
 
     checked = lab.runner.taken(case)
     if checked.problem:
@@ -29,7 +30,8 @@ def take(lab: "Lab", case: Case) -> list[Finding]:
         return [reference]
     if isinstance(checked.ranks[0], FunctionRun):
         return _function(case, checked.ranks[0], reference)
-    return _trainer(lab.runner, case, checked.ranks, reference)
+    ranks = [rank for rank in checked.ranks if isinstance(rank, TrainerRun)]
+    return _trainer(lab.runner, case, ranks, reference)
 
 
 def _function(case: Case, run: "FunctionRun", reference: "Reference") -> list[Finding]:
@@ -40,7 +42,7 @@ def _function(case: Case, run: "FunctionRun", reference: "Reference") -> list[Fi
     return found + parity.equal(run.exact, reference.oracle.exact)
 
 
-def _trainer(runner: "Runner", case: Case, ranks: tuple["TrainerRun", ...], reference: "Reference") -> list[Finding]:
+def _trainer(runner: "Runner", case: Case, ranks: Sequence["TrainerRun"], reference: "Reference") -> list[Finding]:
     from harness.judge import optimizer, parity
     from harness.run.oracle import mean_losses, tensors, trained
     from harness.spec.run import COMPARED

@@ -130,7 +130,7 @@ def has(context: Context, imported: str) -> bool:
 def imported(context: Context) -> bool:
     """Whether what checked and timed runs need was here before this module, which the server imports last."""
     before = list(sys.modules)[: list(sys.modules).index(__name__)]
-    ours = {"harness.launch.outcome", "harness.launch.tasks", "impls.common.data"}
+    ours = {"harness.launch.outcome", "harness.launch.checked", "harness.launch.timed", "impls.common.data"}
     return ours | {"torch.utils.serialization.config"} <= set(before)
 
 

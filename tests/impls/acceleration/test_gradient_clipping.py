@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from harness.lab import Lab
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
-from harness.lab import Lab
 from harness.launch.outcome import Done, Job, describe
 from harness.launch.rank import Context
 from harness.spec import Case, ModelConfig, Topology, Unsupported

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from harness.lab import Lab
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from harness.lab import Lab
 from harness.launch.outcome import Done, Job, describe
 from harness.launch.rank import Context
 from harness.spec import Case, Engine, ModelConfig, Span, Topology, Trainer, Workload
