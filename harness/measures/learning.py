@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from harness.launch.rank import Context
     from harness.run.lab import Lab
 
-PLACE, NEEDS, QUANTITIES = 8, Needs.RUN, ()
+PLACE, NEEDS, QUANTITIES = 9, Needs.RUN, ()
 
 
 def asked(occasion: Occasion) -> bool:

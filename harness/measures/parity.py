@@ -16,7 +16,9 @@ PLACE, NEEDS, QUANTITIES = 1, Needs.ORACLE, ()
 
 
 def asked(occasion: Occasion) -> bool:
-    return occasion.judged and not occasion.large and not isinstance(occasion.card.contract, Flows)
+    """Not of what is drawn at random, nor of what is too large for an oracle."""
+    drawn = occasion.case.workload.model.dropout > 0
+    return occasion.judged and not (occasion.large or drawn or isinstance(occasion.card.contract, Flows))
 
 
 def take(lab: "Lab", case: Case) -> list[Finding]:

@@ -9,9 +9,9 @@ from harness.plan import cases as plan
 from harness.run.lab import Lab
 from harness.spec import Card, Case, Engine, Finding
 from tests import labs
-from tests.examples import bandit, extraction, low_rank
+from tests.examples import bandit, extraction, low_rank, recomputed
 
-CARDS = {module.CARD.name: module.CARD for module in (low_rank, extraction, bandit)}
+CARDS = {module.CARD.name: module.CARD for module in (low_rank, extraction, bandit, recomputed)}
 REQUEST = plan.Request(depth="full", ranks=2)
 
 
@@ -45,16 +45,17 @@ def test_each_contract_has_the_measures_that_suit_it() -> None:
         "low_rank": {"parity", "memory", "traffic", "trace"},
         "extraction": {"parity", "memory"},
         "bandit": {"learning"},
+        "recomputed": {"memory", "bits"},
     }
 
 
-def broken(lab: Lab, card: Card, build: str, measure: str, topology: str) -> dict[str, Finding]:
+def broken(lab: Lab, card: Card, build: str, measure: str, topology: str, variant: str = "") -> dict[str, Finding]:
     """By quantity, what is found of a planted fault."""
     name = build.partition(":")[2]
     faulty = replace(card, engines={"reference": card.engines["reference"], name: Engine(build)})
     lab.runner.cards = {**CARDS, card.name: faulty}
     cases = plan.cases(replace(REQUEST, engines=(name,)), {card.name: faulty})
-    case = next(case for case in cases if str(case.topology) == topology)
+    case = next(case for case in cases if str(case.topology) == topology and variant in case.variant)
     return {finding.quantity: finding for finding in lab.measure(measure, case)}
 
 
@@ -81,6 +82,13 @@ def test_a_text_that_is_another_is_found(lab: Lab) -> None:
 def test_an_engine_that_does_not_learn_is_found(lab: Lab) -> None:
     found = broken(lab, bandit.CARD, "tests.examples.bandit.on_autograd:idle", "learning", "dp1")
     assert found["score"].verdict == "fail"
+
+
+def test_a_variant_that_is_not_bit_equal_to_its_twin_is_found(lab: Lab) -> None:
+    twins = recomputed.CARD.variants
+    found = broken(lab, recomputed.CARD, "tests.examples.recomputed.reference:other_draws", "bits", "dp1", [*twins][1])
+    assert found["tensors"].verdict == "fail"
+    assert "differ from those of kept_layers, first model." in found["tensors"].reason
 
 
 def hasty(workload: object, topology: object, strict: bool) -> object:

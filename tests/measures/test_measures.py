@@ -20,7 +20,7 @@ RANKS = '''
 
 from harness.spec import Finding, Needs
 
-PLACE, NEEDS, QUANTITIES = 9, Needs.CHECKED, ()
+PLACE, NEEDS, QUANTITIES = 10, Needs.CHECKED, ()
 
 
 def asked(occasion):

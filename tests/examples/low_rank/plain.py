@@ -44,11 +44,8 @@ class LowRank:
         for x, y in zip(*(part.to(self.base.dtype).chunk(k) for part in batch), strict=True):
             low = x @ self.weights["A"].T  # [rows, rank]
             delta = low @ self.weights["B"].T if not self.math else x @ (self.weights["B"] @ self.weights["A"]).T
-            loss = (
-                (x @ self.base.T + delta - y).float().square().mean()
-                if x.dtype != torch.float64
-                else ((x @ self.base.T + delta - y).square().mean())
-            )
+            error = (x @ self.base.T + delta - y).to(torch.promote_types(x.dtype, torch.float32))
+            loss = error.square().mean()
             (loss * scale / k).backward()
             total += loss.detach().double() / k
         return total

@@ -18,12 +18,11 @@ class DataParallelLowRank(LowRank):
         mine = Pairs(*(part.chunk(n)[r] for part in batch))
         loss = self.accumulate(mine, 1 / n)
         if n > 1:
-            flat = torch.cat([p.grad.flatten() for p in self.weights.values()])  # [A's and B's elements]
+            gradients = [p.grad for p in self.weights.values() if p.grad is not None]
+            flat = torch.cat([g.flatten() for g in gradients])  # [A's and B's elements]
             dist.all_reduce(flat)
-            for p, summed in zip(
-                self.weights.values(), flat.split([p.numel() for p in self.weights.values()]), strict=True
-            ):
-                p.grad.copy_(summed.view_as(p))
+            for g, summed in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+                g.copy_(summed.view_as(g))
         return loss
 
 
