@@ -7,7 +7,7 @@ from harness.spec import Case, Finding, Flows, Needs, Occasion
 if TYPE_CHECKING:
     from harness.run.lab import Lab
 
-PLACE, NEEDS, QUANTITIES = 2, Needs.CHECKED, ("states", "activations", "saved", "peak")
+PLACE, NEEDS, QUANTITIES = 2, Needs.CHECKED, ("states", "activations", "saved", "growth", "peak")
 
 
 def asked(occasion: Occasion) -> bool:
@@ -30,6 +30,7 @@ def take(lab: "Lab", case: Case) -> list[Finding]:
         found = [
             law.against(card, case, "memory", "states", states, padding),
             law.against(card, case, "memory", "activations", kept),
+            _growth([[step.states for step in rank.memory] for rank in ranks]),
         ]
     else:
         found = [law.against(card, case, "memory", "saved", kept)]
@@ -37,3 +38,10 @@ def take(lab: "Lab", case: Case) -> list[Finding]:
     text = f"{peak / 2**20:.2f} MiB at most in a step"
     found.append(Finding("memory", "peak", peak, "B", "pass", text))
     return [finding.but(detail={**finding.detail, **meter}) for finding in found]
+
+
+def _growth(ranks: list[list[float]]) -> Finding:
+    """What each of two steps in a row holds must be the same: a leak grows from step to step."""
+    growth = max(after - before for before, after in ranks)
+    text = f"{growth:,.0f} B more in a step than in the one before, on the rank that grows most"
+    return Finding("memory", "growth", growth, "B", "fail" if growth > 0 else "pass", text, bound=0.0)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from harness.spec import Case, Finding, Flows, Needs, Occasion
+from harness.spec.finding import worst
 
 if TYPE_CHECKING:
     from harness.run.lab import Lab
@@ -24,16 +25,17 @@ def take(lab: "Lab", case: Case) -> list[Finding]:
         return [checked.problem]
     if unmetered := checked.ranks[0].unmetered:
         return [Finding("traffic", "run", None, "", "skipped", unmetered)]
-    card = lab.runner.card(case)
-    most = max(checked.ranks, key=lambda rank: max(step.bytes for step in rank.traffic))
-    step = max(most.traffic, key=lambda step: step.bytes)
-    finding = law.against(card, case, "traffic", "bytes", step.bytes, elements=most.padding)
-    detail = {**finding.detail, "by_op": step.by_op, "control": step.control}
-    reason = finding.reason + (f"; {step.control:,.0f} B of losses, norms and flags besides" if step.control else "")
-    findings = [finding.but(detail=detail, reason=reason)]
+    card, found = lab.runner.card(case), []
+    for steps in zip(*(rank.traffic for rank in checked.ranks), strict=True):
+        step = max(steps, key=lambda rank: rank.bytes)
+        finding = law.against(card, case, "traffic", "bytes", step.bytes, elements=checked.ranks[0].padding)
+        control = f"; {step.control:,.0f} B of losses, norms and flags besides" if step.control else ""
+        detail = {**finding.detail, "by_op": step.by_op, "control": step.control}
+        found.append(finding.but(detail=detail, reason=finding.reason + control))
+    findings = [worst(found)]  # each of two steps in a row must keep the law
     if size := card.variants[case.variant].get("group"):
         across = max(_across(step.groups, int(size)) for rank in checked.ranks for step in rank.traffic)
-        findings.append(law.against(card, case, "traffic", "across_groups", across, elements=most.padding))
+        findings.append(law.against(card, case, "traffic", "across_groups", across, elements=checked.ranks[0].padding))
     return findings
 
 
