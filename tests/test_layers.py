@@ -9,10 +9,11 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
-from importlib.metadata import packages_distributions
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from harness import catalog
 from harness.measures import MEASURES
@@ -23,9 +24,14 @@ from harness.spec.named import NAMED
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("harness", "impls", "reports", "suites")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+IMPLS = [path for path in FILES if path.is_relative_to(ROOT / "impls")]
 CARDS = catalog.topics()
+ENGINES = [engine for card in CARDS.values() for engine in card.engines.values() if engine.build]
+COMPILERS = {engine.compiles for engine in ENGINES}
 CAP, REFERENCE_CAP = 400, 150
-LIBRARIES = packages_distributions().keys() | sys.stdlib_module_names
+HOMES = packages_distributions()  # top-level module → its distributions
+INSTALLED = {distribution for homes in HOMES.values() for distribution in homes}
+LIBRARIES = HOMES.keys() | sys.stdlib_module_names
 
 # part of the project → what of the project it may import beside itself
 BASE = {"harness.spec", "harness.catalog"}
@@ -147,13 +153,129 @@ def test_no_module_of_a_topic_is_called_after_a_library(card: Card) -> None:
     assert {path.stem for path in folder.glob("*.py")} & LIBRARIES == set()
 
 
-def test_an_engine_is_imported_only_in_its_own_adapters_and_shims() -> None:
-    engines = {"deepspeed", "megatron", "trl", "peft", "fairscale", "torchgpipe", "transformers", "accelerate"}
-    engines |= {"horovod", "colossalai"}
+def layer(name: str) -> str:
+    """Of ``impls``: ``common``, ``engines``, or a topic as ``chapter.topic``; of the rest of the project nothing."""
+    _, first, second, *_ = [*name.split("."), "", ""]
+    if not name.startswith("impls.") or (not second and not first):
+        return ""
+    return first if first in ("common", "engines") else f"{first}.{second}".rstrip(".")
+
+
+def is_adapter(name: str) -> bool:
+    return name.rpartition(".")[2].startswith("on_")
+
+
+@pytest.mark.parametrize("path", IMPLS, ids=module)
+def test_inside_impls_imports_go_from_topics_to_engines_to_common(path: Path) -> None:
+    own = layer(module(path))
+    others = {name for name in imports(path) if layer(name) not in ("", own)}
+    if own == "common":
+        assert others == set()
+    elif own == "engines":
+        assert {layer(name) for name in others} <= {"common"}
+    elif not is_adapter(module(path)) and module(path) not in COMPILERS:
+        assert "engines" not in {layer(name) for name in others}
+
+
+@pytest.mark.parametrize("path", IMPLS, ids=module)
+def test_an_adapter_is_imported_by_nothing(path: Path) -> None:
+    assert [name for name in imports(path) if name.startswith("impls.") and is_adapter(name)] == []
+
+
+def test_no_topic_needs_itself_through_another_one() -> None:
+    graph: dict[str, set[str]] = {}
+    for path in IMPLS:
+        own = layer(module(path))
+        graph.setdefault(own, set()).update({layer(name) for name in imports(path)} - {"", own})
+    order = list(TopologicalSorter(graph).static_order())  # CycleError names the cycle
+    assert order.index("parallelism.zero") < order.index("parallelism.hybrid_3d")
+    assert order.index("parallelism.hybrid_3d") < order.index("acceleration.gradient_clipping")
+
+
+def bases(name: str) -> Iterator[str]:
+    """``module.Class`` of whatever the classes of a module derive from, through the project, as far as that goes."""
+    path = ROOT.joinpath(*name.split(".")).with_suffix(".py")
+    tree = ast.parse((path if path.exists() else path.with_suffix("") / "__init__.py").read_text())
+    meant: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            meant |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            meant |= {alias.asname: alias.name for alias in node.names if alias.asname}
+    for node in ast.walk(tree):
+        for base in node.bases if isinstance(node, ast.ClassDef) else ():
+            first, _, rest = ast.unparse(base).partition(".")
+            whole = ".".join(filter(None, (meant.get(first, first), rest)))
+            yield whole
+            if whole.startswith("impls."):
+                yield from bases(whole.rpartition(".")[0])
+
+
+@pytest.mark.parametrize("path", [path for path in IMPLS if is_adapter(module(path))], ids=module)
+def test_no_adapter_derives_from_a_reference_or_from_another_topic(path: Path) -> None:
+    own = layer(module(path))
+    for base in bases(module(path)):
+        place = base.rpartition(".")[0]
+        assert not place.endswith(".reference")
+        assert layer(place) in ("", "common", "engines", own)
+
+
+def distribution(requirement: str) -> str:
+    return re.split(r"[^\w.-]", requirement)[0]
+
+
+def libraries(distributions: set[str]) -> set[str]:
+    """The top-level modules of distributions, by their name where they are not installed."""
+    found = {name for name, homes in HOMES.items() if {*homes} & distributions}
+    return found | {name.replace("-", "_") for name in distributions - INSTALLED}
+
+
+def with_their_own(distributions: set[str]) -> set[str]:
+    """Distributions and those that they cannot be installed without."""
+    found, new = set[str](), distributions
+    while new:
+        found |= new
+        needed = [Requirement(text) for name in new & INSTALLED for text in requires(name) or []]
+        new = {r.name for r in needed if not r.marker or r.marker.evaluate({"extra": ""})} - found
+    return found
+
+
+REQUIRED = {engine.build.partition(":")[0]: {*map(distribution, engine.requires)} - {"cuda"} for engine in ENGINES}
+# The last are looked for by engines alone.
+ENGINE_MODULES = libraries({name for names in REQUIRED.values() for name in names})
+ENGINE_MODULES |= {"peft", "flash_attn", "apex", "xformers"}
+
+
+def test_an_engine_is_imported_only_in_its_own_adapters_and_in_what_these_share() -> None:
     for path in FILES:
-        named = {name.partition(".")[0] for name in imports(path)} & engines
-        allowed = path.stem.startswith("on_") or module(path).startswith("impls.common.")
+        named = {name.partition(".")[0] for name in imports(path)} & ENGINE_MODULES
+        allowed = is_adapter(module(path)) or layer(module(path)) == "engines"
         assert not named or allowed, f"{module(path)} imports {', '.join(named)}"
+
+
+@pytest.fixture(scope="module")
+def failures() -> dict[str, str]:
+    """Module of an engine → how its import failed where only what its card requires of the engines is installed."""
+    imported = {name.partition(".")[0] for path in IMPLS for name in imports(path)}
+    together: dict[frozenset[str], list[str]] = {}
+    for name, distributions in REQUIRED.items():
+        together.setdefault(frozenset(distributions), []).append(name)
+    work = [
+        {
+            "modules": names,
+            "blocked": sorted(ENGINE_MODULES - libraries(with_their_own({*distributions}))),
+            "absent": sorted(libraries({*distributions} - INSTALLED) & imported),
+        }
+        for distributions, names in together.items()
+    ]
+    command = [sys.executable, "-m", "tests.alone"]
+    done = subprocess.run(command, input=json.dumps(work), capture_output=True, text=True, check=True, cwd=ROOT)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_an_engine_can_be_imported_with_its_own_requirements_alone(name: str, failures: dict[str, str]) -> None:
+    assert failures.get(name, "") == ""
 
 
 @pytest.mark.parametrize("card", CARDS.values(), ids=CARDS)

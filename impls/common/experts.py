@@ -6,6 +6,8 @@ E_i(x) = W_down (silu(W_gate x) ∘ W_up x)
 E experts   k num_experts_per_tok   f moe_intermediate_size   h hidden_size   T tokens
 """
 
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,6 +26,21 @@ def route(x: Tensor, router: Tensor, k: int) -> tuple[Tensor, Tensor]:
     wide = torch.promote_types(x.dtype, torch.float32)
     gates, experts = F.linear(x.to(wide), router.to(wide)).softmax(-1).topk(k)
     return experts, gates / gates.sum(-1, keepdim=True)
+
+
+class Places(Protocol):
+    """Which part of the experts' weights a rank holds."""
+
+    def part(self, name: str, full: Tensor) -> Tensor:
+        """This rank's part of the weights of this name."""
+
+    def whole(self, name: str, part: Tensor) -> Tensor:
+        """The inverse of :meth:`part`, on every rank."""
+
+
+def is_expert(name: str) -> bool:
+    """Whether a parameter is the weights of experts."""
+    return ".experts." in name
 
 
 class Weights(nn.Module):

@@ -11,7 +11,7 @@ from harness.launch.problem import Drawn, forward_backward, part
 from harness.launch.rank import Context
 from harness.spec import Topology, Unsupported, Workload
 from harness.spec.contract import COMMON
-from impls.common import cuda_on_cpu
+from impls.engines import cuda_on_cpu
 from tests.impls.accelerator import Accelerator
 
 Variants = Mapping[str, tuple[Workload, Topology, Mapping[str, Any]]]

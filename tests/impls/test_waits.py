@@ -15,7 +15,7 @@ from harness.plan import cases as plan
 from harness.spec import Case, MoeConfig, Topology
 from harness.spec.contract import COMMON
 from harness.spec.named import load as named
-from impls.acceleration.gradient_clipping.reference import clip_by_global_norm, global_norm
+from impls.common.clipping import clip_by_global_norm, global_norm
 from impls.common.mesh import share, token_share
 from impls.common.optimizer import MasterWeights, clip, square
 from tests.impls.accelerator import HERE, Accelerator

@@ -1,14 +1,15 @@
-"""PyTorch's ``clip_grad_norm_``: on plain tensors under DDP, on DTensors under FSDP2 and tensor parallelism."""
+"""PyTorch's ``clip_grad_norm_``: on plain tensors under DDP, on DTensors under FSDP2 and tensor parallelism. Over the
+stages of a pipeline it has none."""
 
+from torch.distributed.pipelining import Schedule1F1B
 from torch.nn.utils import clip_grad_norm_
 
-from harness.spec import Topology, Trainer, Workload
-from impls.acceleration.gradient_clipping.layout import SCHEDULE, check, pipelined
-from impls.parallelism.data_parallel.on_torch import DDP
-from impls.parallelism.hybrid_3d import on_torch as hybrid
-from impls.parallelism.pipeline_parallel import on_torch as pipeline
-from impls.parallelism.tensor_parallel.on_torch import TensorParallel
-from impls.parallelism.zero.on_torch import Sharded
+from harness.spec import Topology, Trainer, Unsupported, Workload
+from impls.acceleration.gradient_clipping.layout import check, pipelined
+from impls.engines.torch.ddp import DDP
+from impls.engines.torch.fsdp import Sharded
+from impls.engines.torch.pipeline import Pipelining
+from impls.engines.torch.tensor_parallel import TensorParallel
 
 
 class Clipped(DDP):
@@ -21,9 +22,9 @@ class Clipped(DDP):
 def build(workload: Workload, topology: Topology, stage: int = 0) -> Trainer:
     check(topology, stage)
     if topology.ep > 1:
-        return hybrid.build(workload, topology)
+        raise Unsupported("PyTorch itself has no layer whose experts lie on several ranks")
     if topology.tp > 1:
         return TensorParallel(workload, topology)
     if topology.pp > 1:
-        return pipeline.build(pipelined(workload, topology), topology, SCHEDULE)
+        return Pipelining(pipelined(workload, topology), topology, Schedule1F1B, range(topology.pp))
     return Sharded(workload, topology, reshard=stage == 3) if stage else Clipped(workload, topology)

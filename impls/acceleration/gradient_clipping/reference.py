@@ -23,47 +23,17 @@ The naive sum, of all that each rank holds over all ranks, is right for ZeRO alo
     g  gradients, averaged over data-parallel ranks     c  max_grad_norm
 """
 
-from collections.abc import Mapping, Sequence
-
-import torch
-import torch.distributed as dist
-from torch import Tensor
-
 from harness.spec import Topology, Trainer, Workload
 from impls.acceleration.gradient_clipping.layout import SCHEDULE, check, pipelined
-from impls.common.mesh import device
-from impls.common.optimizer import clip, square
-
-Sharded = Mapping[tuple[dist.ProcessGroup, ...], Sequence[Tensor]]
-"""The groups among whose ranks some gradients' elements are divided → this rank's part of them."""
-
-
-def global_norm(gradients: Sharded) -> Tensor:
-    """‖g‖, the same float64 scalar on every rank; each calls it with the same groups, even if it holds no part."""
-    total = torch.zeros((), dtype=torch.float64, device=device())
-    for groups, mine in gradients.items():
-        part = square(mine)
-        for group in groups:
-            dist.all_reduce(part, group=group)
-        total += part
-    return total.sqrt()
-
-
-def clip_by_global_norm(gradients: Sharded, max_norm: float) -> None:
-    """Scales gradients in place to a global norm of at most ``max_norm`` (0: never)."""
-    if max_norm:
-        clip([tensor for mine in gradients.values() for tensor in mine], max_norm, global_norm(gradients))
+from impls.parallelism.data_parallel.reference import Bucketed
+from impls.parallelism.hybrid_3d import reference as hybrid
+from impls.parallelism.pipeline_parallel import reference as pipeline
+from impls.parallelism.tensor_parallel.reference import TensorParallel
+from impls.parallelism.zero.reference import Zero
 
 
 def build(workload: Workload, topology: Topology, stage: int = 0) -> Trainer:
-    """The reference of the parallelism that the topology asks for; each clips by the functions above."""
-    # Here, since they import this file.
-    from impls.parallelism.data_parallel.reference import Bucketed
-    from impls.parallelism.hybrid_3d import reference as hybrid
-    from impls.parallelism.pipeline_parallel import reference as pipeline
-    from impls.parallelism.tensor_parallel.reference import TensorParallel
-    from impls.parallelism.zero.reference import Zero
-
+    """The reference of the parallelism that the topology asks for; each clips by ``impls.common.clipping``."""
     check(topology, stage)
     if topology.ep > 1:
         return hybrid.build(workload, topology)

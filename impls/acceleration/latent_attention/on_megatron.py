@@ -19,8 +19,8 @@ from harness.spec import Topology, Unsupported, Workload
 from impls.acceleration.latent_attention.problem import EPS, THETA
 from impls.acceleration.latent_attention.sizes import sizes
 from impls.acceleration.latent_attention.spread import CUT, Heads
-from impls.common import megatron
 from impls.common.weights import TORCH_DTYPES
+from impls.engines.megatron.start import start
 
 NAMES = {
     "q_down": "linear_q_down_proj.weight",
@@ -48,7 +48,7 @@ class Attention(Heads):
         super().__init__(topology)
         if workload.dtype == "fp64":
             raise Unsupported("Megatron-Core's attention takes its softmax in float32")
-        megatron.start(topology)
+        start(topology)
         if not isinstance(multi_latent_attention.TELinear, type):
             multi_latent_attention.HAVE_TE = False  # without Transformer Engine it is a stand-in, yet true
         model = workload.model

@@ -7,7 +7,7 @@ from deepspeed.sequence.layer import DistributedAttention
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-import impls.common.deepspeed  # noqa: F401  its settings for the CPU come before DeepSpeed's first collective
+import impls.engines.deepspeed.engine  # noqa: F401  its settings for the CPU come before DeepSpeed's first collective
 from harness.spec import Topology, Unsupported, Workload
 from impls.parallelism.context_parallel.block_attention import needs_flash
 from impls.parallelism.context_parallel.spread import SequenceFirst

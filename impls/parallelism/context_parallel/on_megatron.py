@@ -11,7 +11,7 @@ from megatron.core.transformer.enums import AttnMaskType
 from torch import Tensor
 
 from harness.spec import Topology, Unsupported, Workload
-from impls.common.megatron import start
+from impls.engines.megatron.start import start
 from impls.parallelism.context_parallel.spread import SequenceFirst
 
 

@@ -6,14 +6,14 @@ Its capacity is that of one call, so each group of tokens is a call, as a micro-
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
 from harness.spec import Topology, Unsupported, Workload
-from impls.common.deepspeed import deepspeed  # which sets the device first
 from impls.common.mesh import device
 from impls.common.weights import TORCH_DTYPES
+from impls.engines.deepspeed.engine import deepspeed  # which sets the device first
+from impls.engines.deepspeed.experts import Expert
 from impls.parallelism.expert_parallel.exchange import count
 from impls.parallelism.expert_parallel.problem import slope
 from impls.parallelism.expert_parallel.rule import Rule
@@ -21,16 +21,6 @@ from impls.parallelism.expert_parallel.spread import Spread, summed
 from impls.parallelism.expert_parallel.unstacked import unstacked
 
 from deepspeed.moe.layer import MoE  # isort: skip
-
-
-class Expert(nn.Module):
-    def __init__(self, h: int, f: int) -> None:
-        super().__init__()
-        self.gate_up, self.down = nn.Linear(h, 2 * f, bias=False), nn.Linear(f, h, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x).chunk(2, -1)
-        return self.down(F.silu(gate) * up)
 
 
 class Layer:

@@ -13,31 +13,19 @@ import torch
 import torch.nn.functional as F
 from megatron.core.models.gpt.moe_module_specs import get_moe_module_spec
 from megatron.core.transformer import TransformerConfig
-from megatron.core.transformer.moe import moe_utils, token_dispatcher
+from megatron.core.transformer.moe import moe_utils
 from megatron.core.transformer.moe.moe_layer import MoELayer
 from torch import Tensor
 from torch.autograd import Function
 from torch.func import functional_call
 
 from harness.spec import Topology, Unsupported, Workload
-from impls.common import megatron
 from impls.common.weights import TORCH_DTYPES
+from impls.engines.megatron.experts import on_this_device
+from impls.engines.megatron.start import start
 from impls.parallelism.expert_parallel.rule import SPEED, Rule
 from impls.parallelism.expert_parallel.spread import Spread, summed
 from impls.parallelism.expert_parallel.unstacked import unstacked
-
-
-def _to_cpu(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
-    """Megatron's own converts to numpy, which all_to_all_single's splits must be, only what comes from a GPU."""
-    return tensor.numpy() if as_numpy and torch.is_tensor(tensor) else tensor
-
-
-def on_this_device() -> None:
-    """What a rank needs before its first MoELayer."""
-    if not torch.cuda.is_available():
-        moe_utils.maybe_move_tensor_to_cpu = token_dispatcher.maybe_move_tensor_to_cpu = _to_cpu
-    if not moe_utils.HAVE_TE:
-        moe_utils.te_general_gemm = None  # router_gating_linear asks for it, but only Transformer Engine binds it
 
 
 class _Scale(Function):
@@ -114,7 +102,7 @@ class Layer:
                 "Megatron-Core's drop policy 'position' leaves it to the ties of torch.topk whom a full expert drops,"
                 " and on a CPU those are in no order"
             )
-        megatron.start(topology)
+        start(topology)
         on_this_device()
         self.spread = Spread(topology, rule.experts, cut_tokens=True)
         self.split, self.gather = self.spread.split, self.spread.gather

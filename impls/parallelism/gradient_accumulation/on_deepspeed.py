@@ -1,7 +1,7 @@
 """DeepSpeed's ``gradient_accumulation_steps``: a mean of the losses it is given, so tokens are weighed beforehand."""
 
 from harness.spec import Topology, Workload
-from impls.parallelism.data_parallel.on_deepspeed import DataParallel
+from impls.engines.deepspeed.engine import DataParallel
 
 
 class Means(DataParallel):

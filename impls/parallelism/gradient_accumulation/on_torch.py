@@ -5,7 +5,7 @@ from torch import Tensor
 
 from harness.spec import Batch, Topology, Workload
 from impls.common.mesh import device, share
-from impls.parallelism.data_parallel.on_torch import DDP
+from impls.engines.torch.ddp import DDP
 
 
 class Means(DDP):
@@ -15,7 +15,7 @@ class Means(DDP):
         micro_batches = list(share(batch, self.workload, self.rank, self.topology.dp))
         total = torch.zeros((), device=device())
         for index, (micro, _) in enumerate(micro_batches):
-            with self._around(index == len(micro_batches) - 1):
+            with self.around(index == len(micro_batches) - 1):
                 loss = self.model(*micro) / len(micro_batches)
                 loss.backward()
             total += loss.detach()

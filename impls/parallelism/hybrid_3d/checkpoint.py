@@ -17,8 +17,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, cat
 
+from impls.common.shards import bounds, dim
 from impls.parallelism.hybrid_3d.experts import is_expert
-from impls.parallelism.tensor_parallel.shards import bounds, dim
 
 Kinds = Mapping[str, Mapping[str, Tensor]]
 

@@ -20,13 +20,12 @@ from torch.nn.utils import get_total_norm
 from harness.spec import Batch, MoeConfig, Topology, Trainer, Unsupported, Workload
 from impls.common.mesh import cut, device, gather, lines, mesh, placed
 from impls.common.optimizer import MasterWeights, clip
+from impls.common.stages import EMBEDDING, HEAD, Stage, split
 from impls.common.weights import TORCH_DTYPES, initial
-from impls.parallelism.context_parallel.on_torch import ring
+from impls.engines.torch.ring import ring
+from impls.engines.torch.tensor_parallel import PLAN, by_mesh, make_optimizer, whole
 from impls.parallelism.hybrid_3d.context import LAYOUT, Context
 from impls.parallelism.hybrid_3d.moved import Moved
-from impls.parallelism.pipeline_parallel.places import EMBEDDING, HEAD, split
-from impls.parallelism.pipeline_parallel.stage import Stage
-from impls.parallelism.tensor_parallel.on_torch import PLAN, by_mesh, make_optimizer, whole
 
 
 class Composed:

@@ -28,9 +28,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from harness.spec import Batch, ModelConfig, MoeConfig, Topology, Trainer, Workload
-from impls.acceleration.gradient_clipping.reference import global_norm
+from impls.common.clipping import global_norm
 from impls.common.mesh import gather, lines
 from impls.common.optimizer import clip
+from impls.common.shards import collect, dim, shard
+from impls.common.sums import sum_flat
 from impls.parallelism.hybrid_3d.checkpoint import load, save
 from impls.parallelism.hybrid_3d.context import Context, part_length, ring
 from impls.parallelism.hybrid_3d.experts import ROUTER, Experts, is_expert
@@ -41,9 +43,7 @@ from impls.parallelism.hybrid_3d.states import Groups, Kind, Partitioned, Replic
 from impls.parallelism.pipeline_parallel.places import plan_of
 from impls.parallelism.pipeline_parallel.reference import Pipeline
 from impls.parallelism.sequence_parallel.reference import SequenceParallel
-from impls.parallelism.tensor_parallel.operators import sum_flat
 from impls.parallelism.tensor_parallel.reference import TensorParallel
-from impls.parallelism.tensor_parallel.shards import collect, dim, shard
 
 
 class Hybrid(Pipeline):

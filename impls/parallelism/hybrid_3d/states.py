@@ -10,7 +10,7 @@ from torch.distributed import ProcessGroup
 from harness.spec import Workload
 from impls.common.flat import runs, views
 from impls.common.optimizer import MasterWeights, optimizer
-from impls.parallelism.tensor_parallel.operators import mean_flat
+from impls.common.sums import mean_flat
 from impls.parallelism.zero.unit import Unit, padding, step, whole
 
 MOMENTS = {"sgd": (), "adamw": ("exp_avg", "exp_avg_sq")}

@@ -1,7 +1,7 @@
 """DeepSpeed's MiCS (``mics_shard_size``). DeepSpeed 0.19 has removed it and says so itself."""
 
 from harness.spec import Topology, Unsupported, Workload
-from impls.common.deepspeed import Engine, deepspeed
+from impls.engines.deepspeed.engine import Engine, deepspeed
 
 
 def build(workload: Workload, topology: Topology, group: int, two_hop: bool) -> Engine:

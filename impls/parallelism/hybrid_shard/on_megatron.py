@@ -2,7 +2,7 @@
 
 from harness.spec import Topology, Workload
 from impls.common.mesh import groups
-from impls.parallelism.zero.on_megatron import DistributedOptimizer
+from impls.engines.megatron.data_parallel import DistributedOptimizer
 
 
 def build(workload: Workload, topology: Topology, group: int, stage: int) -> DistributedOptimizer:

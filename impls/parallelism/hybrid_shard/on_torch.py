@@ -8,8 +8,8 @@ from torch import Tensor
 
 from harness.spec import Batch, Topology, Workload
 from impls.common.step import accumulate
+from impls.engines.torch.fsdp import Sharded
 from impls.parallelism.hybrid_shard.reference import places_of
-from impls.parallelism.zero.on_torch import Sharded
 
 
 class HybridShard(Sharded):

@@ -1,10 +1,12 @@
 """torch.distributed.pipelining with one micro-batch."""
 
+from torch.distributed.pipelining import ScheduleGPipe
+
 from harness.spec import Topology, Unsupported, Workload
-from impls.parallelism.pipeline_parallel import on_torch
+from impls.engines.torch.pipeline import Pipelining
 
 
-def build(workload: Workload, topology: Topology) -> on_torch.Pipelining:
+def build(workload: Workload, topology: Topology) -> Pipelining:
     if workload.micro_batches > 1:
         raise Unsupported("with several micro-batches its schedules are pipelines: see the topic pipeline_parallel")
-    return on_torch.build(workload, topology, "gpipe")
+    return Pipelining(workload, topology, ScheduleGPipe, range(topology.pp))

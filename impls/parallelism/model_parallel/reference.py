@@ -16,9 +16,9 @@ from torch import Tensor
 
 from harness.spec import Batch, Span, Topology, Workload
 from impls.common.mesh import device
+from impls.common.watch import now
 from impls.parallelism.pipeline_parallel.places import plan_of
 from impls.parallelism.pipeline_parallel.reference import Pipeline
-from impls.parallelism.pipeline_parallel.watch import now
 
 
 class ModelParallel(Pipeline):

@@ -3,7 +3,7 @@
 Its layer is GPT's: LayerNorm, GELU, no QK-norm, and ``gated_linear_unit`` is read but has no effect. Norms, activation,
 first product of the MLP and rotation are parts that can be exchanged, and here are Qwen3's; the attention, with a head
 of keys and values for every head of queries, is not. Embedding, head, loss and optimizer, which Domino leaves to the
-training script, are the reference's.
+training script, are tensor parallelism's.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,18 +15,18 @@ from deepspeed.runtime.domino.transformer import DominoTransformer, ModelType
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.spec import ModelConfig, Topology, Unsupported, Workload
-from impls.acceleration.gradient_clipping.reference import clip_by_global_norm
-from impls.common.decoder import RMSNorm, rope_table, rotate
-from impls.common.deepspeed import deepspeed
-from impls.common.mesh import device, mesh
+from harness.spec import Batch, ModelConfig, Topology, Unsupported, Workload
+from impls.common.clipping import clip_by_global_norm
+from impls.common.decoder import RMSNorm, mean, rope_table, rotate
+from impls.common.mesh import device, mesh, share
 from impls.common.optimizer import MasterWeights
+from impls.common.shards import bounds, collect, dim, shard
+from impls.common.sums import mean_flat, sum_flat
 from impls.common.weights import TORCH_DTYPES, initial
-from impls.parallelism.tensor_parallel.on_megatron import pack, unpack
+from impls.engines.deepspeed.engine import deepspeed
+from impls.engines.fused import pack, unpack
 from impls.parallelism.tensor_parallel.operators import Group, column_parallel, reduce
-from impls.parallelism.tensor_parallel.reference import TensorParallel
-from impls.parallelism.tensor_parallel.shards import bounds, collect, dim, shard
-from impls.parallelism.tensor_parallel.vocabulary import CrossEntropy, embedding, mean
+from impls.parallelism.tensor_parallel.vocabulary import CrossEntropy, embedding
 
 # Domino's name of each part of a layer → the canonical parameters that it holds; q, k and v head by head.
 LAYER = {
@@ -124,9 +124,7 @@ class DominoModel(nn.Module):
         return mean(CrossEntropy.apply(logits, labels.t(), self.start, self.group), labels.t())
 
 
-class Domino(TensorParallel):
-    """Tensor parallelism's step, with Domino's model."""
-
+class Domino:
     def __init__(self, workload: Workload, topology: Topology) -> None:
         places = mesh(topology)
         self.workload, self.topology = workload, topology
@@ -144,6 +142,17 @@ class Domino(TensorParallel):
                     held = [parts.pop(each) for each in canonical(name)]
                     self.weights[name].copy_(pack(held, workload.model))
         self.optimizer = MasterWeights(self.weights.values(), workload)
+
+    def backward(self, batch: Batch) -> Tensor:
+        total = torch.zeros((), device=device(), dtype=torch.float64)
+        for micro, part in share(batch, self.workload, self.dp_rank, self.topology.dp):
+            loss = self.model(*micro) * part * self.topology.dp
+            loss.backward()
+            total += loss.detach()
+        # A QK-norm's gain acts on this rank's heads only: its gradient is a sum over tp.
+        sum_flat([p.grad for n, p in self.weights.items() if "q_norm" in n or "k_norm" in n], self.tp)
+        mean_flat([p.grad for p in self.weights.values()], self.dp)
+        return total
 
     def update(self) -> None:
         gradients = {cut: [p.grad for n, p in self.weights.items() if self._cut(n) == cut] for cut in (True, False)}

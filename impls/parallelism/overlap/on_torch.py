@@ -1,10 +1,12 @@
-"""PyTorch's asynchronous tensor parallelism: fused operators over symmetric memory, in our sequence-parallel decoder.
+"""PyTorch's asynchronous tensor parallelism: fused operators over symmetric memory, in our decoder, with
+sequence parallelism's step.
 
 ``torch.compile`` with ``_inductor.config._micro_pipeline_tp`` would put the same operators in. But in 2.13 that pass
 leaves out, without a word, each group for which ``enable_symm_mem_for_group`` was not called, which is deprecated as
 no longer needed; and of what DTensor makes of our decoder it matches nothing. So they are called by name.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,11 +16,13 @@ from torch.autograd import Function
 from torch.nn import functional as F
 
 from harness.spec import ModelConfig, Topology, Unsupported, Workload
-from impls.common.decoder import MLP, Attention
-from impls.parallelism.sequence_parallel.operators import start_join
-from impls.parallelism.sequence_parallel.reference import SequenceParallel, SequenceParallelDecoder
+from impls.common.decoder import MLP, Attention, Decoder, mean, rope_table
+from impls.common.shards import bounds
+from impls.parallelism.sequence_parallel.operators import scatter, start_join
+from impls.parallelism.sequence_parallel.reference import SequenceParallel
 from impls.parallelism.tensor_parallel.operators import Group
 from impls.parallelism.tensor_parallel.reference import heads
+from impls.parallelism.tensor_parallel.vocabulary import CrossEntropy, embedding
 
 gather_matmul = torch.ops.symm_mem.fused_all_gather_matmul
 matmul_scatter = torch.ops.symm_mem.fused_matmul_reduce_scatter
@@ -61,18 +65,35 @@ class Rows(Function):
         return dz, None, whole.flatten(0, 1).t() @ z.flatten(0, 1)
 
 
-class FusedDecoder(SequenceParallelDecoder):
+class FusedDecoder(Decoder):
+    """This rank's part of the decoder; between the products it has this rank's part of the sequence, [s/t, b, h]."""
+
     def __init__(self, config: ModelConfig, group: Group) -> None:
-        super().__init__(config, group, lambda x, group, s, *weights: Columns.apply(x, group, *weights))
+        t = group.size()
+        self.start, end = bounds(config.vocab_size, group.rank(), t)
+        part = {n: getattr(config, n) // t for n in ("num_attention_heads", "num_key_value_heads", "intermediate_size")}
+        super().__init__(replace(config, vocab_size=end - self.start, **part))
+        self.group = group
+
+    def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
+        """Token ids [b, s] and labels [b, s] → mean cross-entropy, the same scalar on every rank."""
+        tokens, labels = tokens.t(), labels.t()
+        x = scatter(embedding(tokens, self.model.embed_tokens.weight, self.start), self.group)
+        cos, sin = (table.to(x.dtype) for table in rope_table(len(tokens), self.config, x.device))
+        for layer in self.model.layers:
+            x = x + self.attention(layer.input_layernorm(x), layer.self_attn, cos, sin)
+            x = x + self.mlp(layer.post_attention_layernorm(x), layer.mlp)
+        (logits,) = Columns.apply(self.model.norm(x), self.group, self.lm_head.weight)  # [s, b, v]
+        return mean(CrossEntropy.apply(logits, labels, self.start, self.group), labels)
 
     def attention(self, y: Tensor, part: Attention, cos: Tensor, sin: Tensor) -> Tensor:
         weights = part.q_proj.weight, part.k_proj.weight, part.v_proj.weight
-        projected = [p.transpose(0, 1) for p in self.columns(y, self.group, len(cos), *weights)]  # [b, s, n/t]
+        projected = [p.transpose(0, 1) for p in Columns.apply(y, self.group, *weights)]  # [b, s, n/t]
         out: Tensor = Rows.apply(heads(projected, part, cos, sin).transpose(0, 1), self.group, part.o_proj.weight)
         return out
 
-    def mlp(self, y: Tensor, part: MLP, s: int) -> Tensor:
-        gate, up = self.columns(y, self.group, s, part.gate_proj.weight, part.up_proj.weight)
+    def mlp(self, y: Tensor, part: MLP) -> Tensor:
+        gate, up = Columns.apply(y, self.group, part.gate_proj.weight, part.up_proj.weight)
         out: Tensor = Rows.apply(F.silu(gate) * up, self.group, part.down_proj.weight)
         return out
 

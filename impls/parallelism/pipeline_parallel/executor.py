@@ -12,10 +12,10 @@ from torch.autograd.function import FunctionCtx
 
 from harness.spec import Batch, Span, Spans
 from impls.common.mesh import device
+from impls.common.watch import now
 from impls.parallelism.pipeline_parallel.schedules import Action, Plan, consumer
 from impls.parallelism.pipeline_parallel.stage import Stage, weight_gradients
 from impls.parallelism.pipeline_parallel.versions import Versions
-from impls.parallelism.pipeline_parallel.watch import now
 
 Group = dist.ProcessGroup
 Channel = tuple[str, bool]  # kind, and whether to a higher rank

@@ -13,14 +13,15 @@ from colossalai.shardformer.policies.base_policy import ModulePolicyDescription,
 from torch import Tensor, nn
 
 from harness.spec import Batch, Spans, Topology, Unsupported, Workload
-from impls.common import colossalai
 from impls.common.decoder import Decoder, rope_table, wide
 from impls.common.experts import without_experts
 from impls.common.mesh import gather
 from impls.common.optimizer import optimizer
+from impls.common.stages import EMBEDDING, HEAD
+from impls.common.watch import in_order, watched
 from impls.common.weights import build_model
-from impls.parallelism.pipeline_parallel.places import EMBEDDING, HEAD, plan_of
-from impls.parallelism.pipeline_parallel.watch import in_order, watched
+from impls.engines import colossalai
+from impls.parallelism.pipeline_parallel.places import plan_of
 
 CHUNKS = {"1f1b": 1, "interleaved": 2}  # of a rank
 

@@ -2,22 +2,17 @@
 
 from megatron.core.pipeline_parallel import schedules
 
-from harness.spec import Spans, Topology, Unsupported, Workload
+from harness.spec import Spans, Topology, Workload
+from impls.common.watch import in_order, watched
+from impls.engines.megatron.gpt import Gpt
 from impls.parallelism.pipeline_parallel.places import plan_of
 from impls.parallelism.pipeline_parallel.schedules import Plan
-from impls.parallelism.pipeline_parallel.watch import in_order, watched
-from impls.parallelism.tensor_parallel.on_megatron import TensorParallel
 
 
-class Pipeline(TensorParallel):
+class Pipeline(Gpt):
     """``batched``: each exchange as one batch of sends and receives (``batch_p2p_comm``)."""
 
     def __init__(self, workload: Workload, topology: Topology, plan: Plan, batched: bool) -> None:
-        if workload.model.num_hidden_layers % plan.stages:
-            raise Unsupported(
-                f"Megatron-Core's stages have as many layers each: {plan.stages} does not divide "
-                f"{workload.model.num_hidden_layers}"
-            )
         chunks = plan.stages // topology.pp
         super().__init__(workload, topology, chunks=chunks, batch_p2p_comm=batched, deallocate_pipeline_outputs=True)
         self.spans: Spans | None = None

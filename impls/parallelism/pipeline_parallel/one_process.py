@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from harness.spec import Batch, Topology, Unsupported, Workload
 from impls.common.mesh import device
 from impls.common.optimizer import MasterWeights, clip
+from impls.common.stages import Block, split
 from impls.common.weights import build_model
-from impls.parallelism.pipeline_parallel.block import Block
-from impls.parallelism.pipeline_parallel.places import split
 
 
 class OneProcess:

@@ -1,8 +1,7 @@
 """Which rank holds which layers."""
 
-import itertools
-
 from harness.spec import ModelConfig, Topology, Unsupported, Workload
+from impls.common.stages import split
 from impls.parallelism.pipeline_parallel.schedules import LOOPED, SCHEDULES, Plan
 
 # Both of its copies are updated with the sum of both stages' gradients.
@@ -12,15 +11,6 @@ TIED = {
     "pipedream_2bw": "a tied embedding: its two gradients would have to be summed while the next mini-batch is "
     "computed, which is not done here",
 }
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-
-
-def split(layers: int, stages: int) -> list[range]:
-    """Layers of each stage, the first stages one more where they do not divide. ValueError if there are too few."""
-    if layers < stages:
-        raise ValueError(f"{layers} layers do not fill {stages} stages")
-    ends = [s * (layers // stages) + min(s, layers % stages) for s in range(stages + 1)]
-    return [range(a, b) for a, b in itertools.pairwise(ends)]
 
 
 def homes(config: ModelConfig, plan: Plan) -> dict[str, tuple[int, ...]]:

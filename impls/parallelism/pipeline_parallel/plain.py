@@ -18,7 +18,7 @@ from torch import Tensor
 from harness.spec import Batch, Topology, Workload
 from impls.common.mesh import token_share
 from impls.common.plain import Plain
-from impls.parallelism.pipeline_parallel.places import split
+from impls.common.stages import split
 
 
 def options(workload: Workload, topology: Topology, schedule: str, chunks: int = 2) -> dict[str, Any] | None:

@@ -25,15 +25,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from harness.spec import Batch, ModelConfig, Spans, Topology, Workload
-from impls.acceleration.gradient_clipping.reference import global_norm
+from impls.common.clipping import global_norm
 from impls.common.mesh import cut, gather, lines, mesh, placed, token_share
 from impls.common.optimizer import MasterWeights, clip
+from impls.common.sums import mean_flat, sum_flat
 from impls.common.weights import initial
 from impls.parallelism.pipeline_parallel.executor import channels, run
 from impls.parallelism.pipeline_parallel.places import homes, plan_of
 from impls.parallelism.pipeline_parallel.schedules import Plan
 from impls.parallelism.pipeline_parallel.stage import Stage, build_stages
-from impls.parallelism.tensor_parallel.operators import mean_flat, sum_flat
 
 
 class Pipeline:

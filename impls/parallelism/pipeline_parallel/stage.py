@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from harness.spec import ModelConfig, Workload
 from impls.common.decoder import Layer, RMSNorm, cross_entropy, rope_table, wide
 from impls.common.mesh import device
+from impls.common.stages import EMBEDDING, HEAD, split
 from impls.common.weights import TORCH_DTYPES
-from impls.parallelism.pipeline_parallel.places import EMBEDDING, HEAD, split
 from impls.parallelism.pipeline_parallel.schedules import Plan
 
 

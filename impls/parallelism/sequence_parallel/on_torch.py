@@ -13,7 +13,7 @@ from torch.distributed.tensor.parallel import (
 )
 
 from harness.spec import Topology, Unsupported, Workload
-from impls.parallelism.tensor_parallel.on_torch import PLAN, TensorParallel
+from impls.engines.torch.tensor_parallel import PLAN, TensorParallel
 
 EVEN_BEFORE = "2.13"  # its views of a part that is not contiguous fail in linear
 

@@ -32,11 +32,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.spec import ModelConfig, Topology, Workload
-from impls.common.decoder import MLP, Attention, Layer, rope_table
+from impls.common.decoder import MLP, Attention, Layer, mean, rope_table
 from impls.parallelism.sequence_parallel.operators import columns, naive_columns, scatter
 from impls.parallelism.tensor_parallel.operators import Group
 from impls.parallelism.tensor_parallel.reference import ParallelDecoder, TensorParallel, heads
-from impls.parallelism.tensor_parallel.vocabulary import CrossEntropy, embedding, mean
+from impls.parallelism.tensor_parallel.vocabulary import CrossEntropy, embedding
 
 Columns = Callable[..., tuple[Tensor, ...]]  # part [s/t, b, h], group, s, weights → [s, b, n/t] for each weight
 

@@ -21,13 +21,13 @@ from colossalai.shardformer.policies.base_policy import (
 from torch import Tensor, nn
 
 from harness.spec import Batch, Topology, Unsupported, Workload
-from impls.common import colossalai
 from impls.common.decoder import MLP, Attention, Body, Decoder
 from impls.common.experts import without_experts
 from impls.common.mesh import device, share
 from impls.common.optimizer import optimizer
+from impls.common.shards import collect
 from impls.common.weights import TORCH_DTYPES, build_model
-from impls.parallelism.tensor_parallel.shards import collect
+from impls.engines import colossalai
 
 LAYERS = {
     Attention: {"q_proj": Linear1D_Col, "k_proj": Linear1D_Col, "v_proj": Linear1D_Col, "o_proj": Linear1D_Row},

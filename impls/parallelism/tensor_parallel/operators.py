@@ -18,8 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-from impls.common.flat import views
-
 Group = dist.ProcessGroup
 
 
@@ -113,19 +111,3 @@ def column_parallel(x: Tensor, group: Group, *weights: Tensor) -> tuple[Tensor, 
     if group.size() == 1:
         return tuple(F.linear(x, weight) for weight in weights)
     return ColumnParallel.apply(x, group, *weights)
-
-
-def sum_flat(tensors: Sequence[Tensor], group: Group) -> None:
-    """Sums tensors over the group in place, in one all-reduce."""
-    if group.size() == 1:
-        return
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
-    dist.all_reduce(flat, group=group)
-    torch._foreach_copy_(list(tensors), views(flat, tensors))
-
-
-def mean_flat(tensors: Sequence[Tensor], group: Group) -> None:
-    """Averages tensors over the group in place, in one all-reduce."""
-    if group.size() > 1:
-        sum_flat(tensors, group)
-        torch._foreach_div_(list(tensors), group.size())

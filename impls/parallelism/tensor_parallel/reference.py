@@ -24,15 +24,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.spec import Batch, ModelConfig, Topology, Workload
-from impls.acceleration.gradient_clipping.reference import clip_by_global_norm
-from impls.common.decoder import MLP, Attention, Decoder, Layer, rope_table, rotate
+from impls.common.clipping import clip_by_global_norm
+from impls.common.decoder import MLP, Attention, Decoder, Layer, mean, rope_table, rotate
 from impls.common.experts import without_experts
 from impls.common.mesh import device, mesh, share
 from impls.common.optimizer import MasterWeights
+from impls.common.shards import bounds, collect, dim, shard
+from impls.common.sums import mean_flat, sum_flat
 from impls.common.weights import TORCH_DTYPES, initial
-from impls.parallelism.tensor_parallel.operators import Group, column_parallel, mean_flat, reduce, sum_flat
-from impls.parallelism.tensor_parallel.shards import bounds, collect, dim, shard
-from impls.parallelism.tensor_parallel.vocabulary import CrossEntropy, embedding, mean
+from impls.parallelism.tensor_parallel.operators import Group, column_parallel, reduce
+from impls.parallelism.tensor_parallel.vocabulary import CrossEntropy, embedding
 
 
 def heads(projected: Sequence[Tensor], part: Attention, cos: Tensor, sin: Tensor) -> Tensor:

@@ -29,12 +29,6 @@ def embedding(tokens: Tensor, weight: Tensor, start: int) -> Tensor:
     return torch.nn.functional.embedding(index, weight) * mine.unsqueeze(-1)
 
 
-def mean(losses: Tensor, labels: Tensor) -> Tensor:
-    """Over the labels that count, 0 where none does. To take out the others the host would have to know how many."""
-    counted = labels >= 0
-    return losses.masked_fill(~counted, 0.0).sum() / counted.sum().clamp(min=1)
-
-
 class CrossEntropy(Function):
     """−log softmax of the label, [b, s], from logits [b, s, v] of which each rank holds its own columns."""
 

@@ -9,10 +9,10 @@ from colossalai.zero.low_level import LowLevelZeroOptimizer
 from torch import Tensor
 
 from harness.spec import Batch, Topology, Unsupported, Workload
-from impls.common import colossalai
 from impls.common.optimizer import optimizer
 from impls.common.step import accumulate
 from impls.common.weights import build_model
+from impls.engines import colossalai
 
 
 class LowLevelZero:

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from harness.spec import Batch, Topology, Unsupported, Workload
-from impls.common import cuda_on_cpu
 from impls.common.mesh import device
 from impls.common.optimizer import optimizer
 from impls.common.step import accumulate
 from impls.common.weights import TORCH_DTYPES, build_model
+from impls.engines import cuda_on_cpu
 
 WRAPPERS = ("", "_fsdp_wrapped_module", "_fpw_module")  # parts of a name that FairScale adds
 

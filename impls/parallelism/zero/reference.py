@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from harness.spec import Batch, Topology, Workload
-from impls.acceleration.gradient_clipping.reference import clip_by_global_norm
+from impls.common.clipping import clip_by_global_norm
 from impls.common.collectives import free
 from impls.common.optimizer import optimizer
 from impls.common.step import accumulate

@@ -7,16 +7,11 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import deepspeed
 import torch
-import torch.distributed as dist
 from deepspeed.ops.op_builder.builder import OpBuilder
 
 from harness.spec import Topology, Unsupported, Workload
-from impls.common.deepspeed import Engine, configuration
-from impls.common.optimizer import optimizer
-from impls.common.weights import build_model
-from impls.parallelism.zero.on_deepspeed import Zero
+from impls.engines.deepspeed.zero import Zero
 from impls.parallelism.zero_offload import operators
 
 
@@ -34,34 +29,14 @@ def require(operator: str) -> None:
         spec.loader.exec_module(OpBuilder._loaded_ops[library.stem])
 
 
-class _Initialised(Engine):
-    """The engine, with what offloading adds to its configuration."""
-
-    sections: Mapping[str, Any]  # of zero_optimization
-    own_optimizer: Mapping[str, Any] | None = None  # the engine's, by its configuration; else PyTorch's
-
-    def __init__(self, workload: Workload, topology: Topology, zero: Mapping[str, Any]) -> None:
-        if workload.dtype == "fp64":
-            raise Unsupported("DeepSpeed's engine trains in float32, float16 and bfloat16 only")
-        self.workload, self.topology, self.rank = workload, topology, dist.get_rank()
-        model = build_model(workload)
-        config = configuration(workload, topology, {**zero, **self.sections})
-        if self.own_optimizer:
-            chosen, config["optimizer"] = None, dict(self.own_optimizer)
-        else:
-            chosen, config["zero_force_ds_cpu_optimizer"] = optimizer(model.parameters(), workload), False
-        self.engine, *_ = deepspeed.initialize(model=model, optimizer=chosen, config=config, dist_init_required=False)
-        self.names = dict(model.named_parameters())
-
-
-class Offload(Zero, _Initialised):
-    """:class:`Zero` chooses the stage's settings and hands them on to :class:`_Initialised`."""
+class Offload(Zero):
+    """``sections`` are of zero_optimization; ``own``, the engine's optimizer by its configuration, else PyTorch's."""
 
     def __init__(
         self, workload: Workload, topology: Topology, stage: int, sections: Mapping[str, Any], **own: Any
     ) -> None:
-        self.sections, self.own_optimizer = sections, own
-        super().__init__(workload, topology, stage)
+        chosen = {"optimizer": own} if own else {"zero_force_ds_cpu_optimizer": False}
+        super().__init__(workload, topology, stage, sections, **chosen)
         # Locked buffers for files are taken past PyTorch's allocator, and the meter: as many bytes that it sees.
         self.stand_in = [torch.empty(size, dtype=torch.uint8) for size in self._locked()]
 

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from impls.common.extensions import folder
+from impls.engines.extensions import folder
 
 
 class Operator(NamedTuple):
@@ -117,7 +117,7 @@ def _build(operator: str, said: TextIO) -> str:
         # Of a build that was killed, for which PyTorch would wait for ever: whoever builds now holds build.lock.
         (folder() / part / "lock").unlink(missing_ok=True)
     try:
-        from impls.common.deepspeed import builder
+        from impls.engines.deepspeed.engine import builder
 
         compiles = builder(about.builder)
         why = "" if compiles.is_compatible(verbose=False) else f"it needs {about.requires}"

@@ -33,7 +33,7 @@ from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
 from harness.spec import Batch, Topology, Workload
-from impls.acceleration.gradient_clipping.reference import clip_by_global_norm
+from impls.common.clipping import clip_by_global_norm
 from impls.common.weights import build_model
 from impls.parallelism.zero.reference import Zero
 from impls.parallelism.zero.unit import owners

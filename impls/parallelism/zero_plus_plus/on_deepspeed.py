@@ -8,7 +8,7 @@ from deepspeed.ops.op_builder import QuantizerBuilder
 
 from harness.spec import Topology, Unsupported, Workload
 from impls.common.mesh import groups
-from impls.parallelism.zero.on_deepspeed import Zero
+from impls.engines.deepspeed.zero import Zero
 
 
 def build(
@@ -22,14 +22,12 @@ def build(
             QuantizerBuilder().load()
         except ValueError as error:
             raise Unsupported(f"DeepSpeed's kernels that quantise, asked for here: {error}") from error
-    trainer = Zero(
-        workload,
-        topology,
-        3,
-        zero_quantized_weights=bool(weight_bits),
-        zero_quantized_gradients=bool(gradient_bits),
-        zero_hpz_partition_size=group if hierarchical else 1,
-    )
+    options = {
+        "zero_quantized_weights": bool(weight_bits),
+        "zero_quantized_gradients": bool(gradient_bits),
+        "zero_hpz_partition_size": group if hierarchical else 1,
+    }
+    trainer = Zero(workload, topology, 3, options)
     if gradient_bits and one_node:
         trainer.fallback = "zero_quantized_gradients has no effect on one node: a reduce-scatter in full precision ran"
     return trainer

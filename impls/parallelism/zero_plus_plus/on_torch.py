@@ -2,7 +2,7 @@
 
 from harness.spec import Topology, Unsupported, Workload
 from impls.common.mesh import groups
-from impls.parallelism.zero.on_torch import Sharded
+from impls.engines.torch.fsdp import Sharded
 
 
 def build(workload: Workload, topology: Topology, group: int, **techniques: int | bool) -> Sharded:

@@ -17,7 +17,7 @@ from harness.launch.rank import Context
 from harness.spec import Case, ModelConfig, Topology, Unsupported
 from impls.acceleration import gradient_clipping
 from impls.acceleration.gradient_clipping.layout import check
-from impls.acceleration.gradient_clipping.reference import clip_by_global_norm, global_norm
+from impls.common.clipping import clip_by_global_norm, global_norm
 from impls.common.optimizer import PIECE, square
 from tests.impls.work import CLIPPED as WORK
 

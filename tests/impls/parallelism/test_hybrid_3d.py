@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from harness.lab import Lab
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from harness.lab import Lab
 from harness.spec import Case, ModelConfig, MoeConfig, Topology, Unsupported, Workload
+from impls.common.shards import shard
 from impls.parallelism.hybrid_3d import CARD  # noqa: F401
 from impls.parallelism.hybrid_3d.checkpoint import Reader, write
 from impls.parallelism.hybrid_3d.laws import held, states
 from impls.parallelism.hybrid_3d.meshes import other
-from impls.parallelism.tensor_parallel.shards import shard
 from tests.impls.layouts import wrong
 
 # Ranks along dp, tp, pp and cp, four at most.

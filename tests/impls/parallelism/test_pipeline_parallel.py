@@ -5,14 +5,15 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from harness.lab import Lab
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from harness.lab import Lab
 from harness.spec import Case, ModelConfig, Topology, Workload
+from impls.common.stages import split
 from impls.parallelism import model_parallel, pipeline_parallel
 from impls.parallelism.pipeline_parallel.executor import Channel, Messages, channels
-from impls.parallelism.pipeline_parallel.places import homes, split
+from impls.parallelism.pipeline_parallel.places import homes
 from impls.parallelism.pipeline_parallel.schedules import ASYNCHRONOUS, SCHEDULES, looped_bfs, zb_v
 from tests.impls.layouts import wrong
 

@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from harness.lab import Lab
 from torch import Tensor
 
-from harness.lab import Lab
 from harness.launch.outcome import Done, Job, describe
 from harness.launch.rank import Context
 from harness.meter.traffic import CONTROL
 from harness.spec import Case, Engine, Finding, ModelConfig, Topology, Trainer, Workload
+from impls.common.shards import join, shard
 from impls.parallelism import tensor_parallel
 from impls.parallelism.tensor_parallel import claims, laws, operators, reference
-from impls.parallelism.tensor_parallel.shards import join, shard
 
 CARD = tensor_parallel.CARD
 TP2, TP4, DP2TP2 = Topology(tp=2), Topology(tp=4), Topology(dp=2, tp=2)

@@ -89,7 +89,7 @@ class Compiler:
 
 
 def build(compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
-    monkeypatch.setitem(sys.modules, "impls.common.deepspeed", SimpleNamespace(builder=lambda name: compiler))
+    monkeypatch.setitem(sys.modules, "impls.engines.deepspeed.engine", SimpleNamespace(builder=lambda name: compiler))
     said = io.StringIO()
     return operators._build("cpu_adam", said), said.getvalue()
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from harness.spec import Topology
-from impls.common import cuda_on_cpu
+from impls.engines import cuda_on_cpu
 
 logging.getLogger("megatron.core").setLevel(logging.WARNING)
 with warnings.catch_warnings():

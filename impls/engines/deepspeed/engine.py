@@ -10,10 +10,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from harness.spec import Batch, Topology, Unsupported, Workload
-from impls.common.extensions import folder
 from impls.common.mesh import device, share
 from impls.common.optimizer import optimizer
 from impls.common.weights import build_model
+from impls.engines.extensions import folder
 
 os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(folder()))
 if not torch.cuda.is_available():
@@ -53,18 +53,18 @@ def builder(name: str) -> Any:
 
 
 class Engine:
-    """A training engine; ``zero`` is the configuration's section ``zero_optimization``."""
+    """A training engine; ``zero`` is the configuration's section ``zero_optimization``, ``sections`` are others of it.
+    One of these may be an ``optimizer`` of its own; PyTorch's otherwise."""
 
-    def __init__(self, workload: Workload, topology: Topology, zero: Mapping[str, Any]) -> None:
+    def __init__(self, workload: Workload, topology: Topology, zero: Mapping[str, Any], **sections: Any) -> None:
         if workload.dtype == "fp64":
             raise Unsupported("DeepSpeed's engine trains in float32, float16 and bfloat16 only")
         self.workload, self.topology = workload, topology
         self.rank = dist.get_rank()
         model = build_model(workload)
-        config = configuration(workload, topology, zero)
-        self.engine, *_ = deepspeed.initialize(
-            model=model, optimizer=optimizer(model.parameters(), workload), config=config, dist_init_required=False
-        )
+        config = configuration(workload, topology, zero) | sections
+        chosen = None if "optimizer" in sections else optimizer(model.parameters(), workload)
+        self.engine, *_ = deepspeed.initialize(model=model, optimizer=chosen, config=config, dist_init_required=False)
         self.names = dict(model.named_parameters())
 
     def backward(self, batch: Batch) -> Tensor:
@@ -90,3 +90,14 @@ class Engine:
 
     def parameters(self) -> Mapping[str, Tensor]:
         return {name: safe_get_full_fp32_param(parameter).detach().cpu() for name, parameter in self.names.items()}
+
+
+class DataParallel(Engine):
+    """Without ZeRO: every rank holds everything, gradients are all-reduced."""
+
+    def __init__(self, workload: Workload, topology: Topology) -> None:
+        super().__init__(workload, topology, {"stage": 0})
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        masters = self.engine.optimizer.param_groups[0]["params"]  # in bfloat16 its float32 copies
+        return {name: master.detach().cpu() for name, master in zip(self.names, masters, strict=True)}

@@ -9,7 +9,8 @@ import torch
 
 from harness.spec import Span, Spans
 from impls.common.mesh import device
-from impls.parallelism.pipeline_parallel.schedules import Action
+
+Action = tuple[str, int, int]  # kind, stage, micro-batch
 
 
 def now(spans: Spans | None) -> float:
@@ -24,13 +25,11 @@ def now(spans: Spans | None) -> float:
 def in_order(actions: Iterable[Action], kind: str) -> Callable[..., Action]:
     """For an engine's function that does not say which stage and micro-batch it is called for: the actions of its kind,
     in the schedule's order, step after step."""
-    order = itertools.cycle([action for action in actions if action.kind == kind])
+    order = itertools.cycle([action for action in actions if action[0] == kind])
     return lambda *_: next(order)
 
 
-def watched(
-    trainer: Any, function: Callable[..., Any], action: Callable[..., tuple[str, int, int]]
-) -> Callable[..., Any]:
+def watched(trainer: Any, function: Callable[..., Any], action: Callable[..., Action]) -> Callable[..., Any]:
     """An engine's ``function``, whose calls add a span to ``trainer.spans`` while that is a list. ``action`` is given
     the call's positional arguments and says which action it was."""
 

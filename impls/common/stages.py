@@ -1,0 +1,71 @@
+"""Stages of a pipeline: consecutive layers of the decoder, under their canonical names."""
+
+import itertools
+
+from torch import Tensor, nn
+
+from harness.spec import ModelConfig
+from impls.common.decoder import Layer, RMSNorm, rope_table, wide
+
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+def split(layers: int, stages: int) -> list[range]:
+    """Layers of each stage, the first stages one more where they do not divide. ValueError if there are too few."""
+    if layers < stages:
+        raise ValueError(f"{layers} layers do not fill {stages} stages")
+    ends = [s * (layers // stages) + min(s, layers % stages) for s in range(stages + 1)]
+    return [range(a, b) for a, b in itertools.pairwise(ends)]
+
+
+class Block(nn.Module):
+    """A layer for engines that take a sequence of modules. It makes its rotary tables itself: between stages only
+    activations travel. ``layer``: a new one by default."""
+
+    def __init__(self, config: ModelConfig, layer: Layer | None = None) -> None:
+        super().__init__()
+        self.config, self.layer = config, layer or Layer(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[b, s, h] → [b, s, h]"""
+        tables = rope_table(x.shape[1], self.config, x.device)
+        out: Tensor = self.layer(x, *(table.to(x.dtype) for table in tables))
+        return out
+
+
+class Part(nn.Module):
+    """What lies under ``model.`` in a stage."""
+
+    def __init__(self, config: ModelConfig, layers: range, first: bool, last: bool) -> None:
+        super().__init__()
+        if first:
+            self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleDict({str(index): Layer(config) for index in layers})
+        if last:
+            self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+
+class Stage(nn.Module):
+    """Layers ``layers`` of the model; the first stage has the embedding, the last one norm and head.
+
+    Token ids [b, s] (first stage) or activations [b, s, h] in; activations [b, s, h] out, or of the last stage logits
+    [b, s, V].
+    """
+
+    positions: Tensor | None = None  # in the sequence, where a rank has not all of them
+
+    def __init__(self, config: ModelConfig, layers: range, first: bool, last: bool) -> None:
+        super().__init__()
+        self.config, self.first, self.last = config, first, last
+        self.model = Part(config, layers, first, last)
+        if last:
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        body = self.model
+        if self.first:
+            x = body.embed_tokens(x)
+        cos, sin = (table.to(x.dtype) for table in rope_table(x.shape[1], self.config, x.device, self.positions))
+        for layer in body.layers.values():
+            x = layer(x, cos, sin)
+        return wide(self.lm_head(body.norm(x))) if self.last else x

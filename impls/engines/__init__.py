@@ -1,0 +1,1 @@
+"""What several adapters of one library share: its start in a rank, and trainers around it. Only adapters import it."""

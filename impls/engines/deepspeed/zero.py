@@ -1,0 +1,50 @@
+"""DeepSpeed's ZeRO, stages 1 to 3."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from harness.spec import Topology, Workload
+from impls.engines.deepspeed.engine import Engine
+
+
+def section(workload: Workload, stage: int) -> dict[str, Any]:
+    """The configuration's section ``zero_optimization``."""
+    # In proportion to the model: the default of 5e8 elements is more than many a model.
+    bucket = workload.model.parameters // 64
+    return {
+        "stage": stage,
+        "reduce_bucket_size": bucket,
+        "overlap_comm": True,
+        "contiguous_gradients": True,
+        # Each gradient goes to its owner alone. By default buckets are all-reduced, with twice the traffic.
+        "use_multi_rank_bucket_allreduce": False,
+        # Everything is sharded, and gathered for the forward and again for the backward pass. By default small
+        # parameters, and up to 1e9 elements of the others, stay whole once they are gathered.
+        "stage3_param_persistence_threshold": 0,
+        "stage3_max_reuse_distance": 0,
+        "stage3_max_live_parameters": 4 * bucket,
+        "stage3_prefetch_bucket_size": bucket,
+    }
+
+
+class Zero(Engine):
+    """``options`` are more of :func:`section`, ``sections`` more of the configuration."""
+
+    def __init__(
+        self,
+        workload: Workload,
+        topology: Topology,
+        stage: int,
+        options: Mapping[str, Any] | None = None,
+        **sections: Any,
+    ) -> None:
+        super().__init__(workload, topology, section(workload, stage) | dict(options or {}), **sections)
+        self.stage = stage
+
+    def padding(self) -> int:
+        """Elements by which all ranks' partitions together exceed the parameters."""
+        if self.stage == 3:
+            held = sum(p.ds_tensor.ds_numel * self.topology.dp for p in self.names.values())
+        else:
+            held = sum(flat.numel() for flat in self.engine.optimizer.bit16_groups_flat)
+        return held - self.workload.model.parameters
