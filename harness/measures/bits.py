@@ -26,4 +26,5 @@ def take(lab: "Lab", case: Case) -> list[Finding]:
         if checked.problem:
             return [checked.problem]
         found.append(tensors(checked.ranks[0].tensors or {}))
-    return [bits.judge(*found, twin.variant)]
+    ours, theirs = found
+    return [bits.judge(ours, theirs, twin.variant)]

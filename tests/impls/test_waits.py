@@ -23,7 +23,7 @@ from tests.impls.work import CLIPPED
 
 # File of each wait that a topic's technique needs, and why.
 NEEDED = {
-    "expert_parallel": ("exchange.py", "how many rows go to each rank shapes the all-to-all"),
+    "expert_parallel": ("dispatch.py", "how many rows go to each rank shapes the all-to-all"),
     "preference": ("preference/reference.py", "how many tokens are projected shapes the logits"),
     "zero_offload": ("optimizer.py", "gradients are scaled and states stepped on the host"),
 }

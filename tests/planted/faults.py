@@ -15,6 +15,7 @@ from impls.acceleration.latent_attention import reference as latent_attention
 from impls.acceleration.latent_attention.sizes import sizes as latent_sizes
 from impls.common.step import accumulate
 from impls.parallelism.context_parallel import reference as context_parallel
+from impls.parallelism.context_parallel import ring
 from impls.parallelism.data_parallel import reference as data_parallel
 from impls.parallelism.expert_parallel import reference as expert_parallel
 from impls.parallelism.gradient_accumulation import reference as gradient_accumulation
@@ -161,7 +162,7 @@ def no_log_sum_exp(workload: Workload, topology: Topology, **variant: Any) -> Fu
         output.add_(o_b)
         torch.logaddexp(logsumexp, l_b, out=logsumexp)
 
-    context_parallel.merge = added
+    ring.merge = added
     return context_parallel.build(workload, topology, **variant)
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from harness.spec import Finding, assessed, measured
 from impls.parallelism.context_parallel.block_attention import attend, attend_backward
 from impls.parallelism.context_parallel.layouts import LAYOUTS, blocks, work
-from impls.parallelism.context_parallel.reference import merge, naive
+from impls.parallelism.context_parallel.reference import naive
+from impls.parallelism.context_parallel.ring import merge
 
 Records = Sequence[Mapping[str, Any]]
 REPEATS, ROUNDS = 2, 5

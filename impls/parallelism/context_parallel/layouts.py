@@ -13,8 +13,21 @@ A rank's queries against the keys that were rank s's, at first:
     striped      causal      causal           causal, without the first query and the last key
     zigzag       causal      all × half the keys (the first)     half the queries (the second) × all
 
-so that with zigzag every rank has the same work in every step, striped nearly so, and contiguous rank 0 has least.
-Several documents in one sequence are laid out one by one: each is spread over all ranks, and each is a block.
+In which step of a ring (``ring``) the query of a row meets the key of a column, by their positions:
+
+            contiguous           striped              zigzag
+    0       0                    0                    0
+    1       0 0                  1 0                  1 0
+    2       1 1 0                2 1 0                2 1 0
+    3       1 1 0 0              3 2 1 0              3 2 1 0
+    4       2 2 1 1 0            0 3 2 1 0            3 2 1 0 0
+    5       2 2 1 1 0 0          1 0 3 2 1 0          2 1 0 3 3 0
+    6       3 3 2 2 1 1 0        2 1 0 3 2 1 0        1 0 3 2 2 3 0
+    7       3 3 2 2 1 1 0 0      3 2 1 0 3 2 1 0      0 3 2 1 1 2 3 0
+
+With zigzag every rank has the same work in every step, with striped nearly the same; contiguous, rank 0 (rows 0 and 1)
+has work in step 0 alone, and the last rank in all. Several documents in one sequence are laid out one by one: each is
+spread over all ranks, and is a block of its own.
 """
 
 from collections.abc import Sequence

@@ -1,12 +1,32 @@
-"""Ranks in a ring: each sends to the next while it receives from the one before."""
+"""Ring Attention (Liu et al. 2023, arXiv:2310.01889, §3, algorithm 1): keys and values go round a ring of N ranks.
+
+Each rank keeps its queries, and in each step computes attention with the block of keys and values that is there. While
+it does, the block is on its way to the next rank, so no rank has more than two. k₀ is the block that rank 0 has first:
+
+    step         0    1    2    3
+    rank 0      k₀   k₃   k₂   k₁        0 → 1
+    rank 1      k₁   k₀   k₃   k₂        ↑   ↓
+    rank 2      k₂   k₁   k₀   k₃        3 ← 2
+    rank 3      k₃   k₂   k₁   k₀
+
+What of a block a rank's queries may see depends on the layout (``layouts``).
+
+    N      ranks of the ring                     q o do    [b, h, n, d]      of this rank
+    n      positions of a rank                   k v       [b, h_k, n, d]    of the block that is here
+    h h_k  heads of queries, of keys             L         [b, h, n]         log-sum-exp of a row of S = q kᵀ/√d
+    O_b L_b  output and log-sum-exp of a block alone
+"""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from math import inf
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.function import Function, once_differentiable
 
+from impls.parallelism.context_parallel.block_attention import attend, attend_backward
 from impls.parallelism.context_parallel.layouts import Block
 
 
@@ -24,7 +44,7 @@ class Ring(NamedTuple):
 
 
 class Passing:
-    """Tensors on their way to the next rank, while those of the one before arrive."""
+    """Tensors on their way to the next rank, while those of the rank before arrive."""
 
     def __init__(self, ring: Ring, tensors: Sequence[Tensor]) -> None:
         self.sent = [x.contiguous() for x in tensors]  # kept until they have left
@@ -38,3 +58,81 @@ class Passing:
         for work in self.works:
             work.wait()
         return self.received
+
+
+def merge(o: Tensor, logsumexp: Tensor, o_b: Tensor, l_b: Tensor) -> None:
+    """Adds a block to the softmax over those so far, in place:
+
+        O ← O + σ(L_b − L) (O_b − O)        L ← log(e^L + e^L_b)
+
+    where the logistic function σ(L_b − L) = e^L_b / (e^L + e^L_b) is the block's share of the sum of exponentials.
+    o and o_b [b, h, n, d], L and L_b [b, h, n]. Adding up the blocks' own softmaxes would be something else."""
+    o.lerp_(o_b.to(o.dtype), torch.sigmoid(l_b - logsumexp).unsqueeze(-1))
+    torch.logaddexp(logsumexp, l_b, out=logsumexp)
+
+
+class RingAttention(Function):
+    @staticmethod
+    def forward(ctx: Any, ring: Ring, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q [b, h, n, d], k and v [b, h_k, n, d], of this rank → o [b, h, n, d]."""
+        wide = torch.promote_types(q.dtype, torch.float32)
+        o = torch.zeros_like(q, dtype=wide)  # [b, h, n, d]: over the blocks so far
+        logsumexp = torch.full_like(q[..., 0], -inf, dtype=wide)  # [b, h, n]
+        k_s, v_s = k, v  # [b, h_k, n, d]: of the block that is here
+        for step in range(ring.size):
+            # 1. The block goes on to the next rank.
+            onward = Passing(ring, (k_s, v_s)) if step + 1 < ring.size else None
+            # 2. Meanwhile attention with what these queries see of it, added to the softmax so far.
+            for rows, columns, causal in ring.plan[ring.source(step)]:
+                o_b, l_b = attend(q[:, :, rows], k_s[:, :, columns], v_s[:, :, columns], causal)
+                merge(o[:, :, rows], logsumexp[:, :, rows], o_b, l_b)
+            # 3. The block of the rank before is here.
+            if onward:
+                k_s, v_s = onward.wait()
+        o = o.to(q.dtype)
+        ctx.save_for_backward(q, k, v, o, logsumexp)
+        ctx.ring = ring
+        return o
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, do: Tensor) -> tuple[Tensor | None, ...]:
+        """With the L of all blocks P = e^(S − L) is a block's part of the whole softmax, so the gradients of the blocks
+        just add up. Those of keys and values travel behind their block, from the first rank that it visits until they
+        are home: N − 1 hops. What its own rank has to add waits there."""
+        q, k, v, o, logsumexp = ctx.saved_tensors
+        ring: Ring = ctx.ring
+        dq, dk, dv = (torch.zeros_like(x, dtype=logsumexp.dtype) for x in (q, k, v))  # of this rank's own positions
+        k_s, v_s, following = k, v, None
+        for step in range(ring.size):
+            # 1. The block goes on to the next rank.
+            onward = Passing(ring, (k_s, v_s)) if step + 1 < ring.size else None
+            # 2. Meanwhile the gradients of these queries, and the block's by these queries.
+            parts = []
+            for rows, columns, causal in ring.plan[ring.source(step)]:
+                of_rows = do[:, :, rows], q[:, :, rows]
+                whole = o[:, :, rows], logsumexp[:, :, rows]
+                dq_b, dk_b, dv_b = attend_backward(*of_rows, k_s[:, :, columns], v_s[:, :, columns], *whole, causal)
+                dq[:, :, rows] += dq_b
+                parts.append((columns, dk_b, dv_b))
+            # 3. The block's gradients by the ranks before have followed it; this rank's are added.
+            if step == 0:
+                dk_s, dv_s = dk, dv
+            elif following is None:
+                dk_s, dv_s = torch.zeros_like(dk), torch.zeros_like(dv)
+            else:
+                dk_s, dv_s = following.wait()
+            for columns, dk_b, dv_b in parts:
+                dk_s[:, :, columns] += dk_b
+                dv_s[:, :, columns] += dv_b
+            # 4. They follow the block.
+            if step > 0:
+                following = Passing(ring, (dk_s, dv_s))
+            # 5. The block of the rank before is here.
+            if onward:
+                k_s, v_s = onward.wait()
+        # 6. The gradients of this rank's own keys and values are home.
+        if following:
+            for total, of_others in zip((dk, dv), following.wait(), strict=True):
+                total += of_others
+        return None, dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype)

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from harness.spec import Finding, Workload, assessed
 from impls.parallelism.expert_parallel.problem import draw
-from impls.parallelism.expert_parallel.router import balance, choose
-from impls.parallelism.expert_parallel.rule import SPEED, Rule
+from impls.parallelism.expert_parallel.router import SPEED, Rule, balance, choose
 
 Records = Sequence[Mapping[str, Any]]
 RATE, STEPS = 3.0, 100  # of gradient descent on the router alone, under the auxiliary loss alone
@@ -71,7 +70,7 @@ def _under_auxiliary_loss() -> tuple[float, float]:
         scores, experts, _ = choose(x @ router.mT, None, rule)
         load = _load(experts)
         seen.append(entropy(load))
-        (slope,) = torch.autograd.grad(balance((load / load.sum())[None], scores, 8, 1, 1), router)
+        (slope,) = torch.autograd.grad(balance((load / load.sum())[None], scores, 1), router)
         router = (router - RATE * slope).detach().requires_grad_()
     return seen[0], seen[-1]
 

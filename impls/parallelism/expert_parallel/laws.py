@@ -4,7 +4,7 @@ import functools
 
 from harness.spec import Topology, Workload
 from impls.parallelism.expert_parallel.problem import choose, draw, keep
-from impls.parallelism.expert_parallel.rule import Rule
+from impls.parallelism.expert_parallel.router import Rule
 
 
 @functools.cache

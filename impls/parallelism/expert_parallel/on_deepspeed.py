@@ -14,11 +14,9 @@ from impls.common.mesh import device
 from impls.common.weights import TORCH_DTYPES
 from impls.engines.deepspeed.engine import deepspeed  # which sets the device first
 from impls.engines.deepspeed.experts import Expert
-from impls.parallelism.expert_parallel.exchange import count
-from impls.parallelism.expert_parallel.problem import slope
-from impls.parallelism.expert_parallel.rule import Rule
-from impls.parallelism.expert_parallel.spread import Spread, summed
-from impls.parallelism.expert_parallel.unstacked import unstacked
+from impls.parallelism.expert_parallel.dispatch import count
+from impls.parallelism.expert_parallel.router import Rule
+from impls.parallelism.expert_parallel.spread import Spread, slope, summed, unstacked
 
 from deepspeed.moe.layer import MoE  # isort: skip
 

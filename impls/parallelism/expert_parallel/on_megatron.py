@@ -23,9 +23,8 @@ from harness.spec import Topology, Unsupported, Workload
 from impls.common.weights import TORCH_DTYPES
 from impls.engines.megatron.experts import on_this_device
 from impls.engines.megatron.start import start
-from impls.parallelism.expert_parallel.rule import SPEED, Rule
-from impls.parallelism.expert_parallel.spread import Spread, summed
-from impls.parallelism.expert_parallel.unstacked import unstacked
+from impls.parallelism.expert_parallel.router import SPEED, Rule
+from impls.parallelism.expert_parallel.spread import Spread, summed, unstacked
 
 
 class _Scale(Function):

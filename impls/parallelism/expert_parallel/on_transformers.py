@@ -12,8 +12,8 @@ from transformers.models.switch_transformers.modeling_switch_transformers import
 from harness.spec import Topology, Unsupported, Workload
 from impls.common.mesh import device
 from impls.common.weights import TORCH_DTYPES
-from impls.parallelism.expert_parallel.problem import reported, slope
-from impls.parallelism.expert_parallel.rule import Rule
+from impls.parallelism.expert_parallel.router import Rule
+from impls.parallelism.expert_parallel.spread import reported, slope
 
 
 class Layer:

@@ -8,11 +8,12 @@ router and bias are numbers that bfloat16 has, so every precision is given the s
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from harness.spec import Workload
-from impls.parallelism.expert_parallel.rule import SPEED, Rule
+from impls.parallelism.expert_parallel.reference import naive
+from impls.parallelism.expert_parallel.router import SPEED, Rule
+from impls.parallelism.expert_parallel.spread import reported, slope
 
 MARGIN = 0.03  # of logits, or of sigmoid scores with their bias: logits up to 4 in bfloat16 are off by 0.008
 GATE_MARGIN = 1e-4  # of gates, which every engine computes in float32
@@ -111,11 +112,7 @@ def plain(inputs: Mapping[str, Tensor], **variant: object) -> dict[str, Tensor]:
     logits, score = scores(inputs, rule)
     chosen, gates = choose(inputs, rule)
     kept = keep(chosen, gates.detach(), rule)
-    weights = torch.zeros_like(logits).scatter(1, chosen, gates * kept).to(x.dtype)
-    output = torch.zeros_like(x)
-    for expert in range(rule.experts):
-        gate, up = (x @ inputs["gate_up"][expert].mT).chunk(2, -1)
-        output = output + weights[:, expert, None] * ((F.silu(gate) * up) @ inputs["down"][expert].mT)
+    output = naive(x, gates * kept, chosen, inputs["gate_up"], inputs["down"])
     found = {"output": output.view_as(inputs["x"]), "tokens_per_expert": _count(chosen[kept], rule)}
     if rule.capacity:
         found["dropped"] = (~kept).sum()
@@ -137,16 +134,6 @@ def plain(inputs: Mapping[str, Tensor], **variant: object) -> dict[str, Tensor]:
         load = found["tokens_per_expert"]
         found["expert_bias"] = inputs["bias"] + SPEED * (load.double().mean() - load).sign()
     return found
-
-
-def reported(loss: Tensor) -> Tensor:
-    """To three places: whether the last one of a single float32 is right is luck, and so would be its noise floor."""
-    return loss.detach().round(decimals=3)
-
-
-def slope(loss: Tensor) -> Tensor:
-    """The loss with its gradient and without its value."""
-    return loss - loss.detach()
 
 
 def _count(chosen: Tensor, rule: Rule) -> Tensor:

@@ -1,104 +1,137 @@
 """Expert parallelism (Lepikhin et al. 2020, "GShard", sections 2.2 and 3.2): a layer has E experts, a router sends each
 token to k of them, and every rank holds E/ep experts, to which the others send their tokens.
 
-    y = Σ_i g_i(x) E_i(x)       over the k experts that the router chooses for x (Shazeer et al. 2017, equation 1)
+    y_s = Σ_e G_{s,e} FFN_e(x_s)                         (GShard, equation 3; G_{s,e} = 0 for all but k experts)
+    FFN_e(x) = W_down,e (silu(W_gate,e x) ∘ W_up,e x)    (Mixtral's, where GShard has a ReLU)
 
-    tokens ─ router ─ permute ─ all-to-all ─ grouped experts ─ all-to-all ─ unpermute and add ─ y
-               │                 uneven splits                 the same way back
-               └ auxiliary loss, z-loss, or a bias on what is chosen
+The naive form computes every expert on every token. The real one has the four steps of MegaBlocks (Gale et al. 2022,
+section 2), with an all-to-all in two of them:
 
-The second half, ``combine``, is the transpose of the first, ``dispatch``: the backward pass of each is the other, and a
-step sends a row of h to its expert and back once forward and once backward, 4 k T h elements if no expert is near.
+    x ─ 1 router ─ 2 dispatch ─────────── 3 experts ─ 4 combine ──────────── y
+        │          permute, all-to-all    each on     all-to-all, permute,
+        │          with uneven splits     its rows    add up
+        └ auxiliary loss, z-loss, or a bias on the choice
 
-Routers: Switch (k = 1), GShard (k = 2) with a capacity, and ST-MoE/Mixtral and DeepSeek-V3 without (:mod:`router`).
-Capacity belongs to a group of tokens, of which a rank has whole ones: what is dropped does not depend on the ranks.
+A token's rows go to its experts and back once forward and once backward: 4 k T h elements, if no expert is near. The
+gate of a row goes with it and multiplies before W_down, where it is the same as behind it; behind it, y would have to
+be kept for the gradient of the gate.
 
-    t tokens of this rank   T of all   E experts   k choices   h hidden_size   f intermediate_size   m rows received
+Routers: Switch (k = 1) and GShard (k = 2) with a capacity; ST-MoE/Mixtral and DeepSeek-V3 without (``router``).
+
+    s  a token of t on this rank, T on all    G [t, E]  gates, of which [t, k] are kept    h  hidden_size
+    e  an expert of E                         m  rows that this rank's experts receive     f  intermediate_size
 """
 
 from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from harness.spec import Topology, Workload
-from impls.parallelism.expert_parallel.exchange import Combine, Dispatch, Group, Plan, add_up, plan
-from impls.parallelism.expert_parallel.experts import experts as grouped_experts
-from impls.parallelism.expert_parallel.problem import slope
-from impls.parallelism.expert_parallel.router import balance, choose, keep, z_loss
-from impls.parallelism.expert_parallel.rule import SPEED, Rule
-from impls.parallelism.expert_parallel.spread import Spread, summed
+from harness.spec import MoeConfig, Topology, Unsupported, Workload
+from impls.common.experts import Weights, route
+from impls.parallelism.expert_parallel.dispatch import Group, Route, combine, dispatch, plan
+from impls.parallelism.expert_parallel.router import Rule, choose, keep, losses, moved
+from impls.parallelism.expert_parallel.spread import Spread, slope, summed
 from impls.parallelism.tensor_parallel.operators import copy, reduce
 
 
-def there_and_back(
-    x: Tensor, gates: Tensor, way: Plan, gate_up: Tensor, down: Tensor, replicas: Group | None, tp: Group | None
+def naive(x: Tensor, gates: Tensor, experts: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """Every expert on every token: x [t, h], gates and experts [t, k], gate_up [E, 2f, h], the gate's rows first,
+    down [E, h, f] → [t, h]."""
+    g = gates.new_zeros(len(x), len(down)).scatter(1, experts, gates).to(x.dtype)  # [t, E]
+    y = torch.zeros_like(x)  # [t, h]
+    for e in range(len(down)):
+        gate, up = (x @ gate_up[e].mT).chunk(2, -1)  # [t, f] each
+        y = y + g[:, e, None] * ((F.silu(gate) * up) @ down[e].mT)  # [t, h]
+    return y
+
+
+def feed_forward(x: Tensor, p: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """p FFN_e(x): the rows x [m_e, h] of one expert, their gates p [m_e], gate_up [2f, h], down [h, f] → [m_e, h]."""
+    gate, up = (x @ gate_up.mT).chunk(2, -1)  # [m_e, f] each
+    return (p[:, None] * F.silu(gate) * up) @ down.mT  # [m_e, h]
+
+
+def expert_parallel(
+    x: Tensor, gates: Tensor, way: Route, gate_up: Tensor, down: Tensor, tp: Group | None = None
 ) -> Tensor:
-    """This rank's tokens [t, h] with their gates [t, k] to the experts, and the sum of what comes back, [t, h].
-    ``replicas``: over which ranks the gradients of the experts' weights are summed, if at once. Over tp, if given, the
-    experts are cut like an MLP: f before the gates and tokens go to them, g behind."""
-    cut = tp is not None and tp.size() > 1
-    if cut:
+    """The same on this rank's tokens, with this rank's experts: x [t, h], gates [t, k], gate_up [E/ep, 2f, h],
+    down [E/ep, h, f] → [t, h]. Over ``tp`` each expert is cut as an MLP is, to f/tp."""
+    if tp is not None:
         x, gates = copy(x, tp), copy(gates, tp)
-    rows, p = Dispatch.apply(x, way), Dispatch.apply(gates.flatten(), way)
-    output = Combine.apply(grouped_experts(rows, p, gate_up, down, way.counts, replicas), way, len(x))
-    return reduce(output, tp) if cut else output
+
+    # 2. Dispatch: each token, and its gates, to its k experts.
+    t, k = gates.shape
+    rows = dispatch(x[:, None].expand(t, k, -1).flatten(0, 1), way)  # [t·k, h] → [m, h]
+    p = dispatch(gates.flatten(), way).to(x.dtype)  # [t·k] → [m]
+
+    # 3. Experts: each on its own run of rows.
+    runs = zip(rows.split(way.counts), p.split(way.counts), gate_up, down, strict=True)
+    y = torch.cat([feed_forward(*run) for run in runs])  # [m, h]
+
+    # 4. Combine: back to the tokens; the rows of each add up.
+    output = combine(y, way, t * k).view(t, k, -1).sum(1)  # [m, h] → [t·k, h] → [t, h]
+    return reduce(output, tp) if tp is not None else output
 
 
 class ExpertParallel:
+    """A layer with all that its router reports, as a function of its inputs and weights."""
+
     def __init__(self, topology: Topology, rule: Rule) -> None:
-        self.rule, self.dp = rule, topology.dp
-        self.spread = Spread(topology, rule.experts)
+        self.rule, self.spread = rule, Spread(topology, rule.experts)
         self.split, self.gather = self.spread.split, self.spread.gather
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """x [b/dp, s, h], router [E, h], gate_up [E/ep, 2f/tp, h], down [E/ep, h, f/tp], bias [E] →
         output [b/dp, s, h], and this rank's part of losses and counts."""
-        rule, x = self.rule, inputs["x"].flatten(0, 1)
+        rule, spread, x = self.rule, self.spread, inputs["x"].flatten(0, 1)  # [t, h]
+        router = summed(inputs["router"], spread.dp)  # every rank has it
+        gate_up, down = (summed(inputs[name], spread.replicas) for name in ("gate_up", "down"))
+
+        # 1. Router, in float32 at least (Fedus et al. 2022, section 2.4: selective precision).
         wide = torch.promote_types(x.dtype, torch.float32)
-        router = summed(inputs["router"], self.spread.dp).to(wide)
-        logits = F.linear(x.to(wide), router)  # in float32 at least: selective precision (Fedus et al. 2022, §2.4)
-        scores, experts, gates = choose(logits, inputs.get("bias"), rule)
-        kept = keep(experts, gates.detach(), rule, rule.groups // self.dp) if rule.capacity else None
-        way, load = plan(experts, kept, rule.experts, self.spread.ep)
+        logits = F.linear(x.to(wide), router.to(wide))  # [t, E]
+        scores, experts, gates = choose(logits, inputs.get("bias"), rule)  # [t, E], [t, k], [t, k]
+        kept = keep(experts, gates.detach(), rule, rule.groups // spread.dp.size()) if rule.capacity else None  # [t, k]
 
-        spread = self.spread
-        output = there_and_back(x, gates, way, inputs["gate_up"], inputs["down"], spread.replicas, spread.tp)
-        found = {"output": output.view_as(inputs["x"]), "tokens_per_expert": load}
+        # 2. to 4.
+        way = plan(experts, kept, rule.experts, spread.ep)
+        output = expert_parallel(x, gates, way, gate_up, down, spread.tp)  # [t, h]
 
+        found = {"output": output.view_as(inputs["x"]), "tokens_per_expert": way.load}
         if kept is not None:
             found["dropped"] = (~kept).sum()
-        found |= self._losses(logits, scores, experts, load)
+        if rule.auxiliary or rule.z:
+            parts, loss = losses(logits, scores, experts, way.load, rule, spread.dp)
+            found |= {name: part.detach() for name, part in parts.items()} | {"router_loss": slope(loss)}
         if rule.bias:
-            found["expert_bias"] = self._moved(inputs["bias"], load)
+            found["expert_bias"] = moved(inputs["bias"], way.load, spread.dp)
         return found
 
-    def _losses(self, logits: Tensor, scores: Tensor, experts: Tensor, load: Tensor) -> dict[str, Tensor]:
-        """T (α L_aux + β L_z). With a capacity, shares are those of first choices in a group; without, of all choices
-        in the global batch (Qiu et al. 2025, arXiv:2501.11873)."""
-        rule, tokens, parts = self.rule, len(logits) * self.dp, {}
-        if rule.auxiliary:
-            if rule.capacity:
-                groups = rule.groups // self.dp
-                firsts = F.one_hot(experts[:, 0].view(groups, -1), rule.experts)
-                shares = firsts.to(scores.dtype).mean(1)
-            else:
-                groups = 1
-                loads = add_up(load.clone(), self.spread.dp)
-                shares = loads.to(scores.dtype)[None] / (rule.k * tokens)
-            parts["auxiliary_loss"] = balance(shares, scores, rule.experts, groups, groups * self.dp)
-        if rule.z:
-            parts["z_loss"] = z_loss(logits, tokens)
-        if not parts:
-            return {}
-        loss = rule.auxiliary * parts["auxiliary_loss"] + rule.z * parts.get("z_loss", 0.0)
-        return {name: part.detach() for name, part in parts.items()} | {"router_loss": slope(tokens * loss)}
 
-    def _moved(self, bias: Tensor, load: Tensor) -> Tensor:
-        """b_i + γ sign(mean load − load_i), the load that of all ranks (Wang et al. 2024, algorithm 1)."""
-        loads = add_up(load.float(), self.spread.dp)
-        return bias.float() + SPEED * (loads.mean() - loads).sign()
+class ParallelExperts(nn.Module):
+    """The same as a decoder's layer: x [b, s, h] → [b, s, h], with the parameters' names of the dense layer. Their
+    gradients are this rank's alone; an expert's is of all tokens along ep. Without ``sums`` the output is this rank's
+    part of a sum over tp, and so is the router's gradient."""
+
+    def __init__(self, config: MoeConfig, ep: Group, tp: Group, sums: bool = True) -> None:
+        super().__init__()
+        number, h, f = config.num_experts, config.hidden_size, config.moe_intermediate_size
+        if number % ep.size():
+            raise Unsupported(f"ep {ep.size()} does not divide {number} experts")
+        if f % tp.size():
+            raise Unsupported(f"tp {tp.size()} does not divide moe_intermediate_size {f}")
+        self.number, self.k, self.ep, self.tp = number, config.num_experts_per_tok, ep, tp if sums else None
+        self.gate = nn.Linear(h, number, bias=False)
+        self.experts = Weights(number // ep.size(), h, f // tp.size())
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(0, -2)  # [t, h]
+        experts, gates = route(tokens, self.gate.weight, self.k)  # [t, k] each
+        way = plan(experts, None, self.number, self.ep)
+        weights = self.experts.gate_up_proj, self.experts.down_proj
+        return expert_parallel(tokens, gates, way, *weights, self.tp).view_as(x)
 
 
 def build(workload: Workload, topology: Topology, **variant: object) -> ExpertParallel:

@@ -1,55 +1,117 @@
-"""Routers: which experts a token goes to, by how much each counts, and the losses that keep the experts alike.
+"""The router: which experts a token goes to, how much each counts, and the losses that keep the experts' loads alike.
 
-t tokens of this rank   E experts   k choices   g groups of this rank, each S = t/g tokens with its own capacity C
+t tokens of this rank   T of all ranks   E experts   k choices   g groups of this rank, each of S = t/g tokens
+C the capacity of an expert, for each group
 """
+
+from dataclasses import dataclass
+from math import ceil
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from impls.parallelism.expert_parallel.rule import Rule
+from impls.parallelism.expert_parallel.dispatch import Group, add_up
+
+SPEED = 2.0**-10  # γ, by which the bias moves in a step; DeepSeek-V3 has 0.001 (section 4.2)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a layer routes: the arguments of a variant.
+
+    ``capacity``: the factor of each expert's capacity; 0 drops no token. ``groups``: runs of whole sequences of the
+    batch. Each has its own capacity and auxiliary loss, so that neither depends on the number of ranks. ``drop``: who
+    comes first when an expert is full, by ``position`` (first choices of all tokens, then second ones) or by
+    ``priority`` (the largest gates). ``auxiliary``, ``z``: the weights α and β of the two losses. ``bias``: sigmoid
+    scores, and a bias that takes part in the choice alone.
+    """
+
+    experts: int
+    k: int
+    capacity: float = 0.0
+    groups: int = 1
+    drop: str = "position"
+    auxiliary: float = 0.0
+    z: float = 0.0
+    bias: bool = False
+
+    def slots(self, tokens: int) -> int:
+        """C = ⌈k S / E · factor⌉: how many tokens of a group an expert takes."""
+        return ceil(self.k * tokens / self.experts * self.capacity)
 
 
 def choose(logits: Tensor, bias: Tensor | None, rule: Rule) -> tuple[Tensor, Tensor, Tensor]:
     """Logits [t, E] → scores [t, E], experts [t, k], best first, and gates [t, k].
 
-        softmax   p = softmax(logits); the k largest p                     (Switch, equation 2)
-        sigmoid   s = σ(logits); the k largest s + b, the bias has no say  (DeepSeek-V3, equations 13–16)
-                  in what the gates are
+        softmax   p = softmax(logits); the k largest p           (Switch, equation 2)
+        sigmoid   s = σ(logits); the k largest s + b;            (DeepSeek-V3, equations 13–16)
+                  gates are of s alone
 
-    Of several, gates are divided by their sum (GShard, algorithm 1, line 9; Mixtral's softmax over the k logits).
+    Where k > 1, gates are divided by their sum (GShard, algorithm 1, line 9; Mixtral's softmax over the k logits).
     """
-    scores = logits.sigmoid() if rule.bias else logits.softmax(-1)
-    by = scores.detach() if bias is None else scores.detach() + bias
-    experts = by.topk(rule.k).indices
-    gates = scores.gather(1, experts)
+    scores = logits.sigmoid() if rule.bias else logits.softmax(-1)  # [t, E]
+    ranking = scores.detach() if bias is None else scores.detach() + bias  # [t, E]
+    experts = ranking.topk(rule.k).indices  # [t, k]
+    gates = scores.gather(1, experts)  # [t, k]
     return scores, experts, gates / gates.sum(-1, keepdim=True) if rule.k > 1 else gates
 
 
 def keep(experts: Tensor, gates: Tensor, rule: Rule, groups: int) -> Tensor:
-    """[t, k], false for what an expert has no room for. Turns in a group: first choices of all its tokens, then second
-    ones (GShard, algorithm 1); or by falling gate (V-MoE, section 4.1)."""
+    """[t, k], false where the expert has no room left. The queue in a group: first choices of all its tokens, then
+    second ones (GShard, algorithm 1); or by falling gate (V-MoE, section 4.1)."""
     size = len(experts) // groups
-    turns, weights = (x.view(groups, size, rule.k).mT.reshape(groups, -1) for x in (experts, gates))  # [g, k S]
+    # 1. Queue up: choice by choice, and in each token by token.
+    queue, weights = (x.view(groups, size, rule.k).mT.reshape(groups, -1) for x in (experts, gates))  # [g, k S]
     if rule.drop == "priority":
-        order = weights.argsort(descending=True)
-        turns = turns.gather(1, order)
-    ahead = F.one_hot(turns, rule.experts).cumsum(1).gather(2, turns[..., None]).squeeze(2)  # its number in the queue
-    kept = ahead <= rule.slots(size)
+        order = weights.argsort(descending=True)  # [g, k S]
+        queue = queue.gather(1, order)
+    # 2. The place of each in the queue of its own expert, from 1: the first C have room.
+    places = F.one_hot(queue, rule.experts).cumsum(1)  # [g, k S, E]
+    kept = places.gather(2, queue[..., None]).squeeze(2) <= rule.slots(size)  # [g, k S]
+    # 3. Back to tokens and choices.
     if rule.drop == "priority":
         kept = torch.empty_like(kept).scatter_(1, order, kept)
-    return kept.view(groups, rule.k, size).mT.reshape(-1, rule.k)
+    return kept.view(groups, rule.k, size).mT.reshape(-1, rule.k)  # [t, k]
 
 
-def balance(shares: Tensor, scores: Tensor, experts: int, groups: int, total: int) -> Tensor:
-    """This rank's part of L_aux = E Σ f_i P_i (Switch, equations 4–6), the mean over all ``total`` groups.
+def losses(
+    logits: Tensor, scores: Tensor, experts: Tensor, load: Tensor, rule: Rule, dp: Group
+) -> tuple[dict[str, Tensor], Tensor]:
+    """This rank's parts of the losses, by name, and of T (α L_aux + β L_z). ``load`` [E]: this rank's rows for each
+    expert. With a capacity f is the share of first choices in a group (Switch; GShard); without, of all choices in the
+    global batch (Qiu et al. 2025, arXiv:2501.11873)."""
+    tokens = len(logits) * dp.size()  # T
+    parts, loss = {}, logits.new_zeros(())
+    if rule.auxiliary:
+        if rule.capacity:
+            groups = rule.groups // dp.size()
+            f = F.one_hot(experts[:, 0].view(groups, -1), rule.experts).to(scores.dtype).mean(1)  # [g, E]
+        else:
+            groups = 1
+            f = add_up(load.clone(), dp).to(scores.dtype)[None] / (rule.k * tokens)  # [1, E]
+        parts["auxiliary_loss"] = balance(f, scores, groups * dp.size())
+        loss = loss + rule.auxiliary * parts["auxiliary_loss"]
+    if rule.z:
+        parts["z_loss"] = z_loss(logits, tokens)
+        loss = loss + rule.z * parts["z_loss"]
+    return parts, tokens * loss
 
-    shares: f [g, E], or [1, E] of the whole batch; scores [t, E], of whose mean P only f's factor is differentiated.
-    """
-    means = scores.view(groups, -1, experts).mean(1)
-    return experts * (shares * means).sum() / total
+
+def balance(f: Tensor, scores: Tensor, groups: int) -> Tensor:
+    """This rank's part of L_aux = E Σ f_i P_i (Switch, equations 4–6), the mean over all ``groups`` of all ranks.
+    f [g, E]: shares of the tokens, which have no gradient; scores [t, E], whose mean in a group is P."""
+    number, mine = scores.shape[1], len(f)
+    p = scores.view(mine, -1, number).mean(1)  # [g, E]
+    return number * (f * p).sum() / groups
 
 
 def z_loss(logits: Tensor, tokens: int) -> Tensor:
-    """This rank's part of L_z = 1/T Σ (log Σ exp logits)² (ST-MoE, equation 5), over ``tokens`` = T of all ranks."""
+    """This rank's part of L_z = 1/T Σ (log Σ exp logits)² (ST-MoE, equation 5); ``tokens`` is T."""
     return logits.logsumexp(-1).square().sum() / tokens
+
+
+def moved(bias: Tensor, load: Tensor, dp: Group) -> Tensor:
+    """b_i + γ sign(mean load − load_i), with the load [E] of all ranks (Wang et al. 2024, algorithm 1)."""
+    loads = add_up(load.float(), dp)  # [E]
+    return bias.float() + SPEED * (loads.mean() - loads).sign()

@@ -5,11 +5,12 @@ tokens      quarter 0       quarter 1       quarter 2       quarter 3
 experts     first half      second half     first half      second half      {0, 1}, {2, 3} exchange tokens
             └──────────── replicas: gradients add up ───────┘                {0, 2}, {1, 3} sum gradients
 
-With tensor parallelism t neighbours share all that a rank has above, and of each expert have a t-th of its width;
-or, with sequence parallelism beside it (``cut_tokens``), have of the tokens a t-th each too.
+With tensor parallelism t neighbours share all that a rank has above, and each has a t-th of an expert's width; with
+sequence parallelism beside it (``cut_tokens``) each has a t-th of the tokens, too.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,8 +21,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from harness.spec import Topology
 from impls.common.mesh import device
-from impls.parallelism.expert_parallel.exchange import Group, add_up
-from impls.parallelism.expert_parallel.problem import reported
+from impls.parallelism.expert_parallel.dispatch import Group, add_up
 
 TOKENS = ("x", "output")
 EXPERTS = ("gate_up", "down")
@@ -79,7 +79,7 @@ def narrowed(name: str, experts: Tensor, tp: Group) -> Tensor:
     t, rank = tp.size(), tp.rank()
     if name == "down":
         return experts.chunk(t, 2)[rank].contiguous()
-    # Of the gate's rows and of the other's as many.
+    # As many of the gate's rows as of the other's.
     return torch.cat([half.chunk(t, 1)[rank] for half in experts.chunk(2, 1)], 1) if t > 1 else experts
 
 
@@ -115,3 +115,48 @@ class Summed(Function):
 
 
 summed: Callable[[Tensor, dist.ProcessGroup], Tensor] = Summed.apply
+
+
+class Unstack(Function):
+    """[e, …] → e tensors, whose gradients are parts of one buffer: see :func:`unstacked`."""
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, group: Group, buffer: list[Tensor]) -> tuple[Tensor, ...]:
+        ctx.group, ctx.buffer = group, buffer
+        return tuple(weights.detach())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        whole = ctx.buffer.pop()
+        for part, gradient in zip(whole, gradients, strict=True):
+            if gradient.data_ptr() != part.data_ptr():  # of an expert that no token has reached
+                part.copy_(gradient)
+        return add_up(whole, ctx.group), None, None
+
+
+def unstacked(weights: Tensor, group: Group) -> tuple[Tensor, ...]:
+    """Weights [e, …] as engines want them: one tensor each. Each gradient is moved into its place as soon as there is
+    one, as engines do with their gradient buffers: stacked at the end, they would be held twice. Then they are summed
+    over the experts' replicas."""
+    buffer: list[Tensor] = []
+    parts = Unstack.apply(weights, group, buffer)
+    for index, part in enumerate(parts):
+        if part.requires_grad:
+            part.register_hook(partial(_move, buffer, weights, index))
+    return tuple(parts)
+
+
+def _move(buffer: list[Tensor], like: Tensor, index: int, gradient: Tensor) -> Tensor:
+    if not buffer:
+        buffer.append(torch.empty_like(like))
+    return buffer[0][index].copy_(gradient)
+
+
+def slope(loss: Tensor) -> Tensor:
+    """The loss with its gradient and without its value."""
+    return loss - loss.detach()
+
+
+def reported(loss: Tensor) -> Tensor:
+    """To three places: whether the last one of a single float32 is right is luck, and so would be its noise floor."""
+    return loss.detach().round(decimals=3)

@@ -18,8 +18,7 @@ from impls.common.data import IGNORED
 from impls.common.decoder import Attention
 from impls.common.mesh import device
 from impls.parallelism.context_parallel.layouts import blocks, padded, runs
-from impls.parallelism.context_parallel.reference import RingAttention
-from impls.parallelism.context_parallel.ring import Ring
+from impls.parallelism.context_parallel.ring import Ring, RingAttention
 
 LAYOUT = "zigzag"
 

@@ -13,7 +13,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from harness.spec import MoeConfig, Topology
 from impls.common.mesh import lines
-from impls.parallelism.expert_parallel.layer import ParallelExperts
+from impls.parallelism.expert_parallel.reference import ParallelExperts
 from impls.parallelism.expert_parallel.spread import narrowed, part_of, whole_of, widened
 
 ROUTER = "mlp.gate.weight"  # on every rank

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from harness.spec import ModelConfig
-from impls.parallelism.expert_parallel.layer import ParallelExperts
+from impls.parallelism.expert_parallel.reference import ParallelExperts
 from impls.parallelism.sequence_parallel.operators import columns, gather, scatter
 from impls.parallelism.sequence_parallel.reference import SequenceParallelDecoder
 from impls.parallelism.tensor_parallel.operators import Group

@@ -19,7 +19,8 @@ from harness.spec import ModelConfig, Topology, Workload
 from harness.spec import Unsupported as Refused
 from harness.spec.run import FunctionRun
 from impls.acceleration.flash_attention.problem import naive
-from impls.parallelism.context_parallel import CARD, exchange, flash_attn_on_cpu, laws, problem, reference
+from impls.parallelism.context_parallel import CARD, flash_attn_on_cpu, laws, problem, reference, ring, ulysses
+from impls.parallelism.context_parallel import layouts as layouts_of
 from impls.parallelism.context_parallel.block_attention import attend
 from impls.parallelism.context_parallel.layouts import LAYOUTS, blocks, documents, padded, runs, work
 from impls.parallelism.context_parallel.spread import Spread
@@ -93,6 +94,39 @@ def test_contiguous_leaves_the_last_rank_the_most_and_striped_nearly_the_same_fo
         assert counted[-1] - counted[0] == (ranks - 1) * (size**2 if layout == "contiguous" else size)
 
 
+def steps(layout: str, ranks: int, length: int) -> list[str]:
+    """By position of the query: in which step of the ring it meets each key."""
+    places = on_ranks(layout, ranks, length)
+    met = [[" "] * length for _ in range(length)]
+    for rank in range(ranks):
+        for step in range(ranks):
+            source = ring.Ring(None, rank, ranks, []).source(step)
+            for rows, columns, causal in blocks(layout, rank, source, [length // ranks]):
+                for i, row in enumerate(places[rank][rows]):
+                    for j, column in enumerate(places[source][columns]):
+                        if not causal or j <= i:
+                            met[row][column] = str(step)
+    return [" ".join(row).rstrip() for row in met]
+
+
+def test_the_pictures_of_layouts_are_what_they_do() -> None:
+    drawn = layouts_of.__doc__.splitlines()
+    table = zip(*(steps(layout, 4, 8) for layout in LAYOUTS), strict=True)
+    for position, row in enumerate(table):
+        line = "".join(f"{text:21}" for text in row).rstrip()
+        assert f"    {position}       {line}" in drawn
+    for layout, length in zip(LAYOUTS, (4, 8, 8), strict=True):
+        places = " │ ".join(" ".join(map(str, mine)) for mine in on_ranks(layout, 4, length))
+        assert any(line.startswith(f"    {layout:12} {places} ") for line in drawn)
+
+
+def test_the_picture_of_the_ring_is_what_it_does() -> None:
+    drawn = ring.__doc__.splitlines()
+    for rank in range(4):
+        blocks_here = "   ".join("k" + "₀₁₂₃"[ring.Ring(None, rank, 4, []).source(step)] for step in range(4))
+        assert any(line.startswith(f"    rank {rank}      {blocks_here}") for line in drawn)
+
+
 def test_an_unknown_layout_is_named_with_those_there_are() -> None:
     with pytest.raises(ValueError, match="layout 'spiral' is none of contiguous, striped, zigzag"):
         runs("spiral", 0, 2, 8)
@@ -123,7 +157,7 @@ def test_blocks_merged_in_any_order_are_attention_over_all_of_them(cuts: list[in
     order.shuffle(parts)
     output, logsumexp = (x.clone() for x in parts[0])
     for further in parts[1:]:
-        reference.merge(output, logsumexp, *further)
+        ring.merge(output, logsumexp, *further)
     torch.testing.assert_close(output, naive(query, key, value, False))
 
 
@@ -134,36 +168,24 @@ def test_an_exchange_gives_each_rank_the_key_heads_of_its_queries(
 ) -> None:
     if kv_heads % ranks and ranks % kv_heads:
         with pytest.raises(Refused, match=f"{kv_heads} key heads can neither be dealt out to {ranks} ranks"):
-            exchange.head_shares(share * ranks * kv_heads, kv_heads, ranks)
+            ulysses.head_shares(share * ranks * kv_heads, kv_heads, ranks)
         return
     heads = share * max(ranks, kv_heads)  # a multiple of both
-    mine, mine_kv = exchange.head_shares(heads, kv_heads, ranks)
-    shape = (2, n * ranks, 1)
-    query = torch.arange(heads)[None, :, None, None].expand(shape[0], heads, *shape[1:])
-    key = torch.arange(kv_heads)[None, :, None, None].expand(shape[0], kv_heads, *shape[1:])
-    got_q, got_k = (
-        [
-            exchange.whole_sequence(torch.stack([exchange.by_rank(part, ranks)[rank] for part in x.chunk(ranks, 2)]))
-            for rank in range(ranks)
-        ]
-        for x in (query, key)
-    )
-    for q, k in zip(got_q, got_k, strict=True):
+    mine, mine_kv = ulysses.head_shares(heads, kv_heads, ranks)
+    query = torch.arange(heads)[None, :, None, None].expand(2, heads, n * ranks, 1)
+    key = torch.arange(kv_heads)[None, :, None, None].expand(2, kv_heads, n * ranks, 1)
+    for rank in range(ranks):
+        sent = [[ulysses.by_rank(part, ranks)[rank] for part in x.chunk(ranks, 2)] for x in (query, key)]
+        q, k = (ulysses.whole_sequence(torch.stack(parts)) for parts in sent)
         assert q.shape == (2, mine, n * ranks, 1)
         assert k.shape == (2, mine_kv, n * ranks, 1)
         wanted = q // (heads // kv_heads)  # the key head of each query head
         assert torch.equal(k.repeat_interleave(mine // mine_kv, dim=1), wanted)
-    back = [
-        exchange.whole_heads(torch.stack([exchange.by_sequence(k, ranks)[rank] for k in got_k]), kv_heads)
-        for rank in range(ranks)
-    ]
-    copies = max(ranks // kv_heads, 1)
-    assert all(torch.equal(x, copies * part) for x, part in zip(back, key.chunk(ranks, 2), strict=True))
 
 
 def test_query_heads_that_ranks_do_not_divide_are_refused() -> None:
     with pytest.raises(Refused, match="6 query heads cannot be dealt out to 4 ranks"):
-        exchange.head_shares(6, 2, 4)
+        ulysses.head_shares(6, 2, 4)
 
 
 @pytest.mark.parametrize(

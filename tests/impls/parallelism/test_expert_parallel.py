@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 import torch
+from harness.lab import Lab
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from harness.lab import Lab
 from harness.launch.outcome import Done, Job, describe
 from harness.launch.rank import Context
 from harness.spec import Case, ModelConfig, Topology, Workload
-from impls.parallelism.expert_parallel import CARD, claims, exchange, laws, problem, router
-from impls.parallelism.expert_parallel.experts import experts, naive
-from impls.parallelism.expert_parallel.rule import Rule
+from impls.parallelism.expert_parallel import CARD, claims, dispatch, laws, problem, router
+from impls.parallelism.expert_parallel.reference import expert_parallel, naive
+from impls.parallelism.expert_parallel.router import Rule
 from impls.parallelism.expert_parallel.spread import Spread
 
 ALONE: Any = SimpleNamespace(size=lambda: 1, rank=lambda: 0)
@@ -80,7 +80,7 @@ def test_first_choices_come_before_second_ones() -> None:
 
 def test_equal_shares_and_scores_have_an_auxiliary_loss_of_one() -> None:
     even = torch.full((3, 4), 0.25)
-    assert router.balance(even, torch.full((12, 4), 0.25), 4, 3, 3).item() == pytest.approx(1.0)
+    assert router.balance(even, torch.full((12, 4), 0.25), 3).item() == pytest.approx(1.0)
 
 
 def test_the_bias_moves_the_choice_and_not_the_gates() -> None:
@@ -92,45 +92,41 @@ def test_the_bias_moves_the_choice_and_not_the_gates() -> None:
 
 
 @settings(derandomize=True, deadline=None, max_examples=30)
-@given(counts=st.lists(st.integers(0, 4), min_size=1, max_size=4), f=st.integers(1, 5), h=st.integers(1, 5))
-def test_grouped_experts_are_the_naive_ones_also_where_no_row_comes(counts: list[int], f: int, h: int) -> None:
-    generator, m, e = torch.Generator().manual_seed(0), sum(counts), len(counts)
+@given(t=st.integers(1, 6), k=st.integers(1, 3), used=st.integers(3, 5), f=st.integers(1, 5), h=st.integers(1, 5))
+def test_routed_tokens_are_every_expert_on_every_token(t: int, k: int, used: int, f: int, h: int) -> None:
+    """Values and gradients, also of experts that no token has chosen: the last ones of five."""
+    generator = torch.Generator().manual_seed(t * used)
+    chosen = torch.rand(t, used, generator=generator).topk(k).indices
 
     def leaves() -> list[Tensor]:
         generator.manual_seed(0)
-        shapes = ((m, h), (m,), (e, 2 * f, h), (e, h, f))
+        shapes = ((t, h), (t, k), (5, 2 * f, h), (5, h, f))
         return [torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes]
 
     ours, theirs = leaves(), leaves()
-    out, expected = experts(*ours, counts, ALONE), naive(*theirs, counts)
+    way = dispatch.plan(chosen, None, 5, ALONE)
+    out, expected = expert_parallel(*ours[:2], way, *ours[2:]), naive(*theirs[:2], chosen, *theirs[2:])
     torch.testing.assert_close(out, expected)
     found, true = (torch.autograd.grad(y.sin().sum(), x) for y, x in ((out, ours), (expected, theirs)))
     torch.testing.assert_close(found, true)
 
 
-def test_a_second_backward_pass_is_refused_since_the_first_has_used_up_what_was_kept() -> None:
-    x, p, gate_up, down = (torch.randn(s).requires_grad_() for s in ((3, 2), (3,), (1, 8, 2), (1, 2, 4)))
-    loss = experts(x, p, gate_up, down, [3], ALONE).sum()
-    loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        loss.backward()
-
-
-def transposes(context: Context) -> list[tuple[float, float]]:
-    """⟨D x, y⟩ and ⟨x, Dᵀ y⟩ over all ranks: of tokens, and of slots; rank 1 drops some and sends nothing to rank 0."""
+def transposes(context: Context) -> tuple[float, float]:
+    """Over all ranks ⟨D x, y⟩ and ⟨x, C y⟩. Rank 1 drops some tokens and sends nothing to rank 0."""
     generator = torch.Generator().manual_seed(context.rank)
     experts_of = torch.tensor([[0, 3], [2, 1], [0, 2]]) if context.rank == 0 else torch.tensor([[2, 3], [3, 1]])
     kept = torch.ones_like(experts_of, dtype=torch.bool) if context.rank == 0 else experts_of > 1
-    way, _ = exchange.plan(experts_of, kept, 4, torch.distributed.group.WORLD)
-    found = []
-    for size in (len(experts_of), experts_of.numel()):
-        x = torch.randn(size, 3, generator=generator, dtype=torch.float64)
-        y = torch.randn(sum(way.counts), 3, generator=generator, dtype=torch.float64)
-        forth, back = exchange.to_experts(x, way), exchange.to_tokens(y, way, size)
-        pair = torch.stack([(forth * y).sum(), (x * back).sum()])
-        torch.distributed.all_reduce(pair)
-        found.append((float(pair[0]), float(pair[1])))
-    return found
+    way, slots = dispatch.plan(experts_of, kept, 4, torch.distributed.group.WORLD), experts_of.numel()
+    x, y = (
+        torch.randn(rows, 3, generator=generator, dtype=torch.float64).requires_grad_()
+        for rows in (slots, sum(way.counts))
+    )
+    there, back = dispatch.dispatch(x, way), dispatch.combine(y, way, slots)
+    gradients = [torch.autograd.grad(there, x, y.detach())[0], torch.autograd.grad(back, y, x.detach())[0]]
+    torch.testing.assert_close(gradients, [back.detach(), there.detach()])
+    pair = torch.stack([(there * y).sum(), (x * back).sum()]).detach()
+    torch.distributed.all_reduce(pair)
+    return float(pair[0]), float(pair[1])
 
 
 def test_dispatch_and_combine_are_each_others_transpose_with_uneven_splits(lab: Lab) -> None:
@@ -140,9 +136,9 @@ def test_dispatch_and_combine_are_each_others_transpose_with_uneven_splits(lab: 
     finally:
         world.close()
     assert all(isinstance(outcome, Done) for outcome in outcomes), describe(outcomes)
-    for forth, back in outcomes[0].value:
-        assert forth == pytest.approx(back, rel=1e-12)
-        assert forth != 0.0
+    forth, back = outcomes[0].value
+    assert forth == pytest.approx(back, rel=1e-12)
+    assert forth != 0.0
 
 
 @pytest.mark.parametrize("variant", CARD.variants)
