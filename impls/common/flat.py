@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 LARGEST = 25 * 2**20  # bytes: enough for the network's full bandwidth (Li et al. 2020, §3.2.3)
@@ -52,3 +53,10 @@ def flatten(parameters: Sequence[nn.Parameter], multiple: int = 1) -> Tensor:
         for parameter, view in zip(parameters, views(buffer, parameters), strict=True):
             parameter.data = view.copy_(parameter)
     return buffer
+
+
+def gathered(part: Tensor, parameters: Sequence[nn.Parameter], group: dist.ProcessGroup) -> list[Tensor]:
+    """Every rank's ``part`` [Ψ/N] of a flat buffer, as tensors in the parameters' shapes."""
+    whole = part.new_empty(part.numel() * group.size())
+    dist.all_gather_into_tensor(whole, part, group=group)
+    return views(whole, parameters)

@@ -87,7 +87,7 @@ def clipped(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
 def a_shard_off_by_one(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
     """The last rank's shard of the last layer's gradient begins one element too early."""
     trainer = zero.build(workload, topology, **variant)
-    unit = trainer.units[-2]  # its MLP; behind it comes the head
+    unit = trainer.stage.partitions[-2]  # its MLP; behind it comes the head
     add = unit.add
     if dist.get_rank() == dist.get_world_size() - 1:
         unit.add = lambda received: add(received.roll(1))
@@ -141,9 +141,8 @@ def no_sum_over_sequence(workload: Workload, topology: Topology, **variant: Any)
 
 def gradients_that_never_cross(workload: Workload, topology: Topology, group: int, **variant: Any) -> Trainer:
     """Two groups of one rank each, and no second hop between them."""
-    trainer = hybrid_shard.build(workload, topology, group // 2, **variant)
-    trainer._received = lambda unit, part: unit.add(part)
-    return trainer
+    hybrid_shard.SecondHopOnce.reduce = lambda stage: stage.inside.reduce()
+    return hybrid_shard.build(workload, topology, group // 2, **variant)
 
 
 def a_write_left_behind(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
@@ -187,10 +186,8 @@ def a_rotary_key_of_its_own_heads(workload: Workload, topology: Topology, **vari
 
 def a_stale_partition(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
     """The secondary partition outlives the update: later steps use the first step's weights."""
-    trainer = zero_plus_plus.build(workload, topology, **variant)
-    for unit in trainer.units:
-        unit.left, unit.stepped = 1_000_000, lambda: None
-    return trainer
+    zero_plus_plus.Secondary.expire = lambda secondary: None
+    return zero_plus_plus.build(workload, topology, **variant)
 
 
 def a_tie_that_is_not_summed(workload: Workload, topology: Topology, **variant: Any) -> Trainer:

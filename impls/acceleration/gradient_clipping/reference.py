@@ -29,7 +29,7 @@ from impls.parallelism.data_parallel.reference import Bucketed
 from impls.parallelism.hybrid_3d import reference as hybrid
 from impls.parallelism.pipeline_parallel import reference as pipeline
 from impls.parallelism.tensor_parallel.reference import TensorParallel
-from impls.parallelism.zero.reference import Zero
+from impls.parallelism.zero import reference as zero
 
 
 def build(workload: Workload, topology: Topology, stage: int = 0) -> Trainer:
@@ -41,4 +41,4 @@ def build(workload: Workload, topology: Topology, stage: int = 0) -> Trainer:
         return TensorParallel(workload, topology)
     if topology.pp > 1:
         return pipeline.build(pipelined(workload, topology), topology, SCHEDULE)
-    return Zero(workload, stage) if stage else Bucketed(workload)
+    return zero.build(workload, topology, stage) if stage else Bucketed(workload)

@@ -1,6 +1,7 @@
 """Gradients and the optimizer's states of what a rank holds: the same on every data-parallel rank, or divided."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -8,10 +9,10 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from harness.spec import Workload
-from impls.common.flat import runs, views
-from impls.common.optimizer import MasterWeights, optimizer
+from impls.common.flat import gathered, views
+from impls.common.optimizer import MasterWeights
 from impls.common.sums import mean_flat
-from impls.parallelism.zero.unit import Unit, padding, step, whole
+from impls.parallelism.zero.optimizer import Partition, Zero1
 
 MOMENTS = {"sgd": (), "adamw": ("exp_avg", "exp_avg_sq")}
 Read = Callable[[str, str], Tensor]  # of a checkpoint: kind, name → this rank's part
@@ -53,7 +54,10 @@ class Replicated:
 
     def by_kind(self) -> Mapping[Kind, list[Tensor]]:
         """The gradients that this rank steps."""
-        return _sorted((self.kinds[name], p.grad) for name, p in self.weights.items())
+        found: dict[Kind, list[Tensor]] = {}
+        for name, parameter in self.weights.items():
+            found.setdefault(self.kinds[name], []).append(parameter.grad)
+        return found
 
     def step(self) -> None:
         self.optimizer.step()
@@ -79,7 +83,7 @@ class Replicated:
 
 
 class Partitioned:
-    """ZeRO-1: of those who have copies each steps its part of flat units, which hold parameters of one kind."""
+    """ZeRO-1, once for the parameters of each kind: those who have copies step a part each."""
 
     def __init__(
         self, weights: Mapping[str, nn.Parameter], kinds: Mapping[str, Kind], share: int, workload: Workload
@@ -88,67 +92,64 @@ class Partitioned:
         members: dict[Kind, list[nn.Parameter]] = {}
         for name, parameter in weights.items():
             members.setdefault(kinds[name], []).append(parameter)
-        cut = [(kind, run) for kind, parameters in members.items() for run in runs(parameters)]
-        self.kinds = [kind for kind, _ in cut]
-        self.units = [Unit(run, 1, kind.copies) for kind, run in cut]
-        self.optimizer = optimizer([unit.master for unit in self.units], workload)
-        self.padding = padding(self.units)
+        self.zero = {kind: Zero1(own, workload, kind.copies) for kind, own in members.items()}
+        held = sum(zero.partition.weights.numel() for zero in self.zero.values())
+        self.padding = held - sum(parameter.numel() for parameter in weights.values())
         self.kinds_of_moments = MOMENTS[workload.optimizer]
 
     def reduce(self) -> None:
-        for unit in self.units:
-            unit.collect()
-            work, _, part = unit.reduce()
-            work.wait()
-            unit.add(part.div_(self.share))
+        for zero in self.zero.values():
+            zero.reduce()
+            zero.gradient.div_(self.share)
 
     def among(self, kind: Kind) -> Groups:
         return (kind.copies,)
 
     def by_kind(self) -> Mapping[Kind, list[Tensor]]:
-        return _sorted((kind, unit.gradient) for kind, unit in zip(self.kinds, self.units, strict=True))
+        return {kind: [zero.gradient] for kind, zero in self.zero.items()}
 
     def step(self) -> None:
-        step(self.units, self.optimizer)
+        for zero in self.zero.values():
+            zero.step()
 
     def gradients(self) -> Mapping[str, Tensor]:
-        return self._named([unit.gradient for unit in self.units if unit.gradient is not None])
+        return self._named(lambda zero: zero.gradient)
 
     def parameters(self) -> Mapping[str, Tensor]:
-        return self._named([unit.master.detach() for unit in self.units])
+        return self._named(lambda zero: zero.partition.master)
 
     def moments(self) -> Mapping[str, Mapping[str, Tensor]]:
         """The optimizer's, whole, by kind and name."""
-        states = [self.optimizer.state[unit.master] for unit in self.units]
-        return {kind: self._named([state[kind] for state in states]) for kind in self.kinds_of_moments}
+        of = {kind: partial(_moment, kind) for kind in self.kinds_of_moments}
+        return {kind: self._named(moment) for kind, moment in of.items()}
 
     @torch.no_grad()
     def load(self, read: Read, steps: int) -> None:
         names = {parameter: name for name, parameter in self.weights.items()}
-        for unit in self.units:
+        for zero in self.zero.values():
+            held = zero.partition
 
-            def part(kind: str, unit: Unit = unit) -> Tensor:
-                flat = torch.zeros(unit.elements, dtype=unit.master.dtype, device=unit.master.device)
-                for parameter, view in zip(unit.parameters, views(flat, unit.parameters), strict=True):
+            def part(kind: str, held: Partition = held) -> Tensor:
+                flat = torch.zeros_like(held.weights, dtype=held.master.dtype)
+                for parameter, view in zip(held.parameters, views(flat, held.parameters), strict=True):
                     view.copy_(read(kind, names[parameter]))
-                return flat[unit.mine].clone()
+                return flat[held.own].clone()
 
-            unit.master.copy_(part("master"))
-            for parameter in unit.parameters:
+            held.master.copy_(part("master"))
+            for parameter in held.parameters:
                 parameter.copy_(read("master", names[parameter]))
-            _resume(self.optimizer, unit.master, {kind: part(kind) for kind in self.kinds_of_moments}, steps)
+            _resume(zero.inner, held.master, {kind: part(kind) for kind in self.kinds_of_moments}, steps)
 
-    def _named(self, shards: list[Tensor]) -> Mapping[str, Tensor]:
-        found = whole(self.units, shards)
+    def _named(self, part: Callable[[Zero1], Tensor]) -> Mapping[str, Tensor]:
+        found: dict[nn.Parameter, Tensor] = {}
+        for zero in self.zero.values():
+            held = zero.partition
+            found.update(zip(held.parameters, gathered(part(zero), held.parameters, held.group), strict=True))
         return {name: found[parameter] for name, parameter in self.weights.items()}
 
 
-def _sorted(gradients: Iterable[tuple[Kind, Tensor | None]]) -> Mapping[Kind, list[Tensor]]:
-    found: dict[Kind, list[Tensor]] = {}
-    for kind, gradient in gradients:
-        assert gradient is not None
-        found.setdefault(kind, []).append(gradient)
-    return found
+def _moment(kind: str, zero: Zero1) -> Tensor:
+    return zero.inner.state[zero.partition.master][kind]
 
 
 def _resume(stepping: torch.optim.Optimizer, master: Tensor, moments: Mapping[str, Tensor], steps: int) -> None:

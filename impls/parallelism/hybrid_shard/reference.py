@@ -26,16 +26,20 @@ synchronisation"):
 In stage 1 a group shares the optimizer's states alone, and both hops are taken once.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from harness.spec import Batch, Topology, Workload
+from harness.spec import Topology, Workload
+from impls.common.flat import distinct
 from impls.common.mesh import device, groups
-from impls.parallelism.zero.reference import Zero
-from impls.parallelism.zero.unit import Unit
-
-Crossing = tuple[dist.Work, Unit, Tensor]
+from impls.common.weights import build_model
+from impls.parallelism.zero.hooks import Unit, Zero3, modules, reduce_scatter
+from impls.parallelism.zero.optimizer import Zero1
+from impls.parallelism.zero.reference import Stage, Zero
 
 
 def places_of(topology: Topology, group: int) -> DeviceMesh:
@@ -44,42 +48,41 @@ def places_of(topology: Topology, group: int) -> DeviceMesh:
     return init_device_mesh(device().type, (groups(topology, group), group), mesh_dim_names=names)
 
 
-class HybridShard(Zero):
-    """ZeRO in this rank's sharding group; of each part of a gradient that arrives there, the sum over the groups."""
+def both_hops(whole: Tensor, shard: dist.ProcessGroup, replicate: dist.ProcessGroup) -> Callable[[], Tensor]:
+    """hsdp: a unit's gradient [Ψ_u] of one micro-batch → this rank's part [Ψ_u/F], summed over all ranks."""
+    first = reduce_scatter(whole, shard)  # under way
 
-    def __init__(self, workload: Workload, places: DeviceMesh, stage: int, two_hop: bool) -> None:
-        super().__init__(workload, stage, places.get_group("shard"))
-        self.replicas, self.two_hop = places.get_group("replicate"), two_hop
-        self.crossing: Crossing | None = None
-        self.waiting: dict[Unit, Tensor] = {}
+    def wait() -> Tensor:
+        part = first()  # [Ψ_u/F]
+        dist.all_reduce(part, group=replicate)
+        return part
 
-    def backward(self, batch: Batch) -> Tensor:
-        loss = super().backward(batch)
-        self._arrive()
-        return loss
-
-    def _received(self, unit: Unit, part: Tensor) -> None:
-        """After hop 1: hop 2, or with ``two_hop`` the sum over micro-batches until the last has come."""
-        if self.two_hop:
-            if unit in self.waiting:
-                part += self.waiting.pop(unit)
-            if not self.last:
-                self.waiting[unit] = part  # no wider than what will cross
-                return
-        self._arrive()  # the one before: a single all-reduce at a time
-        if self.replicas.size() > 1:
-            self.crossing = dist.all_reduce(part, group=self.replicas, async_op=True), unit, part
-        else:
-            unit.add(part)
-
-    def _arrive(self) -> None:
-        """Takes the result of the running all-reduce across groups."""
-        if self.crossing is not None:
-            work, unit, part = self.crossing
-            work.wait()
-            unit.add(part)
-            self.crossing = None
+    return wait
 
 
-def build(workload: Workload, topology: Topology, group: int, stage: int = 3, two_hop: bool = False) -> HybridShard:
-    return HybridShard(workload, places_of(topology, group), stage, two_hop)
+class SecondHopOnce:
+    """mics, hsdp_zero1: ``inside`` each group the gradients of all micro-batches are added up before they cross."""
+
+    def __init__(self, inside: Stage, replicate: dist.ProcessGroup) -> None:
+        self.inside, self.replicate = inside, replicate
+        self.partitions, self.step = inside.partitions, inside.step
+
+    def reduce(self) -> None:
+        self.inside.reduce()
+        for part in self.partitions:
+            assert part.gradient is not None
+            crossing = part.gradient.to(part.parameters[0].dtype)  # [Ψ_u/F], as narrow as the weights
+            dist.all_reduce(crossing, group=self.replicate)
+            part.gradient.copy_(crossing)
+
+
+def build(workload: Workload, topology: Topology, group: int, stage: int = 3, two_hop: bool = False) -> Zero:
+    places, model = places_of(topology, group), build_model(workload)
+    shard, replicate = places.get_group("shard"), places.get_group("replicate")
+    if stage == 1:
+        zero1 = Zero1(distinct(model.parameters()), workload, shard)
+        return Zero(model, SecondHopOnce(zero1, replicate), shard, workload)
+    reduce = partial(reduce_scatter, group=shard) if two_hop else partial(both_hops, shard=shard, replicate=replicate)
+    units = [Unit(parameters, shard, reduce=reduce) for _, parameters in modules(model)]
+    zero3 = Zero3(model, units, workload)
+    return Zero(model, SecondHopOnce(zero3, replicate) if two_hop else zero3, shard, workload)

@@ -15,7 +15,7 @@ from impls.common.flat import views
 from impls.common.mesh import token_share
 from impls.common.optimizer import clip, optimizer
 from impls.common.plain import Plain
-from impls.parallelism.zero.unit import owners
+from impls.parallelism.zero.hooks import modules
 from impls.parallelism.zero_plus_plus.quantisation import decode, encode
 
 
@@ -61,7 +61,7 @@ class Quantised(Plain):
         super().__init__(finer, permute, math)
         self.ranks, self.group, self.pieces = ranks, group, micro_batches
         self.weight_bits, self.gradient_bits = weight_bits, gradient_bits
-        self.units = [parameters for _, parameters in owners(self.model, 3)]
+        self.units = [parameters for _, parameters in modules(self.model)]
         self.wide = torch.promote_types(self.model.lm_head.weight.dtype, torch.float32)
         self.masters = {p: p.detach().to(self.wide, copy=True).requires_grad_() for p in self.model.parameters()}
         self.steps = optimizer(self.masters.values(), workload)

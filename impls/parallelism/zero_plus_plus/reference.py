@@ -27,101 +27,89 @@ says how far that carries, farthest with 4 bits. The judge stays as strict as it
 decision that no variant flips would fail there by that one step, and its float64 case would have to tell.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
-import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
 from harness.spec import Topology, Workload
-from impls.common.collectives import Exchange, free
+from impls.common.decoder import Decoder
 from impls.common.mesh import device, groups
-from impls.parallelism.zero import unit
+from impls.common.weights import build_model
+from impls.parallelism.zero.hooks import Gather, Unit, Wait, Zero3, all_gather, modules
 from impls.parallelism.zero.reference import Zero
 from impls.parallelism.zero_plus_plus.quantisation import decode, encode
-from impls.parallelism.zero_plus_plus.two_hops import TwoHops
+from impls.parallelism.zero_plus_plus.two_hops import two_hops
 
 
-class Unit(unit.Unit):
-    """A unit of ZeRO-3 whose messages have so many bits an element (0: they are not quantised).
+def quantised_gather(whole: Tensor, part: Tensor, group: dist.ProcessGroup, bits: int) -> Wait:
+    """qwZ: ``part`` [Ψ_u/N], float32, travels in so many bits an element, and arrives in ``whole`` [Ψ_u]."""
+    sent = encode(part, bits)  # [bytes]
+    arrived = sent.new_empty(group.size() * sent.numel())  # [N · bytes]
+    work = dist.all_gather_into_tensor(arrived, sent, group=group, async_op=True)
 
-    ``secondary`` [N · size / g] this rank's part of the weights inside its group, from a step's first gather to its
-    last; there are ``gathers`` in a step.
-    """
+    def wait() -> None:
+        work.wait()
+        decode(arrived.view(group.size(), -1), whole.view(group.size(), -1), bits)
 
-    def __init__(
-        self,
-        parameters: list[nn.Parameter],
-        stage: int,
-        group: dist.ProcessGroup,
-        inside: dist.ProcessGroup,
-        across: dist.ProcessGroup,
-        weight_bits: int,
-        gradient_bits: int,
-        hierarchical: bool,
-        gathers: int,
-    ) -> None:
-        super().__init__(parameters, stage, group)
-        self.ranks, self.inside, self.across = group.size(), inside, across
-        self.weight_bits, self.gradient_bits, self.hierarchical = weight_bits, gradient_bits, hierarchical
-        self.secondary: Tensor | None = None
-        self.gathers = self.left = gathers
+    return wait
 
-    def gather(self) -> None:
-        if self.full.untyped_storage().size():
-            return
-        self.full.untyped_storage().resize_(self.bytes)
-        self.left -= 1
-        self.arriving, group, shard = self.full, self.group, self.master.detach()
-        if self.secondary is not None:  # hpZ
-            send, group = self.secondary, self.inside
-        elif self.weight_bits:  # qwZ
-            send = encode(shard, self.weight_bits)
-            self.arriving = send.new_empty(self.ranks * send.numel())
-        else:
-            send = shard.to(self.full.dtype)
-        with torch.autograd._unsafe_preserve_version_counter(self.full):
-            # The collective itself: what of it goes between groups is what the laws speak of.
-            self.gathering = dist.all_gather_into_tensor(self.arriving, send, group=group, async_op=True), send
 
-    def wait(self) -> None:
-        if self.gathering is None:
-            return
-        super().wait()
-        if self.arriving is not self.full:
-            with torch.autograd._unsafe_preserve_version_counter(self.full):
-                messages, shards = (t.view(self.ranks, -1) for t in (self.arriving, self.full))
-                decode(messages, shards, self.weight_bits)
-        del self.arriving
-        if not self.left:
-            self.secondary = None
-        elif self.hierarchical and self.secondary is None:
-            self.secondary = self.full.view(self.inside.size(), -1)[self.inside.rank()].clone()
+class Secondary:
+    """hpZ, of a unit: after a step's ``first`` gather, by all ranks, each of a group's g ranks keeps 1/g of it."""
 
-    def reduce(self) -> unit.Reduction:
-        assert self.send is not None
-        send, self.send = self.send, None
-        if not self.gradient_bits:  # parts go to their owners directly, as in each hop of qgZ
-            receive = torch.empty_like(send[self.mine])
-            return Exchange(receive, send, self.group), send, receive
-        receive = torch.empty_like(self.master)
-        hops = TwoHops(send, receive, self.inside, self.across, self.gradient_bits)  # qgZ
-        free(send)  # what is under way is its codes
-        return hops, send, receive
+    def __init__(self, first: Gather, inside: dist.ProcessGroup) -> None:
+        self.first, self.inside = first, inside
+        self.partition: Tensor | None = None  # [Ψ_u/g], in the weights' dtype
 
-    def stepped(self) -> None:
-        """The optimizer has stepped: what was gathered before is out of date."""
-        self.secondary, self.left = None, self.gathers
+    def gather(self, whole: Tensor, part: Tensor) -> Wait:
+        if self.partition is not None:
+            return all_gather(whole, self.partition, self.inside)
+        arrive = self.first(whole, part)
+
+        def wait() -> None:
+            arrive()
+            self.partition = whole.chunk(self.inside.size())[self.inside.rank()].clone()
+
+        return wait
+
+    def expire(self) -> None:
+        self.partition = None
 
 
 class ZeroPlusPlus(Zero):
+    """ZeRO-3's loop; what was gathered before a step is out of date after it."""
+
+    def __init__(
+        self, model: Decoder, zero3: Zero3, secondaries: Sequence[Secondary], group: dist.ProcessGroup, work: Workload
+    ) -> None:
+        super().__init__(model, zero3, group, work)
+        self.secondaries = secondaries
+
+    def update(self) -> None:
+        super().update()
+        for secondary in self.secondaries:
+            secondary.expire()
+
     def padding(self) -> int:
         """None that the laws do not count: messages are as long as the padded units make them."""
         return 0
 
 
-def build(workload: Workload, topology: Topology, group: int, **techniques: int | bool) -> ZeroPlusPlus:
+def build(
+    workload: Workload, topology: Topology, group: int, weight_bits: int, gradient_bits: int, hierarchical: bool
+) -> ZeroPlusPlus:
     mesh = init_device_mesh(device().type, (groups(topology, group), group), mesh_dim_names=("across", "inside"))
-    hops = {name: mesh.get_group(name) for name in ("inside", "across")}
-    return ZeroPlusPlus(workload, 3, make=partial(Unit, gathers=2 * workload.micro_batches, **hops, **techniques))
+    everyone, inside, across = dist.group.WORLD, mesh.get_group("inside"), mesh.get_group("across")
+    gather: Gather = partial(all_gather, group=everyone)
+    if weight_bits:
+        gather = partial(quantised_gather, group=everyone, bits=weight_bits)
+    reduce = partial(two_hops, inside=inside, across=across, bits=gradient_bits) if gradient_bits else None
+    model = build_model(workload)
+    owned = [parameters for _, parameters in modules(model)]
+    secondaries = [Secondary(gather, inside) for _ in owned] if hierarchical else []
+    gathers = [secondary.gather for secondary in secondaries] or [gather] * len(owned)
+    units = [Unit(own, everyone, fetch, reduce) for own, fetch in zip(owned, gathers, strict=True)]
+    return ZeroPlusPlus(model, Zero3(model, units, workload), secondaries, everyone, workload)

@@ -12,49 +12,45 @@ quantise twice, with sums in full precision between them, and only 1/g leaves th
     hop 2        j's shard, summed over this group, to group j; Σ over the m senders      sends m − 1 times 1/N
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from impls.parallelism.zero_plus_plus.quantisation import decode, encode
 
+Wait = Callable[[], Tensor]
 
-class TwoHops:
-    """The handle of a running reduction: ``send`` [N · size] → ``receive`` [size], this rank's shard summed over ranks.
 
-    The first hop is under way; ``wait()`` ends it and makes the second.
-    """
+def two_hops(whole: Tensor, inside: dist.ProcessGroup, across: dist.ProcessGroup, bits: int) -> Wait:
+    """Starts the first hop of a gradient [N · size]; waiting for it makes the second, and returns this rank's shard of
+    the sum over ranks, [size]."""
+    reordered = whole.view(across.size(), inside.size(), -1).transpose(0, 1)  # [g, m, size]
+    first = exchange(reordered, inside, bits)
 
-    def __init__(
-        self, send: Tensor, receive: Tensor, inside: dist.ProcessGroup, across: dist.ProcessGroup, bits: int
-    ) -> None:
-        self.receive, self.bits, self.hops = receive, bits, [inside, across]
-        self.work: dist.Work | None = None
-        self._hop(send.view(across.size(), inside.size(), -1).transpose(0, 1))
+    def wait() -> Tensor:
+        summed = first()  # [m, size]
+        return exchange(summed, across, bits)()  # [size]
 
-    def _hop(self, parts: Tensor) -> None:
-        """``parts[i]`` goes to the i-th rank of the next group; after the last hop there is one part, the result."""
-        while self.hops and self.hops[0].size() == 1:  # nobody to send to, so nothing to quantise
-            parts = parts[0]
-            self.hops.pop(0)
-        if not self.hops:
-            self.receive.copy_(parts)
-            return
-        # To a receiver each, since on the way a part is float32, twice.
-        self.shape, self.sent = parts.shape, torch.stack([encode(part, self.bits) for part in parts])
-        self.arrived = torch.empty_like(self.sent)
-        self.work = dist.all_to_all_single(self.arrived, self.sent, group=self.hops.pop(0), async_op=True)
+    return wait
 
-    def _arrive(self) -> None:
-        assert self.work is not None
-        self.work.wait()
-        self.work = None
-        one, *others = self.arrived  # of a sender each; only one more than the sum is wide at a time
-        total = decode(one, self.receive.new_empty(self.shape[1:]), self.bits)
-        for other in others:
-            total += decode(other, torch.empty_like(total), self.bits)
-        self._hop(total)
 
-    def wait(self) -> None:
-        while self.work is not None:
-            self._arrive()
+def exchange(parts: Tensor, group: dist.ProcessGroup, bits: int) -> Wait:
+    """Starts to send ``parts[i]`` [..., size], quantised, to the i-th rank; waiting returns the sum over senders, in
+    float32 at least."""
+    if group.size() == 1:  # nobody to send to, so nothing to quantise
+        return lambda: parts[0]
+    sent = torch.stack([encode(part, bits) for part in parts])  # [ranks, ..., bytes]
+    arrived = torch.empty_like(sent)  # [ranks, ..., bytes]
+    work = dist.all_to_all_single(arrived, sent, group=group, async_op=True)
+    wide, shape = torch.promote_types(parts.dtype, torch.float32), parts.shape[1:]
+
+    def wait() -> Tensor:
+        work.wait()
+        total = torch.zeros(shape, dtype=wide, device=arrived.device)  # [..., size]
+        for message in arrived:  # only one more than the sum is wide at a time
+            total += decode(message, torch.empty_like(total), bits)
+        return total
+
+    return wait

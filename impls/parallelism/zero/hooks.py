@@ -1,0 +1,142 @@
+"""ZeRO-3 is hooks: weights are partitioned too, and are whole only while their layer computes (P_os+g+p,
+Rajbhandari et al. 2020, §5.3, §7.2.2).
+
+    forward    gather 0 ┌ gather 1 · compute 0 ┐┌ gather 2 · compute 1 ┐ …       each unit is released after its pass;
+    backward   gather n ┌ gather n−1 · compute n ┐┌ gather n−2 · compute n−1 · reduce-scatter n ┐ …     the next is
+                                                                                           under way while it computes
+    unit       an attention, an MLP, the head; the root, unit 0, has the rest and is there during the whole pass
+
+    Ψ_u  parameters of a unit       N_d  ranks
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from harness.spec import Workload
+from impls.common.decoder import Decoder
+from impls.common.flat import distinct, flatten
+from impls.common.optimizer import optimizer
+from impls.parallelism.zero.optimizer import take_gradients, when_complete
+
+Wait = Callable[[], object]
+Gather = Callable[[Tensor, Tensor], Wait]  # (whole [Ψ_u], this rank's part [Ψ_u/N_d]) → how to wait until it is whole
+Reduce = Callable[[Tensor], Callable[[], Tensor]]  # whole gradient [Ψ_u] → how to wait for this rank's part [Ψ_u/N_d]
+
+
+def all_gather(whole: Tensor, part: Tensor, group: dist.ProcessGroup) -> Wait:
+    return dist.all_gather_into_tensor(whole, part.to(whole.dtype), group=group, async_op=True).wait
+
+
+def reduce_scatter(whole: Tensor, group: dist.ProcessGroup) -> Callable[[], Tensor]:
+    part = whole.new_empty(whole.numel() // group.size())  # [Ψ_u/N_d]
+    work = dist.reduce_scatter_tensor(part, whole, group=group, async_op=True)
+
+    def wait() -> Tensor:
+        work.wait()
+        return part
+
+    return wait
+
+
+def modules(model: Decoder) -> list[tuple[nn.Module, list[nn.Parameter]]]:
+    """Each module that is a unit, with its parameters, in the order of the forward pass; the root first."""
+    blocks = [block for layer in model.model.layers for block in (layer.self_attn, layer.mlp)]
+    if not model.config.tie_word_embeddings:
+        blocks.append(model.lm_head)
+    inside = {parameter for block in blocks for parameter in block.parameters()}
+    rest = [parameter for parameter in distinct(model.parameters()) if parameter not in inside]
+    return [(model, rest), *((block, list(block.parameters())) for block in blocks)]
+
+
+class Unit:
+    """The parameters of one module, of which this rank keeps one part.
+
+    ``weights`` [Ψ_u] the flat buffer whose views the parameters are; it has memory only while it is gathered
+    ``master`` [Ψ_u/N_d] this rank's part in float32, the only copy that stays
+    ``gradient`` [Ψ_u/N_d] this rank's part of the sum over ranks, as wide
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        group: dist.ProcessGroup,
+        gather: Gather | None = None,
+        reduce: Reduce | None = None,
+    ) -> None:
+        self.parameters, self.group = parameters, group
+        self.start_gather = gather or partial(all_gather, group=group)
+        self.start_reduce = reduce or partial(reduce_scatter, group=group)
+        self.weights = flatten(parameters, multiple=group.size())  # [Ψ_u]
+        self.bytes = self.weights.nbytes
+        part = self.weights.chunk(group.size())[group.rank()]  # [Ψ_u/N_d]
+        self.master = part.to(torch.promote_types(part.dtype, torch.float32), copy=True)  # [Ψ_u/N_d]
+        self.gradient: Tensor | None = None
+        self.wait: Wait | None = None
+        self.release()
+
+    def gather(self) -> None:
+        """Starts to gather the weights, into the very memory that autograd's saved tensors point at."""
+        storage = self.weights.untyped_storage()
+        if storage.size() == 0:
+            storage.resize_(self.bytes)
+            self.wait = self.start_gather(self.weights, self.master)
+
+    def arrive(self) -> None:
+        if self.wait is not None:
+            self.wait()
+            self.wait = None
+
+    def release(self) -> None:
+        self.weights.untyped_storage().resize_(0)
+
+    def add(self, part: Tensor) -> None:
+        """Takes one micro-batch's reduced gradient."""
+        part = part.to(self.master.dtype)
+        self.gradient = part if self.gradient is None else self.gradient.add_(part)
+
+
+class Zero3:
+    """P_os+g+p over ``units``, one of each of :func:`modules`."""
+
+    def __init__(self, model: Decoder, units: Sequence[Unit], workload: Workload) -> None:
+        self.partitions = self.units = units
+        self.inner = optimizer([unit.master for unit in units], workload)
+        self.under_way: tuple[Unit, Callable[[], Tensor]] | None = None
+        for index, (module, _) in enumerate(modules(model)):
+            # The root has been gathered all along: behind the last unit, it is asked for in vain.
+            self._hook(module, units[index], units[(index + 1) % len(units)], units[index - 1])
+
+    def _hook(self, module: nn.Module, unit: Unit, following: Unit, preceding: Unit) -> None:
+        def before(ahead: Unit) -> None:
+            unit.gather()  # in vain if it was the one ahead
+            ahead.gather()
+            unit.arrive()
+
+        module.register_forward_pre_hook(lambda *_: before(following))
+        module.register_forward_hook(lambda *_: unit.release())
+        module.register_full_backward_pre_hook(lambda *_: before(preceding))
+        when_complete(unit.parameters, lambda: self._start(unit))
+
+    def _start(self, unit: Unit) -> None:
+        """The unit's backward pass is over."""
+        self.reduce()  # one at a time
+        unit.release()
+        full = take_gradients(unit.parameters, torch.empty_like(unit.weights))  # [Ψ_u]
+        self.under_way = unit, unit.start_reduce(full)
+
+    def reduce(self) -> None:
+        """Waits for the reduction that goes on under the backward pass, and adds its result."""
+        if self.under_way is not None:
+            (unit, wait), self.under_way = self.under_way, None
+            unit.add(wait())
+
+    def step(self) -> None:
+        """Steps what this rank owns; the next forward pass gathers it."""
+        for unit in self.units:
+            unit.master.grad, unit.gradient = unit.gradient, None
+        self.inner.step()
+        self.inner.zero_grad()
