@@ -193,7 +193,7 @@ def a_stale_partition(workload: Workload, topology: Topology, **variant: Any) ->
 def a_tie_that_is_not_summed(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
     """Each end of the pipeline keeps its own gradient of the tied embedding."""
     trainer = pipeline_parallel.build(workload, topology, **variant)
-    trainer.shared = {}
+    trainer.part.shared = {}
     return trainer
 
 

@@ -9,7 +9,8 @@ from impls.parallelism.context_parallel.laws import traffic as rings
 from impls.parallelism.hybrid_3d.context import LAYOUT, part_length
 from impls.parallelism.hybrid_3d.experts import ROUTER, is_expert
 from impls.parallelism.hybrid_3d.meshes import meshes
-from impls.parallelism.pipeline_parallel.places import homes, plan_of
+from impls.parallelism.pipeline_parallel.plan import homes
+from impls.parallelism.pipeline_parallel.schedules import plan_of
 from impls.parallelism.tensor_parallel.laws import MOMENTS, part, ring
 
 

@@ -40,8 +40,8 @@ from impls.parallelism.hybrid_3d.meshes import check
 from impls.parallelism.hybrid_3d.moved import Moved
 from impls.parallelism.hybrid_3d.stage import parallel_stage
 from impls.parallelism.hybrid_3d.states import Groups, Kind, Partitioned, Replicated
-from impls.parallelism.pipeline_parallel.places import plan_of
 from impls.parallelism.pipeline_parallel.reference import Pipeline
+from impls.parallelism.pipeline_parallel.schedules import plan_of
 from impls.parallelism.sequence_parallel.reference import SequenceParallel
 from impls.parallelism.tensor_parallel.reference import TensorParallel
 

@@ -15,21 +15,75 @@ No engine that can be installed has either; PipeDream's own repository cannot be
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
-from harness.spec import Batch, Topology, Workload
+from harness.spec import Batch, Spans, Topology, Workload
 from impls.common.mesh import cut, gather, placed, token_share
-from impls.parallelism.pipeline_parallel.executor import run
-from impls.parallelism.pipeline_parallel.reference import Pipeline
-from impls.parallelism.pipeline_parallel.schedules import Plan
-from impls.parallelism.pipeline_parallel.versions import Versions
+from impls.common.sums import mean_flat
+from impls.parallelism.pipeline_parallel.executor import Executor
+from impls.parallelism.pipeline_parallel.part import Part
+from impls.parallelism.pipeline_parallel.plan import Plan
+from impls.parallelism.pipeline_parallel.stage import Stage
+
+Set = list[nn.Parameter]
 
 
-class Asynchronous(Pipeline):
+class Versions:
+    """The versions of a stage's weights that micro-batches in flight still need, beside the newest (weight stashing).
+
+    A version is a set of parameters of its own: a forward pass leaves them in autograd's graph, so its backward pass
+    takes the same ones, whatever the newest are by then. An update goes into a set that nobody needs any more; sets are
+    kept from step to step, as a pipeline that is never drained has them always.
+
+    ``weights`` by name: the newest version, which ``step`` updates in place with the gradients it finds there;
+    ``numbers``: the version of each micro-batch (``Plan.versions``).
+    """
+
+    def __init__(
+        self, stage: Stage, weights: Mapping[str, nn.Parameter], numbers: Sequence[int], step: Callable[[], None]
+    ) -> None:
+        self.stage, self.names, self.weights = stage, list(weights), list(weights.values())
+        self.numbers, self.step = numbers, step
+        self.newest = 0
+        self.held = {0: [nn.Parameter(weight.data) for weight in self.weights]}
+        self.free: list[Set] = []
+
+    def begin(self) -> None:
+        """Counts updates from here on. No micro-batch may be in flight."""
+        self.held, self.newest = {0: self.held[self.newest]}, 0
+
+    def parts(self, micro: int, batch: Batch) -> list[Callable[[Tensor], Tensor]]:
+        """The stage in one, computed with this micro-batch's version."""
+        used = dict(zip(self.names, self.held[self.numbers[micro]], strict=True))
+        return [lambda x: functional_call(self.stage, used, (x, batch.labels))]
+
+    def update(self, micro: int) -> None:
+        """Of the newest weights, with the gradients that the mini-batch which ends here left at its own version."""
+        for weight, used in zip(self.weights, self.held[self.numbers[micro]], strict=True):
+            weight.grad, used.grad = used.grad, None
+        needed = {*self.numbers[micro + 1 :]}
+        self.free += [self.held.pop(v) for v in list(self.held) if v not in needed and v != self.newest]
+        if self.newest in needed:
+            into = self.room()
+            for weight, new in zip(self.weights, into, strict=True):
+                weight.data = new.data.copy_(weight.data)
+        else:
+            into = self.held.pop(self.newest)
+        self.step()
+        self.newest += 1
+        self.held[self.newest] = into
+
+    def room(self) -> Set:
+        """For one version more."""
+        return self.free.pop() if self.free else [nn.Parameter(torch.empty_like(weight)) for weight in self.weights]
+
+
+class Asynchronous:
     """A stage updates its weights inside the step, as soon as its backward passes of a mini-batch are done, with their
     gradient averaged over data-parallel ranks. A mini-batch's loss is the mean over its own tokens. The step is drained
     at its end, since a step is what is judged: no delay reaches into the next one.
@@ -40,31 +94,41 @@ class Asynchronous(Pipeline):
     """
 
     def __init__(self, workload: Workload, topology: Topology, plan: Plan) -> None:
-        super().__init__(workload, topology, plan)
-        self.summed = [torch.zeros_like(weight) for weight in self.weights.values()]
+        self.workload, self.topology, self.plan = workload, topology, plan
+        self.part = part = Part(workload, topology, plan)
+        self.summed = [torch.zeros_like(weight) for weight in part.weights.values()]
         self.versions = {
-            s: Versions(stage, self.weights, plan.versions[s], self.step) for s, stage in self.stages.items()
+            s: Versions(stage, part.weights, plan.versions[s], self.step) for s, stage in part.stages.items()
         }
+        self.executor = Executor(plan, part.pipelines, part.stages, self.versions)
+        self.spans: Spans | None = None
+        self.parameters = part.parameters
 
     def backward(self, batch: Batch) -> Tensor:
         torch._foreach_zero_(self.summed)
-        micro_batches, weights, shares = mini_batches(batch, self.workload, self.topology, self.dp_rank, self.plan)
-        losses = run(self.plan, self.stages, micro_batches, weights, self.groups, self.spans, self.versions)
-        total = torch.stack([loss * share for loss, share in zip(losses, shares, strict=True)]).sum()
-        dist.all_reduce(total, group=self.pp)
+        for versions in self.versions.values():
+            versions.begin()
+        micro_batches, weights, shares = mini_batches(batch, self.workload, self.topology, self.part.dp_rank, self.plan)
+        losses = self.executor.run(micro_batches, weights, self.spans)  # [m]
+        total = (losses * torch.tensor(shares, dtype=losses.dtype, device=losses.device)).sum()
+        dist.all_reduce(total, group=self.part.pp)
         return total
 
     def step(self) -> None:
         """One update, with the gradients that are at the newest weights."""
-        self.reduce()
-        torch._foreach_add_(self.summed, [p.grad for p in self.weights.values()])
-        self.optimizer.step()
+        gradients = [p.grad for p in self.part.weights.values()]
+        mean_flat(gradients, self.part.dp)
+        torch._foreach_add_(self.summed, gradients)
+        self.part.optimizer.step()
 
     def update(self) -> None:
         """Has nothing left to do."""
 
     def gradients(self) -> Mapping[str, Tensor]:
-        return gather(dict(zip(self.weights, self.summed, strict=True)), self.pp)
+        return gather(dict(zip(self.part.weights, self.summed, strict=True)), self.part.pp)
+
+    def record(self, spans: Spans | None) -> None:
+        self.spans = spans
 
 
 def mini_batches(

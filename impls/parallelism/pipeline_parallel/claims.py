@@ -152,20 +152,21 @@ def dual_pipe_memory(records: Records) -> Finding:
 def dual_pipe_bubble(records: Records) -> Finding:
     """(PP/2 − 1)(F&B + B − 3W), where F&B is a forward and a backward pass that hide one another's communication."""
     arithmetic = (
-        "with F&B = F + B + W, nothing hidden, it is (PP/2 − 1)(F + 2B − 2W), 0 at PP = 2; of F = B = W at PP = 4 with "
-        f"{MICRO_BATCHES} micro-batches 1 of {3 * MICRO_BATCHES + 1} unit times"
+        "its B is a whole backward pass, B + W here; with F&B = F + B + W, nothing hidden, it is "
+        "(PP/2 − 1)(F + 2B − W), 0 at PP = 2; at PP = 4 with F = B = W, 2 of "
+        f"{3 * MICRO_BATCHES + 2} unit times for {MICRO_BATCHES} micro-batches"
     )
     found = _timeline(records, "dual_pipe", "pp4")
     reason = "what it promises needs forward and backward passes that overlap on one device, which they do not here"
     if found is None:
         return assessed("dual_pipe_bubble", "out of reach here", reason, arithmetic, unit="idle ÷ work")
     times = found["detail"]["times"]
-    law = (times["F"] + 2 * times["B"] - 2 * times["W"]) / (MICRO_BATCHES * sum(times.values()))
+    law = (times["F"] + 2 * times["B"] - times["W"]) / (MICRO_BATCHES * sum(times.values()))
     value = _per_work(_ideal(found))
     reason += (
         f"; one after the other the formula gives {law:.3f} of the work for the durations measured here, and this "
     )
-    reason += f"schedule, replayed with them, idles {value:.3f}"
+    reason += f"schedule, replayed with them and each gradient sent as soon as it is there, idles {value:.3f}"
     figures = {"value": value, "law": law, "unit": "idle ÷ work", "detail": {"times": times}}
     return assessed("dual_pipe_bubble", "out of reach here", reason, arithmetic, **figures)
 

@@ -1,167 +1,151 @@
-"""Runs a schedule on one rank: computes its actions in order, and sends what other ranks wait for."""
+"""Runs a plan on one rank, slot by slot: what the slot needs arrives, it is computed, what it gives is sent.
 
-from collections import defaultdict, deque
-from collections.abc import Mapping
-from functools import partial
+    F    activations [b, s, h] from the previous stage ─▶ this stage's, for the next one
+    B    gradients [b, s, h] from the next stage ─▶ the inputs' gradients, for the previous one
+    W    the weights' gradients, from what B has left
+
+A stage is computed layer by layer, and each layer has an autograd graph of its own. So the two passes of an F&B slot
+can take turns: a layer of one micro-batch forward, a layer of another backward. In DualPipe a layer with experts starts
+its all-to-all and lets the other pass compute until it has arrived. The layers of these stages send nothing: nothing
+is hidden here, and F&B takes F + B + W.
+
+    b sequences of a micro-batch   s sequence   h hidden_size   m micro-batches
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from harness.spec import Batch, Span, Spans
 from impls.common.mesh import device
 from impls.common.watch import now
-from impls.parallelism.pipeline_parallel.schedules import Action, Plan, consumer
-from impls.parallelism.pipeline_parallel.stage import Stage, weight_gradients
-from impls.parallelism.pipeline_parallel.versions import Versions
-
-Group = dist.ProcessGroup
-Channel = tuple[str, bool]  # kind, and whether to a higher rank
+from impls.parallelism.pipeline_parallel.messages import Messages, channels
+from impls.parallelism.pipeline_parallel.plan import Action, Plan, Slot, consumer
+from impls.parallelism.pipeline_parallel.stage import Product, Stage, weight_gradients
 
 
-class Cut(torch.autograd.Function):
-    """Where a stage's output leaves the rank. The graph goes on from an empty tensor, so that the output itself is
-    free as soon as it is sent; what arrives in ``gradient`` later is its gradient."""
+class Executor:
+    """``pipelines``: the ranks of every pipeline of the mesh; ``stages``: those that this rank holds; ``versions`` of
+    their weights (:class:`~impls.parallelism.pipeline_parallel.asynchronous.Versions`), if the plan has some."""
 
-    @staticmethod
-    def forward(ctx: FunctionCtx, output: Tensor, gradient: list[Tensor]) -> Tensor:
-        ctx.gradient = gradient
-        return output.new_empty(0)
+    def __init__(
+        self,
+        plan: Plan,
+        pipelines: list[list[int]],
+        stages: Mapping[int, Stage],
+        versions: Mapping[int, Any] | None = None,
+    ) -> None:
+        self.plan, self.stages, self.versions = plan, stages, versions
+        self.rank = plan.rank_of[min(stages)]
+        self.groups = {channel: dist.new_subgroups_by_enumeration(pipelines)[0] for channel in channels(plan)}
+        if any(action.kind == "W" for action in plan.actions[self.rank]):
+            for stage in stages.values():
+                stage.defer()
+        # By stage and micro-batch:
+        self.kept: dict[tuple[int, int], list[tuple[Tensor, GradientEdge]]] = {}  # F → B: each layer's input and graph
+        self.later: dict[tuple[int, int], list[Product]] = {}  # B → W
+        self.given: dict[Action, Tensor] = {}  # what the slot's actions have for other stages
 
-    @staticmethod
-    def backward(ctx: FunctionCtx, _: Tensor) -> tuple[Tensor, None]:
-        return ctx.gradient.pop(), None
+    def run(self, micro_batches: Sequence[Batch], weights: Sequence[float], spans: Spans | None = None) -> Tensor:
+        """The micro-batches' losses [m], each times its weight, where this rank has a last stage; zeros elsewhere.
+        Leaves the gradients of their sum in the parameters."""
+        self.micro_batches, self.weights = micro_batches, weights
+        self.losses = torch.zeros(len(micro_batches), device=device(), dtype=torch.float64)  # [m]
+        messages = Messages(self.plan, self.rank, self.groups, self.message())
+        for slot in self.plan.slots[self.rank]:
+            # 1. What the slot needs arrives; what comes after it may.
+            passes = {action: self.steps(action, messages.receive(action)) for action in slot}
+            start = now(spans)
+            for action in slot:
+                messages.ahead(action)
+            # 2. The slot is computed.
+            seconds = in_turn(passes, spans)
+            # 3. What it gives is sent.
+            for action, tensor in self.given.items():
+                messages.send(tensor, consumer(action, self.plan))
+            self.given.clear()
+            if spans is not None:
+                record(spans, slot, start, seconds, now(spans))
+        messages.finish()
+        return self.losses
 
+    def message(self) -> Tensor:
+        """The shape [b, s, h] and the type of what stages send, without values."""
+        stage, tokens = next(iter(self.stages.values())), self.micro_batches[0].inputs
+        return torch.empty(stage.message(tokens), dtype=next(stage.parameters()).dtype, device="meta")
 
-def channels(plan: Plan) -> list[Channel]:
-    """What the plan's messages travel on: each kind and direction its own communicator, since NCCL's sends and receives
-    of one pair of ranks wait for one another in the order in which each of the two posts them."""
-    found = set()
-    for rank, actions in enumerate(plan.actions):
-        for action in actions:
-            if needed := consumer(action, plan):
-                found.add((action.kind, plan.rank_of[needed.stage] - rank))
-    return sorted({(kind, distance > 0) for kind, distance in found if distance})
+    def steps(self, action: Action, arrived: Tensor | None) -> Iterator[None]:
+        """Computes the action, a layer a step."""
+        match action.kind:
+            case "F":
+                yield from self.forward(action, arrived)
+            case "B":
+                yield from self.backward(action, arrived)
+            case "W":
+                weight_gradients(self.later.pop((action.stage, action.micro)))
+            case "U":
+                self.versions[action.stage].update(action.micro)
 
-
-class Messages:
-    """Activations ("F") and their gradients ("B") between stages. What one rank sends another is received in the order
-    in which it is sent, whatever the order in which it is needed: NCCL knows no tags. A sender's next message is
-    awaited ahead of its need, so that it arrives while this rank computes; the first one on CPU ranks only, since NCCL
-    opens a channel where both ends first use it, and each waits there for the other."""
-
-    def __init__(self, plan: Plan, rank: int, groups: Mapping[Channel, Group], like: Tensor) -> None:
-        self.rank, self.rank_of, self.groups, self.like = rank, plan.rank_of, groups, like
-        self.sending: list[tuple[dist.Work, Tensor]] = []
-        self.arrived: dict[Action, tuple[dist.Work | None, Tensor]] = {}
-        # Messages to this rank, by sender and kind, in the sender's order; each named by the action that needs it.
-        self.coming: dict[tuple[int, str], deque[Action]] = defaultdict(deque)
-        for source, actions in enumerate(plan.actions):
-            for action in actions:
-                needed = consumer(action, plan)
-                if needed and self.rank_of[needed.stage] == rank and source != rank:
-                    self.coming[source, action.kind].append(needed)
-        if device().type == "cpu":
-            for source, kind in self.coming:
-                self.expect(source, kind)
-
-    def expect(self, source: int, kind: str) -> None:
-        """Posts the receive of the sender's next message, if one is to come."""
-        if queue := self.coming[source, kind]:
-            buffer = torch.empty_like(self.like, device=device())
-            work = dist.irecv(buffer, group=self.groups[kind, self.rank > source], group_src=source)
-            self.arrived[queue.popleft()] = (work, buffer)
-
-    def send(self, tensor: Tensor, action: Action) -> None:
-        """Gives ``action`` what it needs."""
-        target = self.rank_of[action.stage]
-        if target == self.rank:
-            self.arrived[action] = (None, tensor)
+    def forward(self, action: Action, x: Tensor | None) -> Iterator[None]:
+        """``x`` [b, s, h]; the first stage has token ids [b, s] instead."""
+        _, stage, micro = action
+        module, batch = self.stages[stage], self.micro_batches[micro]
+        kept = self.kept[stage, micro] = []
+        x = batch.inputs if x is None else x
+        for part in self.versions[stage].parts(micro, batch) if self.versions else module.parts(batch):
+            x = x.detach().requires_grad_(x.is_floating_point())
+            out = part(x)
+            kept.append((x, get_gradient_edge(out)))
+            x = out
+            yield
+        if module.last:
+            self.losses[micro] = x.detach() * self.weights[micro]
         else:
-            group = self.groups[action.kind, target > self.rank]
-            self.sending = [(work, kept) for work, kept in self.sending if not work.is_completed()]
-            self.sending.append((dist.isend(tensor, group=group, group_dst=target), tensor))
+            self.given[action] = x.detach()  # [b, s, h]
 
-    def receive(self, action: Action, source_stage: int) -> Tensor:
-        """What ``action`` needs."""
-        source = self.rank_of[source_stage]
-        while action not in self.arrived:
-            self.expect(source, action.kind)
-        work, buffer = self.arrived.pop(action)
-        if work is not None:
-            work.wait()
-        return buffer
+    def backward(self, action: Action, dy: Tensor | None) -> Iterator[None]:
+        """``dy`` [b, s, h], the gradient of the stage's output; the last stage has the loss's weight instead."""
+        _, stage, micro = action
+        module, kept = self.stages[stage], self.kept.pop((stage, micro))
+        if dy is None:
+            dy = torch.tensor(self.weights[micro], device=device(), dtype=torch.float64)
+        while kept:
+            x, graph = kept.pop()
+            torch.autograd.backward(graph, dy)
+            dy = x.grad
+            yield
+        if not module.first:
+            self.given[action] = dy
+        if module.later:
+            self.later[stage, micro] = module.later.copy()
+            module.later.clear()
 
-    def finish(self) -> None:
-        for work, _ in self.sending:
-            work.wait()
+
+def in_turn(passes: Mapping[Action, Iterator[None]], spans: Spans | None) -> dict[Action, float]:
+    """Computes a slot: a layer forward, a layer backward, and so on; W follows its B. Returns each action's seconds."""
+    seconds = dict.fromkeys(passes, 0.0)
+    sides = [[a for a in passes if a.kind == "F"], [a for a in passes if a.kind != "F"]]
+    while any(sides):
+        for side in sides:
+            if side:
+                start, action = now(spans), side[0]
+                if next(passes[action], "done") == "done":
+                    side.pop(0)
+                seconds[action] += now(spans) - start
+    return seconds
 
 
-def run(
-    plan: Plan,
-    stages: Mapping[int, Stage],
-    micro_batches: list[Batch],
-    weights: list[float],
-    groups: Mapping[Channel, Group],
-    spans: Spans | None = None,
-    versions: Mapping[int, Versions] | None = None,
-) -> Tensor:
-    """One step's actions. ``weights`` of the micro-batches' mean losses; the gradients are those of their weighted sum.
-    The weighted losses [m] are returned on the ranks that have a last stage, elsewhere 0. ``spans`` takes the time of
-    each action; an update's counts as its backward pass's. ``versions`` of each stage's weights, if the plan has
-    some."""
-    shape, dtype = next((s.message(micro_batches[0].inputs), next(s.parameters()).dtype) for s in stages.values())
-    rank = plan.rank_of[min(stages)]
-    messages = Messages(plan, rank, groups, torch.empty(shape, dtype=dtype, device="meta"))
-    losses = torch.zeros(len(micro_batches), device=device(), dtype=torch.float64)
-    kept: dict[tuple[int, int], tuple[Tensor, Tensor, list[Tensor]]] = {}  # between forward and backward pass
-    later: dict[tuple[int, int], list[Any]] = {}  # between backward pass and weights' gradients
-    for stage_versions in (versions or {}).values():
-        stage_versions.begin()
-    for action in plan.actions[rank]:
-        kind, stage, micro = action
-        module = stages[stage]
-        if kind == "F":
-            x = micro_batches[micro].inputs if module.first else messages.receive(action, stage - 1)
-            start = now(spans)
-            if not module.first:
-                messages.expect(plan.rank_of[stage - 1], "F")
-                x.requires_grad_()
-            compute = partial(versions[stage].forward, micro) if versions else module
-            out = compute(x, micro_batches[micro].labels if module.last else None)
-            gradient: list[Tensor] = []
-            if module.last:
-                out = out * weights[micro]
-                losses[micro] = out.detach()
-            else:
-                messages.send(out.detach(), Action("F", stage + 1, micro))
-                out = Cut.apply(out, gradient)
-            kept[stage, micro] = x, out, gradient
-        elif kind == "B":
-            x, out, gradient = kept.pop((stage, micro))
-            if not module.last:
-                gradient.append(messages.receive(action, stage + 1))
-            start = now(spans)
-            if not module.last:
-                messages.expect(plan.rank_of[stage + 1], "B")
-            out.backward(None if module.last else torch.empty_like(out))
-            del out
-            if not module.first:
-                messages.send(x.grad, Action("B", stage - 1, micro))
-            if module.later:
-                later[stage, micro] = list(module.later)
-                module.later.clear()
-        elif kind == "W":
-            start = now(spans)
-            weight_gradients(later.pop((stage, micro)))
-        elif versions:
-            versions[stage].update(micro)
-            if spans:
-                spans[-1] = spans[-1]._replace(end=now(spans))
-            continue
-        if spans is not None:
-            spans.append(Span(kind, stage, micro, start, now(spans)))
-    messages.finish()
-    return losses
+def record(spans: Spans, slot: Slot, start: float, seconds: Mapping[Action, float], end: float) -> None:
+    """A slot's actions as if they had been one after the other, from ``start`` to ``end``; an update belongs to the
+    backward pass before it."""
+    for action in slot[:-1]:
+        spans.append(Span(*action, start, start + seconds[action]))
+        start += seconds[action]
+    if slot[-1].kind == "U":
+        spans[-1] = spans[-1]._replace(end=end)
+    else:
+        spans.append(Span(*slot[-1], start, end))

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from math import prod
 
 from harness.spec import Topology, Unsupported, Workload
-from impls.parallelism.pipeline_parallel.places import homes, plan_of
-from impls.parallelism.pipeline_parallel.schedules import consumer
+from impls.parallelism.pipeline_parallel.plan import consumer, homes
+from impls.parallelism.pipeline_parallel.schedules import plan_of
 from impls.parallelism.tensor_parallel.laws import MOMENTS
 
 EQUAL_TIMES = ("zb_v", "dual_pipe_v", "dual_pipe")  # their papers speak of F = B = W
@@ -70,13 +70,14 @@ def bubble(
         PipeDream, 2BW                 (p − 1)(F + B)                  once a step, not once an update
         interleaved, breadth-first     (p − 1)(F + B) a chunk, which is a v-th of the layers
         ZB-H1, and interleaved         (p − 1)(F + B − W)              Qi et al. 2023, §2.3
-        ZB-V, DualPipeV                F a half stage and rank: its first micro-batch must reach it
-        DualPipe                       (p/2 − 1)(F + 2B + W − 3W)      DeepSeek-AI 2024, table 2, nothing overlapped
+        ZB-V                           (p − 1) F of half a stage: the first micro-batch must arrive, the last come back
+        DualPipe                       (p/2 − 1)(F + 2B − W)           DeepSeek-AI 2024, table 2: F&B + B − 3W; its B is
+        DualPipeV                      (p − 1)(F + 2B − W)             B + W, and F&B is F + B + W: nothing is hidden
 
     PipeDream makes m updates in a step, 2BW m/p, without idling for one: the first fills the pipeline, the last drains
     it. With a flush at each of m/p updates, as GPipe's on p micro-batches, (p − 1)/(2p − 1) of the time would be idle.
 
-    Those of a V and DualPipe are promised for F = B = W only: None where they differ by more than a twentieth.
+    Those of ZB-V and DualPipe are promised for F = B = W only: None where they differ by more than a twentieth.
     """
     try:
         plan = plan_of(workload, topology, schedule, chunks)
@@ -90,7 +91,8 @@ def bubble(
         return None
     each = len(plan.rank_of) // p if schedule != "dual_pipe" else 1
     work = m * each * (f + b + w)
-    idle = {"zb_v": f * (p - 1), "dual_pipe_v": f * (p - 1), "dual_pipe": (p / 2 - 1) * (f + 2 * b - 2 * w)}
+    overlapped = f + 2 * b - w
+    idle = {"zb_v": f * (p - 1), "dual_pipe_v": (p - 1) * overlapped, "dual_pipe": (p / 2 - 1) * overlapped}
     lost = idle.get(schedule, (p - 1) * (f + b - w if split_backward else f + b))
     return lost / (work + lost)
 

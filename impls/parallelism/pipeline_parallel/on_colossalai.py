@@ -21,7 +21,7 @@ from impls.common.stages import EMBEDDING, HEAD
 from impls.common.watch import in_order, watched
 from impls.common.weights import build_model
 from impls.engines import colossalai
-from impls.parallelism.pipeline_parallel.places import plan_of
+from impls.parallelism.pipeline_parallel.schedules import plan_of
 
 CHUNKS = {"1f1b": 1, "interleaved": 2}  # of a rank
 

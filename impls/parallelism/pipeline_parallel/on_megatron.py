@@ -5,8 +5,8 @@ from megatron.core.pipeline_parallel import schedules
 from harness.spec import Spans, Topology, Workload
 from impls.common.watch import in_order, watched
 from impls.engines.megatron.gpt import Gpt
-from impls.parallelism.pipeline_parallel.places import plan_of
-from impls.parallelism.pipeline_parallel.schedules import Plan
+from impls.parallelism.pipeline_parallel.plan import Plan
+from impls.parallelism.pipeline_parallel.schedules import plan_of
 
 
 class Pipeline(Gpt):

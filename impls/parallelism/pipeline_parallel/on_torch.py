@@ -6,7 +6,7 @@ from torch.distributed.pipelining import schedules
 
 from harness.spec import Topology, Unsupported, Workload
 from impls.engines.torch.pipeline import Pipelining
-from impls.parallelism.pipeline_parallel.places import plan_of
+from impls.parallelism.pipeline_parallel.schedules import plan_of
 
 SCHEDULES = {
     "gpipe": schedules.ScheduleGPipe,

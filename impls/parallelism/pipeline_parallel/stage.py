@@ -1,73 +1,63 @@
 """A stage of the pipeline: consecutive layers of the decoder, under their canonical names."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.spec import ModelConfig, Workload
-from impls.common.decoder import Layer, RMSNorm, cross_entropy, rope_table, wide
+from harness.spec import Batch, ModelConfig, Workload
+from impls.common import stages
+from impls.common.decoder import Layer, cross_entropy, rope_table, wide
 from impls.common.mesh import device
 from impls.common.stages import EMBEDDING, HEAD, split
 from impls.common.weights import TORCH_DTYPES
-from impls.parallelism.pipeline_parallel.schedules import Plan
+from impls.parallelism.pipeline_parallel.plan import Plan
+
+Product = tuple[nn.Parameter, Tensor, Tensor]  # weight [n, h], the output's gradient dy [b·s, n], the input x [b·s, h]
 
 
 class Deferred(torch.autograd.Function):
     """x Wᵀ, whose backward pass gives ∂x at once and leaves ∂W to be computed later (Qi et al. 2023, §4.3)."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, weight: Tensor, later: list) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: nn.Parameter, later: list[Product]) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.weight, ctx.later = weight, later  # the parameter itself: saved tensors need not come back as the same
-        return F.linear(x, weight)
+        ctx.weight, ctx.later = weight, later
+        return F.linear(x, weight)  # [b, s, n]
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, d_y: Tensor) -> tuple[Tensor, None, None]:
-        (x,) = ctx.saved_tensors
-        ctx.later.append((ctx.weight, d_y.flatten(0, -2), x.flatten(0, -2)))
-        return d_y @ ctx.weight, None, None
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors  # [b, s, h]
+        ctx.later.append((ctx.weight, dy.flatten(0, -2), x.flatten(0, -2)))
+        return dy @ ctx.weight, None, None  # [b, s, h]
 
 
-def weight_gradients(later: list[tuple[nn.Parameter, Tensor, Tensor]]) -> None:
-    """∂W = ∂yᵀ x of everything that was left, added to the parameters' gradients."""
-    with torch.no_grad():
-        for weight, d_y, x in later:
-            if weight.grad is None:
-                weight.grad = d_y.T @ x
-            else:
-                weight.grad.addmm_(d_y.T, x)
-    later.clear()
+def deferred(weight: nn.Parameter, later: list[Product], x: Tensor) -> Tensor:
+    """[b, s, h] → [b, s, n]"""
+    return Deferred.apply(x, weight, later)
 
 
-class Body(nn.Module):
-    def __init__(self, config: ModelConfig, layers: range, first: bool, last: bool) -> None:
-        super().__init__()
-        if first:
-            self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleDict({str(index): Layer(config) for index in layers})
-        if last:
-            self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+@torch.no_grad()
+def weight_gradients(later: list[Product]) -> None:
+    """∂W = ∂yᵀ x of all products that were left, added to the parameters' gradients."""
+    for weight, dy, x in later:
+        dw = dy.T @ x  # [n, h]
+        weight.grad = dw if weight.grad is None else weight.grad.add_(dw)
 
 
-class Stage(nn.Module):
-    """Layers ``layers`` of the model; the first stage has the embedding, the last one norm, head and loss.
+class Stage(stages.Stage):
+    """A stage that also computes the loss, comes in parts, and may split its backward pass.
 
     Token ids [b, s] (first stage) or activations [b, s, h] in; activations [b, s, h] out, or of the last stage logits
-    [b, s, V], with labels [b, s] their mean cross-entropy. ``later``: where split backward passes leave their weights'
-    part.
+    [b, s, V], with labels [b, s] their mean cross-entropy.
     """
 
-    positions: Tensor | None = None  # in the sequence, where a rank has not all of them
-
     def __init__(self, config: ModelConfig, layers: range, first: bool, last: bool) -> None:
-        super().__init__()
-        self.config, self.first, self.last = config, first, last
-        self.model = Body(config, layers, first, last)
-        if last:
-            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.later: list[tuple[nn.Parameter, Tensor, Tensor]] = []
+        super().__init__(config, layers, first, last)
+        self.later: list[Product] = []  # what split backward passes leave
 
     def message(self, inputs: Tensor) -> tuple[int, ...]:
         """The shape of what goes on to the next stage, of token ids [b, s]."""
@@ -77,23 +67,32 @@ class Stage(nn.Module):
         """Splits the backward pass of all products from here on."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                module.forward = _deferred(module, self.later)
+                module.forward = partial(deferred, module.weight, self.later)
 
-    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        body = self.model
-        if self.first:
-            x = body.embed_tokens(x)
-        cos, sin = (table.to(x.dtype) for table in rope_table(x.shape[1], self.config, x.device, self.positions))
-        for layer in body.layers.values():
-            x = layer(x, cos, sin)
-        if not self.last:
-            return x
-        logits = wide(self.lm_head(body.norm(x)))
+    def parts(self, batch: Batch) -> list[Callable[[Tensor], Tensor]]:
+        """The stage as functions one behind the other: the embedding, each layer, the loss."""
+        first = [self.model.embed_tokens] if self.first else []
+        return [*first, *self.layers(batch.inputs.shape[1]), *([partial(self.head, labels=batch.labels)] * self.last)]
+
+    def layers(self, s: int) -> list[Callable[[Tensor], Tensor]]:
+        """[b, s, h] → [b, s, h] each."""
+        tables = rope_table(s, self.config, device(), self.positions)  # [s, d] twice
+        return [partial(self.layer, layer, tables) for layer in self.model.layers.values()]
+
+    @staticmethod
+    def layer(layer: Layer, tables: tuple[Tensor, Tensor], x: Tensor) -> Tensor:
+        """[b, s, h] → [b, s, h]"""
+        return layer(x, *(table.to(x.dtype) for table in tables))
+
+    def head(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        logits = wide(self.lm_head(self.model.norm(x)))  # [b, s, V]
         return logits if labels is None else cross_entropy(logits, labels)
 
-
-def _deferred(module: nn.Linear, later: list[tuple[nn.Parameter, Tensor, Tensor]]) -> Callable[[Tensor], Tensor]:
-    return lambda x: Deferred.apply(x, module.weight, later)
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        x = self.model.embed_tokens(x) if self.first else x  # [b, s, h]
+        for layer in self.layers(x.shape[1]):
+            x = layer(x)
+        return self.head(x, labels) if self.last else x
 
 
 def build_stages(

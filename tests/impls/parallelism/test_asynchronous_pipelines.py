@@ -10,7 +10,8 @@ from harness.lab import Lab
 from harness.spec import Case, ModelConfig, Topology, Workload
 from impls.parallelism.pipeline_parallel import CARD, laws
 from impls.parallelism.pipeline_parallel.plain import options
-from impls.parallelism.pipeline_parallel.schedules import ASYNCHRONOUS, SCHEDULES, Plan
+from impls.parallelism.pipeline_parallel.plan import Plan
+from impls.parallelism.pipeline_parallel.schedules import ASYNCHRONOUS, SCHEDULES
 from tests.impls.layouts import wrong
 
 MODEL = ModelConfig(31, 12, 20, 4, 2, 1, 6)

@@ -8,7 +8,8 @@ from harness.judge import timeline
 from harness.plan import cases as plan
 from harness.spec import Span
 from impls.parallelism.pipeline_parallel import CARD, claims
-from impls.parallelism.pipeline_parallel.schedules import SCHEDULES, Plan
+from impls.parallelism.pipeline_parallel.plan import Plan
+from impls.parallelism.pipeline_parallel.schedules import SCHEDULES
 
 CHECKS = {claim.name: getattr(claims, claim.check.partition(":")[2]) for claim in CARD.claims}
 UNIT = {"F": 10.0, "B": 10.0, "W": 10.0}

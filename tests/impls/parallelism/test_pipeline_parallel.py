@@ -1,5 +1,6 @@
 """Pipelines of any layout compute what the dense model does, send what the law says, and name what cannot be run."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -8,13 +9,15 @@ import torch.distributed as dist
 from harness.lab import Lab
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from harness.spec import Case, ModelConfig, Topology, Workload
 from impls.common.stages import split
 from impls.parallelism import model_parallel, pipeline_parallel
-from impls.parallelism.pipeline_parallel.executor import Channel, Messages, channels
-from impls.parallelism.pipeline_parallel.places import homes
-from impls.parallelism.pipeline_parallel.schedules import ASYNCHRONOUS, SCHEDULES, looped_bfs, zb_v
+from impls.parallelism.pipeline_parallel.executor import in_turn
+from impls.parallelism.pipeline_parallel.messages import Channel, Messages, channels
+from impls.parallelism.pipeline_parallel.plan import Action, homes
+from impls.parallelism.pipeline_parallel.schedules import ASYNCHRONOUS, SCHEDULES, gpipe, zb_v
 from tests.impls.layouts import wrong
 
 CARDS = {card.name: card for card in (pipeline_parallel.CARD, model_parallel.CARD)}
@@ -25,7 +28,7 @@ def layouts(draw: st.DrawFn) -> Case:
     """Small and odd: tied or not, clipped or not, of one length or many, with data parallelism or without."""
     name = draw(st.sampled_from(sorted(set(SCHEDULES) - set(ASYNCHRONOUS))))
     pp, dp = draw(st.sampled_from([(2, 1), (2, 2), (4, 1)]))
-    micro_batches = draw(st.sampled_from([4, 8]))
+    micro_batches = draw(st.sampled_from([2 * pp, 8]))
     work = Workload(
         "drawn",
         ModelConfig(31, 12, 20, 8, 2, 1, 6, tie_word_embeddings=draw(st.booleans())),
@@ -66,7 +69,11 @@ def test_micro_batches_go_through_the_naive_pipeline_one_after_the_other(lab: La
     ("variant", "work", "reason"),
     [
         ("interleaved", Workload(micro_batches=1), "a multiple of p micro-batches: 2 does not divide 1"),
-        ("dual_pipe", Workload(micro_batches=1), "an even number of ranks and of micro-batches, not 2 and 1"),
+        (
+            "dual_pipe",
+            Workload(micro_batches=1),
+            "at least 2p, not 2 and 1",
+        ),
         ("zb_v", Workload(model=ModelConfig(num_hidden_layers=2)), "2 layers do not fill 4 stages"),
     ],
 )
@@ -93,14 +100,40 @@ def test_ranks_that_share_cores_are_watched_by_their_own_time(lab: Lab, cores: i
     assert (busy / whole > 0.95) is (cores == 1)
 
 
-def test_over_gloo_every_first_message_is_awaited_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Posted when it is needed, a receive takes a millisecond of a message that was sent long before."""
+def test_the_next_message_is_awaited_while_this_one_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     posted: list[tuple[Channel, int]] = []
-    monkeypatch.setattr(dist, "irecv", lambda _, group, group_src: posted.append((group, group_src)))
-    plan = looped_bfs(2, 4, 2)
+
+    class Work:
+        def wait(self) -> None: ...
+
+    def irecv(_: Tensor, group: Channel, group_src: int) -> Work:
+        posted.append((group, group_src))
+        return Work()
+
+    monkeypatch.setattr(dist, "irecv", irecv)
+    plan = gpipe(2, 2)
     groups: Any = {channel: channel for channel in channels(plan)}
-    Messages(plan, 0, groups, torch.empty(1))
-    assert posted == [(("F", False), 1), (("B", False), 1)]
+    messages = Messages(plan, 1, groups, torch.empty(1))
+    assert posted == []
+    for micro in range(2):
+        messages.receive(Action("F", 1, micro))
+        messages.ahead(Action("F", 1, micro))
+        assert posted == [(("F", True), 0)] * 2
+    assert messages.receive(Action("B", 1, 0)) is None
+
+
+def test_a_slot_of_two_passes_computes_a_layer_of_each_in_turn() -> None:
+    done: list[str] = []
+
+    def steps(name: str, layers: int) -> Iterator[None]:
+        for layer in range(layers):
+            done.append(f"{name}{layer}")
+            yield
+        done.append(name)
+
+    slot = {Action(kind, 0, 0): steps(kind, layers) for kind, layers in {"F": 3, "B": 2, "W": 0}.items()}
+    assert set(in_turn(slot, None)) == set(slot)
+    assert done == ["F0", "B0", "F1", "B1", "F2", "B", "F", "W"]
 
 
 def test_the_first_stages_have_a_layer_more_where_stages_do_not_divide_them() -> None:
