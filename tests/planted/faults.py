@@ -207,7 +207,8 @@ def gains_of_one_part(workload: Workload, topology: Topology, **variant: Any) ->
 def experts_that_count_their_ranks(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
     """Of an expert the gradients of all tokens of its group are taken for one rank's, as a dense weight's are."""
     trainer = hybrid_3d.build(workload, topology, **variant)
-    trainer.optimizer.share = 1
+    for kind, states in trainer.states.of.items():
+        states.ranks = kind.replicas.size()
     return trainer
 
 

@@ -8,7 +8,7 @@ from impls.engines.deepspeed.experts import ExpertParallel
 from impls.engines.deepspeed.pipeline import Pipeline
 from impls.engines.deepspeed.tensor_parallel import TensorParallel
 from impls.engines.deepspeed.zero import Zero
-from impls.parallelism.hybrid_3d.experts import Experts
+from impls.parallelism.hybrid_3d.stage import Experts
 
 
 def build(workload: Workload, topology: Topology, stage: int = 0) -> Trainer:

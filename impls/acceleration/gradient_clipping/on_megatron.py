@@ -6,7 +6,7 @@ from impls.common.mesh import mesh
 from impls.engines.megatron.data_parallel import DataParallel, DistributedOptimizer
 from impls.engines.megatron.experts import ExpertParallel
 from impls.engines.megatron.gpt import Gpt
-from impls.parallelism.hybrid_3d.experts import Experts
+from impls.parallelism.hybrid_3d.stage import Experts
 
 
 def build(workload: Workload, topology: Topology, stage: int = 0) -> Trainer:

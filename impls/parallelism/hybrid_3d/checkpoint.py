@@ -17,8 +17,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, cat
 
+from impls.common.experts import is_expert
 from impls.common.shards import bounds, dim
-from impls.parallelism.hybrid_3d.experts import is_expert
+from impls.parallelism.expert_parallel.spread import narrowed, widened
+from impls.parallelism.hybrid_3d.stage import weights_of
+from impls.parallelism.hybrid_3d.steps import MOMENTS
 
 Kinds = Mapping[str, Mapping[str, Tensor]]
 
@@ -75,27 +78,30 @@ class Reader:
 
 def save(hybrid: Any, folder: Path) -> None:
     """One of the ranks that hold the same writes; of a tied embedding the first stage."""
-    kinds = {"master": hybrid.optimizer.parameters(), **hybrid.optimizer.moments()}
-    stage, part = hybrid.pp.rank(), hybrid.places.get_local_rank("tp")
+    kinds = {kind: hybrid.states.named(kind) for kind in ("master", *MOMENTS[hybrid.workload.optimizer])}
+    stage, rank = hybrid.pp.rank(), hybrid.tp.rank()
     first = {name for name, ranks in hybrid.homes.items() if ranks[0] == stage and not is_expert(name)}
-    if hybrid.dp.rank() == 0:
+    if hybrid.replicas.rank() == 0:
         mine = {kind: {n: t for n, t in found.items() if n in first} for kind, found in kinds.items()}
-        write(folder, f"part-{stage}-{part}", mine, hybrid.steps)
+        write(folder, f"part-{stage}-{rank}", mine, hybrid.steps)
     if experts := hybrid.experts:
-        whole = {k: {n: experts.widened(n, t) for n, t in found.items() if is_expert(n)} for k, found in kinds.items()}
-        if experts.replicas.rank() == part == 0:
+        whole = {
+            kind: {n: widened(weights_of(n), t, hybrid.tp) for n, t in found.items() if is_expert(n)}
+            for kind, found in kinds.items()
+        }
+        if experts.replicas.rank() == rank == 0:
             write(folder, f"experts-{stage}-{experts.ep.rank()}", whole, hybrid.steps)
 
 
 def load(hybrid: Any, folder: Path) -> None:
-    reader = Reader(folder, hybrid.places.get_local_rank("tp"), hybrid.topology.tp)
+    reader = Reader(folder, hybrid.tp.rank(), hybrid.tp.size())
 
     def part(kind: str, name: str) -> Tensor:
         if not is_expert(name):
             return reader.read(kind, name)
         ep = hybrid.experts.ep
-        return hybrid.experts.narrowed(name, reader.share(kind, name, 0, ep.rank(), ep.size()))
+        return narrowed(weights_of(name), reader.share(kind, name, 0, ep.rank(), ep.size()), hybrid.tp)
 
-    hybrid.optimizer.load(part, reader.steps)
+    hybrid.states.load(part, MOMENTS[hybrid.workload.optimizer], reader.steps)
     hybrid.steps = reader.steps
     reader.close()

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from math import prod
 
 from harness.spec import MoeConfig, Topology, Unsupported, Workload
+from impls.common.experts import is_expert
 from impls.common.stages import EMBEDDING
 from impls.parallelism.context_parallel.laws import traffic as rings
-from impls.parallelism.hybrid_3d.context import LAYOUT, part_length
-from impls.parallelism.hybrid_3d.experts import ROUTER, is_expert
-from impls.parallelism.hybrid_3d.meshes import meshes
+from impls.parallelism.hybrid_3d.resharding import meshes
+from impls.parallelism.hybrid_3d.stage import LAYOUT, ROUTER, part_length
 from impls.parallelism.pipeline_parallel.plan import homes
 from impls.parallelism.pipeline_parallel.schedules import plan_of
 from impls.parallelism.tensor_parallel.laws import MOMENTS, part, ring

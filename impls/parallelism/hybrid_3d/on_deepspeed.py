@@ -14,9 +14,8 @@ from impls.common.mesh import mesh
 from impls.engines.deepspeed.experts import ExpertParallel
 from impls.engines.deepspeed.pipeline import Pipeline
 from impls.engines.deepspeed.zero import section
-from impls.parallelism.hybrid_3d.experts import Experts
-from impls.parallelism.hybrid_3d.meshes import meshes
-from impls.parallelism.hybrid_3d.moved import Moved
+from impls.parallelism.hybrid_3d.resharding import Moved, meshes
+from impls.parallelism.hybrid_3d.stage import Experts
 
 TAG = "saved"
 

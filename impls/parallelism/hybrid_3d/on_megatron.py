@@ -13,9 +13,8 @@ from impls.common.mesh import mesh
 from impls.engines.megatron.experts import ExpertParallel
 from impls.engines.megatron.gpt import Gpt
 from impls.engines.megatron.sequence_parallel import with_sequence_parallel
-from impls.parallelism.hybrid_3d.experts import Experts
-from impls.parallelism.hybrid_3d.meshes import meshes
-from impls.parallelism.hybrid_3d.moved import Moved
+from impls.parallelism.hybrid_3d.resharding import Moved, meshes
+from impls.parallelism.hybrid_3d.stage import Experts
 
 
 class Saved:

@@ -24,8 +24,8 @@ from impls.common.stages import EMBEDDING, HEAD, Stage, split
 from impls.common.weights import TORCH_DTYPES, initial
 from impls.engines.torch.ring import ring
 from impls.engines.torch.tensor_parallel import PLAN, by_mesh, make_optimizer, whole
-from impls.parallelism.hybrid_3d.context import LAYOUT, Context
-from impls.parallelism.hybrid_3d.moved import Moved
+from impls.parallelism.hybrid_3d.resharding import Moved
+from impls.parallelism.hybrid_3d.stage import LAYOUT, Context
 
 
 class Composed:

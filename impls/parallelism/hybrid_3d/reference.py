@@ -22,112 +22,122 @@ The ranks are a grid p × d × c × t; each belongs to one group along every axi
 """
 
 from collections.abc import Mapping
-from functools import cached_property
+from functools import partial
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from harness.spec import Batch, ModelConfig, MoeConfig, Topology, Trainer, Workload
-from impls.common.clipping import global_norm
-from impls.common.mesh import gather, lines
+from impls.common.experts import is_expert
+from impls.common.mesh import cut, gather, lines, mesh, placed, token_share
 from impls.common.optimizer import clip
 from impls.common.shards import collect, dim, shard
 from impls.common.sums import sum_flat
+from impls.common.weights import initial
 from impls.parallelism.hybrid_3d.checkpoint import load, save
-from impls.parallelism.hybrid_3d.context import Context, part_length, ring
-from impls.parallelism.hybrid_3d.experts import ROUTER, Experts, is_expert
-from impls.parallelism.hybrid_3d.meshes import check
-from impls.parallelism.hybrid_3d.moved import Moved
-from impls.parallelism.hybrid_3d.stage import parallel_stage
-from impls.parallelism.hybrid_3d.states import Groups, Kind, Partitioned, Replicated
-from impls.parallelism.pipeline_parallel.reference import Pipeline
+from impls.parallelism.hybrid_3d.resharding import Moved, check
+from impls.parallelism.hybrid_3d.stage import ROUTER, Context, Experts, SequenceStage, TensorStage, part_length, ring
+from impls.parallelism.hybrid_3d.states import Kind, States
+from impls.parallelism.pipeline_parallel.executor import Executor
+from impls.parallelism.pipeline_parallel.part import shared_groups, sum_shared
+from impls.parallelism.pipeline_parallel.plan import homes
 from impls.parallelism.pipeline_parallel.schedules import plan_of
+from impls.parallelism.pipeline_parallel.stage import Stage, build_stages
+from impls.parallelism.sequence_parallel.operators import columns
 from impls.parallelism.sequence_parallel.reference import SequenceParallel
 from impls.parallelism.tensor_parallel.reference import TensorParallel
 
 
-class Hybrid(Pipeline):
-    """``partition``: the optimizer's states are divided among data-parallel ranks."""
+class Hybrid:
+    """``partition``: the optimizer's states are divided among replicas."""
 
     def __init__(self, workload: Workload, topology: Topology, sequence_parallel: bool, partition: bool) -> None:
-        self.sequence_parallel, self.partition, self.steps = sequence_parallel, partition, 0
+        self.workload, self.topology, self.steps = workload, topology, 0
+
+        # 1. The mesh: this rank's group along each axis. Ranks of dp × cp have other tokens and the same weights.
+        places = mesh(topology)
+        self.pp, self.tp, cp = (places.get_group(axis) for axis in ("pp", "tp", "cp"))
+        self.dp_rank, pipelines = places.get_local_rank("dp"), lines(places, "pp")
+        self.replicas = dist.new_subgroups_by_enumeration(lines(places, "dp", "cp"))[0]
+        self.experts = (
+            Experts(places, topology, not sequence_parallel) if isinstance(workload.model, MoeConfig) else None
+        )
+        self.context = Context(workload, topology.cp, cp.rank()) if topology.cp > 1 else None
+
+        # 2. This rank's stage (pp): a part of each of its matrices (tp), its experts (ep), attention over a ring (cp).
+        def make(config: ModelConfig, layers: range, first: bool, last: bool) -> nn.Module:
+            place, length = (config, layers, first, last), part_length(workload, topology.cp)
+            if sequence_parallel:
+                stage = SequenceStage(*place, length, self.tp, columns)
+            else:
+                stage = TensorStage(*place, length, self.tp) if topology.tp > 1 else Stage(*place)
+            if self.experts:
+                self.experts.enter(stage, config)
+            if self.context:
+                self.context.enter(stage, ring(workload, cp))
+            return stage
+
+        plan = plan_of(workload, topology, "1f1b", 1)
+        self.stages, self.weights = build_stages(workload, plan, self.pp.rank(), make)
+        with torch.no_grad():
+            for name, full in initial(workload):
+                if name in self.weights:
+                    self.weights[name].copy_(self.part(name, full))
+        self.executor = Executor(plan, pipelines, self.stages)
+
+        # 3. Whose gradients are parts of sums: gains' over tp, a tied embedding's over its two stages.
         self.summed = (*SequenceParallel.summed, ROUTER) if sequence_parallel else TensorParallel.summed
-        super().__init__(workload, topology, plan_of(workload, topology, "1f1b", 1))
+        self.homes = homes(workload.model, plan)
+        self.shared = shared_groups(self.homes, pipelines)
 
-    @cached_property
-    def context(self) -> Context | None:
-        """Where sequences are cut over cp."""
-        cp = self.topology.cp
-        return Context(self.workload, cp, self.places.get_local_rank("cp")) if cp > 1 else None
-
-    @cached_property
-    def experts(self) -> Experts | None:
-        moe = isinstance(self.workload.model, MoeConfig)
-        return Experts(self.places, self.topology, sums=not self.sequence_parallel) if moe else None
-
-    def replicas(self) -> dist.ProcessGroup:
-        both = lines(self.places, "dp", "cp")
-        return dist.new_subgroups_by_enumeration(both)[0] if self.context else super().replicas()
-
-    def share(self, batch: Batch) -> list[Batch]:
-        micro_batches = super().share(batch)
-        return [self.context.part(micro) for micro in micro_batches] if self.context else micro_batches
-
-    def stage(self, config: ModelConfig, layers: range, first: bool, last: bool) -> nn.Module:
-        place, tp = (config, layers, first, last), self.places.get_group("tp")
-        own = part_length(self.workload, self.topology.cp), tp, self.sequence_parallel
-        made = parallel_stage(*place, *own) if tp.size() > 1 else super().stage(*place)
-        if self.experts:
-            self.experts.enter(made, config)
-        if self.context:
-            self.context.enter(made, ring(self.workload, self.places))
-        return made
+        # 4. The optimizer's states: of what, on how many ranks.
+        kinds = {name: self.kind(name) for name in self.homes}
+        self.states = States(self.weights, kinds, self.pp, self.replicas.size(), workload, partition)
 
     def part(self, name: str, full: Tensor) -> Tensor:
+        """What this rank holds of a parameter of its stage."""
+        return self.experts.part(name, full) if is_expert(name) else shard(name, full, self.tp.rank(), self.tp.size())
+
+    def kind(self, name: str) -> Kind:
+        counted = self.homes[name][0] == self.pp.rank()
         if is_expert(name):
-            return self.experts.part(name, full)
-        return shard(name, full, self.places.get_local_rank("tp"), self.topology.tp)
+            return Kind((self.tp, self.experts.ep), self.experts.replicas, counted)
+        return Kind((self.tp,) if dim(name) is not None else (), self.replicas, counted)
 
-    def spread(self, name: str) -> tuple[Groups, dist.ProcessGroup]:
-        """The groups among whose ranks a parameter of a stage is divided, and that whose ranks have the same part."""
-        if is_expert(name):
-            return (self.places.get_group("tp"), self.experts.ep), self.experts.replicas
-        return () if dim(name) is None else (self.places.get_group("tp"),), self.dp
-
-    def states(self) -> Replicated | Partitioned:
-        kinds = {name: Kind(*self.spread(name), self.homes[name][0] == self.pp.rank()) for name in self.weights}
-        return (Partitioned if self.partition else Replicated)(self.weights, kinds, self.dp.size(), self.workload)
-
-    def reduce(self) -> None:
-        gains = [p.grad for name, p in self.weights.items() if name.endswith(self.summed)]
-        sum_flat(gains, self.places.get_group("tp"))
-        self.optimizer.reduce()
+    def backward(self, batch: Batch) -> Tensor:
+        # 1. This rank's micro-batches: its rows of the batch (dp), and its positions of each sequence (cp).
+        mine = list(cut(batch, self.workload, self.dp_rank, self.topology.dp))
+        mine = [self.context.part(micro) for micro in mine] if self.context else mine
+        weights = [token_share(micro, batch) * self.replicas.size() for micro in mine]
+        # 2. They go through the pipeline.
+        loss = self.executor.run([placed(micro) for micro in mine], weights).sum()
+        dist.all_reduce(loss, group=self.pp)
+        # 3. The gradients of the whole model's loss.
+        sum_shared(self.weights, self.homes, self.shared, self.pp.rank())
+        sum_flat([p.grad for name, p in self.weights.items() if name.endswith(self.summed)], self.tp)
+        self.states.reduce()
+        return loss
 
     def update(self) -> None:
         if self.workload.max_grad_norm:
-            mine = self.optimizer.by_kind()
-            # All ranks ask for the same sums, also for those to which they have nothing to add.
-            every = dict.fromkeys(Kind(*self.spread(name), True) for name, _ in self.workload.model.shapes())
-            among = {(*kind.divided, self.pp, *self.optimizer.among(kind)): kind for kind in every}
-            norm = global_norm({groups: mine.get(kind, []) for groups, kind in among.items()})
-            clip([gradient for each in mine.values() for gradient in each], self.workload.max_grad_norm, norm)
-            del mine  # the weights' way needs the room
-        self.optimizer.step()
+            clip(self.states.own(), self.workload.max_grad_norm, self.states.norm())
+        self.states.step()
         self.steps += 1
 
+    def whole(self, what: str) -> Mapping[str, Tensor]:
+        """The model's gradients or masters, on the first rank."""
+        mine = {n: self.experts.whole(n, x) if is_expert(n) else x for n, x in self.states.named(what).items()}
+        return gather(collect(mine, self.tp), self.pp)
+
     def gradients(self) -> Mapping[str, Tensor]:
-        return self._collect(self.optimizer.gradients())
+        return self.whole("gradient")
 
     def parameters(self) -> Mapping[str, Tensor]:
-        return self._collect(self.optimizer.parameters())
-
-    def _collect(self, mine: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        if self.experts:
-            mine = {name: self.experts.whole(name, x) if is_expert(name) else x for name, x in mine.items()}
-        return gather(collect(mine, self.places.get_group("tp")), self.pp)
+        return self.whole("master")
 
     def padding(self) -> int:
-        return self.optimizer.padding
+        return self.states.padding()
 
     save, load = save, load
 
@@ -142,5 +152,6 @@ def build(
     """``resharding``: after a step everything is saved, and the run goes on on another mesh."""
     check(workload, topology, sequence_parallel)
     if resharding:
-        return Moved(lambda mesh: Hybrid(workload, mesh, sequence_parallel, partition), workload, topology, resharding)
+        make = partial(Hybrid, workload, sequence_parallel=sequence_parallel, partition=partition)
+        return Moved(make, workload, topology, resharding)
     return Hybrid(workload, topology, sequence_parallel, partition)

@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from harness.spec import ModelConfig
 from impls.common.decoder import rope_table
 from impls.parallelism.overlap.wire import Flight, Wire
-from impls.parallelism.pipeline_parallel.executor import Cut
 from impls.parallelism.tensor_parallel.operators import Group
 from impls.parallelism.tensor_parallel.reference import ParallelDecoder
 from impls.parallelism.tensor_parallel.vocabulary import CrossEntropy, embedding
@@ -36,11 +36,12 @@ class Half:
     flight: Flight
     x: Tensor
     dx: Tensor
+    loss: Tensor
 
     def __init__(self, model: "DominoDecoder", index: int, tokens: Tensor, labels: Tensor, count: Tensor) -> None:
         self.model, self.wire, self.index = model, model.wire, index
         self.tokens, self.labels, self.count = tokens, labels, count  # of the labels of both halves
-        self.roots: list[tuple[Tensor, list[Tensor]]] = []  # of each stage: where its graph begins backward
+        self.roots: list[GradientEdge] = []  # of each stage: where its graph begins backward
         self.norms: list[tuple[Tensor, Tensor, Tensor]] = []  # before each but the first: its input, output, and n
 
     def forward(self, stage: int) -> None:
@@ -58,27 +59,26 @@ class Half:
         else:
             logits = self.model.lm_head(n)
             losses = CrossEntropy.apply(logits, self.labels, self.model.start, self.model.group)
-            self.roots.append((losses.masked_fill(self.labels < 0, 0.0).sum() / self.count, []))
+            self.loss = losses.masked_fill(self.labels < 0, 0.0).sum() / self.count
+            self.roots.append(get_gradient_edge(self.loss))
 
     def _send(self, partial: Tensor) -> None:
-        gradient: list[Tensor] = []
-        self.roots.append((Cut.apply(partial, gradient), gradient))
+        self.roots.append(get_gradient_edge(partial))
         self.flight = self.wire.sum(partial.detach())
 
     def backward(self, stage: int, scale: Tensor) -> None:
         """Begins with what is left of the stage behind: the norm before it."""
-        root, gradient = self.roots.pop()
+        root = self.roots.pop()
         if stage == self.model.stages - 1:
             self.wire.compute("B", stage, self.index)
-            root.backward(scale)
+            torch.autograd.backward(root, scale)
         else:
             dn = self.flight.wait()
             self.wire.compute("B", stage, self.index)
             x, normalised, _ = self.norms.pop()
             normalised.backward(dn)
             self.dx = x.grad if stage == self.model.stages - 2 else x.grad.add_(self.dx)
-            gradient.append(self.dx)
-            root.backward(torch.empty_like(root))
+            torch.autograd.backward(root, self.dx)
         if stage:
             self.flight = self.wire.sum(self.norms[-1][2].grad)
 
@@ -132,5 +132,5 @@ class DominoDecoder(ParallelDecoder):
                     half.backward(stage, scale)
             self.wire.pause()
 
-        loss = sum(half.roots[-1][0].detach() for half in halves)
+        loss = sum(half.loss.detach() for half in halves)
         return Turns.apply(loss.new_zeros((), requires_grad=True), loss, run)

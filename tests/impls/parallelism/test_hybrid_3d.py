@@ -16,7 +16,7 @@ from impls.common.shards import shard
 from impls.parallelism.hybrid_3d import CARD  # noqa: F401
 from impls.parallelism.hybrid_3d.checkpoint import Reader, write
 from impls.parallelism.hybrid_3d.laws import held, states
-from impls.parallelism.hybrid_3d.meshes import other
+from impls.parallelism.hybrid_3d.resharding import other
 from tests.impls.layouts import wrong
 
 # Ranks along dp, tp, pp and cp, four at most.
