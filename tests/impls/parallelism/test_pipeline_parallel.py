@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from harness.spec import Case, ModelConfig, Topology, Workload
-from impls.common.stages import split
+from impls.common.cuts import split
 from impls.parallelism import model_parallel, pipeline_parallel
 from impls.parallelism.pipeline_parallel.executor import in_turn
 from impls.parallelism.pipeline_parallel.messages import Channel, Messages, channels
