@@ -60,13 +60,14 @@ def replay(step: Step, gradients: Sequence[Tensors], weights: Sequence[Tensors],
     """What each step changes, from the weights before it (``weights[t]``, one more than there are gradients)."""
     moments = {name: (torch.zeros_like(w), torch.zeros_like(w)) for name, w in weights[0].items()}
     changes: list[Tensors] = []
-    for t, clipped in enumerate(_clipped(gradients, work), start=1):
+    for t, g in enumerate(gradients, start=1):
         before = weights[t - 1]
-        changes.append({name: step(w, clipped[name], moments[name], t, work) - w for name, w in before.items()})
+        changes.append({name: step(w, g[name], moments[name], t, work) - w for name, w in before.items()})
     return changes
 
 
-def _clipped(gradients: Sequence[Tensors], work: Workload) -> list[Tensors]:
+def clipped(gradients: Sequence[Tensors], work: Workload) -> list[Tensors]:
+    """Each step's gradients scaled to a norm of at most ``max_grad_norm``, in their own precision."""
     if not work.max_grad_norm:
         return list(gradients)
     found: list[Tensors] = []
@@ -82,19 +83,19 @@ def judge(gradients: Sequence[Tensors], weights: Sequence[Tensors], work: Worklo
     names = list(weights[0])
     if missing := [name for step in gradients for name in names if name not in step]:
         return Finding("parity", "replayed update", None, "× floor", "fail", f"there is no gradient of {missing[0]}")
-    wide = [_to(step, names, torch.float64) for step in (*gradients, *weights)]
-    wide_gradients, wide_weights = wide[: len(gradients)], wide[len(gradients) :]
+    exact_weights = [_to(w, names, torch.float64) for w in weights]
+    exact = replay(textbook, clipped([_to(g, names, torch.float64) for g in gradients], work), exact_weights, work)
     narrow = torch.float64 if work.dtype == "fp64" else torch.float32
-    truth = replay(textbook, wide_gradients, wide_weights, work)
+    narrow_weights = [_to(w, names, narrow) for w in weights]
+    # Gradients are scaled in their own precision or in that of the weights that are stepped.
+    scaled = [clipped([_to(g, names, dtype) for g in gradients], work) for dtype in (None, narrow)]
     honest = [
-        replay(step, [_to(g, names, narrow) for g in gradients], [_to(w, names, narrow) for w in weights], work)
-        for step in HONEST
+        replay(step, [_to(g, names, narrow) for g in each], narrow_weights, work) for step in HONEST for each in scaled
     ]
     worst, where, size = 0.0, "", (0.0, 0.0)
-    for t, exact in enumerate(truth):
-        changed = {name: wide_weights[t + 1][name] - wide_weights[t][name] for name in names}
-        found = errors(changed, exact)
-        limit = _floor([errors(run[t], exact) for run in honest], wide_weights[t], exact, narrow)
+    for t, true in enumerate(exact):
+        found = errors({name: exact_weights[t + 1][name] - exact_weights[t][name] for name in names}, true)
+        limit = _floor([errors(run[t], true) for run in honest], exact_weights[t], true, narrow)
         for name, error in found.tensors.items():
             ratio = error / max(limit.tensors[name], 1e-15) if error == error else float("inf")
             if ratio > worst:
@@ -107,8 +108,9 @@ def judge(gradients: Sequence[Tensors], weights: Sequence[Tensors], work: Worklo
     return Finding("parity", "replayed update", worst, "× floor", verdict, text, bound=MARGIN, detail=detail)
 
 
-def _to(tensors: Tensors, names: Sequence[str], dtype: torch.dtype) -> Tensors:
-    return {name: tensors[name].to(dtype) for name in names}
+def _to(tensors: Tensors, names: Sequence[str], dtype: torch.dtype | None) -> Tensors:
+    """Those of these names, in ``dtype`` or as they are."""
+    return {name: tensors[name].to(dtype or tensors[name].dtype) for name in names}
 
 
 def _floor(runs: Sequence[Errors], weights: Tensors, changes: Tensors, dtype: torch.dtype) -> Errors:
