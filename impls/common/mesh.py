@@ -30,7 +30,8 @@ def groups(topology: Topology, group: int) -> int:
 
 def lines(places: DeviceMesh, *axes: str) -> list[list[int]]:
     """The ranks of each line of the mesh along some of its axes, the last of these fastest."""
-    dims = [places.mesh_dim_names.index(axis) for axis in axes]
+    names = places.mesh_dim_names or ()
+    dims = [names.index(axis) for axis in axes]
     return places.mesh.movedim(dims, list(range(-len(dims), 0))).flatten(-len(dims)).flatten(0, -2).tolist()
 
 
@@ -60,7 +61,7 @@ def own(tensor: Tensor) -> Tensor:
 
 def gather(mine: Mapping[str, Tensor], group: dist.ProcessGroup) -> Mapping[str, Tensor]:
     """What the ranks of a group hold between them, whole on the group's first rank; elsewhere nothing."""
-    parts = [{}] * group.size() if group.rank() == 0 else None
+    parts: list[dict[str, Tensor]] | None = [{}] * group.size() if group.rank() == 0 else None
     dist.gather_object({name: own(tensor) for name, tensor in mine.items()}, parts, group=group, group_dst=0)
     return {name: tensor for part in parts or [] for name, tensor in part.items()}
 

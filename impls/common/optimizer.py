@@ -1,6 +1,7 @@
 """The workload's optimizer, by PyTorch's own classes, with float32 master weights where the model is narrower."""
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +10,8 @@ from harness.spec import Workload
 from impls.common.mesh import device
 
 
-def optimizer(parameters: Iterable[Tensor], workload: Workload, fused: bool = True) -> torch.optim.Optimizer:
-    """Plain SGD or AdamW over the given tensors; the fused kernels need no temporaries."""
+def optimizer(parameters: Iterable[Any], workload: Workload, fused: bool = True) -> torch.optim.Optimizer:
+    """Plain SGD or AdamW over the given tensors, or groups of them; the fused kernels need no temporaries."""
     if workload.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=workload.lr, weight_decay=workload.weight_decay, fused=fused)
     return torch.optim.AdamW(

@@ -35,6 +35,7 @@ class Host(CpuAccelerator):
 def start() -> None:
     """To be called in every rank, before any of its optimizers is made."""
     if get_accelerator().name == "cpu":
-        torch.distributed.is_hccl_available = lambda: False  # Huawei's PyTorch has it; asked where there is no NCCL
+        # Huawei's PyTorch has it; asked where there is no NCCL.
+        vars(torch.distributed)["is_hccl_available"] = lambda: False
         torch.Tensor.record_stream = lambda self, stream: None
         set_accelerator(Host())

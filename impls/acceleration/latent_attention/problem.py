@@ -8,10 +8,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.spec import Workload
-from impls.acceleration.latent_attention.rotary import rotated
 from impls.acceleration.latent_attention.sizes import sizes
 
 EPS, THETA = 1e-6, 10000.0
+
+
+def rotated(x: Tensor, theta: float) -> Tensor:
+    """RoPE (Su et al. 2021, equation 34) on [b, heads, s, d], with neighbours as pairs, as in DeepSeek's models:
+    dimensions 2i and 2i + 1 turn by position · θ^(−2i/d).
+    The firsts of the pairs then come before the seconds: for scores one order is as good as another."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    s, d = x.shape[-2:]
+    frequency = theta ** (-torch.arange(0, d, 2, device=x.device, dtype=torch.float32) / d)
+    angle = torch.outer(torch.arange(s, device=x.device, dtype=torch.float32), frequency).to(wide)
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    first, second = x[..., ::2], x[..., 1::2]
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
 
 
 def draw(workload: Workload, absorbed: bool = False) -> dict[str, Tensor]:

@@ -24,8 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.spec import Topology, Workload
-from impls.acceleration.latent_attention.problem import EPS, THETA
-from impls.acceleration.latent_attention.rotary import rotated
+from impls.acceleration.latent_attention.problem import EPS, THETA, rotated
 from impls.acceleration.latent_attention.sizes import sizes
 from impls.acceleration.latent_attention.spread import Heads
 from impls.parallelism.tensor_parallel.operators import copy, reduce

@@ -65,7 +65,7 @@ class Engine:
         config = configuration(workload, topology, zero) | sections
         chosen = None if "optimizer" in sections else optimizer(model.parameters(), workload)
         self.engine, *_ = deepspeed.initialize(model=model, optimizer=chosen, config=config, dist_init_required=False)
-        self.names = dict(model.named_parameters())
+        self.names: dict[str, Any] = dict(model.named_parameters())
 
     def backward(self, batch: Batch) -> Tensor:
         total = torch.zeros((), device=device())

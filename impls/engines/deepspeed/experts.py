@@ -1,7 +1,10 @@
 """DeepSpeed's engine around our decoder with its MoE layers, beside data parallelism."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
+import deepspeed
+import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from deepspeed.moe.layer import MoE
@@ -13,7 +16,7 @@ from impls.common.experts import Experts, Places
 from impls.common.mesh import device
 from impls.common.optimizer import optimizer
 from impls.common.weights import TORCH_DTYPES, build_model
-from impls.engines.deepspeed.engine import Engine, configuration, deepspeed
+from impls.engines.deepspeed.engine import Engine, configuration
 
 
 class Expert(nn.Module):
@@ -29,9 +32,8 @@ class Expert(nn.Module):
 class Routed(nn.Module):
     """DeepSpeed's layer in the place of a dense one, with its weights."""
 
-    def __init__(self, dense: Experts, places: Places, workload: Workload, ep: int) -> None:
+    def __init__(self, dense: Experts, places: Places, model: MoeConfig, dtype: torch.dtype, ep: int) -> None:
         super().__init__()
-        model = workload.model
         self.moe = MoE(
             model.hidden_size,
             Expert(model.hidden_size, model.moe_intermediate_size),
@@ -41,7 +43,7 @@ class Routed(nn.Module):
             drop_tokens=False,
             use_rts=False,
             top2_2nd_expert_sampling=False,  # or it adds noise to the second choice
-        ).to(device(), TORCH_DTYPES[workload.dtype])
+        ).to(device(), dtype)
         layer = self.moe.deepspeed_moe
         self.gate, self.each = layer.gate.wg.weight, layer.experts.deepspeed_experts
         with no_grad():
@@ -66,8 +68,9 @@ class ExpertParallel(Engine):
         self.workload, self.topology, self.rank = workload, topology, dist.get_rank()
         deepspeed.init_distributed(dist_init_required=False)
         self.experts, self.model = experts, build_model(workload)
-        for layer in self.model.model.layers:
-            layer.mlp = Routed(layer.mlp, self.experts, workload, topology.ep)
+        self.layers: list[Any] = list(self.model.model.layers)
+        for layer in self.layers:
+            layer.mlp = Routed(layer.mlp, experts, workload.model, TORCH_DTYPES[workload.dtype], topology.ep)
         groups = split_params_into_different_moe_groups_for_optimizer(
             {"params": list(self.model.parameters()), "name": "all"}
         )
@@ -78,9 +81,9 @@ class ExpertParallel(Engine):
             dist_init_required=False,
         )
 
-    def _whole(self, value: Callable[[nn.Parameter], Tensor]) -> Mapping[str, Tensor]:
+    def _whole(self, value: Callable[[Any], Tensor]) -> Mapping[str, Tensor]:
         found = {name: value(p) for name, p in self.model.named_parameters() if ".mlp." not in name}
-        for index, layer in enumerate(self.model.model.layers):
+        for index, layer in enumerate(self.layers):
             prefix = f"model.layers.{index}.mlp."
             found[f"{prefix}gate.weight"] = value(layer.mlp.gate)
             for kind in ("gate_up", "down"):

@@ -1,7 +1,8 @@
 """DeepSpeed's AutoTP on our decoder: its rules for which layer is cut how, written for our names, and its own
 vocabulary-parallel head and loss."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import deepspeed
 import torch.distributed as dist
@@ -29,9 +30,9 @@ class HookedDecoder(Decoder):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        self.loss_function = None
+        self.loss_function: Callable[..., Tensor] | None = None
 
-    def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, labels: Tensor | None = None) -> Tensor:
         if self.loss_function is None:  # one rank: AutoTP does nothing
             return super().forward(tokens, labels)
         return self.loss_function(self.lm_head(self.model(tokens)), shift_labels=labels)
@@ -56,7 +57,7 @@ class TensorParallel(Engine):
         self.engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer(model.parameters(), workload), config=config, dist_init_required=False
         )
-        self.names = dict(model.named_parameters())
+        self.names: dict[str, Any] = dict(model.named_parameters())
 
     def gradients(self) -> Mapping[str, Tensor]:
         return self._collect(safe_get_full_grad(parameter) for parameter in self.names.values())
@@ -67,7 +68,7 @@ class TensorParallel(Engine):
     def _collect(self, held: Iterable[Tensor]) -> Mapping[str, Tensor]:
         """The full tensors on the first rank. AutoTP has left an embedding that is not tied to the head whole."""
         shapes, t = dict(self.workload.model.shapes()), self.topology.tp
-        group = groups.get_tensor_model_parallel_group() if t > 1 else dist.group.WORLD
+        group: Any = groups.get_tensor_model_parallel_group() if t > 1 else dist.group.WORLD
         parts = {
             name: shard(name, tensor, group.rank(), t) if tensor.shape == shapes[name] else tensor
             for name, tensor in zip(self.names, held, strict=True)

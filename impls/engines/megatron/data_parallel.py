@@ -12,7 +12,7 @@ from torch import Tensor
 from harness.spec import Batch, Topology, Unsupported, Workload
 from impls.common.mesh import device, share
 from impls.common.weights import TORCH_DTYPES, build_model
-from impls.engines.megatron.optimizer import megatron_optimizer, sharded_gradients, sharded_parameters
+from impls.engines.megatron.optimizer import gradient, megatron_optimizer, sharded_gradients, sharded_parameters
 from impls.engines.megatron.start import start
 
 BUCKET = 40_000_000  # elements: Megatron's default
@@ -68,7 +68,7 @@ class DataParallel:
         self.model.zero_grad_buffer()
 
     def gradients(self) -> Mapping[str, Tensor]:
-        return {name: parameter.main_grad.cpu() for name, parameter in self.names.items()}
+        return {name: gradient(parameter).cpu() for name, parameter in self.names.items()}
 
     def parameters(self) -> Mapping[str, Tensor]:
         masters = {name: getattr(parameter, "main_param", parameter) for name, parameter in self.names.items()}

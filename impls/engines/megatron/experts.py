@@ -43,9 +43,10 @@ class ExpertParallel(Gpt):
         sequence_parallel: bool = False,
         partition: bool = False,
     ) -> None:
-        model = self.model = workload.model
+        model = workload.model
         if not isinstance(model, MoeConfig):
             raise Unsupported(f"ep {topology.ep} without experts: the model is dense")
+        self.model = model
         if topology.tp > 1 and not sequence_parallel:
             raise Unsupported("Megatron-Core's MoE layers under tensor parallelism take tokens cut along the sequence")
         if sequence_parallel:

@@ -28,7 +28,7 @@ from impls.common.mesh import device, gather, share
 from impls.common.shards import collect, dim, shard
 from impls.common.weights import TORCH_DTYPES, initial
 from impls.engines.fused import pack, unpack
-from impls.engines.megatron.optimizer import megatron_optimizer, sharded_gradients, sharded_parameters
+from impls.engines.megatron.optimizer import gradient, megatron_optimizer, sharded_gradients, sharded_parameters
 from impls.engines.megatron.start import start
 
 # Megatron's name of each part of a layer → the canonical parameters that it holds.
@@ -241,7 +241,7 @@ class Gpt:
     def gradients(self) -> Mapping[str, Tensor]:
         if self.shard_states:
             return self._collect(sharded_gradients(self.optimizer, self.weights))
-        return self._collect({name: parameter.main_grad for name, parameter in self.weights.items()})
+        return self._collect({name: gradient(parameter) for name, parameter in self.weights.items()})
 
     def parameters(self) -> Mapping[str, Tensor]:
         if self.shard_states:

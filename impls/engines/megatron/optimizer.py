@@ -50,9 +50,15 @@ def shards(optimizer: Any) -> Iterator[tuple[nn.Parameter, Tensor, slice]]:
             yield parameter, master.detach(), slice(place.start, place.end)
 
 
+def gradient(parameter: nn.Parameter) -> Tensor:
+    """Where Megatron keeps it: a view of its flat buffer."""
+    found: Tensor = parameter.main_grad  # type: ignore[attr-defined]
+    return found
+
+
 def sharded_gradients(optimizer: Any, names: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
     """Whole, on the CPU: after the reduce-scatter only this rank's own part of the buffer holds the mean."""
-    return _assembled(((p, place, p.main_grad.flatten()[place]) for p, _, place in shards(optimizer)), names)
+    return _assembled(((p, place, gradient(p).flatten()[place]) for p, _, place in shards(optimizer)), names)
 
 
 def sharded_parameters(optimizer: Any, names: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:

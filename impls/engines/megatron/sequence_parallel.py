@@ -15,7 +15,7 @@ class Norm(WrappedTorchNorm):
     """Megatron's PyTorch norm refuses ``sequence_parallel``, for which it has Apex's and Transformer Engine's. All that
     it lacks is the mark on its gain by which ``finalize_model_grads`` sums the gradient over ranks."""
 
-    def __new__(cls, config: TransformerConfig, hidden_size: int, eps: float) -> nn.Module:
+    def __new__(cls, config: TransformerConfig, hidden_size: int, eps: float) -> nn.Module:  # type: ignore[misc]
         plain = copy.copy(config)
         plain.sequence_parallel = False
         norm = super().__new__(cls, plain, hidden_size, eps)

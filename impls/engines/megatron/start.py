@@ -53,7 +53,7 @@ def start(topology: Topology, chunks: int = 1, seed: int = 0, instances: int = 1
 def _redirect_to_cpu() -> None:
     """For the rest of this process: ranks are fresh processes, and no other engine runs in them."""
     # parallel_state, param_and_grad_buffer, layers, mappings, attention: device=torch.cuda.current_device().
-    torch.cuda.current_device = lambda: torch.device("cpu")
+    torch.cuda.current_device = lambda: torch.device("cpu")  # type: ignore[return-value]
     # optimizer, clip_grads, grad_scaler, transformer.utils: a literal device="cuda".
     for name in ("tensor", "zeros", "ones"):
         setattr(torch, name, _on_cpu(getattr(torch, name)))

@@ -1,7 +1,7 @@
 """torch.distributed.pipelining: one of its schedules on its PipelineStages. It leaves to its user, and here is done: to
 sum a tied embedding's gradients, to take the mean over data-parallel ranks, to clip, to step."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,7 @@ class Pipelining:
     """``kind`` is one of PyTorch's schedules; ``rank_of`` each stage, the rank that holds it."""
 
     def __init__(
-        self, workload: Workload, topology: Topology, kind: type[schedules._PipelineSchedule], rank_of: Sequence[int]
+        self, workload: Workload, topology: Topology, kind: Callable[..., Any], rank_of: Sequence[int]
     ) -> None:
         self.workload, self.topology, self.places = workload, topology, mesh(topology)
         self.pp, self.dp = self.places.get_group("pp"), self.places.get_group("dp")
@@ -57,9 +57,10 @@ class Pipelining:
         self.spans: Spans | None = None
         for part in parts:
             self._watch(part)
-        whole: Any = parts if issubclass(kind, schedules.PipelineScheduleMulti) else parts[0]
+        several = isinstance(kind, type) and issubclass(kind, schedules.PipelineScheduleMulti)
         self.scale = 0.0  # what a token's loss weighs
-        self.schedule = kind(whole, workload.micro_batches, loss_fn=self._loss, scale_grads=False)
+        given = parts if several else parts[0]
+        self.schedule = kind(given, workload.micro_batches, loss_fn=self._loss, scale_grads=False)
 
     def _register(self, stage: Stage) -> None:
         """A stage's parameters by their canonical names; where a rank has both ends, they share the embedding."""

@@ -1,6 +1,7 @@
 """PyTorch's DTensor: ``parallelize_module`` with column-wise, row-wise and loss parallelism (no gathered logits)."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +74,7 @@ class TensorParallel:
         self.model.to_empty(device=device())
         if workload.model.tie_word_embeddings:  # parallelize_module and to_empty untie; both cut the rows
             self.model.lm_head.weight = self.model.model.embed_tokens.weight
-        self.weights = dict(self.model.named_parameters())
+        self.weights: dict[str, Any] = dict(self.model.named_parameters())
         with torch.no_grad():
             for name, full in initial(workload):
                 mine = self.weights[name]
@@ -93,8 +94,9 @@ class TensorParallel:
 
     def update(self) -> None:
         for parameter in self.weights.values():  # sums over ranks, before master weights widen what is to be sent
-            if isinstance(parameter, DTensor) and parameter.grad.placements != parameter.placements:
-                parameter.grad = parameter.grad.redistribute(placements=parameter.placements)
+            gradient = parameter.grad
+            if isinstance(parameter, DTensor) and gradient.placements != parameter.placements:
+                parameter.grad = gradient.redistribute(placements=parameter.placements)
         if self.workload.max_grad_norm:
             groups = by_mesh(p.grad for p in self.weights.values())
             norm = torch.stack([whole(get_total_norm(group)) for group in groups]).norm()

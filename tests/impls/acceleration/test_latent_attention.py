@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 from harness.lab import Lab
 from harness.spec import Case, ModelConfig, Topology, Workload
 from impls.acceleration.latent_attention import CARD, claims
-from impls.acceleration.latent_attention.problem import draw, plain
+from impls.acceleration.latent_attention.problem import draw, plain, rotated
 from impls.acceleration.latent_attention.reference import build
-from impls.acceleration.latent_attention.rotary import rotated
 from impls.acceleration.latent_attention.sizes import sizes
 
 WORK = Workload("odd", ModelConfig(hidden_size=22, head_dim=6), batch_size=3, sequence_length=5, dtype="fp64")
