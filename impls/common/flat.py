@@ -1,6 +1,6 @@
 """Parameters as views of one contiguous buffer: one collective and one optimizer kernel serve them all."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -43,6 +43,21 @@ def flatten_gradients(parameters: Sequence[nn.Parameter], buffer: Tensor) -> Non
     buffer[sum(p.numel() for p in parameters) :] = 0
     for parameter, place in zip(parameters, places, strict=True):
         parameter.grad = place
+
+
+def when_complete(parameters: Sequence[nn.Parameter], then: Callable[[], None]) -> None:
+    """Calls ``then`` in every backward pass from now on, as soon as the gradients of all ``parameters`` are there."""
+    missing = len(parameters)
+
+    def arrived(_: Tensor) -> None:
+        nonlocal missing
+        missing -= 1
+        if missing == 0:
+            missing = len(parameters)
+            then()
+
+    for parameter in parameters:
+        parameter.register_post_accumulate_grad_hook(arrived)
 
 
 def flatten(parameters: Sequence[nn.Parameter], multiple: int = 1) -> Tensor:

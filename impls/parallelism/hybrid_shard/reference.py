@@ -37,8 +37,8 @@ from harness.spec import Topology, Workload
 from impls.common.flat import distinct
 from impls.common.mesh import device, groups
 from impls.common.weights import build_model
-from impls.parallelism.zero.hooks import Unit, Zero3, modules, reduce_scatter
-from impls.parallelism.zero.optimizer import Zero1
+from impls.parallelism.zero.hooks import Unit, Zero3, modules
+from impls.parallelism.zero.optimizer import Zero1, reduce_scatter
 from impls.parallelism.zero.reference import Stage, Zero
 
 
@@ -83,6 +83,6 @@ def build(workload: Workload, topology: Topology, group: int, stage: int = 3, tw
         zero1 = Zero1(distinct(model.parameters()), workload, shard)
         return Zero(model, SecondHopOnce(zero1, replicate), shard, workload)
     reduce = partial(reduce_scatter, group=shard) if two_hop else partial(both_hops, shard=shard, replicate=replicate)
-    units = [Unit(parameters, shard, reduce=reduce) for _, parameters in modules(model)]
-    zero3 = Zero3(model, units, workload)
+    units = [Unit(parameters, shard) for _, parameters in modules(model)]
+    zero3 = Zero3(model, units, workload, reduce)
     return Zero(model, SecondHopOnce(zero3, replicate) if two_hop else zero3, shard, workload)

@@ -1,10 +1,11 @@
 """ZeRO-3 is hooks: weights are partitioned too, and are whole only while their layer computes (P_os+g+p,
 Rajbhandari et al. 2020, §5.3, §7.2.2).
 
-    forward    gather 0 ┌ gather 1 · compute 0 ┐┌ gather 2 · compute 1 ┐ …       each unit is released after its pass;
-    backward   gather n ┌ gather n−1 · compute n ┐┌ gather n−2 · compute n−1 · reduce-scatter n ┐ …     the next is
-                                                                                           under way while it computes
-    unit       an attention, an MLP, the head; the root, unit 0, has the rest and is there during the whole pass
+    forward    gather 0 ┌ gather 1 · compute 0 ┐┌ gather 2 · compute 1 ┐ …
+    backward   gather n ┌ gather n−1 · compute n ┐┌ gather n−2 · compute n−1 · reduce-scatter n ┐ …
+
+Each unit is gathered while the one before it computes, and is released after its pass. Units are an attention, an MLP
+and the head; the root, unit 0, has the other parameters and is there during the whole pass.
 
     Ψ_u  parameters of a unit       N_d  ranks
 """
@@ -18,28 +19,17 @@ from torch import Tensor, nn
 
 from harness.spec import Workload
 from impls.common.decoder import Decoder
-from impls.common.flat import distinct, flatten
+from impls.common.flat import distinct, flatten, when_complete
 from impls.common.optimizer import optimizer
-from impls.parallelism.zero.optimizer import take_gradients, when_complete
+from impls.parallelism.zero.optimizer import Reducer
 
 Wait = Callable[[], object]
-Gather = Callable[[Tensor, Tensor], Wait]  # (whole [Ψ_u], this rank's part [Ψ_u/N_d]) → how to wait until it is whole
 Reduce = Callable[[Tensor], Callable[[], Tensor]]  # whole gradient [Ψ_u] → how to wait for this rank's part [Ψ_u/N_d]
+Gather = Callable[[Tensor, Tensor], Wait]  # (whole [Ψ_u], this rank's part [Ψ_u/N_d]) → how to wait until it is whole
 
 
 def all_gather(whole: Tensor, part: Tensor, group: dist.ProcessGroup) -> Wait:
     return dist.all_gather_into_tensor(whole, part.to(whole.dtype), group=group, async_op=True).wait
-
-
-def reduce_scatter(whole: Tensor, group: dist.ProcessGroup) -> Callable[[], Tensor]:
-    part = whole.new_empty(whole.numel() // group.size())  # [Ψ_u/N_d]
-    work = dist.reduce_scatter_tensor(part, whole, group=group, async_op=True)
-
-    def wait() -> Tensor:
-        work.wait()
-        return part
-
-    return wait
 
 
 def modules(model: Decoder) -> list[tuple[nn.Module, list[nn.Parameter]]]:
@@ -61,15 +51,9 @@ class Unit:
     """
 
     def __init__(
-        self,
-        parameters: Sequence[nn.Parameter],
-        group: dist.ProcessGroup,
-        gather: Gather | None = None,
-        reduce: Reduce | None = None,
+        self, parameters: Sequence[nn.Parameter], group: dist.ProcessGroup, gather: Gather | None = None
     ) -> None:
-        self.parameters, self.group = parameters, group
-        self.start_gather = gather or partial(all_gather, group=group)
-        self.start_reduce = reduce or partial(reduce_scatter, group=group)
+        self.parameters, self.start_gather = parameters, gather or partial(all_gather, group=group)
         self.weights = flatten(parameters, multiple=group.size())  # [Ψ_u]
         self.bytes = self.weights.nbytes
         part = self.weights.chunk(group.size())[group.rank()]  # [Ψ_u/N_d]
@@ -102,41 +86,39 @@ class Unit:
 class Zero3:
     """P_os+g+p over ``units``, one of each of :func:`modules`."""
 
-    def __init__(self, model: Decoder, units: Sequence[Unit], workload: Workload) -> None:
-        self.partitions = self.units = units
+    def __init__(self, model: Decoder, units: Sequence[Unit], workload: Workload, reduce: Reduce) -> None:
+        self.partitions = units
         self.inner = optimizer([unit.master for unit in units], workload)
-        self.under_way: tuple[Unit, Callable[[], Tensor]] | None = None
-        for index, (module, _) in enumerate(modules(model)):
-            # The root has been gathered all along: behind the last unit, it is asked for in vain.
-            self._hook(module, units[index], units[(index + 1) % len(units)], units[index - 1])
-
-    def _hook(self, module: nn.Module, unit: Unit, following: Unit, preceding: Unit) -> None:
-        def before(ahead: Unit) -> None:
-            unit.gather()  # in vain if it was the one ahead
-            ahead.gather()
-            unit.arrive()
-
-        module.register_forward_pre_hook(lambda *_: before(following))
-        module.register_forward_hook(lambda *_: unit.release())
-        module.register_full_backward_pre_hook(lambda *_: before(preceding))
-        when_complete(unit.parameters, lambda: self._start(unit))
-
-    def _start(self, unit: Unit) -> None:
-        """The unit's backward pass is over."""
-        self.reduce()  # one at a time
-        unit.release()
-        full = take_gradients(unit.parameters, torch.empty_like(unit.weights))  # [Ψ_u]
-        self.under_way = unit, unit.start_reduce(full)
-
-    def reduce(self) -> None:
-        """Waits for the reduction that goes on under the backward pass, and adds its result."""
-        if self.under_way is not None:
-            (unit, wait), self.under_way = self.under_way, None
-            unit.add(wait())
+        self.reduce = hook(model, units, reduce).finish
 
     def step(self) -> None:
         """Steps what this rank owns; the next forward pass gathers it."""
-        for unit in self.units:
+        for unit in self.partitions:
             unit.master.grad, unit.gradient = unit.gradient, None
         self.inner.step()
         self.inner.zero_grad()
+
+
+def hook(model: Decoder, units: Sequence[Unit], reduce: Reduce) -> Reducer:
+    """Each unit is gathered before its passes, released after them, and its gradient reduced."""
+    reducer = Reducer(reduce)
+    for index, (module, _) in enumerate(modules(model)):
+        # Ahead of the last unit is the root, which is there already; the backward pass begins with root and last unit.
+        _around(module, units[index], units[(index + 1) % len(units)], units[index - 1], reducer)
+    return reducer
+
+
+def _around(module: nn.Module, unit: Unit, following: Unit, preceding: Unit, reducer: Reducer) -> None:
+    def before(ahead: Unit) -> None:
+        unit.gather()  # nothing is left to do if it was the one ahead
+        ahead.gather()
+        unit.arrive()
+
+    def over() -> None:
+        unit.release()
+        reducer.start(unit)
+
+    module.register_forward_pre_hook(lambda *_: before(ahead=following))
+    module.register_forward_hook(lambda *_: unit.release())
+    module.register_full_backward_pre_hook(lambda *_: before(ahead=preceding))
+    when_complete(unit.parameters, over)

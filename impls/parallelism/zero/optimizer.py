@@ -13,13 +13,14 @@ weights θ    [ θ_0 | θ_1 | … | θ_{N_d − 1} ]         flat, padded to a m
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from harness.spec import Workload
-from impls.common.flat import flatten, flatten_gradients, runs, views
+from impls.common.flat import flatten, flatten_gradients, runs, views, when_complete
 from impls.common.optimizer import optimizer
 
 
@@ -40,9 +41,12 @@ class Partition:
         self.master = part.to(torch.promote_types(part.dtype, torch.float32))  # [Ψ/N_d]
         self.gradient: Tensor | None = None
 
-    def share(self) -> None:
-        """After the step every rank gets everybody's part."""
-        self.weights[self.own].copy_(self.master)  # rounds
+    def add(self, part: Tensor) -> None:
+        """Takes one micro-batch's reduced gradient."""
+        self.gradient = part if self.gradient is None else self.gradient.add_(part)
+
+    def gather(self) -> None:
+        """Every rank gets everybody's part of the weights."""
         dist.all_gather_into_tensor(self.weights, self.weights[self.own], group=self.group)
 
 
@@ -54,7 +58,8 @@ def step(partitions: Sequence[Partition], inner: torch.optim.Optimizer) -> None:
     inner.step()
     inner.zero_grad()
     for partition in partitions:
-        partition.share()
+        partition.weights[partition.own].copy_(partition.master)  # rounds
+        partition.gather()
 
 
 class Zero1:
@@ -85,46 +90,53 @@ class Zero2:
     def __init__(self, parameters: Sequence[nn.Parameter], workload: Workload, group: dist.ProcessGroup) -> None:
         self.partitions = [Partition(bucket, group) for bucket in runs(parameters)]
         self.inner = optimizer([partition.master for partition in self.partitions], workload)
-        self.under_way: tuple[dist.Work, Partition, Tensor] | None = None
+        self.reducer = Reducer(partial(reduce_scatter, group=group))
+        self.reduce = self.reducer.finish
         for partition in self.partitions:
-            when_complete(partition.parameters, partial(self._start, partition))
-
-    def _start(self, partition: Partition) -> None:
-        self.reduce()  # one bucket at a time, so that no two of them take memory
-        full = take_gradients(partition.parameters, torch.empty_like(partition.weights))  # [Ψ_b]
-        part = torch.empty_like(full[partition.own])  # [Ψ_b/N_d]
-        work = dist.reduce_scatter_tensor(part, full, group=partition.group, async_op=True)
-        self.under_way = work, partition, part
-
-    def reduce(self) -> None:
-        """Waits for the reduction that goes on under the backward pass, and adds its result."""
-        if self.under_way is not None:
-            (work, partition, part), self.under_way = self.under_way, None
-            work.wait()
-            partition.gradient = part if partition.gradient is None else partition.gradient.add_(part)
+            when_complete(partition.parameters, partial(self.reducer.start, partition))
 
     def step(self) -> None:
         step(self.partitions, self.inner)
 
 
-def when_complete(parameters: Sequence[nn.Parameter], then: Callable[[], None]) -> None:
-    """Calls ``then`` in every backward pass from now on, as soon as the gradients of all ``parameters`` are there."""
-    missing = len(parameters)
+def reduce_scatter(whole: Tensor, group: dist.ProcessGroup) -> Callable[[], Tensor]:
+    """Starts to sum gradients [Ψ_b] over ranks; waiting returns this rank's part [Ψ_b/N_d]."""
+    part = whole.new_empty(whole.numel() // group.size())  # [Ψ_b/N_d]
+    work = dist.reduce_scatter_tensor(part, whole, group=group, async_op=True)
 
-    def arrived(_: Tensor) -> None:
-        nonlocal missing
-        missing -= 1
-        if missing == 0:
-            missing = len(parameters)
-            then()
+    def wait() -> Tensor:
+        work.wait()
+        return part
 
-    for parameter in parameters:
-        parameter.register_post_accumulate_grad_hook(arrived)
+    return wait
 
 
-def take_gradients(parameters: Sequence[nn.Parameter], into: Tensor) -> Tensor:
-    """Moves the parameters' gradients into one flat buffer [Ψ_b], whose padding becomes 0."""
-    flatten_gradients(parameters, into)
-    for parameter in parameters:
-        parameter.grad = None
-    return into
+class Reducible(Protocol):
+    """Parameters that are reduced together: a Partition, or a Unit of ZeRO-3."""
+
+    parameters: Sequence[nn.Parameter]
+    weights: Tensor
+
+    def add(self, part: Tensor) -> None:
+        """Takes one micro-batch's reduced gradient."""
+
+
+class Reducer:
+    """Reduces gradients while the backward pass goes on; one at a time, so that no two whole ones take memory."""
+
+    def __init__(self, reduce: Callable[[Tensor], Callable[[], Tensor]]) -> None:
+        self.reduce = reduce
+        self.under_way: tuple[Reducible, Callable[[], Tensor]] | None = None
+
+    def start(self, target: Reducible) -> None:
+        self.finish()
+        whole = torch.empty_like(target.weights)  # [Ψ_b]
+        flatten_gradients(target.parameters, whole)
+        for parameter in target.parameters:
+            parameter.grad = None
+        self.under_way = target, self.reduce(whole)
+
+    def finish(self) -> None:
+        if self.under_way is not None:
+            (target, wait), self.under_way = self.under_way, None
+            target.add(wait())

@@ -16,6 +16,7 @@ optimizer.py has stages 1 and 2, hooks.py has stage 3. Here is the training loop
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -29,13 +30,14 @@ from impls.common.flat import distinct, gathered
 from impls.common.step import accumulate
 from impls.common.weights import build_model
 from impls.parallelism.zero.hooks import Unit, Zero3, modules
-from impls.parallelism.zero.optimizer import Zero1, Zero2
+from impls.parallelism.zero.optimizer import Zero1, Zero2, reduce_scatter
 
 
 class Part(Protocol):
     """What one rank owns of some parameters: ``master`` and ``gradient`` are [Ψ/N_d], flat."""
 
     parameters: Sequence[nn.Parameter]
+    weights: Tensor  # [Ψ], padded
     master: Tensor
     gradient: Tensor | None
 
@@ -74,12 +76,12 @@ class Zero:
         return [part.gradient for part in self.stage.partitions if part.gradient is not None]
 
     def gradients(self) -> Mapping[str, Tensor]:
-        return self._whole(self._gradients())
+        return self.whole(self._gradients())
 
     def parameters(self) -> Mapping[str, Tensor]:
-        return self._whole([part.master for part in self.stage.partitions])
+        return self.whole([part.master for part in self.stage.partitions])
 
-    def _whole(self, mine: Sequence[Tensor]) -> Mapping[str, Tensor]:
+    def whole(self, mine: Sequence[Tensor]) -> Mapping[str, Tensor]:
         """This rank's part of each partition, and everybody else's, by the parameters' names."""
         found: dict[nn.Parameter, Tensor] = {}
         for part, tensor in zip(self.stage.partitions, mine, strict=True):
@@ -88,18 +90,14 @@ class Zero:
 
     def padding(self) -> int:
         """Elements that fill partitions up to a multiple of the ranks."""
-        held = sum(part.master.numel() for part in self.stage.partitions) * self.group.size()
-        return held - self.workload.model.parameters
+        return sum(part.weights.numel() for part in self.stage.partitions) - self.workload.model.parameters
 
 
 def build(workload: Workload, topology: Topology, stage: int = 3) -> Zero:
-    return zero(workload, stage, dist.group.WORLD)
-
-
-def zero(workload: Workload, stage: int, group: dist.ProcessGroup) -> Zero:
-    model = build_model(workload)
+    model, group = build_model(workload), dist.group.WORLD
     if stage == 3:
         units = [Unit(parameters, group) for _, parameters in modules(model)]
-        return Zero(model, Zero3(model, units, workload), group, workload)
-    partitioned = {1: Zero1, 2: Zero2}[stage](distinct(model.parameters()), workload, group)
-    return Zero(model, partitioned, group, workload)
+        zero3 = Zero3(model, units, workload, reduce=partial(reduce_scatter, group=group))
+        return Zero(model, zero3, group, workload)
+    zero = {1: Zero1, 2: Zero2}[stage]
+    return Zero(model, zero(distinct(model.parameters()), workload, group), group, workload)

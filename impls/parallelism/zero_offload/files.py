@@ -7,8 +7,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from impls.parallelism.zero_offload.host import Rows
-from impls.parallelism.zero_offload.pieces import RING, Piece, padded
+from impls.parallelism.zero_offload.host import Piece, Rows
+from impls.parallelism.zero_offload.laws import RING, padded
 from impls.parallelism.zero_offload.store import Store, aligned
 
 
@@ -38,12 +38,14 @@ class States:
             if piece.unit == unit:
                 yield piece.place, offset, length
 
-    def add(self, master: Tensor) -> None:
+    def add(self, master: Tensor) -> Tensor:
+        """Writes the next unit's master weights and its moments, which are zero."""
         for place, offset, length in self._of(self.added):
             buffer = self.buffers[0].zero_()
             self._rows(buffer[:length])[0].copy_(master[place])
             self.store.write(offset, buffer[: padded(length)]).result()
         self.added += 1
+        return master
 
     def stream(self) -> Iterator[tuple[Piece, Rows]]:
         for piece, data in zip(self.pieces, self.store.stream(self.extents, self.buffers), strict=True):
@@ -62,8 +64,8 @@ class Weights:
     """This rank's shards in the model's dtype. Reads are a unit ahead of the passes: in the order in which a step
     asked for units, the next one will too (Rajbhandari et al. 2021, §6.2: the dynamic prefetcher)."""
 
-    def __init__(self, sizes: Sequence[int], pieces: Sequence[Piece], dtype: torch.dtype, states: States, folder: str):
-        self.dtype = dtype
+    def __init__(self, sizes: Sequence[int], pieces: Sequence[Piece], dtype: torch.dtype, folder: str):
+        self.pieces, self.dtype, self.added = pieces, dtype, 0
         self.extents = extents([size * dtype.itemsize for size in sizes])
         self.store = Store(sum(padded(length) for _, length in self.extents), folder)
         pinned = torch.cuda.is_available()
@@ -74,6 +76,13 @@ class Weights:
         self.coming: tuple[int, int, Future[None]] | None = None  # unit, buffer, and when it is there
         self.order: list[int] = []
         self.last_order: list[int] = []
+
+    def add(self, master: Tensor) -> None:
+        """The next unit's."""
+        for piece in self.pieces:
+            if piece.unit == self.added:
+                self.put(piece, master[piece.place])
+        self.added += 1
 
     def put(self, piece: Piece, values: Tensor) -> None:
         """Rounds a piece's new weights and starts to write them."""

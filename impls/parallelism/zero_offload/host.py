@@ -1,41 +1,99 @@
-"""Model states in the host's memory (Ren et al. 2021, §3.3): on CUDA pinned, so that copies can overlap."""
+"""The host's side of ZeRO-Offload (Ren et al. 2021, §3.3, §5.1): where the states are, and the ways there and back.
 
-from collections.abc import Iterator, Sequence
+    device → host   a unit's gradient, once it is reduced, while the backward pass goes on below it
+    host → device   new weights, rounded on the host: in stage 2 after each piece's step, in stage 3 before each pass
+
+On CUDA the host's memory is pinned and copies have a stream of their own, so that they overlap with the computation. On
+CPU ranks device and host are one memory: nothing is copied that is there already.
+
+    Ψ_u  parameters of a unit       N_d  ranks       n  elements of a piece
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from impls.parallelism.zero.unit import Unit
-from impls.parallelism.zero_offload.pieces import Piece
+from impls.parallelism.zero.hooks import Wait, all_gather
+from impls.parallelism.zero.optimizer import reduce_scatter
 
-Rows = Sequence[Tensor]  # the master weights p and, of AdamW, both moments m and v
+Rows = Sequence[Tensor]  # p and, of AdamW, m and v, each [n]
+
+
+class Piece(NamedTuple):
+    """A tile of a unit's shard: it is stepped while the one before is on its way (§5.1)."""
+
+    unit: int
+    start: int
+    length: int
+
+    @property
+    def place(self) -> slice:
+        return slice(self.start, self.start + self.length)
+
+
+def cut(sizes: Sequence[int], most: int) -> list[Piece]:
+    """Shards of these sizes in pieces of at most ``most`` elements, in order; none lies in two units."""
+    return [
+        Piece(unit, start, min(most, size - start)) for unit, size in enumerate(sizes) for start in range(0, size, most)
+    ]
 
 
 def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype, pin_memory=torch.cuda.is_available())
 
 
-def moved(tensor: Tensor) -> Tensor:
-    """On the host: a copy, or on CPU ranks the tensor itself, since device and host are one memory there."""
-    return empty(tensor.shape, tensor.dtype).copy_(tensor) if tensor.is_cuda else tensor
+def moved(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """On the host in this dtype."""
+    if tensor.dtype == dtype and not tensor.is_cuda:
+        return tensor
+    return empty(tensor.shape, dtype).copy_(tensor)
+
+
+@contextlib.contextmanager
+def beside(copies: torch.cuda.Stream | None) -> Iterator[None]:
+    """On CUDA: what is asked for in here follows what was asked for so far, and overlaps with what comes next."""
+    if copies is not None:
+        copies.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(copies):
+        yield
+
+
+def reduced_to_host(whole: Tensor, group: dist.ProcessGroup, copies: torch.cuda.Stream | None) -> Callable[[], Tensor]:
+    """Starts to reduce a gradient [Ψ_u]; waiting for it brings this rank's part [Ψ_u/N_d] to the host."""
+    reduced = reduce_scatter(whole, group)
+
+    def wait() -> Tensor:
+        with torch.cuda.stream(copies):
+            part = reduced()  # [Ψ_u/N_d], on the device
+            there = empty(part.shape, part.dtype).copy_(part, non_blocking=True) if part.is_cuda else part
+        if copies is not None:
+            copies.synchronize()  # the device computes the next unit's gradient meanwhile
+        return there
+
+    return wait
 
 
 class States:
-    """What the optimizer holds of each unit: ``count`` rows of [size]."""
+    """p, m and v in the host's memory, as float32: rows of [Ψ_u/N_d] for each unit."""
 
     fallback = ""
 
     def __init__(self, sizes: Sequence[int], pieces: Sequence[Piece], count: int, dtype: torch.dtype, folder: str):
-        self.pieces, self.count = pieces, count
+        self.pieces, self.count, self.dtype = pieces, count, dtype
         self.rows: list[Rows] = []
 
-    def add(self, master: Tensor) -> None:
+    def add(self, master: Tensor) -> Tensor:
         """Takes over the next unit's master weights; its moments are zero."""
-        p = moved(master)
+        p = moved(master, self.dtype)  # [Ψ_u/N_d]
         self.rows.append([p, *(empty(p.shape, p.dtype).zero_() for _ in range(self.count - 1))])
+        return p
 
     def stream(self) -> Iterator[tuple[Piece, Rows]]:
-        """Each piece with its states, rows of [length], to be stepped in place."""
+        """Each piece with its states, rows of [n], to be stepped in place."""
         for piece in self.pieces:
             yield piece, [row[piece.place] for row in self.rows[piece.unit]]
 
@@ -44,46 +102,35 @@ class States:
 
 
 class Weights:
-    """This rank's shards in the model's dtype, so that no wider ones go to the device in stage 3.
+    """This rank's shards in the model's dtype: in stage 3 on the host, in stage 2 their places on the device."""
 
-    On CPU ranks masters on the host serve, and are rounded on their way.
-    """
+    def __init__(self, sizes: Sequence[int], pieces: Sequence[Piece], dtype: torch.dtype, folder: str):
+        self.dtype = dtype
+        self.shards: list[Tensor] = []
 
-    def __init__(self, sizes: Sequence[int], pieces: Sequence[Piece], dtype: torch.dtype, states: States, folder: str):
-        self.states = states
-        apart = torch.cuda.is_available() or not isinstance(states, States)
-        self.shards = [empty((size,), dtype) for size in sizes] if apart else []
-
-    def put(self, piece: Piece, values: Tensor) -> None:
-        if self.shards:
-            self.shards[piece.unit][piece.place].copy_(values)
-
-    def flush(self) -> None:
-        """Nothing is under way."""
-
-    def fetch(self, unit: int, into: Tensor) -> None:
-        into.copy_(self.shards[unit] if self.shards else self.states.master(unit), non_blocking=True)
-
-
-class Resident:
-    """The weights of stage 2 stay on the device, where the host's new ones go, rounded before they are sent."""
-
-    def __init__(self, units: Sequence[Unit]) -> None:
-        self.units = units
-        self.narrow: dict[int, Tensor] = {}
+    def add(self, master: Tensor) -> None:
+        """The next unit's, rounded; the masters themselves where they are no wider."""
+        self.shards.append(moved(master, self.dtype))
 
     def put(self, piece: Piece, values: Tensor) -> None:
-        unit = self.units[piece.unit]
-        place = unit.full[unit.mine][piece.place]
-        if place.is_cuda:
-            if piece.unit not in self.narrow:
-                self.narrow[piece.unit] = empty(unit.full[unit.mine].shape, place.dtype)
-            place.copy_(self.narrow[piece.unit][piece.place].copy_(values), non_blocking=True)
-        elif place.data_ptr() != values.data_ptr():  # else the master is the weight itself
-            place.copy_(values)
+        """A piece's new weights [n]; to a device they go rounded, from pinned memory."""
+        place = self.shards[piece.unit][piece.place]
+        # A piece's memory may be another's before a copy ends, so that one starts from its own.
+        rounded = empty(values.shape, self.dtype).copy_(values) if place.is_cuda else values  # [n]
+        place.copy_(rounded, non_blocking=True)
 
     def flush(self) -> None:
-        """Nothing that the device's stream does not order."""
+        """Nothing is under way that the device's stream does not order."""
 
     def fetch(self, unit: int, into: Tensor) -> None:
-        raise RuntimeError("the weights of stage 2 are on the device already")
+        into.copy_(self.shards[unit], non_blocking=True)
+
+
+def fetched(
+    unit: int, whole: Tensor, part: Tensor, weights: Any, group: dist.ProcessGroup, copies: torch.cuda.Stream | None
+) -> Wait:
+    """Starts a unit's way to the device: this rank's part from where it is kept, then every rank's (Infinity, §6.1)."""
+    own = whole.chunk(group.size())[group.rank()]  # [Ψ_u/N_d]
+    with beside(copies):
+        weights.fetch(unit, own)
+        return all_gather(whole, own, group)

@@ -6,7 +6,10 @@ Two memories, and a meter sees one of them: on CUDA that of the device. On CPU r
 
 from harness.spec import Topology, Workload
 from impls.parallelism.zero import laws
-from impls.parallelism.zero_offload.pieces import BLOCK, RING, longest, padded
+
+BLOCK = 4096  # bytes: offsets, lengths and addresses of direct reads and writes are multiples of it
+PIECES = 32  # of a rank's states
+RING = 3  # buffers of a stream of pieces: one is read, one stepped, one written
 
 
 def device(workload: Workload, topology: Topology, stage: int, states_on: str, weights_on: str) -> float:
@@ -61,3 +64,13 @@ def largest(workload: Workload, ranks: int) -> int:
 def buffer(size: float) -> int:
     """Bytes that an aligned buffer takes."""
     return padded(int(size)) + BLOCK
+
+
+def longest(parameters: int, ranks: int) -> int:
+    """Elements of a piece: a 32nd of a rank's part of the model, so that a row of any dtype is a number of blocks."""
+    return padded(-(-parameters // (PIECES * ranks)))
+
+
+def padded(size: int) -> int:
+    """``size`` rounded up to a number of blocks."""
+    return -(-size // BLOCK) * BLOCK

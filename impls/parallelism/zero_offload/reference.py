@@ -1,14 +1,14 @@
-"""ZeRO-Offload (Ren et al. 2021, §3, §4) and ZeRO-Infinity (Rajbhandari et al. 2021, §5, §6): ZeRO whose states are
-where memory is plenty.
+"""ZeRO-Offload (Ren et al. 2021, §3-5) and ZeRO-Infinity (Rajbhandari et al. 2021, §5, §6): ZeRO whose states are where
+memory is plenty.
 
 A step in mixed precision is cut between device and host at the edges that carry 2-byte values only, and what costs
 O(Ψ · tokens) stays on the device (Ren et al., §3.2-3.4). What is on the host is stepped there:
 
     device   ┌ p16 ── forward, backward ── g16 ┐        p16  weights      2Ψ        stay on the device (stage 2), or
     ─────────│─────────────────────────────────│───                                 are fetched a unit at a time (3)
-    host     └ p16 ◄── float2half ── p32, m, v ◄ g16    g16  gradients    2Ψ/N      p32, m, v  12Ψ/N
+    host     └ p16 ◄── float2half ── p32, m, v ◄ g16    g16  gradients    2Ψ/N_d    p32, m, v  12Ψ/N_d
 
-    variant              weights   p32, m, v            Ψ parameters   N ranks, each owns 1/N of every unit
+    variant              weights   p32, m, v            Ψ parameters   N_d ranks, each owns 1/N_d of every unit
     offload_optimizer    device    host
     offload_params       host      host
     nvme_optimizer       device    files
@@ -20,11 +20,13 @@ O(Ψ · tokens) stays on the device (Ren et al., §3.2-3.4). What is on the host
 
 Naively all gradients are copied, then all states stepped, then all weights copied. Here a unit's gradient is copied
 while the one below is computed, and states are stepped in pieces (Ren et al., §5.1) with their neighbours on the way.
-On CPU ranks device and host are one memory: gradients and weights are handed over there, not copied.
+
+host.py has the host's memory, files.py and store.py have the files. Passes and reductions are those of ZeRO.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -32,18 +34,20 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
-from harness.spec import Batch, Topology, Workload
-from impls.common.clipping import clip_by_global_norm
-from impls.common.weights import build_model
+from harness.spec import Topology, Workload
+from impls.common.decoder import Decoder
+from impls.common.flat import when_complete
+from impls.common.weights import TORCH_DTYPES, build_model
+from impls.parallelism.zero.hooks import Unit, hook, modules
+from impls.parallelism.zero.optimizer import Partition, Reducer
 from impls.parallelism.zero.reference import Zero
-from impls.parallelism.zero.unit import owners
 from impls.parallelism.zero_offload import files, host
-from impls.parallelism.zero_offload.host import Rows
-from impls.parallelism.zero_offload.partition import Partition
-from impls.parallelism.zero_offload.pieces import cut, longest
+from impls.parallelism.zero_offload.laws import longest
+
+PLACES: Mapping[str, Any] = {"host": host, "files": files}  # each has States and Weights
 
 
-def step(rows: Rows, gradient: Tensor, count: int, workload: Workload) -> None:
+def step(rows: host.Rows, gradient: Tensor, count: int, workload: Workload) -> None:
     """Step number ``count`` of the optimizer on the host, in place: ``rows`` p, m, v and ``gradient``, each [n].
 
         m ← β₁m + (1 − β₁)g     v ← β₂v + (1 − β₂)g²     p ← p − η (m̂ / (√v̂ + ε) + λp)
@@ -51,7 +55,7 @@ def step(rows: Rows, gradient: Tensor, count: int, workload: Workload) -> None:
     in one vectorised pass over the memory (Ren et al., §5.1). Plain SGD has no m and v.
     """
     p, *moments = rows
-    g = gradient.to(p.dtype)
+    g = gradient.to(p.dtype)  # [n]
     rate = {"lr": workload.lr, "weight_decay": workload.weight_decay, "maximize": False, "fused": True}
     if workload.optimizer == "sgd":
         sgd([p], [g], [None], momentum=0.0, dampening=0.0, nesterov=False, **rate)
@@ -61,80 +65,78 @@ def step(rows: Rows, gradient: Tensor, count: int, workload: Workload) -> None:
         adamw([p], [g], [m], [v], [], before, amsgrad=False, beta1=beta1, beta2=beta2, eps=workload.eps, **rate)
 
 
-class Offload(Zero):
-    """Zero's hooks and reductions, with units and an optimizer of its own."""
+class Offload:
+    """A stage of ZeRO whose optimizer is the host's. ``partitions`` have this rank's gradients, on the host too;
+    ``resident`` are those whose weights stay on the device."""
 
-    def __init__(self, workload: Workload, stage: int, states_on: str, weights_on: str, folder: str) -> None:
-        self.workload, self.stage, self.rank, self.ranks = workload, stage, dist.get_rank(), dist.get_world_size()
-        self.reducing, self.last = None, False
-        self.count, self.group = 0, dist.group.WORLD
-        self.model = build_model(workload)
-        owned = owners(self.model, 3)  # modules in stage 2 too: pieces of states are cut to fit them
-        sizes = [-(-sum(p.numel() for p in own) // self.ranks) for _, own in owned]
-        self.pieces = cut(sizes, longest(workload.model.parameters, self.ranks))
-        narrow = self.model.lm_head.weight.dtype
-        wide = torch.promote_types(narrow, torch.float32)
-        rows = 3 if workload.optimizer == "adamw" else 1
-        self.units: list[Partition] = []
-        self.states = (files if states_on == "files" else host).States(sizes, self.pieces, rows, wide, folder)
-        if weights_on == "device":
-            self.weights = host.Resident(self.units)
-        else:
-            self.weights = (files if weights_on == "files" else host).Weights(
-                sizes, self.pieces, narrow, self.states, folder
-            )
-        self.fallback = self.states.fallback
-        for index, (_, own) in enumerate(owned):
-            unit = Partition(own, stage, self.group, partial(self.weights.fetch, index), self._finish)
-            self.states.add(unit.master)
-            for piece in self.pieces:
-                if piece.unit == index and stage == 3:
-                    self.weights.put(piece, unit.master[piece.place])
-            del unit.master  # it is among the states now
-            self.units.append(unit)
-        self.weights.flush()
-        for index, (module, _) in enumerate(owned):
-            self._reduce_when_ready(index)
-            if stage == 3:
-                self._gather_around(module, index)
+    def __init__(
+        self,
+        partitions: Sequence[Partition | Unit],
+        resident: Sequence[Partition],
+        reducer: Reducer,
+        states: host.States | files.States,
+        weights: host.Weights | files.Weights,
+        workload: Workload,
+    ) -> None:
+        self.partitions, self.resident, self.reduce = partitions, resident, reducer.finish
+        self.states, self.weights, self.workload, self.count = states, weights, workload, 0
 
-    def _received(self, unit: Partition, part: Tensor) -> None:
-        for other in self.units:
-            other.let_go()  # one buffer is on its way at a time
-        unit.add(part)
-
-    def backward(self, batch: Batch) -> Tensor:
-        loss = super().backward(batch)
-        for unit in self.units:
-            unit.settle()
-        return loss
-
-    @torch.no_grad()
-    def update(self) -> None:
-        mine = [unit.gradient for unit in self.units if unit.gradient is not None]
-        clip_by_global_norm({(self.group,): mine}, self.workload.max_grad_norm)
-        del mine
+    def step(self) -> None:
         self.count += 1
-        spreading = []
+        # 1. Piece by piece: step p, m and v while their neighbours are read and written.
         for piece, rows in self.states.stream():
-            unit = self.units[piece.unit]
-            assert unit.gradient is not None
-            step(rows, unit.gradient[piece.place], self.count, self.workload)
+            step(rows, self.partitions[piece.unit].gradient[piece.place], self.count, self.workload)
+            # 2. float2half, and on their way to where the weights are.
             self.weights.put(piece, rows[0])
-            if piece.place.stop == unit.elements // self.ranks:
-                unit.gradient = None
-                spreading.append(unit.spread())  # while the next unit is stepped
         self.weights.flush()
-        for work in spreading:
-            if work is not None:
-                work.wait()
+        for partition in self.partitions:
+            partition.gradient = None
+        # 3. Weights on the device go to every rank (Ren et al., §4.2); others are fetched by the next passes.
+        for partition in self.resident:
+            partition.gather()
+
+
+class ZeroOffload(Zero):
+    """ZeRO's loop over this stage."""
+
+    def __init__(self, model: Decoder, stage: Offload, group: dist.ProcessGroup, workload: Workload) -> None:
+        super().__init__(model, stage, group, workload)
+        self.states, self.fallback = stage.states, stage.states.fallback
 
     def parameters(self) -> Mapping[str, Tensor]:
-        return self._named([self.states.master(index) for index in range(len(self.units))])
+        return self.whole([self.states.master(index) for index in range(len(self.stage.partitions))])
 
 
 def build(
     workload: Workload, topology: Topology, stage: int, states_on: str, weights_on: str, folder: str = ""
-) -> Offload:
-    """``states_on`` host or files; ``weights_on`` device (stage 2), host or files; ``folder``: see store.py."""
-    return Offload(workload, stage, states_on, weights_on, folder)
+) -> ZeroOffload:
+    """``states_on`` host or files; ``weights_on`` device (stage 2), host or files (3); ``folder``: see store.py."""
+    model, group = build_model(workload), dist.group.WORLD
+    owned = [parameters for _, parameters in modules(model)]
+    sizes = [-(-sum(p.numel() for p in own) // group.size()) for own in owned]  # Ψ_u/N_d
+    pieces = host.cut(sizes, longest(workload.model.parameters, group.size()))
+    narrow = TORCH_DTYPES[workload.dtype]
+    wide, rows = torch.promote_types(narrow, torch.float32), 3 if workload.optimizer == "adamw" else 1
+    states = PLACES[states_on].States(sizes, pieces, rows, wide, folder)
+    copies = torch.cuda.Stream() if torch.cuda.is_available() else None
+    reduce = partial(host.reduced_to_host, group=group, copies=copies)
+    resident: list[Partition] = []
+    if stage == 2:
+        weights, reducer = host.Weights(sizes, pieces, narrow, folder), Reducer(reduce)
+        partitions = resident = [Partition(own, group) for own in owned]
+        for partition in partitions:
+            states.add(partition.master)
+            weights.shards.append(partition.weights[partition.own])
+            when_complete(partition.parameters, partial(reducer.start, partition))
+    else:
+        weights = PLACES[weights_on].Weights(sizes, pieces, narrow, folder)
+        fetch = partial(host.fetched, weights=weights, group=group, copies=copies)
+        partitions = [Unit(own, group, partial(fetch, index)) for index, own in enumerate(owned)]
+        reducer = hook(model, partitions, reduce)
+        for unit in partitions:
+            weights.add(states.add(unit.master))
+        weights.flush()
+    for partition in partitions:
+        partition.master = torch.empty(0, dtype=narrow)  # it is among the states now
+    offload = Offload(partitions, resident, reducer, states, weights, workload)
+    return ZeroOffload(model, offload, group, workload)

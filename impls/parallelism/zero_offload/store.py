@@ -23,7 +23,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 import torch
 from torch import Tensor
 
-from impls.parallelism.zero_offload.pieces import BLOCK, RING, padded
+from impls.parallelism.zero_offload.laws import BLOCK, RING, padded
 
 Extent = tuple[int, int]  # offset and length in bytes
 

@@ -38,7 +38,8 @@ from harness.spec import Topology, Workload
 from impls.common.decoder import Decoder
 from impls.common.mesh import device, groups
 from impls.common.weights import build_model
-from impls.parallelism.zero.hooks import Gather, Unit, Wait, Zero3, all_gather, modules
+from impls.parallelism.zero.hooks import Gather, Reduce, Unit, Wait, Zero3, all_gather, modules
+from impls.parallelism.zero.optimizer import reduce_scatter
 from impls.parallelism.zero.reference import Zero
 from impls.parallelism.zero_plus_plus.quantisation import decode, encode
 from impls.parallelism.zero_plus_plus.two_hops import two_hops
@@ -106,10 +107,12 @@ def build(
     gather: Gather = partial(all_gather, group=everyone)
     if weight_bits:
         gather = partial(quantised_gather, group=everyone, bits=weight_bits)
-    reduce = partial(two_hops, inside=inside, across=across, bits=gradient_bits) if gradient_bits else None
+    reduce: Reduce = partial(reduce_scatter, group=everyone)
+    if gradient_bits:
+        reduce = partial(two_hops, inside=inside, across=across, bits=gradient_bits)
     model = build_model(workload)
     owned = [parameters for _, parameters in modules(model)]
     secondaries = [Secondary(gather, inside) for _ in owned] if hierarchical else []
     gathers = [secondary.gather for secondary in secondaries] or [gather] * len(owned)
-    units = [Unit(own, everyone, fetch, reduce) for own, fetch in zip(owned, gathers, strict=True)]
-    return ZeroPlusPlus(model, Zero3(model, units, workload), secondaries, everyone, workload)
+    units = [Unit(own, everyone, fetch) for own, fetch in zip(owned, gathers, strict=True)]
+    return ZeroPlusPlus(model, Zero3(model, units, workload, reduce), secondaries, everyone, workload)

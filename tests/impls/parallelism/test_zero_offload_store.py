@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from impls.parallelism.zero_offload import files, host
-from impls.parallelism.zero_offload.pieces import BLOCK, RING, cut, longest, padded
+from impls.parallelism.zero_offload.host import cut
+from impls.parallelism.zero_offload.laws import BLOCK, RING, longest, padded
 from impls.parallelism.zero_offload.store import Store, aligned
 
 
@@ -93,7 +94,7 @@ def test_weights_are_the_last_ones_put_in_whatever_order_they_are_fetched(
     sizes: list[int], dtype: torch.dtype, data: st.DataObject
 ) -> None:
     pieces = cut(sizes, BLOCK)
-    weights = files.Weights(sizes, pieces, dtype, None, "")
+    weights = files.Weights(sizes, pieces, dtype, "")
     for turn in range(3):
         values = [torch.randn(size) for size in sizes]
         for piece in pieces:
@@ -107,7 +108,7 @@ def test_weights_are_the_last_ones_put_in_whatever_order_they_are_fetched(
 
 def test_the_next_units_weights_are_read_while_a_unit_is_used() -> None:
     sizes = [5, 6, 7]
-    weights = files.Weights(sizes, cut(sizes, BLOCK), torch.float32, None, "")
+    weights = files.Weights(sizes, cut(sizes, BLOCK), torch.float32, "")
     for order in ([0, 1, 2, 1, 0], [0, 1, 2, 1, 0]):
         coming = []
         weights.flush()
