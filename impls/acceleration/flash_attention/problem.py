@@ -1,12 +1,12 @@
 """Attention over queries, keys and values drawn from a normal distribution, as after query and key norms."""
 
 from collections.abc import Mapping
-from math import inf
 
 import torch
 from torch import Tensor
 
 from harness.spec import Workload
+from impls.acceleration.flash_attention.reference import naive
 
 
 def draw(workload: Workload, causal: bool) -> dict[str, Tensor]:
@@ -19,17 +19,6 @@ def draw(workload: Workload, causal: bool) -> dict[str, Tensor]:
         name: torch.randn(size, generator=generator, dtype=torch.float64).requires_grad_()
         for name, size in sizes.items()
     }
-
-
-def naive(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
-    """Standard attention (Dao 2023, section 2.2) in the inputs' dtype. query [b, h, s, d], key, value [b, h_k, …]."""
-    group, length = query.shape[1] // key.shape[1], query.shape[2]
-    key, value = (x.repeat_interleave(group, dim=1) for x in (key, value))
-    scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
-    if causal:
-        future = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
-        scores = scores.masked_fill(future, -inf)
-    return scores.softmax(-1) @ value
 
 
 def plain(inputs: Mapping[str, Tensor], causal: bool) -> dict[str, Tensor]:

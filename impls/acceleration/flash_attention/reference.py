@@ -7,20 +7,25 @@ The naive form writes the s × s matrices S and P to memory and keeps P for the 
 blocks of keys with a running maximum and a running sum (the online softmax), keeps one number a row, L = log Σ exp S,
 and computes each tile of P anew in the backward pass as exp(S − L): memory linear in s.
 
-b       batch size                               τ     softmax scale 1/√d
-h, h_k  heads of Q, heads of K and V             g     h / h_k, queries that share a key head (GQA)
-s, d    sequence length, head dimension          r c   rows and columns of a tile
-Q O     [s, d]  of one head                      m l   [r]     row_max and row_sum so far
-K V     [s, d]  of the key head that it shares   L D   [s]     log-sum-exp; rowsum(dO ∘ O)
-S P     [r, c]  one tile
+Lines of the algorithms are numbered as in the paper; it has one head, here all of them are computed at once.
 
-No key is ever repeated for the queries that share it. Exponentials are powers of two, as in the authors' kernels: K
-holds τ log₂ e, and L is a logarithm to base 2. Tiles are computed in float32 at least, as tensor cores accumulate;
-inputs, outputs and what is kept have the inputs' dtype, L excepted.
+    b     batch size                         h     heads of Q: h_k of K and V × g queries for each (GQA)
+    s     sequence length                    d     head dimension
+    B_r   rows (queries) of a block          B_c   columns (keys) of a block        τ   softmax scale 1/√d
+    m ℓ   maximum and sum of exponentials of a row so far                           D   rowsum(dO ∘ O)
+
+Causal attention leaves out the tiles above the diagonal (section 3.1):
+
+    ■ ■ ■      ◣ · ·    ◣ masked element by element
+    ■ ■ ■      ■ ◣ ·    · skipped
+    ■ ■ ■      ■ ■ ◣
+
+Tiles are computed in float32 at least, as tensor cores accumulate; inputs, outputs and what is kept have the inputs'
+dtype, L excepted.
 """
 
-from collections.abc import Mapping
-from math import e, inf, log2
+from collections.abc import Iterator, Mapping
+from math import inf
 
 import torch
 from torch import Tensor
@@ -28,78 +33,64 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from harness.spec import Function, Topology, Workload
 
-LOG2_E = log2(e)
-# Rows and columns of a tile, 512 KiB of float32 at most, what a core's own cache holds. Full attention takes all tiles;
-# causal attention leaves out those above the diagonal (section 3.1):
-#
-#     ■ ■ ■      ◣ · ·    ◣ masked element by element
-#     ■ ■ ■      ■ ◣ ·    · skipped
-#     ■ ■ ■      ■ ■ ◣
-FULL, CAUSAL = (1024, 128), (256, 256)
-
-Blocks = list[tuple[Tensor, ...]]
+B_R, B_C = 128, 128
 
 
-def split(size: int, *tensors: Tensor) -> list[Blocks]:
-    """tensors [heads, s, …] → of each head their blocks of ``size`` positions, side by side."""
-    blocks = zip(*(x.split(size, dim=1) for x in tensors), strict=True)
-    of_heads = (zip(*(x.unbind() for x in block), strict=True) for block in blocks)
-    return [list(of_head) for of_head in zip(*of_heads, strict=True)]
+def naive(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
+    """Standard attention (section 2.2) in the inputs' dtype: query [b, h, s, d], key and value [b, h_k, s, d] →
+    [b, h, s, d]."""
+    group, length = query.shape[1] // key.shape[1], query.shape[2]
+    key, value = (x.repeat_interleave(group, dim=1) for x in (key, value))  # [b, h, s, d]
+    scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5  # [b, h, s, s]
+    if causal:
+        future = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)  # [s, s]
+        scores = scores.masked_fill(future, -inf)
+    return scores.softmax(-1) @ value  # [b, h, s, d]
 
 
-def forward_of_rows(q_i: Tensor, keys: Blocks, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """One pass over the keys → O_i, divided by its sum once at the end, and L_i. ``keys`` holds (τ log₂ e K_jᵀ, V_j,
-    ones to sum by); the mask is added to the last of them."""
-    total, m, row_sum = torch.zeros_like(q_i), q_i.new_full((len(q_i), 1), -inf), q_i.new_zeros(len(q_i))
-    for j, (k_j, v_j, ones_j) in enumerate(keys):
-        s = q_i @ k_j
-        if mask is not None and j == len(keys) - 1:
-            s.add_(mask[: len(s), : len(s)])
-        m, before = torch.maximum(m, s.amax(-1, keepdim=True)), m
-        rescale = torch.exp2(before - m)
-        p = s.sub_(m).exp2_()
-        row_sum.mul_(rescale.squeeze(-1)).addmv_(p, ones_j)
-        total.mul_(rescale).addmm_(p, v_j)
-        del s, p  # before there is another tile
-    return total.div_(row_sum[:, None]), row_sum.log2_().add_(m.squeeze(-1))
+def blocks(length: int, size: int) -> Iterator[slice]:
+    """The positions of one block after another; the last may be shorter."""
+    return (slice(start, min(start + size, length)) for start in range(0, length, size))
 
 
-def backward_of_a_head(rows: Blocks, keys: Blocks, causal: bool) -> None:
-    """For each block of keys one pass over the rows, P computed anew and dS = P ∘ (dO Vᵀ − D); dQ log₂ e, dK / τ and
-    dV are added up in place. Tiles are transposed here, and so lies dQ in memory: products read along rows."""
-    for j, (k_j, v_j, d_k_j, d_v_j) in enumerate(keys):
-        for i, (q_i, d_o_i, minus_l_i, minus_d_i, d_q_i) in enumerate(rows):
-            if causal and i < j:
-                continue
-            p = torch.addmm(minus_l_i, k_j, q_i.T).exp2_()
-            if causal and i == j:
-                p.triu_()  # no key that comes after its query
-            d_v_j.addmm_(p, d_o_i)
-            d_s = torch.addmm(minus_d_i, v_j, d_o_i.T).mul_(p)
-            d_k_j.addmm_(d_s, q_i)
-            d_q_i.addmm_(d_s.T, k_j)
-            del p, d_s  # before there is another tile
+def skipped(rows: slice, columns: slice, causal: bool) -> bool:
+    """Whether every key of the tile comes after every query."""
+    return causal and columns.start >= rows.stop
+
+
+def masked(s_ij: Tensor, rows: slice, columns: slice, causal: bool) -> Tensor:
+    """A tile of S [..., B_r, B_c], −∞ where the key comes after the query; below the diagonal none does."""
+    if not causal or columns.stop <= rows.start + 1:
+        return s_ij
+    queries, keys = (torch.arange(x.start, x.stop, device=s_ij.device) for x in (rows, columns))
+    return s_ij.masked_fill(keys > queries[:, None], -inf)
 
 
 class FlashAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
-        """Algorithm 1, a head at a time."""
-        group, scale = query.shape[1] // key.shape[1], query.shape[-1] ** -0.5 * LOG2_E
-        rows, columns = CAUSAL if causal else FULL
-        output = query.new_empty(query.shape)
-        logsumexp = query.new_empty(query.shape[:3], dtype=torch.promote_types(query.dtype, torch.float32))
-        future = logsumexp.new_full((columns, columns), -inf).triu_(1) if causal else None
-        q, k, v, o, lse = (x.flatten(0, 1) for x in (query, key, value, output, logsumexp))
-        heads = split(rows, q, o, lse)
-        for pair in range(len(k)):
-            k_h, v_h = (x[pair].to(lse.dtype) for x in (k, v))
-            k_h, ones = k_h * scale, torch.ones_like(k_h[:, 0])
-            keys = list(zip(k_h.T.split(columns, dim=1), v_h.split(columns), ones.split(columns), strict=True))
-            for of_head in heads[pair * group : (pair + 1) * group]:
-                for i, (q_i, o_i, lse_i) in enumerate(of_head):
-                    seen = keys[: i + 1] if causal else keys
-                    o_i[:], lse_i[:] = forward_of_rows(q_i.to(lse.dtype), seen, future)
+        """Algorithm 1: query [b, h, s, d], key and value [b, h_k, s, d] → [b, h, s, d]."""
+        tau, wide, length = query.shape[-1] ** -0.5, torch.promote_types(query.dtype, torch.float32), query.shape[2]
+        output = torch.empty_like(query, memory_format=torch.contiguous_format)  # [b, h, s, d]
+        logsumexp = query.new_empty(query.shape[:3], dtype=wide)  # [b, h, s]
+        q, o, lse = (x.unflatten(1, (key.shape[1], -1)) for x in (query, output, logsumexp))  # [b, h_k, g, s, …]
+        k, v = key.unsqueeze(2), value.unsqueeze(2)  # [b, h_k, 1, s, d]
+        for rows in blocks(length, B_R):  # 3
+            q_i = q[:, :, :, rows].to(wide)  # 4: [b, h_k, g, B_r, d]
+            o_i = torch.zeros_like(q_i)  # 5
+            l_i = torch.zeros_like(q_i[..., :1])  # [b, h_k, g, B_r, 1]
+            m_i = torch.full_like(l_i, -inf)
+            for columns in blocks(length, B_C):  # 6
+                if skipped(rows, columns, causal):
+                    break
+                k_j, v_j = k[:, :, :, columns].to(wide), v[:, :, :, columns].to(wide)  # 7: [b, h_k, 1, B_c, d]
+                s_ij = masked(tau * q_i @ k_j.mT, rows, columns, causal)  # 8: [b, h_k, g, B_r, B_c]
+                m_before, m_i = m_i, torch.maximum(m_i, s_ij.amax(-1, keepdim=True))  # 9
+                p_ij = (s_ij - m_i).exp()  # [b, h_k, g, B_r, B_c], not yet divided by its sum
+                l_i = (m_before - m_i).exp() * l_i + p_ij.sum(-1, keepdim=True)
+                o_i = (m_before - m_i).exp() * o_i + p_ij @ v_j  # 10
+            o[:, :, :, rows] = o_i / l_i  # 12, 14
+            lse[:, :, :, rows] = (m_i + l_i.log()).squeeze(-1)  # 13, 15
         ctx.save_for_backward(query, key, value, output, logsumexp)
         ctx.causal = causal
         return output
@@ -107,28 +98,31 @@ class FlashAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, d_output: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        """Algorithm 2, a head at a time."""
+        """Algorithm 2."""
         query, key, value, output, logsumexp = ctx.saved_tensors
-        group, scale = query.shape[1] // key.shape[1], query.shape[-1] ** -0.5 * LOG2_E
-        rows, columns = CAUSAL if ctx.causal else FULL
-        d_query, d_key, d_value = (x.new_empty(x.shape) for x in (query, key, value))
-        k, v, lse, d_k, d_v = (x.flatten(0, 1) for x in (key, value, logsumexp, d_key, d_value))
-        heads = split(rows, *(x.flatten(0, 1) for x in (query, d_output, output, logsumexp, d_query)))
-        for pair in range(len(k)):
-            k_h, v_h = (x[pair].to(lse.dtype) for x in (k, v))
-            k_h = k_h * scale
-            d_k_h, d_v_h = torch.zeros_like(k_h), torch.zeros_like(v_h)
-            keys = list(zip(*(x.split(columns) for x in (k_h, v_h, d_k_h, d_v_h)), strict=True))
-            for of_head in heads[pair * group : (pair + 1) * group]:
-                of_rows = []
-                for q_i, d_o_i, o_i, lse_i, _ in of_head:
-                    q_i, d_o_i, total = q_i.to(lse.dtype), d_o_i.to(lse.dtype), lse.new_zeros(q_i.shape[::-1]).T
-                    of_rows.append((q_i, d_o_i, -lse_i, -(d_o_i * o_i).sum(-1), total))
-                backward_of_a_head(of_rows, keys, ctx.causal)
-                for (*_, d_q_i), (*_, total) in zip(of_head, of_rows, strict=True):
-                    d_q_i[:] = total.mul_(1 / LOG2_E)
-            d_k[pair], d_v[pair] = d_k_h.mul_(scale / LOG2_E), d_v_h
-        return d_query, d_key, d_value, None
+        tau, wide, length = query.shape[-1] ** -0.5, logsumexp.dtype, query.shape[2]
+        q, o, do, lse = (x.unflatten(1, (key.shape[1], -1)) for x in (query, output, d_output, logsumexp))
+        k, v = key.unsqueeze(2), value.unsqueeze(2)  # [b, h_k, 1, s, d]
+        dq = torch.zeros_like(q, dtype=wide)  # 3: [b, h_k, g, s, d]
+        dk, dv = torch.empty_like(key), torch.empty_like(value)  # [b, h_k, s, d]
+        delta = (do.to(wide) * o).sum(-1, keepdim=True)  # 4: D [b, h_k, g, s, 1]
+        for columns in blocks(length, B_C):  # 5
+            k_j, v_j = k[:, :, :, columns].to(wide), v[:, :, :, columns].to(wide)  # 6: [b, h_k, 1, B_c, d]
+            dk_j, dv_j = torch.zeros_like(k_j.squeeze(2)), torch.zeros_like(v_j.squeeze(2))  # 7: [b, h_k, B_c, d]
+            for rows in blocks(length, B_R):  # 8
+                if skipped(rows, columns, ctx.causal):
+                    continue
+                q_i, do_i = q[:, :, :, rows].to(wide), do[:, :, :, rows].to(wide)  # 9: [b, h_k, g, B_r, d]
+                l_i, d_i = lse[:, :, :, rows, None], delta[:, :, :, rows]  # [b, h_k, g, B_r, 1]
+                s_ij = masked(tau * q_i @ k_j.mT, rows, columns, ctx.causal)  # 10: [b, h_k, g, B_r, B_c]
+                p_ij = (s_ij - l_i).exp()  # 11
+                dv_j += (p_ij.mT @ do_i).sum(2)  # 12: over the g queries that share a key
+                dp_ij = do_i @ v_j.mT  # 13: [b, h_k, g, B_r, B_c]
+                ds_ij = p_ij * (dp_ij - d_i)  # 14
+                dq[:, :, :, rows] += tau * ds_ij @ k_j  # 15
+                dk_j += (tau * ds_ij.mT @ q_i).sum(2)  # 16
+            dk[:, :, columns], dv[:, :, columns] = dk_j, dv_j  # 18
+        return dq.flatten(1, 2).to(query.dtype), dk, dv, None
 
 
 def build(workload: Workload, topology: Topology, causal: bool) -> Function:

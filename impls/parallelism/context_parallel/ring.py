@@ -102,8 +102,10 @@ class RingAttention(Function):
         are home: N − 1 hops. What its own rank has to add waits there."""
         q, k, v, o, logsumexp = ctx.saved_tensors
         ring: Ring = ctx.ring
-        dq, dk, dv = (torch.zeros_like(x, dtype=logsumexp.dtype) for x in (q, k, v))  # of this rank's own positions
-        k_s, v_s, following = k, v, None
+        # Of this rank's own positions: [b, h, n, d], and twice [b, h_k, n, d].
+        dq, dk, dv = (torch.zeros_like(x, dtype=logsumexp.dtype) for x in (q, k, v))
+        k_s, v_s = k, v  # [b, h_k, n, d]: of the block that is here
+        following: Passing | None = None  # the gradients of the next block, on their way
         for step in range(ring.size):
             # 1. The block goes on to the next rank.
             onward = Passing(ring, (k_s, v_s)) if step + 1 < ring.size else None

@@ -13,8 +13,8 @@ section 2), with an all-to-all in two of them:
         └ auxiliary loss, z-loss, or a bias on the choice
 
 A token's rows go to its experts and back once forward and once backward: 4 k T h elements, if no expert is near. The
-gate of a row goes with it and multiplies before W_down, where it is the same as behind it; behind it, y would have to
-be kept for the gradient of the gate.
+gate of a row goes with it and multiplies before W_down. The product is the same as behind W_down, but nothing of width
+h has to be kept for the gradient of the gate.
 
 Routers: Switch (k = 1) and GShard (k = 2) with a capacity; ST-MoE/Mixtral and DeepSeek-V3 without (``router``).
 
@@ -56,8 +56,8 @@ def feed_forward(x: Tensor, p: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
 def expert_parallel(
     x: Tensor, gates: Tensor, way: Route, gate_up: Tensor, down: Tensor, tp: Group | None = None
 ) -> Tensor:
-    """The same on this rank's tokens, with this rank's experts: x [t, h], gates [t, k], gate_up [E/ep, 2f, h],
-    down [E/ep, h, f] → [t, h]. Over ``tp`` each expert is cut as an MLP is, to f/tp."""
+    """What ``naive`` gives for this rank's tokens, with this rank's experts: x [t, h], gates [t, k], gate_up
+    [E/ep, 2f, h], down [E/ep, h, f] → [t, h]. Over ``tp`` each expert is cut as an MLP is, to f/tp."""
     if tp is not None:
         x, gates = copy(x, tp), copy(gates, tp)
 

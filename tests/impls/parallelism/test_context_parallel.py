@@ -18,7 +18,7 @@ from harness.launch.problem import TORCH_DTYPES, Drawn
 from harness.spec import ModelConfig, Topology, Workload
 from harness.spec import Unsupported as Refused
 from harness.spec.run import FunctionRun
-from impls.acceleration.flash_attention.problem import naive
+from impls.acceleration.flash_attention.reference import naive
 from impls.parallelism.context_parallel import CARD, flash_attn_on_cpu, laws, problem, reference, ring, ulysses
 from impls.parallelism.context_parallel import layouts as layouts_of
 from impls.parallelism.context_parallel.block_attention import attend

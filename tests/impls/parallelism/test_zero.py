@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from harness.lab import Lab
 from torch import Tensor
 
 from harness.catalog import DATA, load
-from harness.lab import Lab
 from harness.launch.base import World
 from harness.launch.local import LocalLauncher
 from harness.launch.outcome import Done, Job, describe
