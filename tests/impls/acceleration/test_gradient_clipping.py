@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from harness.lab import Lab
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from harness.launch.outcome import Done, Job, describe
 from harness.launch.rank import Context
+from harness.run.lab import Lab
 from harness.spec import Case, ModelConfig, Topology, Unsupported
 from impls.acceleration import gradient_clipping
 from impls.acceleration.gradient_clipping.layout import check

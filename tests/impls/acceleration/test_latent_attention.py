@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from harness.lab import Lab
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.run.lab import Lab
 from harness.spec import Case, ModelConfig, Topology, Workload
 from impls.acceleration.latent_attention import CARD, claims
 from impls.acceleration.latent_attention.problem import draw, plain, rotated

@@ -3,10 +3,10 @@
 import inspect
 
 import pytest
-from harness.lab import Lab
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from harness.run.lab import Lab
 from harness.spec import Case, ModelConfig, Topology, Workload
 from impls.parallelism.pipeline_parallel import CARD, laws
 from impls.parallelism.pipeline_parallel.plain import options

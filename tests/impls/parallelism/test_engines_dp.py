@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.lab import Lab
 from harness.measures.throughput import is_wrong
+from harness.run.lab import Lab
 from harness.spec import Case, Engine, Finding, Topology, Trainer, Workload
 from harness.spec.named import NAMED
 from harness.waivers import read
@@ -67,11 +67,11 @@ def test_a_learning_rate_one_percent_too_large_is_seen(lab: Lab, engine: str) ->
         variants={"faulty": {"adapter": adapter}},
         engines={**data_parallel.CARD.engines, engine: Engine(f"{__name__}:with_a_larger_rate")},
     )
-    lab.cards = {**CARDS, "data_parallel": planted}
+    lab.runner.cards = {**CARDS, "data_parallel": planted}
     try:
         verdicts = {f.quantity: f.verdict for f in lab.measure("parity", case("faulty", engine, UNEVEN_TIED))}
     finally:
-        lab.cards = CARDS
+        lab.runner.cards = CARDS
     assert (verdicts["gradient"], verdicts["update"], verdicts["update slope"]) == ("pass", "fail", "fail")
 
 
@@ -100,11 +100,11 @@ def test_several_micro_batches_are_reduced_once(lab: Lab, engine: str) -> None:
 def test_collectives_that_cannot_be_counted_are_no_figure(lab: Lab) -> None:
     odd = Engine(f"{__name__}:with_collectives_of_its_own")
     planted = replace(data_parallel.CARD, engines={**data_parallel.CARD.engines, "odd": odd})
-    lab.cards = {**CARDS, "data_parallel": planted}
+    lab.runner.cards = {**CARDS, "data_parallel": planted}
     try:
         (finding,) = lab.measure("traffic", case("ddp", "odd", Workload()))
     finally:
-        lab.cards = CARDS
+        lab.runner.cards = CARDS
     assert (finding.verdict, finding.reason, finding.value) == ("skipped", "they go through pigeons", None)
 
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from harness.lab import Lab
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from harness.launch.outcome import Done, Job, describe
 from harness.launch.rank import Context
+from harness.run.lab import Lab
 from harness.spec import Case, ModelConfig, Topology, Workload
 from impls.parallelism.expert_parallel import CARD, claims, dispatch, laws, problem, router
 from impls.parallelism.expert_parallel.reference import expert_parallel, naive

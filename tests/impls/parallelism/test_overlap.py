@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from harness.lab import Lab
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from harness.launch.outcome import Done, Job, describe
 from harness.launch.rank import Context
+from harness.run.lab import Lab
 from harness.spec import Case, Engine, ModelConfig, Span, Topology, Trainer, Workload
 from impls.parallelism import overlap
 from impls.parallelism.overlap import claims, laws, reference, ring
@@ -174,11 +174,11 @@ def unfused(workload: Workload, topology: Topology, technique: str) -> Trainer:
 
 def test_the_adapter_of_the_fused_operators_is_wired_as_the_dense_model_is(lab: Lab) -> None:
     engines = dict(CARD.engines) | {"torch": Engine(f"{__name__}:unfused")}
-    lab.cards = {CARD.name: type(CARD)(**{**vars(CARD), "engines": engines})}
+    lab.runner.cards = {CARD.name: type(CARD)(**{**vars(CARD), "engines": engines})}
     try:
         findings = lab.measure("parity", case("async_tp", WORK.with_(name="even", batch_size=3), engine="torch"))
     finally:
-        lab.cards = {CARD.name: CARD}
+        lab.runner.cards = {CARD.name: CARD}
     assert [f.reason for f in findings if f.verdict != "pass"] == []
 
 

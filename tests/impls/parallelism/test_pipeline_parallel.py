@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from harness.lab import Lab
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from harness.run.lab import Lab
 from harness.spec import Case, ModelConfig, Topology, Workload
 from impls.common.cuts import split
 from impls.parallelism import model_parallel, pipeline_parallel

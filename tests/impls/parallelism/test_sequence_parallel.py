@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.torch_version import TorchVersion
 
-from harness.lab import Lab
 from harness.launch.outcome import Done, Job, describe
 from harness.launch.rank import Context
+from harness.run.lab import Lab
 from harness.spec import Case, Engine, Finding, ModelConfig, Topology, Trainer, Unsupported, Workload
 from impls.parallelism import sequence_parallel
 from impls.parallelism.sequence_parallel import claims, laws, on_torch, operators, reference
@@ -172,13 +172,13 @@ def with_fault(workload: Workload, topology: Topology, fault: str) -> Trainer:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_seen(lab: Lab, fault: str) -> None:
     planted = replace(CARD, variants={fault: {"fault": fault}}, engines={"reference": Engine(f"{__name__}:with_fault")})
-    lab.cards = {CARD.name: planted}
+    lab.runner.cards = {CARD.name: planted}
     try:
         findings: dict[str, Finding] = {
             f.quantity: f for f in lab.measure("parity", case("reference", UNEVEN, variant=fault))
         }
     finally:
-        lab.cards = {CARD.name: CARD}
+        lab.runner.cards = {CARD.name: CARD}
     assert (findings["gradient"].verdict, findings["update"].verdict) == ("fail", "fail")
 
 

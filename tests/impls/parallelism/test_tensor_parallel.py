@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from harness.lab import Lab
 from torch import Tensor
 
 from harness.launch.outcome import Done, Job, describe
 from harness.launch.rank import Context
 from harness.meter.traffic import CONTROL
+from harness.run.lab import Lab
 from harness.spec import Case, Engine, Finding, ModelConfig, Topology, Trainer, Workload
 from impls.common.shards import join, shard
 from impls.parallelism import tensor_parallel
@@ -131,11 +131,11 @@ def with_fault(workload: Workload, topology: Topology, fault: str) -> Trainer:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_seen(lab: Lab, fault: str) -> None:
     planted = replace(CARD, variants={fault: {"fault": fault}}, engines={"reference": Engine(f"{__name__}:with_fault")})
-    lab.cards = {CARD.name: planted}
+    lab.runner.cards = {CARD.name: planted}
     try:
         findings = {f.quantity: f for f in lab.measure("parity", case("reference", UNEVEN, variant=fault))}
     finally:
-        lab.cards = {CARD.name: CARD}
+        lab.runner.cards = {CARD.name: CARD}
     assert (findings["gradient"].verdict, findings["update"].verdict) == ("fail", "fail")
     if fault.startswith("QK-norm"):
         assert "_norm.weight" in findings["gradient"].detail["tensor"]

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from harness.lab import Lab
 from torch import Tensor
 
 from harness.catalog import DATA, load
@@ -12,6 +11,7 @@ from harness.launch.base import World
 from harness.launch.local import LocalLauncher
 from harness.launch.outcome import Done, Job, describe
 from harness.launch.rank import Context
+from harness.run.lab import Lab
 from harness.spec import Case, Topology
 from harness.spec.named import NAMED
 from impls.parallelism import zero
