@@ -88,7 +88,7 @@ def layouts(context: Context) -> dict[str, Any]:
 
 
 def test_each_element_counts_once_however_it_is_spread(lab: Lab) -> None:
-    world = lab.launcher.world(4, "reference", CARD.engines["reference"].build.partition(":")[0])
+    world = lab.runner.launcher.world(4, "reference", CARD.engines["reference"].build.partition(":")[0])
     outcomes = world.run(Job(f"{__name__}:layouts", {}), timeout=30)
     world.close()
     assert all(isinstance(outcome, Done) for outcome in outcomes), describe(outcomes)

@@ -130,7 +130,7 @@ def transposes(context: Context) -> tuple[float, float]:
 
 
 def test_dispatch_and_combine_are_each_others_transpose_with_uneven_splits(lab: Lab) -> None:
-    world = lab.launcher.world(2, "reference", CARD.engines["reference"].build.partition(":")[0])
+    world = lab.runner.launcher.world(2, "reference", CARD.engines["reference"].build.partition(":")[0])
     try:
         outcomes = world.run(Job(f"{__name__}:transposes", {}), 60.0)
     finally:

@@ -71,7 +71,7 @@ def watched(context: Context, variant: dict[str, Any], work: Workload) -> list[S
 
 
 def in_ranks(lab: Lab, ranks: int, job: str, **arguments: Any) -> list[Any]:
-    world = lab.launcher.world(ranks, "reference", CARD.engines["reference"].build.partition(":")[0])
+    world = lab.runner.launcher.world(ranks, "reference", CARD.engines["reference"].build.partition(":")[0])
     outcomes = world.run(Job(f"{__name__}:{job}", arguments), timeout=30)
     world.close()
     assert all(isinstance(outcome, Done) for outcome in outcomes), describe(outcomes)

@@ -189,7 +189,7 @@ def overlapped(context: Context) -> float:
 
 
 def _in_two_ranks(lab: Lab, job: str) -> list[Any]:
-    world = lab.launcher.world(2, "reference", CARD.engines["reference"].build.partition(":")[0])
+    world = lab.runner.launcher.world(2, "reference", CARD.engines["reference"].build.partition(":")[0])
     outcomes = world.run(Job(f"{__name__}:{job}", {}), timeout=30)
     world.close()
     assert all(isinstance(outcome, Done) for outcome in outcomes), describe(outcomes)
