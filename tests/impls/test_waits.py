@@ -10,8 +10,9 @@ from harness.catalog import load, topics
 from harness.launch.base import World
 from harness.launch.local import LocalLauncher
 from harness.launch.outcome import Done, Failure, Job, Outcome, Unsupported, describe
-from harness.plan import Request, depth
 from harness.plan import cases as plan
+from harness.plan import depth
+from harness.plan.cases import Request
 from harness.spec import Case, MoeConfig, Topology
 from harness.spec.contract import COMMON
 from harness.spec.named import load as named

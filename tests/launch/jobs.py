@@ -31,6 +31,16 @@ def one_raises(context: Context) -> None:
     total(context)
 
 
+def prints_and_raises(context: Context) -> None:
+    print(f"rank {context.rank} is about to fail")
+    raise ValueError("it failed")
+
+
+def prints_and_hangs(context: Context) -> None:
+    print("waiting for nobody", flush=True)
+    time.sleep(60)
+
+
 def is_given_a_wrong_file(context: Context) -> None:
     raise InputError("text.jsonl, line 3 is not JSON")
 
