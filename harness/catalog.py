@@ -12,47 +12,16 @@ import pkgutil
 import symtable
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
 from importlib.abc import InspectLoader
 from importlib.machinery import ModuleSpec
 from importlib.metadata import entry_points
-from typing import Any, NamedTuple
+from typing import Any
 
-from harness.spec import Card, Engine, Topology, Workload
-
-
-class Row(NamedTuple):
-    """Work of a topic: a workload or its name, its dtype, on which topologies (True: on every one, False: on those of
-    two ranks) and of which variants, if not of all."""
-
-    work: str | Workload
-    dtype: str
-    where: bool | tuple[str, ...]
-    variants: tuple[str, ...] = ()
-
-
-Rows = tuple[Row, ...]
-
-MODELS = "impls.common"
-PLAIN = f"{MODELS}.plain:build"
-DATA = f"{MODELS}.data:batch"
-INITIAL = f"{MODELS}.weights:initial"
+from harness.spec import Card, Engine, Functions, Topology, Trainers, Workload
+from harness.spec.contract import DENSE
 
 # In a module's source: it may define names that no statement shows.
 MADE_AS_IT_RUNS = ("import *", "__getattr__", "globals(", "vars(", "setattr(", "exec(", "sys.modules")
-
-
-class Grid(NamedTuple):
-    """The work of a topic: rows, the names of those that are timed, and rows of which only the timeline is watched;
-    where there are none of a topology that is the timed ones'. ``large``: named work, in its own precision, at which
-    GPUs are busy: it is added and timed there, and too large for an oracle. ``timed_on``: the topologies whose CPU
-    ranks are timed, if not all, where none is asked for."""
-
-    rows: Rows
-    timed: tuple[str, ...]
-    watched: Rows = ()
-    large: tuple[str, ...] = ()
-    timed_on: tuple[str, ...] = ()
 
 
 def known(name: str, names: Iterable[str], what: str) -> str:
@@ -146,54 +115,23 @@ def folder(card: Card) -> str:
     return card.engines["reference"].build.partition(":")[0].rpartition(".")[0]
 
 
-@cache
-def _exists(module: str) -> bool:
-    """Asked of every case, a thousand times over."""
-    return importlib.util.find_spec(module) is not None
-
-
-def problem(card: Card) -> str:
-    """The module that poses a Function topic's problem; empty for a topic whose engines are Trainers."""
-    name = f"{folder(card)}.problem"
-    return name if _exists(name) else ""
-
-
 def operators(card: Card, engine: str, variant: str) -> str:
     """The module that compiles, for minutes, what this engine needs for this variant; empty if it needs nothing."""
     module = card.engines[engine].compiles
     return module if module and load(f"{module}:needs")(engine, **card.variants[variant]) else ""
 
 
-def telling(card: Card, variant: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Of a Function variant's arguments those that change what is computed: all, unless the problem's ``TELLING`` names
-    them."""
-    names = getattr(importlib.import_module(problem(card)), "TELLING", variant)
-    return {name: value for name, value in variant.items() if name in names}
+def telling(contract: Functions, variant: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a Function's variant that change what is computed."""
+    return {n: value for n, value in variant.items() if contract.telling is None or n in contract.telling}
 
 
-def grid(card: Card) -> Grid | None:
-    """The work that a topic brings of its own: ``GRID``, ``TIMED`` and, if it has some, ``WATCHED``, ``LARGE`` and
-    ``TIMED_ON`` of its ``grid.py``, if there is one."""
-    name = f"{folder(card)}.grid"
-    if not _exists(name):
-        return None
-    module = importlib.import_module(name)
-    rows, watched = (tuple(Row(*row) for row in rows) for rows in (module.GRID, getattr(module, "WATCHED", ())))
-    return Grid(rows, module.TIMED, watched, getattr(module, "LARGE", ()), getattr(module, "TIMED_ON", ()))
-
-
-def plain(card: Card, workload: Workload, topology: Topology, variant: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The dense model that is the oracle of a Trainer's variant, and its options.
-
-    That is :data:`PLAIN` with none, unless the topic has a ``plain.py``: its ``options(workload, topology,
-    **variant)`` gives those of its own ``build(workload, topology, permute, math, **options)``, or None where the
-    variant computes what everybody computes.
-    """
-    name = f"{folder(card)}.plain"
-    if not _exists(name):
-        return PLAIN, {}
-    options = importlib.import_module(name).options(workload, topology, **variant)
-    return (PLAIN, {}) if options is None else (f"{name}:build", options)
+def dense(
+    contract: Trainers, workload: Workload, topology: Topology, variant: Mapping[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    """The module of the dense model that is the oracle of a Trainer's variant, and the model's options."""
+    options = load(f"{contract.plain}:options")(workload, topology, **variant)
+    return (DENSE, {}) if options is None else (contract.plain, options)
 
 
 def case_mark(card: Card, variant: str) -> Mapping[str, object]:

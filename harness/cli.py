@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from harness import plan
 from harness.options import OPTIONS
+from harness.plan import cases
 from harness.plugin import SUITES
 from harness.spec import gpus
 from harness.spec.named import NAMED
@@ -26,6 +26,7 @@ PIPED = 10_000  # columns: rich cuts what is wider than a terminal, and takes a 
 FORMATS = ("csv", "json", "parquet")
 EPILOG = """examples:
   plumbline doctor                              what is installed, what will run, what will be skipped and why
+  plumbline plan zero --depth quick             what a run would measure, case by case
   plumbline run zero --engines reference,deepspeed
   plumbline run --workload mine.toml --measures parity,throughput
   plumbline records --format csv > figures.csv
@@ -103,11 +104,12 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(call=list_)
 
     command = commands.add_parser("run", help="run the suites, all topics or some", description=run.__doc__)
-    command.add_argument("topic", nargs="*", help="topics, as with --topics (default: all)")
-    for name, keywords in OPTIONS.items():
-        command.add_argument(name, **keywords)
-    command.add_argument("-k", metavar="EXPRESSION", help="only cases whose id matches, as in pytest")
+    _add_options(command)
     command.set_defaults(call=run)
+
+    command = commands.add_parser("plan", help="print what such a run would measure", description=plan.__doc__)
+    _add_options(command)
+    command.set_defaults(call=plan)
 
     command = commands.add_parser("report", help="write the HTML report of a stored run")
     command.add_argument("--store", default="plumbline.db", **_help("--store"))
@@ -133,6 +135,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("topic", nargs="*", help="topics, as with --topics (default: all)")
+    for name, keywords in OPTIONS.items():
+        command.add_argument(name, **keywords)
+    command.add_argument("-k", metavar="EXPRESSION", help="only cases whose id matches, as in pytest")
+
+
 def _help(option: str) -> dict[str, Any]:
     return {key: value for key, value in OPTIONS[option].items() if key in ("metavar", "help")}
 
@@ -150,7 +159,7 @@ def doctor(options: argparse.Namespace) -> int:
         versions.add_row(package, _version(package))
     console.print(versions)
     engines = _table("topic", "engine", "variants", "", title="Engines")
-    for card in plan.cards(plan.Request()).values():
+    for card in cases.cards(cases.Request()).values():
         for name, engine in card.engines.items():
             reason = missing(engine, bool(found))
             state = f"[yellow]skipped: {escape(reason)}[/]" if reason else "[green]will run[/]"
@@ -181,7 +190,7 @@ def list_(options: argparse.Namespace) -> int:
     """Everything that can be named on the command line."""
     console = _Console()
     topics = _table("topic", "variants", "engines", "topologies", title="Topics")
-    for card in plan.cards(plan.Request()).values():
+    for card in cases.cards(cases.Request()).values():
         topics.add_row(card.name, "\n".join(card.variants), "\n".join(card.adapted), " ".join(card.topologies))
     console.print(topics)
     workloads = _table("workload", "parameters", "batch × sequence", "optimizer", "dtype", title="Workloads")
@@ -194,9 +203,18 @@ def list_(options: argparse.Namespace) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Runs the suites: ``pytest suites/`` with the same options."""
+    return _pytest(options)
+
+
+def plan(options: argparse.Namespace) -> int:
+    """Prints each case and what is measured of it, and runs nothing."""
+    return _pytest(options, "--collect-only", "-qq", "--disable-warnings")
+
+
+def _pytest(options: argparse.Namespace, *more: str) -> int:
     import pytest
 
-    arguments = [str(SUITES)]
+    arguments = [str(SUITES), *more]
     if options.topic:
         options.topics = ",".join([*options.topic, *([] if options.topics is None else [options.topics])])
     for name in OPTIONS:

@@ -61,12 +61,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     session = session_of(metafunc.config)
     if "case" in metafunc.fixturenames:
-        marks = {case.id: _marks(session, case) for case in session.cases}
+        marks = {case.id: _marks(session, case) for case in session.planned.cases}
         found = [
             pytest.param(
                 measure, case, id=f"{measure}-{case.id}", marks=[getattr(pytest.mark, measure), *marks[case.id]]
             )
-            for measure, case in session.measured()
+            for measure, case in session.planned.tests
         ]
         metafunc.parametrize(("measure", "case"), found)
     if "claim" in metafunc.fixturenames:
@@ -104,7 +104,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     session = config.stash[SESSION]
     items[:] = [item for item in items if not _empty(item)]
-    places = {case.id: index for index, case in enumerate(session.cases)}
+    places = {case.id: index for index, case in enumerate(session.planned.cases)}
     order = list(MEASURES)
 
     def key(item: pytest.Item) -> tuple[Any, ...]:
@@ -118,16 +118,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return 0, late, case.topic, case.topology, case.engine, case.workload.name, *place
 
     items.sort(key=key)
-    ours = [item for item in items if _case(item)]
-    selected = {case.id for item in ours if (case := _case(item))}
-    session.selected = [case for case in session.cases if case.id in selected]
-    session.timed = [c for item in ours if _measure(item) == "throughput" and (c := _case(item))]
-    session.total = len(ours)
-    session.oracles = any(_needs(item) is Needs.ORACLE for item in ours)
-    checked = [item for item in items if _needs(item) in (Needs.ORACLE, Needs.CHECKED)]
-    session.checked = list(dict.fromkeys(case for item in checked if (case := _case(item))))
+    session.plan = session.planned.only([(_measure(item), case) for item in items if (case := _case(item))])
     option = config.option
-    if ours and not (option.collectonly or option.setuponly or option.setupplan):
+    if session.plan.tests and not (option.collectonly or option.setuponly or option.setupplan):
         session.open_store()
         signal.signal(signal.SIGTERM, _terminated)
 
@@ -135,7 +128,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
     """What is used, what each depth would run, and about how long it takes, before anything starts."""
     session = config.stash.get(SESSION, None)
-    return session.outlook() if session is not None and session.selected else []
+    if session is None or not session.plan.tests:
+        return []
+    return [*(session.plan.lines() if config.option.collectonly else ()), *session.outlook()]
 
 
 def _in_suites(node: pytest.Item) -> bool:
@@ -169,9 +164,9 @@ def _case(item: pytest.Item) -> Case | None:
 
 
 @pytest.fixture
-def lab(pytestconfig: pytest.Config) -> Any:
-    """The session's Lab."""
-    return session_of(pytestconfig).lab
+def plumbline(pytestconfig: pytest.Config) -> Session:
+    """The session: its lab measures, and it judges claims and waivers."""
+    return session_of(pytestconfig)
 
 
 @pytest.fixture
@@ -250,8 +245,8 @@ def _progress(item: pytest.Item, session: Session, case: Case) -> None:
         reporter = item.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None:
             spent = time.monotonic() - session.started
-            left = spent / session.done * (session.total - session.done) if session.done else None
-            text = f"{' · '.join(place)} · {session.done} of {session.total}"
+            left = spent / session.done * (len(session.plan.tests) - session.done) if session.done else None
+            text = f"{' · '.join(place)} · {session.done} of {len(session.plan.tests)}"
             text += f" · about {left / 60:.0f} min left" if left and left > 90 else ""
             reporter.ensure_newline()
             reporter.write_line(text, bold=True)

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from harness.depth import DEPTHS
+from harness.launch.base import LAUNCHERS
 from harness.measures import MEASURES
+from harness.plan.depth import DEPTHS
 
 # option → (argparse keywords); names with commas take several.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -33,5 +34,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "TOPIC:NAME=module:function",
         "help": "add an engine for this session; may be given several times",
     },
+    "--launcher": {"choices": sorted(LAUNCHERS), "help": "how ranks are started (default: local, on this machine)"},
     "--case-timeout": {"type": float, "metavar": "S", "help": "seconds a case may take (default: 120)"},
 }

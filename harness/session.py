@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,15 +12,18 @@ from typing import Any
 
 import pytest
 
-from harness import catalog, depth, plan, usage, waivers
+from harness import catalog, usage, waivers
 from harness.judge import calibration
+from harness.launch.base import LAUNCHERS, local_cores
+from harness.plan import cases, depth
+from harness.plan.plan import Plan
 from harness.plugin import SUITES
-from harness.spec import Card, Case, Finding, Topology, Workload, gpus
+from harness.spec import Card, Case, Claim, Finding, Topology, Workload, gpus
 
 DEFAULT_RANKS, DEFAULT_TIMEOUT = 8, 120.0
 
 
-def request(config: pytest.Config) -> plan.Request:
+def request(config: pytest.Config) -> cases.Request:
     """The options as a request; usage errors are one clear line."""
     names = partial(usage.names, config)
     asked = usage.count(config, "--gpus", 0)
@@ -30,7 +33,7 @@ def request(config: pytest.Config) -> plan.Request:
         raise pytest.UsageError(f"--gpus {asked}: {have}; use --gpus {found} or --gpus 0 --ranks {asked} for CPU ranks")
     ranks = usage.count(config, "--ranks", 1)
     use = found if asked is None else asked
-    return plan.Request(
+    return cases.Request(
         topics=names("--topics"),
         engines=names("--engines"),
         workloads=names("--workload"),
@@ -41,61 +44,47 @@ def request(config: pytest.Config) -> plan.Request:
         depth=config.getoption("--depth") or "default",
         gpus=use,
         ranks=ranks or use or DEFAULT_RANKS,
-        cores=len(os.sched_getaffinity(0)),
+        cores=local_cores(),
     )
 
 
 class Session:
-    """What one pytest session of the suites shares. The Lab, and with it the store, opens with the first case."""
+    """What one pytest session of the suites shares. Runner and store open with the first case."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         if config.getoption("--add-engine"):
             sys.path.insert(0, os.getcwd())
-        self.request = request(config)
         self.timeout = usage.seconds(config, "--case-timeout", DEFAULT_TIMEOUT)
         self.folder = Path(usage.place(config, "--report", "report"))
         self.store_url = usage.place(config, "--store", "plumbline.db")
         try:
-            self.cards = plan.cards(self.request)
-            self.every = plan.every(self.request, self.cards)
-            self.cases = plan.at_depth(self.every, self.request, self.cards)
+            self.planned = Plan.of(request(config))  # what the options ask for
             known = waivers.read(SUITES / "waivers.toml")
         except ValueError as error:
             raise pytest.UsageError(str(error)) from None
+        self.plan = self.planned  # what pytest selects of it
+        self.request, self.cards = self.planned.request, self.planned.cards
         self.waivers = tuple(waiver for waiver in known if waiver.device in ("", self.device))
-        self.selected: list[Case] = []
-        self.checked: list[Case] = []
-        self.timed: list[Case] = []
         self._lab: Any = None
         self._store: Any = None
         self._run = ""
         self.started = time.monotonic()
-        self.done = self.total = 0
-        self.oracles = False  # whether any measure needs them
+        self.done = 0
         self.status = "interrupted"  # until every test has run
         self.ends: list[str] = []  # what the terminal's summary says of records and report
         self.handlers: dict[int, Any] = {}  # of the signals that are ignored while the session is closed
-
-    def measured(self) -> Iterator[tuple[str, Case]]:
-        """Every measure of every case."""
-        for case in self.cases:
-            for measure in plan.measures(case, self.request, self.cards[case.topic]):
-                yield measure, case
 
     def outlook(self) -> list[str]:
         """The device, if it is not what one might expect; what each depth runs, and about how long it takes here."""
         lines = [self.note] if self.note else []
         for name in depth.DEPTHS:
-            request = replace(self.request, depth=name)
-            cases = plan.at_depth(self.every, request, self.cards)
-            measured = {case: plan.measures(case, request, self.cards[case.topic]) for case in cases}
-            figures = sum(map(len, measured.values()))
-            minutes = depth.minutes(measured, self.request.cores)
+            other = self.planned.at(name)
             mark = "*" if name == self.request.depth else " "
-            lines.append(f"{mark} --depth {name:<7} {len(cases):5,} cases {figures:6,} tests, about {minutes:.0f} min")
-        if len(self.selected) < len(self.cases):
-            lines.append(f"  selected: {len(self.selected):,} cases, {self.total:,} tests")
+            size = f"{len(other.cases):5,} cases {len(other.tests):6,} tests, about {other.minutes:.0f} min"
+            lines.append(f"{mark} --depth {name:<7} {size}")
+        if len(self.plan.cases) < len(self.planned.cases):
+            lines.append(f"  selected: {len(self.plan.cases):,} cases, {len(self.plan.tests):,} tests")
         return lines
 
     @property
@@ -104,7 +93,7 @@ class Session:
         asked = self.request
         if not any((asked.topics, asked.engines, asked.workloads, asked.topologies, asked.dtypes)):
             return list(self.waivers)
-        return [waiver for waiver in self.waivers if any(waiver.matches(case.id) for case in self.cases)]
+        return [waiver for waiver in self.waivers if any(waiver.matches(case.id) for case in self.planned.cases)]
 
     def open_store(self) -> None:
         """Before anything runs: an unreachable store, or no place for the report, is a usage error, not the loss of an
@@ -127,24 +116,29 @@ class Session:
     @property
     def lab(self) -> Any:
         if self._lab is None:
-            from harness.blocks import adapters
-            from harness.lab import Lab
-            from harness.launch.local import LocalLauncher
+            from harness.run.blocks import adapters
+            from harness.run.lab import Lab
+            from harness.run.recorder import Recorder
+            from harness.run.runner import Runner
 
-            self._lab = Lab(
-                self.cards,
-                self.selected,
-                LocalLauncher(self.request.gpus, adapters(self.selected, self.cards, self.request.gpus > 0)),
-                self.record,
-                self.waivers,
-                self.timeout,
-                self.request.ranks,
-            )
-            self._lab.expect(self.checked, self.oracles)
-            self._lab.timed = self.timed
-            unnarrowed = replace(self.request, workloads=(), topologies=(), dtypes=())
-            self._lab.universe = plan.every(unnarrowed, self.cards)
+            chosen, use = self.plan, self.request.gpus
+            launch = catalog.load(LAUNCHERS[self.config.getoption("--launcher") or "local"])
+            launcher = launch(use, adapters(chosen.cases, self.cards, use > 0))
+            runner = Runner(self.cards, launcher, self.timeout, self.request.ranks, chosen.timed)
+            runner.expect(chosen.cases, chosen.checked, chosen.oracles)
+            self._lab = Lab(runner, Recorder(self.record, self.waivers, self.device))
         return self._lab
+
+    def claim(self, topic: str, claim: Claim) -> Finding:
+        found: Finding = self.lab.claim(topic, claim, [case for case in self.plan.cases if case.topic == topic])
+        return found
+
+    def needed(self, waiver: waivers.Waiver) -> bool:
+        """Whether a failure of this session is what the waiver covers, or none could have been seen."""
+        unnarrowed = replace(self.request, workloads=(), topologies=(), dtypes=())
+        ran = {case.id for case in self.plan.cases if not self.lab.runner.crowded(case)}
+        found: bool = self.lab.recorder.needed(waiver, cases.every(unnarrowed, dict(self.cards)), ran)
+        return found
 
     def operators(self, case: Case) -> str:
         """The module that compiles what the case's engine needs; empty if it needs nothing."""
@@ -160,11 +154,11 @@ class Session:
                 reporter.write_line(line)
 
         if self._lab is not None:
-            self._lab.builds.told(tell)
+            self._lab.runner.builds.told(tell)
         if quiet:
-            self.lab.builds.rest(tell)
-        if (module := self.operators(case)) and not self.lab.obstacle(case):
-            self.lab.builds.wait(module, tell)
+            self.lab.runner.builds.rest(tell)
+        if (module := self.operators(case)) and not self.lab.runner.obstacle(case):
+            self.lab.runner.builds.wait(module, tell)
 
     def record(self, case: Case, findings: Sequence[Finding]) -> None:
         self._store.add(self._run, case, self.device, findings)
@@ -182,10 +176,10 @@ class Session:
         """Ends the ranks and closes the run in the store."""
         try:
             if self._lab is not None:
-                self._lab.close()
+                self._lab.runner.close()
         finally:
             if self._store is not None:
-                for topic in sorted({case.topic for case in self.selected}):
+                for topic in sorted({case.topic for case in self.plan.cases}):
                     self.record(*_card_record(self.cards[topic]))
                 self.record(*_calibration_record())
                 self._store.finish(self._run, status)
@@ -200,7 +194,7 @@ class Session:
 
     @property
     def tally(self) -> Counter[str]:
-        findings = self._lab.judged.values() if self._lab else ()
+        findings = self._lab.recorder.judged.values() if self._lab else ()
         return Counter(finding.verdict for group in findings for finding in group)
 
 

@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from harness import ahead
-from harness.ahead import Ahead
 from harness.launch.local import LocalLauncher
 from harness.launch.outcome import Done
+from harness.run import ahead
+from harness.run.ahead import Ahead
 from harness.spec import Case, Topology, Workload
 from tests.launch.worlds import run
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import builds
-from harness.builds import Builds
+from harness.run import builds
+from harness.run.builds import Builds
 from tests.launch.worlds import gone
 
 # Ninja gives each compiler a process group of its own.

@@ -2,12 +2,15 @@
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from harness import catalog, plan
-from harness.spec import Card, Engine, Topology, Workload
+from harness import catalog
+from harness.plan import cases as plan
+from harness.spec import Card, Engine, Functions, Grid, Row, Topology, Trainers, Workload
+from harness.spec.contract import COMMON, DENSE
 
 ENTRY_POINTS = """[plumbline.topics]
 tiny_topic = tiny:CARD
@@ -48,7 +51,7 @@ def test_an_installed_package_brings_topics_and_engines(package: Path) -> None:
     assert topics["tiny_topic"].title == "A tiny topic"
     assert topics["zero"].engines["tiny"] == Engine("tiny.reference:build")
     assert "tiny" not in topics["data_parallel"].engines
-    assert catalog.problem(topics["tiny_topic"]) == ""
+    assert topics["tiny_topic"].contract == COMMON
 
 
 def test_a_package_may_not_replace_a_topic(package: Path) -> None:
@@ -134,33 +137,25 @@ def test_an_unknown_name_gets_the_nearest_or_all(name: str, message: str) -> Non
         catalog.known(name, ["torch", "deepspeed"], "engine")
 
 
-def test_a_topic_with_a_problem_is_one_of_functions() -> None:
+def test_the_card_names_its_contract() -> None:
     topics = catalog.topics()
-    assert catalog.problem(topics["flash_attention"]) == "impls.acceleration.flash_attention.problem"
-    assert catalog.problem(topics["zero"]) == ""
+    assert topics["flash_attention"].contract == Functions("impls.acceleration.flash_attention.problem")
+    assert topics["zero"].contract == COMMON
 
 
-@pytest.fixture
-def tiny(package: Path) -> Card:
-    """The package's topic, with work and a dense model of its own."""
-    (package.parent.parent / "tiny" / "grid.py").write_text("GRID = (('uneven', 'fp32', True),)\nTIMED = ('uneven',)")
-    (package.parent.parent / "tiny" / "plain.py").write_text(
-        "def options(workload, topology, late=False):\n    return {'delay': topology.pp} if late else None"
-    )
-    return catalog.topics()["tiny_topic"]
-
-
-def test_a_topic_may_bring_its_own_work(tiny: Card) -> None:
-    assert catalog.grid(tiny) == catalog.Grid((catalog.Row("uneven", "fp32", True),), ("uneven",))
+def test_a_topic_may_bring_its_own_work(package: Path) -> None:
+    tiny = replace(catalog.topics()["tiny_topic"], grid=Grid((Row("uneven", "fp32", True),), timed=("uneven",)))
     request = plan.Request(topics=("tiny_topic",))
     cases = plan.cases(request, {"tiny_topic": tiny})
     assert [case.id for case in cases] == ["tiny_one-reference-dp1-fp32-uneven"]
     assert "throughput" in plan.measures(cases[0], request, tiny)
-    assert catalog.grid(catalog.topics()["zero"]) is None
 
 
-def test_a_variant_that_computes_something_else_has_its_own_dense_model(tiny: Card) -> None:
-    work, topology = Workload(), Topology(pp=2)
-    assert catalog.plain(tiny, work, topology, {"late": True}) == ("tiny.plain:build", {"delay": 2})
-    assert catalog.plain(tiny, work, topology, {}) == (catalog.PLAIN, {})
-    assert catalog.plain(catalog.topics()["zero"], work, topology, {"stage": 3}) == (catalog.PLAIN, {})
+def test_a_variant_that_computes_something_else_has_its_own_dense_model(package: Path) -> None:
+    (package.parent.parent / "tiny" / "plain.py").write_text(
+        "def options(workload, topology, late=False):\n    return {'delay': topology.pp} if late else None"
+    )
+    work, topology, tiny = Workload(), Topology(pp=2), Trainers(plain="tiny.plain")
+    assert catalog.dense(tiny, work, topology, {"late": True}) == ("tiny.plain", {"delay": 2})
+    assert catalog.dense(tiny, work, topology, {}) == (DENSE, {})
+    assert catalog.dense(COMMON, work, topology, {"stage": 3}) == (DENSE, {})

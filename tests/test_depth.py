@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import depth, plan
-from harness.plan import Request
+from harness.plan import cases as plan
+from harness.plan import depth
+from harness.plan.cases import Request
 from harness.spec import Case, Topology, Workload
 from tests.sessions import run
 

@@ -38,7 +38,7 @@ def finish(*_):
 Store.finish = finish
 """
 SLOWER = """
-from harness.lab import Lab
+from harness.run.lab import Lab
 from harness.spec import Finding
 
 VERDICTS = {{"torch": "fail", "deepspeed": "inconclusive"}}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from harness.launch.local import LocalLauncher
 from harness.launch.outcome import Done, Job, Raised
-from harness.oracle import ELSEWHERE, ENSEMBLE, HERE, NoOracle, Oracles, Run
+from harness.run.oracle import ELSEWHERE, ENSEMBLE, HERE, NoOracle, Oracles, Run
 from harness.spec import Finding, Workload
 
 TRUTH = {"a": torch.tensor([3.0, 4.0], dtype=torch.float64), "b": torch.full((64,), 2.0, dtype=torch.float64)}
@@ -74,7 +74,7 @@ class Broken:
 def test_a_plain_model_that_does_not_run_is_a_finding_that_says_so() -> None:
     broken: Any = Broken()
     with pytest.raises(NoOracle, match="the oracle did not run: rank 0 · Raised"):
-        Oracles(broken, 1.0)._plain("members", {})
+        Oracles(broken, 1.0)._plain("plain", "members", {})
     assert isinstance(NoOracle(Finding("parity", "run", None, "", "error", "why")).finding, Finding)
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import plan
 from harness.measures import quality
-from harness.plan import Request
+from harness.plan import cases as plan
+from harness.plan.cases import Request
 from harness.spec import Case, Topology, Workload
 from harness.spec.named import NAMED
 

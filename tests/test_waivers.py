@@ -1,14 +1,14 @@
 """Waivers: data that is read strictly and held to account."""
 
 import datetime
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from harness import catalog, waivers
-from harness.lab import Lab
-from harness.launch.local import LocalLauncher
+from harness import waivers
+from harness.run.recorder import Recorder
 from harness.spec import Case, Finding, Topology, Workload
 
 TABLE = """
@@ -59,64 +59,61 @@ def test_a_waiver_may_be_of_one_device(tmp_path: Path) -> None:
         read(TABLE + 'device = "gpu"\n', tmp_path)
 
 
+CASE = Case("zero", "zero3", "deepspeed", Topology(dp=2), Workload())
+
+
 @pytest.fixture
-def lab(tmp_path: Path) -> Lab:
-    case = Case("zero", "zero3", "deepspeed", Topology(dp=2), Workload())
-    recorded: list[Finding] = []
-    lab = Lab(
-        catalog.topics(),
-        [case],
-        LocalLauncher(),
-        lambda _, found: recorded.extend(found),
-        read(TABLE, tmp_path),
-    )
-    lab.close()
-    return lab
+def recorder(tmp_path: Path) -> Recorder:
+    return Recorder(lambda case, found: None, read(TABLE, tmp_path))
+
+
+def found(*verdicts: str) -> list[Finding]:
+    return [Finding("memory", "peak", 1.0, "B", verdict, "measured") for verdict in verdicts]
+
+
+def needed(recorder: Recorder, every: Sequence[Case] = (CASE,), ran: Collection[str] = (CASE.id,)) -> bool:
+    return recorder.needed(recorder.waivers[0], every, ran)
 
 
 @pytest.mark.parametrize(
-    ("verdict", "needed"), [("fail", True), ("pass", False), ("skipped", True), ("inconclusive", True)]
+    ("verdict", "still"), [("fail", True), ("pass", False), ("skipped", True), ("inconclusive", True)]
 )
-def test_a_waiver_is_needed_as_long_as_what_it_covers_fails(lab: Lab, verdict: str, needed: bool) -> None:
-    case = lab.cases[0]
-    (found,) = lab._conclude(case, [Finding("memory", "peak", 1.0, "B", verdict, "measured")])
-    assert ("waiver" in found.detail) == (verdict == "fail")
-    assert lab.needed(lab.waivers[0]) is needed
+def test_a_waiver_is_needed_as_long_as_what_it_covers_fails(recorder: Recorder, verdict: str, still: bool) -> None:
+    (recorded,) = recorder.record(CASE, found(verdict), {})
+    assert ("waiver" in recorded.detail) == (verdict == "fail")
+    assert needed(recorder) is still
 
 
-@pytest.mark.parametrize(("verdict", "needed"), [("fail", True), ("skipped", False), ("inconclusive", True)])
+@pytest.mark.parametrize(("verdict", "still"), [("fail", True), ("skipped", False), ("inconclusive", True)])
 def test_beside_a_figure_that_passes_one_that_is_undecided_leaves_a_waiver_alone(
-    lab: Lab, verdict: str, needed: bool
+    recorder: Recorder, verdict: str, still: bool
 ) -> None:
-    lab._conclude(lab.cases[0], [Finding("memory", "peak", 1.0, "B", v, "measured") for v in ("pass", verdict)])
-    assert lab.needed(lab.waivers[0]) is needed
+    recorder.record(CASE, found("pass", verdict), {})
+    assert needed(recorder) is still
 
 
-@pytest.mark.parametrize(("device", "needed"), [("", True), ("cuda", False)])
-def test_a_session_on_gpus_holds_only_their_own_waivers_to_account(device: str, needed: bool, lab: Lab) -> None:
-    lab.launcher.device = "cuda"
-    lab.waivers = [replace(lab.waivers[0], device=device)]
-    lab._conclude(lab.cases[0], [Finding("memory", "peak", 1.0, "B", "pass", "measured")])
-    assert lab.needed(lab.waivers[0]) is needed
+@pytest.mark.parametrize(("device", "still"), [("", True), ("cuda", False)])
+def test_a_session_on_gpus_holds_only_their_own_waivers_to_account(
+    device: str, still: bool, recorder: Recorder
+) -> None:
+    recorder.device = "cuda"
+    recorder.waivers = (replace(recorder.waivers[0], device=device),)
+    recorder.record(CASE, found("pass"), {})
+    assert needed(recorder) is still
 
 
-def test_a_session_with_too_few_ranks_for_a_case_cannot_tell(lab: Lab) -> None:
-    lab._conclude(lab.cases[0], [Finding("memory", "peak", 1.0, "B", "pass", "measured")])
-    assert not lab.needed(lab.waivers[0])
-    lab.capacity = 1
-    assert lab.needed(lab.waivers[0])
+def test_a_session_that_did_not_run_a_case_cannot_tell(recorder: Recorder) -> None:
+    recorder.record(CASE, found("pass"), {})
+    assert not needed(recorder)
+    assert needed(recorder, ran=())
 
 
-def test_a_waiver_that_matches_no_case_is_not_needed_and_one_of_other_cases_is_left_alone(lab: Lab) -> None:
-    assert lab.needed(lab.waivers[0])  # nothing was measured: a session of other measures
-    lab.universe = [Case("data_parallel", "ddp", "torch", Topology(dp=2), Workload())]
-    assert not lab.needed(lab.waivers[0])
+def test_a_waiver_that_matches_no_case_is_not_needed_and_one_of_other_cases_is_left_alone(recorder: Recorder) -> None:
+    assert needed(recorder)  # nothing was measured: a session of other measures
+    assert not needed(recorder, every=[Case("data_parallel", "ddp", "torch", Topology(dp=2), Workload())])
 
 
-def test_a_session_of_some_cases_can_tell_of_a_waiver_whose_cases_it_ran(lab: Lab) -> None:
-    (case,) = lab.cases
-    lab._conclude(case, [Finding("memory", "peak", 1.0, "B", "pass", "measured")])
-    lab.universe = [case, replace(case, engine="torch")]
-    assert not lab.needed(lab.waivers[0])
-    lab.universe = [case, replace(case, variant="zero1")]
-    assert lab.needed(lab.waivers[0])
+def test_a_session_of_some_cases_can_tell_of_a_waiver_whose_cases_it_ran(recorder: Recorder) -> None:
+    recorder.record(CASE, found("pass"), {})
+    assert not needed(recorder, every=[CASE, replace(CASE, engine="torch")])
+    assert needed(recorder, every=[CASE, replace(CASE, variant="zero1")])

@@ -9,8 +9,9 @@ scale that a norm is blind to in low precision.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from harness.spec import Finding
 MARGIN = 4.5  # twice the largest ratio of honest runs, half of what planted faults have (calibration.json)
 Kinds = Mapping[str, Mapping[str, Tensor]]  # gradient, update or output → name → tensor
 
+OPTIONAL = ("merged", "unmerged")  # kinds
 SIGMAS = 1.5  # standard errors that a slope counts as at least: with the margin, nearly seven
 PARTS = 32  # of each tensor, whose errors are taken to be independent
 ZERO = 1e-6  # a true tensor below this share of the model's typical element is zero up to round-off
@@ -39,10 +41,13 @@ class Errors:
 
 @dataclass(frozen=True)
 class Oracle:
-    """What the float64 model computed. ``kinds``: ``gradient``, ``update`` or ``output`` → name → tensor."""
+    """What the float64 model computed. ``kinds``: ``gradient``, ``update`` or ``output`` → name → tensor. ``exact``:
+    what must be equal, by its place in the outputs. ``observed``: by step, what :meth:`Trainer.observe` gave."""
 
     kinds: Kinds
     losses: Sequence[float] = ()
+    exact: Mapping[str, Any] = field(default_factory=dict)
+    observed: Sequence[Mapping[str, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,8 @@ class Reference:
 
     oracle: Oracle
     floors: Mapping[str, Errors]
-    loss_floor: Sequence[float] = field(default=())
+    loss_floor: Sequence[float] = ()
+    observed_floor: Mapping[str, float] = field(default_factory=dict)
 
 
 def errors(found: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> Errors:
@@ -119,25 +125,24 @@ def at_least(floor: Errors, tensors: Mapping[str, float]) -> Errors:
 
 
 def judge(
-    found: Mapping[str, Mapping[str, Tensor]],
-    losses: Sequence[float],
-    reference: Reference,
-    ranks: int,
-    per_tensor: Mapping[str, bool],
+    found: Kinds, losses: Sequence[float], reference: Reference, ranks: int, together: Collection[str]
 ) -> list[Finding]:
     """One finding for each kind's norm and slope, and one for the losses.
 
-    ``per_tensor[kind]`` False: the kind's norm is judged over all tensors together (an adaptive optimizer turns
-    round-off in small gradients into whole steps, so single tensors say little).
+    The norm of a kind in ``together`` is judged over all tensors together: an adaptive optimizer turns round-off in
+    small gradients into whole steps, so single tensors say little. What only some engines can show (``OPTIONAL``) is
+    judged where it is shown.
     """
     findings = []
     for kind, truth in reference.oracle.kinds.items():
+        if kind in OPTIONAL and kind not in found:
+            continue
         try:
             error, limit = errors(found[kind], truth), reference.floors[kind]
         except (KeyError, ValueError) as problem:
             findings.append(Finding("parity", kind, None, "× floor", "fail", f"{kind}: {problem}"))
             continue
-        if per_tensor[kind]:
+        if kind not in together:
             ratios = {name: _ratio(value, limit.tensors[name]) for name, value in error.tensors.items()}
             name = max(ratios, key=lambda key: ratios[key])
             norm, size, bound = ratios[name], error.tensors[name], limit.tensors[name]
@@ -160,6 +165,22 @@ def judge(
         curves = {"losses": list(losses), "oracle_losses": list(reference.oracle.losses)}
         findings.append(finding.but(detail={**finding.detail, **curves}))
     return findings
+
+
+def equal(found: Mapping[str, Any], truth: Mapping[str, Any]) -> list[Finding]:
+    """One finding for all that must be equal, texts and whole numbers say; none where there is no such thing."""
+    if not truth and not found:
+        return []
+    wrong = [place for place in sorted(truth.keys() | found.keys()) if found.get(place) != truth.get(place)]
+    text = f"{len(wrong)} of {len(truth)} exact outputs differ"
+    if wrong:
+        text += f", first {wrong[0]}: {_short(found.get(wrong[0]))} for {_short(truth.get(wrong[0]))}"
+    return [Finding("parity", "exact", float(len(wrong)), "outputs", "fail" if wrong else "pass", text, bound=0.0)]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 def _ratio(value: float, bound: float) -> float:
@@ -197,12 +218,12 @@ def _where(
     kind: str, name: str, got: Tensor, true: Tensor, losses: Sequence[float], reference: Reference, ranks: int
 ) -> str:
     """Step, tensor and part. The error's place among equal parts of the tensor shows a shard that is wrong alone."""
-    step = "step 1" if kind != "update" else "after the last step"
+    step = {"update": "after the last step"}.get(kind, "step 1") if " at " not in kind else kind.partition(" at ")[2]
     if kind == "update" and reference.oracle.losses:
         first = _first_loss(losses, reference)
         if first.startswith("step"):
             step = f"{first}; {step}"
-    text = f"{step}, {kind} of {name}"
+    text = f"{step}, {kind.partition(' at ')[0]} of {name}"
     if ranks > 1 and true.numel() >= ranks:
         parts = [float(part.square().sum()) for part in (got.double() - true.double()).flatten().tensor_split(ranks)]
         share = max(parts) / sum(parts) if sum(parts) else 0.0

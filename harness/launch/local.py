@@ -21,9 +21,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from harness.catalog import DATA
+from harness.launch.base import Watch, local_cores
 from harness.launch.outcome import Done, Failure, Hung, Job, Killed, Outcome, OutOfMemory, Raised, Unsupported
 from harness.launch.sockets import accept, listen
+from harness.meter.host import MachineWatch
+from harness.spec.contract import COMMON
 from harness.spec.gpus import visible
 from harness.spec.variables import inherited
 
@@ -36,8 +38,10 @@ WARM = (
     "torch._dynamo",
     "torch.utils.serialization.config",
     "harness.launch.outcome",
-    "harness.launch.tasks",
-    DATA.partition(":")[0],
+    "harness.launch.checked",
+    "harness.launch.plain",
+    "harness.launch.timed",
+    COMMON.data,
 )
 START = 120.0  # seconds for a server to import its engine
 DEFAULTS: Mapping[str, str] = MappingProxyType({})
@@ -219,6 +223,7 @@ class LocalWorld:
         if kind == "unsupported":
             return Unsupported(rank, value)
         text, memory, echo = value
+        text += self._printed(rank)
         return OutOfMemory(rank, at, text) if memory else Raised(rank, at, text, echo)
 
     def _stacks(self, ranks: Sequence[int], at: float) -> dict[int, Outcome]:
@@ -234,8 +239,14 @@ class LocalWorld:
             ) or "no stack: the rank does not react to signals"
             collective = _collective(stack)
             where = f"it waits in {collective}" if collective else "it is in no collective of torch.distributed"
-            outcomes[rank] = Hung(rank, at, f"did not answer; {where}\n{stack}", echo=bool(collective))
+            outcomes[rank] = Hung(
+                rank, at, f"did not answer; {where}\n{stack}{self._printed(rank)}", echo=bool(collective)
+            )
         return outcomes
+
+    def _printed(self, rank: int) -> str:
+        log = self._log(rank).strip()
+        return f"\nthe end of its output:\n{log}\n" if log else ""
 
     def _log(self, rank: int) -> str:
         with contextlib.suppress(OSError):
@@ -285,13 +296,16 @@ class LocalLauncher:
 
     def __init__(self, gpus: int = 0, adapters: Mapping[str, Sequence[str]] | None = None) -> None:
         self.gpus, self._adapters = gpus, adapters or {}
-        self.device = "cuda" if gpus else "cpu"
+        self.device, self.cores = "cuda" if gpus else "cpu", local_cores()
         self._folder = Path(tempfile.mkdtemp(prefix="plumbline-"))
         self._servers: dict[ServerKey, _Server] = {}
         self._starting: dict[ServerKey, threading.Lock] = {}
         self._started, self._closed = itertools.count(1), False
         self._ports: deque[int] = deque(maxlen=64)
         self._turn = threading.Lock()  # worlds may be asked for by several threads
+
+    def watch(self) -> Watch:
+        return MachineWatch(self.device)
 
     def world(self, size: int, library: str, module: str, settings: Mapping[str, str] = DEFAULTS) -> LocalWorld:
         shown = {"CUDA_VISIBLE_DEVICES": visible(self.gpus, os.environ), "PLUMBLINE_GPUS": str(self.gpus)}

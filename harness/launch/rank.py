@@ -56,6 +56,7 @@ def serve() -> int:
             except Unsupported as reason:
                 connection.send(("unsupported", str(reason)))
             except BaseException as error:
+                sys.stdout.flush()  # the parent reads what was printed
                 connection.send(_failed(error))
 
 

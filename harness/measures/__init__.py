@@ -1,11 +1,13 @@
-"""What can be measured of a case. A file more in this folder is a measure more:
+"""What can be measured of a case. One more file in this folder is one more measure:
 
 PLACE             its place among the measures, on the command line and in tables
 NEEDS             what it takes its figures from (:class:`harness.spec.Needs`)
+QUANTITIES        the quantities that a law may promise
 asked(occasion)   whether it is worth taking where nobody chose (:class:`harness.spec.Occasion`)
-take(lab, case)   its findings; it has the :class:`harness.lab.Lab` run what it needs
+take(lab, case)   its findings; it has the runner of the :class:`harness.run.lab.Lab` run what it needs
 
-They are imported at collection: torch and the judges that use it are imported by ``take``.
+A measure that runs something of its own brings the task, a function of this file that the ranks call. The files are
+imported at collection: torch, and the judges that use it, are imported by the functions.
 """
 
 import pkgutil

@@ -1,31 +1,47 @@
-"""What an engine holds against the law, and the peak of a step."""
+"""What an engine holds against the law, what it keeps for the backward pass, and the peak of a step."""
 
 from typing import TYPE_CHECKING
 
-from harness.spec import Case, Finding, Needs, Occasion
+from harness.spec import Case, Finding, Flows, Needs, Occasion
 
 if TYPE_CHECKING:
-    from harness.lab import Lab
+    from harness.run.lab import Lab
 
-PLACE, NEEDS = 2, Needs.CHECKED
+PLACE, NEEDS, QUANTITIES = 2, Needs.CHECKED, ("states", "activations", "saved", "growth", "peak")
 
 
 def asked(occasion: Occasion) -> bool:
-    return occasion.judged
+    return occasion.judged and not isinstance(occasion.card.contract, Flows)
 
 
 def take(lab: "Lab", case: Case) -> list[Finding]:
-    checked = lab.checked(case)
+    from harness.judge import law
+    from harness.spec.run import TrainerRun
+
+    checked = lab.runner.checked(case)
     if checked.problem:
         return [checked.problem]
-    held = "states" if "states" in checked.ranks[0] else "saved"
-    padding = float(checked.ranks[0]["padding"]) * case.workload.element_size
-    most = max(checked.ranks, key=lambda rank: float(rank[held]))
-    found = lab.against_law(case, "memory", held, float(most[held]), padding if held == "states" else 0.0)
-    findings = [found.but(detail={**found.detail, "meter": most["meter"]})]
-    if "activations" in most:
-        kept = max(float(rank["activations"]) for rank in checked.ranks)
-        findings.append(lab.against_law(case, "memory", "activations", kept))
-    peak = max(float(rank["peak"]) for rank in checked.ranks)
-    text, detail = f"{peak / 2**20:.2f} MiB at most in a step", {"meter": most["meter"]}
-    return [*findings, Finding("memory", "peak", peak, "B", "pass", text, detail=detail)]
+    card, ranks = lab.runner.card(case), checked.ranks
+    meter = {"meter": ranks[0].meter}
+    kept = max(step.kept for rank in ranks for step in rank.memory)
+    if isinstance(ranks[0], TrainerRun):
+        padding = float(ranks[0].padding) * case.workload.element_size
+        states = max(step.states for rank in ranks for step in rank.memory)
+        found = [
+            law.against(card, case, "memory", "states", states, padding),
+            law.against(card, case, "memory", "activations", kept),
+            _growth([[step.states for step in rank.memory] for rank in ranks]),
+        ]
+    else:
+        found = [law.against(card, case, "memory", "saved", kept)]
+    peak = max(step.peak for rank in ranks for step in rank.memory)
+    text = f"{peak / 2**20:.2f} MiB at most in a step"
+    found.append(Finding("memory", "peak", peak, "B", "pass", text))
+    return [finding.but(detail={**finding.detail, **meter}) for finding in found]
+
+
+def _growth(ranks: list[list[float]]) -> Finding:
+    """What each of two steps in a row holds must be the same: a leak grows from step to step."""
+    growth = max(after - before for before, after in ranks)
+    text = f"{growth:,.0f} B more in a step than in the one before, on the rank that grows most"
+    return Finding("memory", "growth", growth, "B", "fail" if growth > 0 else "pass", text, bound=0.0)

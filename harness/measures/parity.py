@@ -1,32 +1,65 @@
 """Gradients, updates and losses (or outputs) against the float64 oracle, in noise floors."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from harness.spec import Case, Finding, Needs, Occasion
+from harness.spec import Case, Finding, Flows, Needs, Occasion
+from harness.spec.contract import DENSE
 
 if TYPE_CHECKING:
-    from harness.lab import Lab
+    from harness.judge.parity import Reference
+    from harness.run.lab import Lab
+    from harness.run.runner import Runner
+    from harness.spec.run import FunctionRun, TrainerRun
 
-PLACE, NEEDS = 1, Needs.ORACLE
+PLACE, NEEDS, QUANTITIES = 1, Needs.ORACLE, ()
 
 
 def asked(occasion: Occasion) -> bool:
-    return occasion.judged and not occasion.large
+    """Not of what is drawn at random, nor of what is too large for an oracle."""
+    drawn = occasion.case.workload.model.dropout > 0
+    return occasion.judged and not (occasion.large or drawn or isinstance(occasion.card.contract, Flows))
 
 
 def take(lab: "Lab", case: Case) -> list[Finding]:
-    checked = lab.taken(case)
+    from harness.spec.run import FunctionRun, TrainerRun
+
+    checked = lab.runner.taken(case)
     if checked.problem:
         return [checked.problem]
-    from harness.judge import parity
-    from harness.oracle import mean_losses, tensors, update
-
-    reference = lab.reference(case)
+    reference = lab.runner.reference(case)
     if isinstance(reference, Finding):
         return [reference]
-    found = tensors(checked.ranks[0]["tensors"])
-    losses = mean_losses([rank["losses"] for rank in checked.ranks])
-    if "parameters" in found:
-        found["update"] = update(found.pop("parameters"), lab.initial(case.workload))
-    whole = {kind: not (kind == "update" and case.workload.optimizer == "adamw") for kind in found}
-    return parity.judge(found, losses, reference, case.topology.world_size, whole)
+    if isinstance(checked.ranks[0], FunctionRun):
+        return _function(case, checked.ranks[0], reference)
+    ranks = [rank for rank in checked.ranks if isinstance(rank, TrainerRun)]
+    return _trainer(lab.runner, case, ranks, reference)
+
+
+def _function(case: Case, run: "FunctionRun", reference: "Reference") -> list[Finding]:
+    from harness.judge import parity
+    from harness.run.oracle import tensors
+
+    found = parity.judge(tensors(run.tensors or {}), (), reference, case.topology.world_size, set())
+    return found + parity.equal(run.exact, reference.oracle.exact)
+
+
+def _trainer(runner: "Runner", case: Case, ranks: Sequence["TrainerRun"], reference: "Reference") -> list[Finding]:
+    from harness.judge import optimizer, parity
+    from harness.run.oracle import mean_losses, tensors, trained
+    from harness.spec.run import COMPARED
+
+    kept, initial = ranks[0].tensors or {}, runner.initial(case)
+    kinds, losses = trained(kept, initial), mean_losses([rank.losses for rank in ranks])
+    # Under AdamW round-off in small gradients turns into whole steps: single tensors then say little.
+    together = {kind for kind in kinds if kind != "gradient"} if case.workload.optimizer == "adamw" else set()
+    found = parity.judge(kinds, losses, reference, case.topology.world_size, together)
+    if runner.dense(case) == DENSE:  # others may step otherwise, or more than once
+        every = tensors(kept)
+        gradients = [every[f"gradient {step}"] for step in range(1, COMPARED + 1)]
+        weights = [every[f"parameters {step}"] for step in range(1, COMPARED + 1)]
+        found.append(optimizer.judge(gradients, [initial, *weights], case.workload))
+    if changed := sorted({name for rank in ranks for name in rank.changed}):
+        text = f"a step changed {', '.join(changed)}, which is frozen"
+        found.append(Finding("parity", "frozen", float(len(changed)), "tensors", "fail", text, bound=0.0))
+    return found

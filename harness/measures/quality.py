@@ -1,26 +1,51 @@
 """The learning curve of the workload's steps, against the oracle's and its noise floor."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from harness.spec import Case, Finding, Needs, Occasion
+from harness.spec import Case, Finding, Needs, Occasion, Topology, Trainer, Trainers, Workload
 
 if TYPE_CHECKING:
-    from harness.lab import Lab
+    from harness.launch.rank import Context
+    from harness.run.lab import Lab
 
-PLACE, NEEDS = 6, Needs.RUN
+PLACE, NEEDS, QUANTITIES = 6, Needs.RUN, ()
 STEPS = 20  # a workload of at least so many is trained for its learning curve
 
 
 def asked(occasion: Occasion) -> bool:
-    return occasion.trainer and occasion.case.workload.steps >= STEPS
+    return isinstance(occasion.card.contract, Trainers) and occasion.case.workload.steps >= STEPS
 
 
 def take(lab: "Lab", case: Case) -> list[Finding]:
     from harness.judge import curve
-    from harness.oracle import mean_losses
+    from harness.run.oracle import mean_losses
 
-    ranks = lab.run(case, "curve")
+    ranks = lab.runner.run(case, f"{__name__}:losses")
     if isinstance(ranks, Finding):
         return [ranks]
-    oracle = lab.curves(case)
+    oracle = lab.runner.curves(case)
     return [oracle] if isinstance(oracle, Finding) else [curve.judge(mean_losses(ranks), *oracle)]
+
+
+def losses(
+    context: "Context",
+    build: str,
+    variant: Mapping[str, Any],
+    workload: Workload,
+    topology: Topology,
+    data: str,
+    options: Mapping[str, Any],
+) -> list[float]:
+    """In a rank: the loss of every step of the workload."""
+    from harness.catalog import load
+    from harness.launch.checked import widen
+
+    widen(context, workload)
+    batch = load(f"{data}:batch")
+    trainer: Trainer = load(build)(workload, topology, **variant)
+    found = []
+    for step in range(workload.steps):
+        found.append(float(trainer.backward(batch(workload, step, **options))))
+        trainer.update()
+    return found

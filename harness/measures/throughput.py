@@ -2,28 +2,24 @@
 
 from typing import TYPE_CHECKING
 
-from harness.spec import Case, Finding, Needs, Occasion
+from harness.spec import Case, Finding, Flows, Needs, Occasion
 
 if TYPE_CHECKING:
-    from harness.lab import Lab
+    from harness.run.lab import Lab
 
-PLACE, NEEDS = 5, Needs.QUIET
+PLACE, NEEDS, QUANTITIES = 5, Needs.QUIET, ()
 
 
 def asked(occasion: Occasion) -> bool:
     """Ranks that share a core time the scheduler."""
-    return occasion.timed and occasion.case.topology.world_size <= occasion.cores
+    crowded = occasion.case.topology.world_size > occasion.cores
+    return occasion.timed and not crowded and not isinstance(occasion.card.contract, Flows)
 
 
 def take(lab: "Lab", case: Case) -> list[Finding]:
-    from harness.blocks import judge_block
+    from harness.run.blocks import judge_block
 
-    block = lab.block(case)
-    wrong = {peer.engine for peer in block.cases if peer.variant == case.variant and is_wrong(lab, peer)}
-    return judge_block(block, case, wrong, marked=lab.launcher.device == "cuda")
-
-
-def is_wrong(lab: "Lab", case: Case) -> bool:
-    """Whether it computes something else: parity failed here, or is known to. No reference is held to it."""
-    judged = any(f.measure == "parity" and f.verdict == "fail" for f in lab.judged.get(case.id, []))
-    return judged or any(w.measure == "parity" and w.matches(case.id) for w in lab.waivers)
+    block = lab.runner.block(case)
+    # No reference is held to the time of an engine that computes something else.
+    wrong = {peer.engine for peer in block.cases if peer.variant == case.variant and lab.recorder.wrong(peer)}
+    return judge_block(block, case, wrong, marked=lab.runner.launcher.device == "cuda")

@@ -1,14 +1,17 @@
 """What the ranks of a schedule did when: idle time and micro-batches in flight, against the laws."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from harness import catalog
-from harness.spec import Case, Finding, Needs, Occasion
+from harness.spec import Case, Finding, Needs, Occasion, Span, Spans, Topology, Unsupported, Workload
 
 if TYPE_CHECKING:
-    from harness.lab import Lab
+    from harness.launch.rank import Context
+    from harness.run.lab import Lab
 
-PLACE, NEEDS = 4, Needs.QUIET
+PLACE, NEEDS, QUANTITIES = 4, Needs.QUIET, ("bubble", "in_flight", "flights")
+WARM, ROUNDS = 1, 3  # backward passes that are not looked at, and that are
 WORLDS = 2  # at most, that one schedule is watched in
 
 
@@ -18,16 +21,16 @@ def asked(occasion: Occasion) -> bool:
 
 def take(lab: "Lab", case: Case) -> list[Finding]:
     from harness.judge import timeline
-    from harness.meter.host import FOREIGN, CpuWatch
 
-    lab.rest()
-    watch, seen = CpuWatch(), []
-    card = lab.card(case)
+    runner = lab.runner
+    runner.rest()
+    machines, seen = runner.launcher.watch(), []
+    card = runner.card(case)
     laws = {law.quantity: law for law in card.laws if law.measure == "timeline"}
     # Time on CPU ranks is told. A reference is held to its schedule's law all the same, where each rank has a core.
-    told = lab.launcher.device == "cpu" and (case.engine != "reference" or case.topology.world_size > lab.cores)
+    told = runner.launcher.device == "cpu" and (case.engine != "reference" or case.topology.world_size > runner.cores)
     for _ in range(WORLDS):
-        ranks = lab.run(case, "timeline", cores=lab.cores)
+        ranks = runner.run(case, f"{__name__}:watch", cores=runner.cores)
         if isinstance(ranks, Finding):
             return [ranks]
         rounds = [list(of_ranks) for of_ranks in zip(*ranks, strict=True)]
@@ -36,8 +39,8 @@ def take(lab: "Lab", case: Case) -> list[Finding]:
             name: catalog.load(law.formula)(case.workload, case.topology, **options) for name, law in laws.items()
         }
         # Of two cores one may be a third slower, for seconds; where GPUs' stages differ, that is the engine's doing.
-        alike = lab.launcher.device == "cpu"
-        found = timeline.judge(rounds, lab.cores, promised, laws, watch.foreign() > FOREIGN, alike)
+        alike = runner.launcher.device == "cpu"
+        found = timeline.judge(rounds, runner.cores, promised, laws, bool(machines.disturbance()), alike)
         seen.append([_told(finding) for finding in found] if told else found)
         if not timeline.unequal(seen[-1]):
             return seen[-1]
@@ -49,3 +52,41 @@ def _told(finding: Finding) -> Finding:
         return finding
     reason = f"{finding.reason}; beyond its bound, but time on CPU ranks is told and never failed"
     return finding.but(verdict="inconclusive", reason=reason)
+
+
+def watch(
+    context: "Context",
+    build: str,
+    variant: Mapping[str, Any],
+    workload: Workload,
+    topology: Topology,
+    data: str,
+    options: Mapping[str, Any],
+    cores: int,
+) -> list[list[Span]]:
+    """In a rank: when it did what in each of some backward passes, for engines that run a schedule."""
+    import gc
+    import time
+
+    import torch.distributed as dist
+
+    from harness.catalog import load
+    from harness.launch.timed import BATCHES
+
+    batch = load(f"{data}:batch")
+    trainer: Any = load(build)(workload, topology, **variant)
+    if not hasattr(trainer, "record"):
+        raise Unsupported("this engine runs no schedule that could be watched")
+    shared = topology.world_size > cores
+    rounds: list[Spans] = []
+    gc.collect()
+    gc.freeze()
+    for index in range(WARM + ROUNDS):
+        rounds.append(Spans(time.thread_time if shared else time.monotonic))
+        trainer.record(rounds[-1])
+        tokens = batch(workload, index % BATCHES, **options)
+        dist.barrier()
+        trainer.backward(tokens)
+        trainer.record(None)
+        trainer.update()
+    return [list(spans) for spans in rounds[WARM:]]

@@ -3,35 +3,39 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from harness.spec import Case, Finding, Needs, Occasion
+from harness.spec import Case, Finding, Flows, Needs, Occasion
+from harness.spec.finding import worst
 
 if TYPE_CHECKING:
-    from harness.lab import Lab
+    from harness.run.lab import Lab
 
-PLACE, NEEDS = 3, Needs.CHECKED
+PLACE, NEEDS, QUANTITIES = 3, Needs.CHECKED, ("bytes", "across_groups")
 
 
 def asked(occasion: Occasion) -> bool:
-    return occasion.judged and occasion.case.topology.world_size > 1
+    several = occasion.case.topology.world_size > 1
+    return occasion.judged and several and not isinstance(occasion.card.contract, Flows)
 
 
 def take(lab: "Lab", case: Case) -> list[Finding]:
-    checked = lab.checked(case)
+    from harness.judge import law
+
+    checked = lab.runner.checked(case)
     if checked.problem:
         return [checked.problem]
-    if unmetered := checked.ranks[0].get("unmetered"):
+    if unmetered := checked.ranks[0].unmetered:
         return [Finding("traffic", "run", None, "", "skipped", unmetered)]
-    totals = [sum(op["bytes"] for op in rank["traffic"].values()) for rank in checked.ranks]
-    most = max(range(len(totals)), key=lambda rank: totals[rank])
-    by_op, padded = checked.ranks[most]["traffic"], checked.ranks[most]["padding"]
-    finding = lab.against_law(case, "traffic", "bytes", totals[most], elements=padded)
-    control = sum(op["control"] for op in by_op.values())
-    detail = {**finding.detail, "by_op": by_op, "control": control}
-    reason = finding.reason + (f"; {control:,.0f} B of losses, norms and flags besides" if control else "")
-    findings = [finding.but(detail=detail, reason=reason)]
-    if size := lab.card(case).variants[case.variant].get("group"):
-        across = max(_across(rank["groups"], int(size)) for rank in checked.ranks)
-        findings.append(lab.against_law(case, "traffic", "across_groups", across, elements=padded))
+    card, found = lab.runner.card(case), []
+    for steps in zip(*(rank.traffic for rank in checked.ranks), strict=True):
+        step = max(steps, key=lambda rank: rank.bytes)
+        finding = law.against(card, case, "traffic", "bytes", step.bytes, elements=checked.ranks[0].padding)
+        control = f"; {step.control:,.0f} B of losses, norms and flags besides" if step.control else ""
+        detail = {**finding.detail, "by_op": step.by_op, "control": step.control}
+        found.append(finding.but(detail=detail, reason=finding.reason + control))
+    findings = [worst(found)]  # each of two steps in a row must keep the law
+    if size := card.variants[case.variant].get("group"):
+        across = max(_across(step.groups, int(size)) for rank in checked.ranks for step in rank.traffic)
+        findings.append(law.against(card, case, "traffic", "across_groups", across, elements=checked.ranks[0].padding))
     return findings
 
 

@@ -29,6 +29,19 @@ class CpuWatch:
         return max(0.0, share)
 
 
+class MachineWatch:
+    """This machine, from now on: :meth:`disturbance` says what would spoil a timing, since it was last asked."""
+
+    def __init__(self, device: str) -> None:
+        self._device, self._cpu = device, CpuWatch()
+
+    def disturbance(self) -> str:
+        foreign = self._cpu.foreign()
+        if self._device == "cuda":
+            return gpu_trouble()
+        return f"other processes used {foreign:.2f} cores" if foreign > FOREIGN else ""
+
+
 def _busy() -> float:
     times = psutil.cpu_times()
     return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0))

@@ -1,11 +1,13 @@
 """What is asked for, as plain data: topics, cases, workloads, topologies. No torch, no pytest."""
 
 from harness.spec.case import Case
+from harness.spec.contract import Flows, Functions, Trainers
 from harness.spec.finding import VERDICTS, Finding, assessed, measured
+from harness.spec.grid import Grid, Row
 from harness.spec.measure import Needs, Occasion
 from harness.spec.topic import Card, Claim, Engine, Law
 from harness.spec.topology import Topology
-from harness.spec.trainer import Batch, Function, Problem, Span, Spans, Trainer, Unsupported
+from harness.spec.trainer import Batch, Curves, Flow, Function, Problem, Span, Spans, Trainer, Unsupported
 from harness.spec.workload import DTYPES, ModelConfig, MoeConfig, Workload
 
 __all__ = [
@@ -15,19 +17,26 @@ __all__ = [
     "Card",
     "Case",
     "Claim",
+    "Curves",
     "Engine",
     "Finding",
+    "Flow",
+    "Flows",
     "Function",
+    "Functions",
+    "Grid",
     "Law",
     "ModelConfig",
     "MoeConfig",
     "Needs",
     "Occasion",
     "Problem",
+    "Row",
     "Span",
     "Spans",
     "Topology",
     "Trainer",
+    "Trainers",
     "Unsupported",
     "Workload",
     "assessed",

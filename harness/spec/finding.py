@@ -45,6 +45,7 @@ _CLAIM_VERDICTS = {
     "formula only": "inconclusive",
     "out of reach here": "skipped",
 }
+STATUSES = tuple(_CLAIM_VERDICTS)
 
 
 def assessed(name: str, status: str, reason: str, arithmetic: str = "", **figures: Any) -> Finding:

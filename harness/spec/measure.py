@@ -20,7 +20,6 @@ class Needs(Enum):
 class Occasion:
     """A case, and what the session asks of it.
 
-    trainer   its engines are Trainers, not Functions
     cores     ranks that have a core, or a GPU, to themselves
     timed     it is of the work whose steps are timed
     traced    it is of the work whose timeline is watched
@@ -30,7 +29,6 @@ class Occasion:
 
     case: Case
     card: Card
-    trainer: bool
     cores: int
     timed: bool
     traced: bool

@@ -5,6 +5,11 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from harness.spec.contract import COMMON, Contract
+from harness.spec.grid import Grid
+
+DIRECTIONS = ("equal", "at_most")
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -24,14 +29,22 @@ class Engine:
 
 @dataclass(frozen=True)
 class Law:
-    """What a paper promises. ``formula`` is ``"module:function"``; called with ``(workload, topology, **variant)`` it
-    gives the promised value, or None where the law does not apply. ``tolerance`` is relative; 0 means to the byte."""
+    """What a paper promises of a quantity that a measure finds. ``formula`` is ``"module:function"``; called with
+    ``(workload, topology, **variant)`` it gives the promised value, which may be 0, or None where the law does not
+    apply. ``tolerance`` is relative; 0 means to the ``unit``. ``direction``: ``"equal"``, or ``"at_most"`` where less
+    is no failure."""
 
     measure: str
     quantity: str
     formula: str
     tolerance: float
     source: str
+    unit: str = "B"
+    direction: str = "equal"
+
+    def __post_init__(self) -> None:
+        if self.direction not in DIRECTIONS:
+            raise ValueError(f"law of {self.quantity}: direction {self.direction!r} is none of {', '.join(DIRECTIONS)}")
 
 
 @dataclass(frozen=True)
@@ -48,7 +61,9 @@ class Claim:
 
 @dataclass(frozen=True)
 class Card:
-    """Everything the harness knows of a topic. A ninth need becomes a file in the topic's folder, not a field."""
+    """Everything the harness knows of a topic. ``contract`` says what its engines are and which modules pose their
+    work; ``grid`` is the work that runs by default, where it is not everybody's. ``twins`` maps a variant to another
+    one whose gradients are bit-equal to its own."""
 
     name: str
     title: str
@@ -56,12 +71,16 @@ class Card:
     variants: Mapping[str, Mapping[str, Any]]
     engines: Mapping[str, Engine]
     topologies: tuple[str, ...]
+    contract: Contract = COMMON
+    grid: Grid | None = None
     laws: tuple[Law, ...] = ()
-    claims: tuple[Claim, ...] = field(default=())
+    claims: tuple[Claim, ...] = ()
+    twins: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "variants", MappingProxyType(dict(self.variants)))
         object.__setattr__(self, "engines", MappingProxyType(dict(self.engines)))
+        object.__setattr__(self, "twins", MappingProxyType(dict(self.twins)))
 
     @property
     def unavailable(self) -> dict[str, str]:

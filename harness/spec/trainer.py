@@ -1,12 +1,14 @@
-"""The two contracts that an engine's adapter fulfils. Tensors are torch's; torch itself is not imported here."""
+"""The contracts that an engine's adapter fulfils. Tensors are torch's; torch itself is not imported here."""
 
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from harness.spec.topology import Topology
     from harness.spec.workload import Workload
 
 
@@ -48,12 +50,19 @@ class Spans(list[Span]):
 class Trainer(Protocol):
     """A model in training, one instance a rank. All ranks call each method together.
 
-    Two methods may be added. ``padding() -> int``: the elements of alignment that the engine adds to the parameters.
+    Methods may be added, each of which is looked at where it is there:
+
+    ``padding() -> int``: the elements of alignment that the engine adds to the parameters.
     ``record(spans: Spans | None)``, of an engine that runs a schedule: from here on backward() appends each of
     its actions on this rank to the list, device-synchronised; with None it no longer does.
+    ``observe() -> Mapping[str, float]``, after update(): numbers of that step, say its loss scale, whether it was
+    skipped, its gradient norm, its reward. They are compared with the dense model's, whole numbers exactly.
+    ``frozen() -> Mapping[str, Tensor]``: what no step may change, bit by bit.
+    ``merged() -> Mapping[str, Tensor]`` and ``unmerge()``, where frozen() is a base that the trained parameters adapt:
+    the former folds them in and returns the base's tensors, the latter takes them out again.
 
-    And two texts, attributes that the report shows: ``fallback``, how it does what was asked otherwise than asked;
-    ``unmetered``, why its collectives cannot be counted (they do not go through torch.distributed).
+    And two texts, attributes that the report shows: ``fallback``, how the engine does what was asked otherwise than
+    asked; ``unmetered``, why its collectives cannot be counted (they do not go through torch.distributed).
     """
 
     def backward(self, batch: Batch) -> "Tensor":
@@ -73,23 +82,54 @@ class Trainer(Protocol):
 
 
 class Function(Protocol):
-    """A computation without a training loop: full inputs in, full outputs out, differentiable.
+    """A computation without a training loop: full inputs in, full outputs out.
 
-    One that is spread over ranks has two more methods, is called with this rank's parts and gives this rank's parts;
-    all ranks call each of the three together, and only the call is measured and timed.
+    Inputs and outputs are tensors, numbers, texts, and lists of these. Inputs that require a gradient are
+    differentiated; there may be none.
+
+    One that is spread over ranks takes and gives tensors alone. It has two more methods, is called with this rank's
+    parts and gives this rank's parts; all ranks call each of the three together, and only the call is measured and
+    timed.
 
     ``split(tensors)``: this rank's part of whole inputs, and of the cotangents of whole outputs, by name.
     ``gather(parts)``: the whole of outputs, and of the inputs' gradients, by name; the first rank's answer counts.
     """
 
-    def __call__(self, inputs: "Mapping[str, Tensor]") -> "Mapping[str, Tensor]": ...
+    def __call__(self, inputs: "Mapping[str, Any]") -> "Mapping[str, Any]": ...
 
 
 class Problem(Protocol):
     """``problem.py`` of a topic whose engines are Functions: these module-level functions."""
 
-    def draw(self, workload: "Workload", **variant: object) -> "Mapping[str, Tensor]":
-        """Inputs in float64 on the CPU, from the workload's seed; those that require a gradient are differentiated."""
+    def draw(self, workload: "Workload", **variant: object) -> "Mapping[str, Any]":
+        """Inputs from the workload's seed, on the CPU; numbers in float64. Those that require a gradient are
+        differentiated."""
 
-    def plain(self, inputs: "Mapping[str, Tensor]", **variant: object) -> "Mapping[str, Tensor]":
+    def plain(self, inputs: "Mapping[str, Any]", **variant: object) -> "Mapping[str, Any]":
         """The textbook formula in plain PyTorch, in the inputs' own dtype; in float64 it is the oracle."""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """How a run learnt. ``samples`` [n], ascending: how many it had taken when each of ``scores`` [n] was measured;
+    ``seconds``: how long it took them all."""
+
+    samples: Sequence[int]
+    scores: Sequence[float]
+    seconds: float
+
+    def __post_init__(self) -> None:
+        if not self.samples or len(self.samples) != len(self.scores):
+            raise ValueError(f"{len(self.samples)} samples for {len(self.scores)} scores")
+
+
+class Flow(Protocol):
+    """A whole run of training, judged by how it learns: an engine's ``build`` is this function itself.
+
+    All ranks call it together; the first rank's answer counts. It takes ``budget`` samples, and two runs with one
+    ``seed`` draw the same ones.
+    """
+
+    def __call__(
+        self, workload: "Workload", topology: "Topology", seed: int, budget: int, **variant: object
+    ) -> Curves: ...

@@ -24,16 +24,19 @@ class ModelConfig:
     rms_norm_eps: float = 1e-6
     rope_theta: float = 1e6
     tie_word_embeddings: bool = False
+    dropout: float = 0.0  # of what each half of a layer adds; with it no engine draws what another one draws
 
     def __post_init__(self) -> None:
         for name, size in asdict(self).items():
-            if not isinstance(size, bool) and not 0 < size < inf:
+            if name != "dropout" and not isinstance(size, bool) and not 0 < size < inf:
                 raise ValueError(f"model.{name} must be positive and finite, not {size}")
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"model.num_attention_heads {self.num_attention_heads} is not a multiple of "
                 f"model.num_key_value_heads {self.num_key_value_heads}"
             )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"model.dropout must be from 0 to below 1, not {self.dropout}")
         if self.head_dim % 2:
             raise ValueError(f"model.head_dim {self.head_dim} must be even: RoPE rotates pairs")
 
@@ -161,6 +164,8 @@ class Workload:
             return f"pp {topology.pp} does not divide model.num_hidden_layers {model.num_hidden_layers}"
         if self.sequence_length % topology.cp:
             return f"cp {topology.cp} does not divide sequence_length {self.sequence_length}"
+        if model.dropout and topology.world_size > 1:
+            return f"model.dropout {model.dropout} is for one rank: each of several would draw what no other one drops"
         return ""
 
     @property

@@ -3,6 +3,7 @@
 import zlib
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,8 +14,10 @@ from harness.spec.text import check_length, check_vocabulary, open_tokenizer, pi
 IGNORED = -100  # the label that does not count, PyTorch's default
 
 
-def batch(workload: Workload, step: int) -> Batch:
+def batch(workload: Workload, step: int, **options: Any) -> Batch:
     """The global batch of one step, [batch_size, sequence_length] inputs and the labels that follow them.
+
+    It is the same whatever the dense model's ``options`` are.
 
     InputError where ``workload.data`` or its tokenizer cannot serve.
     """

@@ -39,7 +39,7 @@ def flatten_gradients(parameters: Sequence[nn.Parameter], buffer: Tensor) -> Non
     """Moves the parameters' gradients into ``buffer``, of which they become views; its padding becomes 0. Done when
     all are there, by when activations have made room, it costs less than to have them added to a buffer of zeros."""
     places = views(buffer, parameters)
-    torch._foreach_copy_(places, [parameter.grad for parameter in parameters])
+    torch._foreach_copy_(places, [gradient for p in parameters if (gradient := p.grad) is not None])
     buffer[sum(p.numel() for p in parameters) :] = 0
     for parameter, place in zip(parameters, places, strict=True):
         parameter.grad = place

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from harness.spec import Batch, Topology, Workload
 from impls.common.mesh import share
 from impls.common.optimizer import MasterWeights, clip, optimizer
-from impls.common.weights import build_model
+from impls.common.weights import build_model, initial
+
+__all__ = ["Plain", "build", "initial", "options"]
 
 
 class Plain:
@@ -49,3 +52,8 @@ class Plain:
 
 def build(workload: Workload, topology: Topology, permute: bool = False, math: bool = False) -> Plain:
     return Plain(workload, permute, math)
+
+
+def options(workload: Workload, topology: Topology, **variant: Any) -> dict[str, Any]:
+    """Every engine of every variant computes what this model does."""
+    return {}

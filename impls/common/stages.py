@@ -1,21 +1,9 @@
 """Stages of a pipeline: consecutive layers of the decoder, under their canonical names."""
 
-import itertools
-
 from torch import Tensor, nn
 
 from harness.spec import ModelConfig
 from impls.common.decoder import Layer, RMSNorm, rope_table, wide
-
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-
-
-def split(layers: int, stages: int) -> list[range]:
-    """Layers of each stage, the first stages one more where they do not divide. ValueError if there are too few."""
-    if layers < stages:
-        raise ValueError(f"{layers} layers do not fill {stages} stages")
-    ends = [s * (layers // stages) + min(s, layers % stages) for s in range(stages + 1)]
-    return [range(a, b) for a, b in itertools.pairwise(ends)]
 
 
 class Block(nn.Module):

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.spec import Batch, Topology, Unsupported, Workload
+from impls.common.cuts import split
 from impls.common.mesh import device
 from impls.common.optimizer import MasterWeights, clip
-from impls.common.stages import Block, split
+from impls.common.stages import Block
 from impls.common.weights import build_model
 
 

@@ -6,17 +6,17 @@ import time
 from pathlib import Path
 from subprocess import PIPE, Popen
 
-from harness import catalog
 from harness.judge.speed import ratio
 from harness.launch.local import LocalLauncher
 from harness.launch.outcome import Done, Job
 from harness.spec import Topology, Workload
+from harness.spec.contract import COMMON, DENSE
 
-TASKS = "harness.launch.tasks"
+TASKS = "harness.launch.timed"
 FEWEST, MOST = 30, 90  # pairs of processes
 WARM, STEPS = 3, 8
 ALLOWED = 1.02  # seconds in the harness ÷ in a bare script
-MODULE = catalog.PLAIN.partition(":")[0]
+MODULE = DENSE
 
 
 def test_a_fresh_world_of_two_adds_less_than_a_quarter_second_to_a_case() -> None:
@@ -59,10 +59,10 @@ def test_a_timed_step_is_as_fast_as_in_a_bare_script() -> None:
 
 def timed(launcher: LocalLauncher) -> list[float]:
     """Seconds of steps that a fresh world of one times."""
-    arguments = {"build": catalog.PLAIN, "variant": {}, "workload": Workload(), "topology": Topology()}
+    arguments = {"build": f"{DENSE}:build", "variant": {}, "workload": Workload(), "topology": Topology()}
     world = launcher.world(1, "plain", MODULE)
-    world.run(Job(f"{TASKS}:prepare_trainer", arguments | {"data": catalog.DATA}), timeout=60)
-    (outcome,) = world.run(Job(f"{TASKS}:timed", {"warm": WARM, "steps": STEPS}), timeout=60)
+    world.run(Job(f"{TASKS}:trainer", arguments | {"data": COMMON.data, "options": {}}), timeout=60)
+    (outcome,) = world.run(Job(f"{TASKS}:steps", {"warm": WARM, "steps": STEPS}), timeout=60)
     world.close()
     assert isinstance(outcome, Done)
     return list(outcome.value)

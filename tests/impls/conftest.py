@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from harness.lab import Lab
-from harness.launch.local import LocalLauncher
+from harness.run.lab import Lab
+from tests import labs
 
 
 @pytest.fixture(scope="module")
@@ -13,6 +13,6 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """A Lab of the test module's ``CARDS``, or of its ``CARD`` alone, on up to eight ranks; nothing is recorded."""
     module = request.module
     cards = getattr(module, "CARDS", None) or {module.CARD.name: module.CARD}
-    lab = Lab(cards, [], LocalLauncher(), lambda *_: None, capacity=8)
+    lab = labs.make(cards, capacity=8)
     yield lab
-    lab.close()
+    lab.runner.close()

@@ -1,6 +1,6 @@
 """What is wrong with a layout that was drawn."""
 
-from harness.lab import Lab
+from harness.run.lab import Lab
 from harness.spec import Case, Finding
 
 # Of ever new layouts one in some thousands has a floor that is too small by luck. That is no matter where floors are

@@ -5,10 +5,12 @@ from typing import Any
 
 import torch
 
-from harness.catalog import DATA, load
-from harness.launch import tasks
+from harness.catalog import load
+from harness.launch import timed
+from harness.launch.problem import Drawn, forward_backward, part
 from harness.launch.rank import Context
 from harness.spec import Topology, Unsupported, Workload
+from harness.spec.contract import COMMON
 from impls.engines import cuda_on_cpu
 from tests.impls.accelerator import Accelerator
 
@@ -36,7 +38,7 @@ def waits(context: Context, build: str, problem: str, variants: Variants) -> dic
 
 
 def _trainer(trainer: Any, workload: Workload) -> Callable[[], None]:
-    batch = load(DATA)(workload, 0)
+    batch = load(f"{COMMON.data}:batch")(workload, 0)
 
     def step() -> None:
         trainer.backward(batch)
@@ -48,17 +50,18 @@ def _trainer(trainer: Any, workload: Workload) -> Callable[[], None]:
 def _function(
     function: Any, device: Accelerator, problem: str, workload: Workload, options: Mapping[str, Any]
 ) -> Callable[[], None]:
+    drawn = Drawn.of(problem, workload, options)
     inputs, cotangents = (
         {name: device.put(x.detach().clone()).requires_grad_(x.requires_grad) for name, x in tensors.items()}
-        for tensors in tasks.function_inputs(problem, workload, options)
+        for tensors in (drawn.inputs, drawn.cotangents)
     )
-    inputs, cotangents = (tasks._part(function, tensors) for tensors in (inputs, cotangents))
-    return lambda: tasks._forward_backward(function, inputs, cotangents)
+    mine = part(function, Drawn(inputs, cotangents))
+    return lambda: forward_backward(function, mine)
 
 
 def step_without_waiting(context: Context, kind: str, **work: Any) -> None:
     """On CUDA some steps as they are timed, then one in which RuntimeError is raised where the host waits."""
-    getattr(tasks, f"prepare_{kind}")(context, **work)
+    getattr(timed, kind)(context, **work)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:

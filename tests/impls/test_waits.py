@@ -6,13 +6,15 @@ from typing import Any
 import pytest
 import torch
 
-from harness import catalog, depth, plan
 from harness.catalog import load, topics
 from harness.launch.base import World
 from harness.launch.local import LocalLauncher
 from harness.launch.outcome import Done, Failure, Job, Outcome, Unsupported, describe
-from harness.plan import Request
+from harness.plan import cases as plan
+from harness.plan import depth
+from harness.plan.cases import Request
 from harness.spec import Case, MoeConfig, Topology
+from harness.spec.contract import COMMON
 from harness.spec.named import load as named
 from impls.common.clipping import clip_by_global_norm, global_norm
 from impls.common.mesh import share, token_share
@@ -67,7 +69,7 @@ def gpu() -> Iterator[Callable[[Job], Outcome]]:
 @pytest.mark.parametrize("topic", sorted(set(TOPICS) - set(KERNELS)))
 def test_the_host_waits_only_where_the_technique_needs_it(topic: str, launcher: LocalLauncher) -> None:
     card, found = TOPICS[topic], {}
-    problem = catalog.problem(card)
+    problem = getattr(card.contract, "problem", "")
     cases = quick(topic)
     for size in {case.topology.world_size for case in cases}:
         variants = {
@@ -106,7 +108,7 @@ def test_on_a_gpu_a_timed_step_does_not_synchronise(topic: str, variant: str, gp
     if topic in NEEDED:
         pytest.skip(f"it must: {NEEDED[topic][1]}")
     card = TOPICS[topic]
-    problem = catalog.problem(card)
+    problem = getattr(card.contract, "problem", "")
     kind = "function" if problem else "trainer"
     work = named("long" if problem else "tiny_adamw").with_(dtype="bf16", max_grad_norm=0.0 if problem else 0.3)
     if variant.startswith("pipedream"):
@@ -117,7 +119,7 @@ def test_on_a_gpu_a_timed_step_does_not_synchronise(topic: str, variant: str, gp
         "variant": dict(card.variants[variant]),
         "workload": work,
         "topology": Topology(),
-        **({"problem": problem} if problem else {"data": catalog.DATA}),
+        **({"problem": problem, "exact": ()} if problem else {"data": COMMON.data, "options": {}}),
     }
     outcome = gpu(Job(f"{JOBS}:step_without_waiting", arguments))
     if isinstance(outcome, Unsupported):
@@ -161,7 +163,7 @@ def test_a_step_of_the_optimizer_on_the_device_does_not_wait(dtype: torch.dtype)
 
 def test_a_share_is_counted_on_the_host_and_moved_without_waiting() -> None:
     work = CLIPPED.with_(batch_size=8, min_length=3)
-    batch = load(catalog.DATA)(work, 0)
+    batch = load(f"{COMMON.data}:batch")(work, 0)
     with Accelerator() as device:
         parts = [part for rank in range(2) for part in share(batch, work, rank, 2)]
         assert device.waits == []

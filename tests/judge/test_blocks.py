@@ -1,6 +1,6 @@
 """When a timed block has enough rounds, and what one with too few is."""
 
-from harness.blocks import (
+from harness.run.blocks import (
     BRIEF,
     FEWEST,
     LIMIT,

@@ -32,7 +32,7 @@ def judged(
     kind: str = "gradient",
 ) -> dict[str, Finding]:
     reference = Reference(Oracle({kind: TRUTH}, LOSSES), {kind: FLOOR}, [1e-3] * 3)
-    found = parity.judge({kind: gradient}, losses, reference, ranks, {kind: whole})
+    found = parity.judge({kind: gradient}, losses, reference, ranks, () if whole else {kind})
     return {finding.quantity: finding for finding in found}
 
 
@@ -80,7 +80,7 @@ def test_what_is_missing_extra_or_misshapen_is_named(found: dict[str, Tensor], m
 
 def test_a_kind_that_the_engine_never_returned_fails() -> None:
     reference = Reference(Oracle({"gradient": TRUTH}), {"gradient": FLOOR})
-    (finding,) = parity.judge({}, [], reference, 1, {"gradient": True})
+    (finding,) = parity.judge({}, [], reference, 1, ())
     assert finding.verdict == "fail"
 
 
@@ -136,12 +136,10 @@ def test_rounding_of_twice_the_floor_passes_by_its_slope_and_an_error_of_scale_d
             name: value - truth_
             for (name, value), truth_ in zip(noisy(seed, 2e-3)[1].items(), noisy(seed, 0.0)[0].values(), strict=True)
         }
-        found = parity.judge(
-            {"gradient": {n: truth[n] + errors[n] for n in truth}}, [], reference, 1, {"gradient": True}
-        )
+        found = parity.judge({"gradient": {n: truth[n] + errors[n] for n in truth}}, [], reference, 1, ())
         assert [finding.verdict for finding in found] == ["pass", "pass"]
         wrong = {n: truth[n] * 1.002 + errors[n] for n in truth}
-        _, slope = parity.judge({"gradient": wrong}, [], reference, 1, {"gradient": True})
+        _, slope = parity.judge({"gradient": wrong}, [], reference, 1, ())
         assert slope.verdict == "fail"
 
 
@@ -168,7 +166,7 @@ def test_what_is_not_finite_fails_everywhere(bad: float) -> None:
 def test_an_error_that_float64_itself_makes_is_none_though_the_floor_is_zero() -> None:
     reference = Reference(Oracle({"output": TRUTH}), {"output": Errors({"a": 0.0, "b": 0.0}, 0.0, 0.0)})
     tiny = {name: tensor.double() * (1 + 2e-16) for name, tensor in TRUTH.items()}
-    assert {f.verdict for f in parity.judge({"output": tiny}, [], reference, 1, {"output": True})} == {"pass"}
+    assert {f.verdict for f in parity.judge({"output": tiny}, [], reference, 1, ())} == {"pass"}
 
 
 def test_the_first_loss_that_is_off_is_named_not_the_worst() -> None:

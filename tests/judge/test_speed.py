@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from harness.blocks import ROUNDS, TURN
 from harness.judge import speed
+from harness.run.blocks import ROUNDS, TURN
 from harness.spec import Finding
 
 STEPS = TURN["cpu"]["steps"]

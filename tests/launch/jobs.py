@@ -31,6 +31,16 @@ def one_raises(context: Context) -> None:
     total(context)
 
 
+def prints_and_raises(context: Context) -> None:
+    print(f"rank {context.rank} is about to fail")
+    raise ValueError("it failed")
+
+
+def prints_and_hangs(context: Context) -> None:
+    print("waiting for nobody", flush=True)
+    time.sleep(60)
+
+
 def is_given_a_wrong_file(context: Context) -> None:
     raise InputError("text.jsonl, line 3 is not JSON")
 
@@ -130,7 +140,7 @@ def has(context: Context, imported: str) -> bool:
 def imported(context: Context) -> bool:
     """Whether what checked and timed runs need was here before this module, which the server imports last."""
     before = list(sys.modules)[: list(sys.modules).index(__name__)]
-    ours = {"harness.launch.outcome", "harness.launch.tasks", "impls.common.data"}
+    ours = {"harness.launch.outcome", "harness.launch.checked", "harness.launch.timed", "impls.common.data"}
     return ours | {"torch.utils.serialization.config"} <= set(before)
 
 

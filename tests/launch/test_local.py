@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from harness.launch.local import LocalLauncher
-from harness.launch.outcome import Done, Hung, Job, Killed, Outcome, OutOfMemory, Raised, Unsupported, describe
+from harness.launch.outcome import Done, Failure, Hung, Job, Killed, Outcome, OutOfMemory, Raised, Unsupported, describe
 from tests.launch.worlds import JOBS, LONG, NOTICED, gone, run
 
 
@@ -63,6 +63,18 @@ def test_a_rank_that_raises_is_a_value_and_comes_first(launcher: LocalLauncher) 
     assert describe(outcomes).startswith("rank 1 · Raised")
     assert "it waits in all_reduce" in waiting.text
     assert seconds < NOTICED
+
+
+@pytest.mark.parametrize(
+    ("job", "timeout", "printed"),
+    [("prints_and_raises", LONG, "rank 0 is about to fail"), ("prints_and_hangs", 2.0, "waiting for nobody")],
+)
+def test_the_output_of_a_rank_is_kept_with_its_failure(
+    launcher: LocalLauncher, job: str, timeout: float, printed: str
+) -> None:
+    (outcome, _) = run(launcher, job, timeout)
+    assert isinstance(outcome, Failure)
+    assert outcome.text.strip().endswith(f"the end of its output:\n{printed}")
 
 
 def test_a_fault_of_the_users_files_is_told_without_a_traceback(launcher: LocalLauncher) -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.lab import Lab
 from harness.launch.local import LocalLauncher
 from harness.launch.outcome import Done, Raised
 from harness.spec import Case, Topology
 from harness.spec.named import load
 from impls.parallelism.gradient_accumulation import CARD
+from tests import labs
 from tests.launch.worlds import run
 
 
@@ -38,9 +38,9 @@ def test_an_engine_does_not_answer_for_what_the_shell_has_set(monkeypatch: pytes
     monkeypatch.setenv("PYTHONWARNINGS", "error")
     case = Case(CARD.name, next(iter(CARD.variants)), "accelerate", Topology.parse("dp2"), load("tiny"))
     with LocalLauncher() as launcher:
-        lab = Lab({CARD.name: CARD}, [case], launcher, lambda *_: None)
+        lab = labs.make({CARD.name: CARD}, launcher=launcher)
         findings = lab.measure("parity", case)
-        lab.close()
+        lab.runner.close()
     assert {finding.verdict for finding in findings} == {"pass"}, [finding.reason for finding in findings]
 
 

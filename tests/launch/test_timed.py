@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.launch import tasks
+from harness.launch import timed
 from harness.launch.rank import Context
 
 CORES = sorted(os.sched_getaffinity(0))
@@ -25,10 +25,10 @@ def _free_afterwards() -> Iterator[None]:
 def cores_of_timed_steps(rank: int, size: int) -> list[set[int]]:
     seen: list[set[int]] = []
     context = Context(rank, size, Path())
-    tasks._ready(context, lambda index: seen.append(os.sched_getaffinity(0)))
+    timed._ready(context, lambda index: seen.append(os.sched_getaffinity(0)))
     assert all(cores == set(CORES) for cores in seen), "the steps in which engines start threads are free"
     seen.clear()
-    assert len(tasks.timed(context, warm=1, steps=2)) == 2
+    assert len(timed.steps(context, warm=1, steps=2)) == 2
     return seen
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.launch import tasks, widened
+from harness.launch import checked, widened
 from harness.launch.rank import Context
 from harness.spec import Workload
 
@@ -84,5 +84,5 @@ def test_the_record_says_so_where_it_was_needed(
 ) -> None:
     monkeypatch.setattr(widened, "needed", lambda: lacking)
     context = Context(0, 1, tmp_path)
-    assert tasks._widen(context, Workload(dtype=dtype)) == said
+    assert checked.widen(context, Workload(dtype=dtype)) == said
     assert ("widened" in context.state) == bool(said)

@@ -20,15 +20,15 @@ RANKS = '''
 
 from harness.spec import Finding, Needs
 
-PLACE, NEEDS = 7, Needs.CHECKED
+PLACE, NEEDS, QUANTITIES = 10, Needs.CHECKED, ()
 
 
 def asked(occasion):
-    return occasion.trainer and occasion.case.variant == "ddp"
+    return occasion.case.variant == "ddp"
 
 
 def take(lab, case):
-    count = float(len(lab.checked(case).ranks))
+    count = float(len(lab.runner.checked(case).ranks))
     return [Finding("ranks", "count", count, "ranks", "pass", "counted")]
 '''
 
@@ -39,6 +39,7 @@ def test_a_measure_says_what_it_finds_and_needs(name: str) -> None:
     assert measure.__doc__.endswith(".")
     assert re.fullmatch(r"[a-z_]+", name)
     assert isinstance(measure.NEEDS, Needs)
+    assert isinstance(measure.QUANTITIES, tuple)
     assert callable(measure.asked)
     assert callable(measure.take)
 

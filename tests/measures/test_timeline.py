@@ -23,23 +23,19 @@ def world(stretch: float, wait: float) -> list[list[list[Span]]]:
     return [[mine] * 3 for mine in played]
 
 
-@pytest.fixture(autouse=True)
-def undisturbed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.meter.host.FOREIGN", float("inf"))
-
-
 def watched(
     *worlds: list[list[list[Span]]], cores: int = 1, device: str = "cpu", case: Case = CASE
 ) -> tuple[list[Finding], int]:
     """What is found by ranks on so many ``cores``, and in how many of ``worlds`` it was looked for."""
     left: list[Any] = list(worlds)
-    lab: Any = SimpleNamespace(
+    runner = SimpleNamespace(
         rest=lambda: None,
         cores=cores,
-        launcher=SimpleNamespace(device=device),
+        launcher=SimpleNamespace(device=device, watch=lambda: SimpleNamespace(disturbance=lambda: "")),
         card=lambda case: catalog.topics()[case.topic],
         run=lambda *_, **__: left.pop(0),
     )
+    lab: Any = SimpleNamespace(runner=runner)
     return timeline.take(lab, case), len(worlds) - len(left)
 
 

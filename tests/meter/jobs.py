@@ -13,7 +13,12 @@ from torch.nn.parallel import DistributedDataParallel
 from harness.launch import widened
 from harness.launch.rank import Context
 from harness.meter import memory
+from harness.meter.backward import FirstBackward
 from harness.meter.traffic import CONTROL, Traffic
+from harness.spec import ModelConfig, Workload
+from impls.common.activations import saved
+from impls.common.data import batch
+from impls.common.weights import build_model
 
 N = 1000  # elements of 4 bytes
 PIECE = 2**20  # bytes
@@ -191,3 +196,46 @@ def _step(model: nn.Module) -> dict[str, Any]:
         with Traffic() as traffic:
             model(torch.ones(4, 100)).sum().backward()
     return {"sizes": sizes, "by_op": traffic.by_op}
+
+
+def kept_by_decoders(context: Context, tied: bool = False) -> dict[str, tuple[int, float]]:
+    """By precision, what a decoder keeps for its backward pass and what the formula says."""
+    found = {}
+    for dtype in ("fp64", "fp32", "bf16"):
+        work = Workload(dtype=dtype, sequence_length=31)
+        if tied:
+            work = work.with_(model=ModelConfig(tie_word_embeddings=True, num_hidden_layers=2, hidden_size=96))
+        if dtype == "bf16" and widened.needed():
+            widened.install()
+        model, tokens = build_model(work), batch(work, 0)
+        model(*tokens).backward()  # the gradients are there from then on
+        with memory.gauge() as gauge, FirstBackward(gauge.current) as first:
+            model(*tokens).backward()
+        assert first.noted is not None
+        found[dtype] = first.noted, saved(work, work.tokens)
+    return found
+
+
+def kept_by_tied_decoders(context: Context) -> dict[str, tuple[int, float]]:
+    return kept_by_decoders(context, tied=True)
+
+
+class Hoarder(torch.autograd.Function):
+    """It keeps a tensor as an attribute, where hooks on saved tensors do not see it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.kept = piece()
+        return x.sum()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient.expand(4)
+
+
+def kept_in_a_context(context: Context) -> int | None:
+    x = torch.ones(4, requires_grad=True)
+    with memory.gauge() as gauge, FirstBackward(gauge.current) as first:
+        loss = Hoarder.apply(x)
+        loss.backward()
+    return None if first.noted is None else first.noted - 2 * loss.nbytes  # and its gradient

@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from harness import catalog, plan
+from harness import catalog
 from harness.judge.calibration import TABLE, read
 from harness.judge.parity import MARGIN
-from harness.lab import Lab
-from harness.launch.local import LocalLauncher
+from harness.plan import cases as plan
 from harness.spec import Card, Case, Engine, Topology
+from tests import labs
 from tests.planted.test_faults import FAULTS
 
 CAPABILITIES = ("default", "avx2", "avx512")
@@ -79,9 +79,9 @@ def faulty() -> tuple[dict[str, Card], list[Case]]:
 
 def measured(cards: Mapping[str, Card], cases: list[Case]) -> Iterator[Row]:
     """Every figure of parity of these cases, in floors. RuntimeError where one could not be taken."""
-    lab = Lab(cards, cases, LocalLauncher(), lambda case, findings: None, capacity=RANKS)
+    lab = labs.make(cards, capacity=RANKS)
     try:
-        lab.expect(cases, parity=True)
+        lab.runner.expect(cases, cases, parity=True)
         for case in cases:
             for found in lab.measure("parity", case):
                 if found.verdict == "skipped":
@@ -91,7 +91,7 @@ def measured(cards: Mapping[str, Card], cases: list[Case]) -> Iterator[Row]:
                 about = {"case": case.id, "engine": case.engine, "dtype": case.workload.dtype}
                 yield {**about, "quantity": found.quantity, "ratio": found.value, "reason": found.reason}
     finally:
-        lab.close()
+        lab.runner.close()
 
 
 def table(rows: Iterable[Row]) -> list[Row]:

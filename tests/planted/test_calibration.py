@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from harness import plan
 from harness.judge import calibration
 from harness.judge.parity import MARGIN
+from harness.plan import cases as plan
 from tests.planted.calibration import CAPABILITIES, DTYPES, TURNS, beyond, honest, table
 from tests.planted.test_faults import FAULTS
 

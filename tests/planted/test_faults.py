@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from harness import catalog
-from harness.lab import Lab
-from harness.launch.local import LocalLauncher
+from harness.run.lab import Lab
 from harness.spec import Case, Engine, Finding, Topology, Workload
 from harness.spec.named import load
+from tests import labs
 
 CARDS = catalog.topics()
 SEEDS = range(1, 21)
@@ -157,15 +157,9 @@ def recorded() -> list[tuple[Case, Finding]]:
 
 @pytest.fixture(scope="module")
 def lab(recorded: list[tuple[Case, Finding]]) -> Iterator[Lab]:
-    lab = Lab(
-        CARDS,
-        [],
-        LocalLauncher(),
-        lambda case, findings: recorded.extend((case, finding) for finding in findings),
-        capacity=4,
-    )
+    lab = labs.make(CARDS, lambda case, findings: recorded.extend((case, finding) for finding in findings))
     yield lab
-    lab.close()
+    lab.runner.close()
 
 
 def planted(lab: Lab, name: str, dtype: str) -> dict[str, Finding]:
@@ -174,7 +168,7 @@ def planted(lab: Lab, name: str, dtype: str) -> dict[str, Finding]:
     card = CARDS[fault.topic]
     engine = Engine(f"{__package__}.faults:{name}")
     broken = replace(card, variants={name: card.variants[fault.variant]}, engines={**card.engines, "faulty": engine})
-    lab.cards = {**CARDS, fault.topic: broken}
+    lab.runner.cards = {**CARDS, fault.topic: broken}
     found = lab.measure(
         "parity",
         Case(fault.topic, name, "faulty", Topology.parse(fault.topology), fault.work(dtype)),
@@ -215,7 +209,7 @@ def test_what_failed_is_recorded_at_once(lab: Lab, recorded: list[tuple[Case, Fi
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_the_unbroken_references_pass_with_twenty_other_seeds(lab: Lab, dtype: str) -> None:
-    lab.cards = CARDS
+    lab.runner.cards = CARDS
     run = [fault for fault in FAULTS.values() if dtype == "fp32" or fault.bf16]
     unbroken = {(fault.topic, fault.variant, fault.topology, fault.workload) for fault in run}
     cases = [
@@ -230,7 +224,7 @@ def test_the_unbroken_references_pass_with_twenty_other_seeds(lab: Lab, dtype: s
         for topic, variant, topology, name in sorted(unbroken)
         if (name == "tiny" and topic in ALL) or (seed <= FEW and (name == "tiny" or dtype == "fp32"))
     ]
-    lab.expect(cases, parity=True)  # two worlds at a time
+    lab.runner.expect(cases, cases, parity=True)  # two worlds at a time
     wrong = {
         case.id: [found.reason for found in lab.measure("parity", case) if found.verdict != "pass"] for case in cases
     }

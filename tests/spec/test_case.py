@@ -2,7 +2,7 @@
 
 import re
 
-from harness import plan
+from harness.plan import cases as plan
 from harness.spec import Case, Topology, Workload
 
 

@@ -1,6 +1,6 @@
 """FlashAttention: exact attention in tiles, in memory linear in the sequence length."""
 
-from harness.spec import Card, Claim, Engine, Law
+from harness.spec import Card, Claim, Engine, Functions, Law
 
 _HERE = "impls.acceleration.flash_attention"
 _COURSE = "AIInfra course, practice on FlashAttention"
@@ -22,9 +22,17 @@ CARD = Card(
         "flex": Engine(f"{_HERE}.on_flex:build", requires=("cuda",)),
     },
     topologies=("dp1",),
+    contract=Functions(f"{_HERE}.problem"),
     laws=(
         # 1 %: allocators round each tensor up, and SDPA keeps a few bytes for dropout's random state on CUDA.
-        Law("memory", "saved", f"{_HERE}.laws:saved", 0.01, f"{_FA1}, theorem 1; {_FA2}, algorithm 1"),
+        Law(
+            "memory",
+            "saved",
+            f"{_HERE}.laws:saved",
+            0.01,
+            f"{_FA1}, theorem 1; {_FA2}, algorithm 1",
+            direction="at_most",
+        ),
     ),
     claims=(
         Claim(

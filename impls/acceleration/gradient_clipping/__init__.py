@@ -1,6 +1,7 @@
 """Gradient clipping: the norm of gradients that are spread over ranks."""
 
 from harness.spec import Card, Engine, Law
+from impls.acceleration.gradient_clipping.grid import GRID
 
 HERE = "impls.acceleration.gradient_clipping"
 
@@ -22,5 +23,6 @@ CARD = Card(
         ),
     },
     topologies=("dp2", "tp2", "pp2", "dp2ep2"),
+    grid=GRID,
     laws=(Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.0, "a norm is one number: no byte more than without"),),
 )

@@ -1,6 +1,6 @@
 """Multi-head latent attention: keys and values of all heads from one short vector a token."""
 
-from harness.spec import Card, Claim, Engine, Law
+from harness.spec import Card, Claim, Engine, Functions, Law
 
 HERE = "impls.acceleration.latent_attention"
 V2 = "DeepSeek-AI 2024, DeepSeek-V2, arXiv:2405.04434"
@@ -16,6 +16,7 @@ CARD = Card(
         "transformers": Engine(f"{HERE}.on_transformers:build", requires=("transformers>=5",), variants=("mla",)),
     },
     topologies=("dp1", "tp2"),
+    contract=Functions(f"{HERE}.problem", telling=()),  # both forms compute the same
     laws=(Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.0, "Shoeybi et al. 2019, section 3, of latents back"),),
     claims=(Claim("cache", "KV cache 93.3 % smaller than DeepSeek 67B's", f"{V2}, abstract", f"{HERE}.claims:cache"),),
 )

@@ -11,7 +11,6 @@ from harness.spec import Workload
 from impls.acceleration.latent_attention.sizes import sizes
 
 EPS, THETA = 1e-6, 10000.0
-TELLING = ()  # both forms compute the same
 
 
 def rotated(x: Tensor, theta: float) -> Tensor:

@@ -15,10 +15,11 @@ from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
 from torch import Tensor, nn
 
 from harness.spec import Batch, Spans, Topology, Unsupported, Workload
+from impls.common.cuts import EMBEDDING
 from impls.common.decoder import RMSNorm
 from impls.common.mesh import device, gather, mesh, share
 from impls.common.optimizer import optimizer
-from impls.common.stages import EMBEDDING, Block
+from impls.common.stages import Block
 from impls.common.watch import in_order, watched
 from impls.common.weights import TORCH_DTYPES, initial
 from impls.engines.deepspeed.engine import configuration

@@ -79,7 +79,7 @@ def transformer_config(workload: Workload, topology: Topology, **changes: Any) -
         gated_linear_unit=True,
         activation_func=F.silu,
         add_bias_linear=False,
-        hidden_dropout=0.0,
+        hidden_dropout=model.dropout,
         attention_dropout=0.0,
         params_dtype=TORCH_DTYPES[workload.dtype],
         bf16=workload.dtype == "bf16",

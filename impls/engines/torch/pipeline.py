@@ -13,9 +13,10 @@ from torch.distributed.pipelining import PipelineStage, schedules
 
 from harness.spec import Batch, Spans, Topology, Workload
 from impls.common.clipping import global_norm
+from impls.common.cuts import EMBEDDING, HEAD, split
 from impls.common.mesh import cut, device, gather, lines, mesh, placed
 from impls.common.optimizer import MasterWeights, clip
-from impls.common.stages import EMBEDDING, HEAD, Stage, split
+from impls.common.stages import Stage
 from impls.common.sums import mean_flat
 from impls.common.watch import watched
 from impls.common.weights import TORCH_DTYPES, initial

@@ -1,6 +1,7 @@
 """Context parallelism: the sequence of one attention on several ranks."""
 
-from harness.spec import Card, Claim, Engine, Law
+from harness.spec import Card, Claim, Engine, Functions, Law
+from impls.parallelism.context_parallel.grid import GRID
 
 HERE = "impls.parallelism.context_parallel"
 RING = "Liu et al. 2023, Ring Attention with Blockwise Transformers, arXiv:2310.01889"
@@ -45,8 +46,17 @@ CARD = Card(
         ),
     },
     topologies=("cp2", "cp4"),
+    contract=Functions(f"{HERE}.problem", telling=("packed",)),  # the others say where it is computed
+    grid=GRID,
     laws=(
-        Law("memory", "saved", f"{HERE}.laws:saved", 0.01, "output and log-sum-exp, and what is exchanged: ÷ N"),
+        Law(
+            "memory",
+            "saved",
+            f"{HERE}.laws:saved",
+            0.01,
+            "output and log-sum-exp, and what is exchanged: ÷ N",
+            direction="at_most",
+        ),
         Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.0, f"{ULYSSES}, §3.2; {RING}, §3; N−1 hops"),
         Law("traffic", "across_groups", f"{HERE}.laws:across_groups", 0.0, f"{USP}, §3: rings across the nodes"),
     ),

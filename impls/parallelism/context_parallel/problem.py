@@ -12,8 +12,6 @@ from impls.parallelism.context_parallel.layouts import documents
 from impls.parallelism.context_parallel.reference import naive
 from impls.parallelism.context_parallel.spread import folded, unfolded
 
-TELLING = ("packed",)  # the other arguments of a variant say where it is computed
-
 
 def draw(workload: Workload, packed: bool = False, **variant: Any) -> dict[str, Tensor]:
     """query [b, h, s, d], key and value [b, h_k, s, d], all differentiated, and, where documents are packed, where

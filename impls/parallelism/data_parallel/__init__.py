@@ -31,7 +31,9 @@ CARD = Card(
     },
     topologies=("dp1", "dp2", "dp4"),
     laws=(
-        Law("memory", "states", f"{HERE}.laws:states", 0.05, "Rajbhandari et al. 2020, ZeRO, §3.1"),
+        Law(
+            "memory", "states", f"{HERE}.laws:states", 0.05, "Rajbhandari et al. 2020, ZeRO, §3.1", direction="at_most"
+        ),
         Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.0, "Patarasuk and Yuan 2009, §4: 2(N−1)/N of the gradient"),
     ),
     claims=(

@@ -1,6 +1,7 @@
 """Expert parallelism: a mixture-of-experts layer whose experts are spread over the data-parallel ranks."""
 
-from harness.spec import Card, Claim, Engine, Law
+from harness.spec import Card, Claim, Engine, Functions, Law
+from impls.parallelism.expert_parallel.grid import GRID
 
 HERE = "impls.parallelism.expert_parallel"
 SWITCH = "Fedus et al. 2022, Switch Transformers, arXiv:2101.03961"
@@ -51,8 +52,17 @@ CARD = Card(
         ),
     },
     topologies=("dp1", "dp2ep2", "dp4ep2", "dp2tp2ep2"),
+    contract=Functions(f"{HERE}.problem"),
+    grid=GRID,
     laws=(
-        Law("memory", "saved", f"{HERE}.laws:saved", 0.05, "activations of the rows that a rank's experts receive"),
+        Law(
+            "memory",
+            "saved",
+            f"{HERE}.laws:saved",
+            0.05,
+            "activations of the rows that a rank's experts receive",
+            direction="at_most",
+        ),
         Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.0, f"{GSHARD}, section 3.2: k rows of h a token, each way"),
     ),
     claims=(

@@ -1,4 +1,9 @@
 """The work of this topic: a layer on a few hundred tokens, of even and of odd sizes."""
 
-GRID = (("tiny", "fp32", True), ("tiny", "bf16", False), ("uneven", "fp32", False))
-TIMED, TIMED_ON = ("tiny",), ("dp2ep2",)
+from harness.spec import Grid, Row
+
+GRID = Grid(
+    rows=(Row("tiny", "fp32", True), Row("tiny", "bf16", False), Row("uneven", "fp32", False)),
+    timed=("tiny",),
+    timed_on=("dp2ep2",),
+)

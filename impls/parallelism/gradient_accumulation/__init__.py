@@ -1,6 +1,7 @@
 """Gradient accumulation: several micro-batches, one update."""
 
 from harness.spec import Card, Engine, Law
+from impls.parallelism.gradient_accumulation.grid import GRID
 
 HERE = "impls.parallelism.gradient_accumulation"
 GOYAL = "Goyal et al. 2017, Accurate, Large Minibatch SGD"
@@ -17,9 +18,24 @@ CARD = Card(
         "accelerate": Engine(f"{HERE}.on_accelerate:build", requires=("accelerate>=1.0",)),
     },
     topologies=("dp1", "dp2"),
+    grid=GRID,
     laws=(
-        Law("memory", "states", "impls.parallelism.data_parallel.laws:states", 0.05, "nothing is sharded"),
-        Law("memory", "activations", f"{HERE}.laws:activations", 0.10, "one micro-batch at a time: ÷ k"),
+        Law(
+            "memory",
+            "states",
+            "impls.parallelism.data_parallel.laws:states",
+            0.05,
+            "nothing is sharded",
+            direction="at_most",
+        ),
+        Law(
+            "memory",
+            "activations",
+            f"{HERE}.laws:activations",
+            0.10,
+            "one micro-batch at a time: ÷ k",
+            direction="at_most",
+        ),
         Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.0, "once a batch, not once a micro-batch: ÷ k"),
     ),
 )

@@ -1,9 +1,14 @@
 """The work of this topic: four micro-batches, of sequences of one length and of many."""
 
-GRID = (
-    ("accumulated", "fp32", True),
-    ("accumulated", "bf16", False),
-    ("unequal", "fp32", True),
-    ("unequal", "bf16", False),
+from harness.spec import Grid, Row
+
+GRID = Grid(
+    rows=(
+        Row("accumulated", "fp32", True),
+        Row("accumulated", "bf16", False),
+        Row("unequal", "fp32", True),
+        Row("unequal", "bf16", False),
+    ),
+    timed=("accumulated",),
+    timed_on=("dp2",),
 )
-TIMED, TIMED_ON = ("accumulated",), ("dp2",)

@@ -1,7 +1,7 @@
 """Hybrid parallelism: data, tensor, pipeline, context and expert parallelism on one device mesh."""
 
 from harness.spec import Card, Claim, Engine, Law
-from impls.parallelism.hybrid_3d.grid import DENSE
+from impls.parallelism.hybrid_3d.grid import DENSE, GRID
 
 HERE = "impls.parallelism.hybrid_3d"
 NARAYANAN = "Narayanan et al. 2021, Efficient Large-Scale Language Model Training on GPU Clusters"
@@ -42,8 +42,9 @@ CARD = Card(
         ),
     },
     topologies=(*DENSE, "dp2ep2", "dp2tp2ep2", "dp2pp2ep2"),
+    grid=GRID,
     laws=(
-        Law("memory", "states", f"{HERE}.laws:states", 0.05, f"{NARAYANAN}, §3: Ψ ÷ (p·t)"),
+        Law("memory", "states", f"{HERE}.laws:states", 0.05, f"{NARAYANAN}, §3: Ψ ÷ (p·t)", direction="at_most"),
         Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.0, f"{NARAYANAN}, §3: the sum of what the axes send"),
     ),
     claims=(

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from math import prod
 
 from harness.spec import MoeConfig, Topology, Unsupported, Workload
+from impls.common.cuts import EMBEDDING
 from impls.common.experts import is_expert
-from impls.common.stages import EMBEDDING
 from impls.parallelism.context_parallel.laws import traffic as rings
 from impls.parallelism.hybrid_3d.resharding import meshes
 from impls.parallelism.hybrid_3d.stage import LAYOUT, ROUTER, part_length

@@ -18,9 +18,10 @@ from torch.distributed.tensor.parallel import loss_parallel, parallelize_module
 from torch.nn.utils import get_total_norm
 
 from harness.spec import Batch, MoeConfig, Topology, Trainer, Unsupported, Workload
+from impls.common.cuts import EMBEDDING, HEAD, split
 from impls.common.mesh import cut, device, gather, lines, mesh, placed
 from impls.common.optimizer import MasterWeights, clip
-from impls.common.stages import EMBEDDING, HEAD, Stage, split
+from impls.common.stages import Stage
 from impls.common.weights import TORCH_DTYPES, initial
 from impls.engines.torch.ring import ring
 from impls.engines.torch.tensor_parallel import PLAN, by_mesh, make_optimizer, whole

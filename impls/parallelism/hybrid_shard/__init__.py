@@ -1,6 +1,7 @@
 """Hybrid sharding: ZeRO inside a group of ranks, replicas of the group across."""
 
 from harness.spec import Card, Engine, Law
+from impls.parallelism.hybrid_shard.grid import GRID
 
 HERE = "impls.parallelism.hybrid_shard"
 FSDP = "Zhao et al. 2023, PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel"
@@ -22,8 +23,16 @@ CARD = Card(
         "megatron": Engine(f"{HERE}.on_megatron:build", requires=("megatron-core>=0.16",), variants=("hsdp_zero1",)),
     },
     topologies=("dp2", "dp4"),
+    grid=GRID,
     laws=(
-        Law("memory", "states", f"{HERE}.laws:states", 0.05, f"{FSDP}, §3.2: a shard is 1/F of the states"),
+        Law(
+            "memory",
+            "states",
+            f"{HERE}.laws:states",
+            0.05,
+            f"{FSDP}, §3.2: a shard is 1/F of the states",
+            direction="at_most",
+        ),
         Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.0, f"{FSDP}, §3.2.2: ZeRO in the group, 2Ψ/F across"),
         Law("traffic", "across_groups", f"{HERE}.laws:across", 0.0, f"{MICS}, §3: only gradients cross"),
     ),

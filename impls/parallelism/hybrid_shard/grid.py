@@ -1,9 +1,13 @@
 """The work of this topic: four micro-batches, of which MiCS lets only the sum cross; uneven sizes and tied weights."""
 
-GRID = (
-    ("accumulated", "fp32", True),
-    ("accumulated", "bf16", False),
-    ("tiny_adamw", "bf16", False),
-    ("uneven_tied", "fp32", True),
+from harness.spec import Grid, Row
+
+GRID = Grid(
+    rows=(
+        Row("accumulated", "fp32", True),
+        Row("accumulated", "bf16", False),
+        Row("tiny_adamw", "bf16", False),
+        Row("uneven_tied", "fp32", True),
+    ),
+    timed=("accumulated",),
 )
-TIMED = ("accumulated",)

@@ -1,6 +1,7 @@
 """Overlap: tensor parallelism's communication hidden behind computation."""
 
 from harness.spec import Card, Claim, Engine, Law
+from impls.parallelism.overlap.grid import GRID
 
 HERE = "impls.parallelism.overlap"
 DOMINO = "Wang et al. 2024, Domino: Eliminating Communication in LLM Training"
@@ -27,11 +28,26 @@ CARD = Card(
         "megatron": Engine(f"{HERE}.on_megatron:build", requires=("megatron-core>=0.16",), variants=("async_tp",)),
     },
     topologies=("tp2", "tp4"),
+    grid=GRID,
     laws=(
-        Law("memory", "states", f"{HERE}.laws:states", 0.05, "those of tensor parallelism"),
-        Law("memory", "activations", f"{HERE}.laws:activations", 0.10, "those of tensor and of sequence parallelism"),
+        Law("memory", "states", f"{HERE}.laws:states", 0.05, "those of tensor parallelism", direction="at_most"),
+        Law(
+            "memory",
+            "activations",
+            f"{HERE}.laws:activations",
+            0.10,
+            "those of tensor and of sequence parallelism",
+            direction="at_most",
+        ),
         Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.0, "those of tensor and of sequence parallelism"),
-        Law("timeline", "flights", f"{HERE}.laws:flights", 0.0, f"{DOMINO}; {DECOMPOSITION}"),
+        Law(
+            "timeline",
+            "flights",
+            f"{HERE}.laws:flights",
+            0.0,
+            f"{DOMINO}; {DECOMPOSITION}",
+            unit="",
+        ),
     ),
     claims=(
         Claim(

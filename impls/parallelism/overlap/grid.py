@@ -1,6 +1,6 @@
 """The work of this topic: five rows a micro-batch, whose halves differ by one; sequences that no rank count divides."""
 
-from harness.spec import ModelConfig, Workload
+from harness.spec import Grid, ModelConfig, Row, Workload
 
 # As many key/value heads as query heads, since DeepSpeed's Domino knows no other attention.
 HALVES = Workload(
@@ -11,9 +11,11 @@ HALVES = Workload(
     sequence_length=32,
 )
 GROUPED = HALVES.with_(name="grouped", model=ModelConfig(), optimizer="adamw", lr=1e-3, eps=1e-6)
-GRID = (
-    (HALVES, "fp32", False),
-    (GROUPED, "bf16", False),
-    ("uneven_tied", "fp32", True),
+GRID = Grid(
+    rows=(
+        Row(HALVES, "fp32", False),
+        Row(GROUPED, "bf16", False),
+        Row("uneven_tied", "fp32", True),
+    ),
+    timed=("halves",),
 )
-TIMED = ("halves",)

@@ -1,6 +1,7 @@
 """Pipeline parallelism: the layers are cut into stages."""
 
-from harness.spec import Card, Claim, Engine, Law
+from harness.spec import Card, Claim, Engine, Law, Trainers
+from impls.parallelism.pipeline_parallel.grid import GRID
 
 HERE = "impls.parallelism.pipeline_parallel"
 NARAYANAN = "Narayanan et al. 2021, Efficient Large-Scale Language Model Training on GPU Clusters"
@@ -60,11 +61,21 @@ CARD = Card(
         ),
     },
     topologies=("pp2", "pp4"),
+    contract=Trainers(plain=f"{HERE}.plain"),
+    grid=GRID,
     laws=(
-        Law("memory", "states", f"{HERE}.laws:states", 0.05, "the largest of the ranks' stages"),
+        Law("memory", "states", f"{HERE}.laws:states", 0.05, "the largest of the ranks' stages", direction="at_most"),
         Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.0, f"{NARAYANAN}, §3.2: b·s·h a boundary and direction"),
-        Law("timeline", "bubble", f"{HERE}.laws:bubble", 0.10, f"{NARAYANAN}, §2.2; {QI}, §2.3: idle ÷ total"),
-        Law("timeline", "in_flight", f"{HERE}.laws:in_flight", 0.0, f"{NARAYANAN}, §2.2"),
+        Law(
+            "timeline",
+            "bubble",
+            f"{HERE}.laws:bubble",
+            0.10,
+            f"{NARAYANAN}, §2.2; {QI}, §2.3: idle ÷ total",
+            unit="",
+            direction="at_most",
+        ),
+        Law("timeline", "in_flight", f"{HERE}.laws:in_flight", 0.0, f"{NARAYANAN}, §2.2", unit="", direction="at_most"),
     ),
     claims=(
         Claim(

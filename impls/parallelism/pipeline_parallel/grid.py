@@ -1,18 +1,10 @@
 """The work of this topic: enough micro-batches to fill a pipeline, a layer for each of two stages a rank."""
 
-from harness.spec import ModelConfig, Workload
+from harness.spec import Grid, ModelConfig, Row, Workload
 from impls.parallelism.pipeline_parallel.schedules import SCHEDULES
 
 # One stage a rank and several, backward passes in two parts, a rank with both ends, two copies, weights that lag.
 KINDS = ("1f1b", "interleaved", "interleaved_zb", "zb_v", "dual_pipe", "pipedream_2bw")
-GRID = (
-    ("pipelined", "fp32", False),
-    ("pipelined", "bf16", False, KINDS),
-    ("pipelined_tied", "fp32", False, KINDS),
-    ("pipelined_deep", "fp32", ("pp4", "pp8")),
-    ("pipelined_deep_tied", "fp32", ("pp8",)),
-)
-TIMED = ("pipelined", "pipelined_deep")
 # The law of the bubble speaks of computing and of equal stages: an action takes fifty times as long as what it sends,
 # and head and loss are a hundredth of the last stage.
 _WIDE = ModelConfig(
@@ -30,8 +22,18 @@ _SHORT = _BOUND.with_(name="compute_bound_short", batch_size=8)
 # A tenth of the smallest bubble, 0.003 of a step, is no more than what hundreds of messages take beside such actions.
 _LONG = _BOUND.with_(name="compute_bound_long", batch_size=64)
 _SMALLEST = ("interleaved_zb",)
-WATCHED = (
-    (_BOUND, "fp32", ("pp2",), tuple(name for name in SCHEDULES if name not in _SMALLEST)),
-    (_LONG, "fp32", ("pp2",), _SMALLEST),
-    (_SHORT, "fp32", ("pp4",)),
+GRID = Grid(
+    rows=(
+        Row("pipelined", "fp32", False),
+        Row("pipelined", "bf16", False, KINDS),
+        Row("pipelined_tied", "fp32", False, KINDS),
+        Row("pipelined_deep", "fp32", ("pp4", "pp8")),
+        Row("pipelined_deep_tied", "fp32", ("pp8",)),
+    ),
+    timed=("pipelined", "pipelined_deep"),
+    watched=(
+        Row(_BOUND, "fp32", ("pp2",), tuple(name for name in SCHEDULES if name not in _SMALLEST)),
+        Row(_LONG, "fp32", ("pp2",), _SMALLEST),
+        Row(_SHORT, "fp32", ("pp4",)),
+    ),
 )

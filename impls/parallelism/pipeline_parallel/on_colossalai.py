@@ -13,11 +13,11 @@ from colossalai.shardformer.policies.base_policy import ModulePolicyDescription,
 from torch import Tensor, nn
 
 from harness.spec import Batch, Spans, Topology, Unsupported, Workload
+from impls.common.cuts import EMBEDDING, HEAD
 from impls.common.decoder import Decoder, rope_table, wide
 from impls.common.experts import without_experts
 from impls.common.mesh import gather
 from impls.common.optimizer import optimizer
-from impls.common.stages import EMBEDDING, HEAD
 from impls.common.watch import in_order, watched
 from impls.common.weights import build_model
 from impls.engines import colossalai

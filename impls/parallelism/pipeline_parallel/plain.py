@@ -9,16 +9,17 @@ It is written from these delays and knows no schedule; one mini-batch is done be
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from harness.spec import Batch, Topology, Workload
+from impls.common import weights
+from impls.common.cuts import split
 from impls.common.mesh import token_share
 from impls.common.plain import Plain
-from impls.common.stages import split
 
 
 def options(workload: Workload, topology: Topology, schedule: str, chunks: int = 2) -> dict[str, Any] | None:
@@ -28,6 +29,11 @@ def options(workload: Workload, topology: Topology, schedule: str, chunks: int =
     if schedule == "pipedream_2bw":
         return {"ranks": topology.dp, "delays": (1,) * p, "mini_batches": max(1, m // p), "pieces": m}
     return None
+
+
+def initial(workload: Workload, **options: Any) -> Iterator[tuple[str, Tensor]]:
+    """Everybody's weights."""
+    return weights.initial(workload)
 
 
 class Delayed(Plain):

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from harness.spec import ModelConfig
-from impls.common.stages import split
+from impls.common.cuts import split
 
 
 class Action(NamedTuple):

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from harness.spec import Topology, Unsupported, Workload
-from impls.common.stages import split
+from impls.common.cuts import split
 from impls.parallelism.pipeline_parallel.basic import (
     gpipe,
     interleaved,

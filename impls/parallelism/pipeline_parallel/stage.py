@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from harness.spec import Batch, ModelConfig, Workload
 from impls.common import stages
+from impls.common.cuts import EMBEDDING, HEAD, split
 from impls.common.decoder import Layer, cross_entropy, rope_table, wide
 from impls.common.mesh import device
-from impls.common.stages import EMBEDDING, HEAD, split
 from impls.common.weights import TORCH_DTYPES, initial
 from impls.parallelism.pipeline_parallel.plan import Plan
 

@@ -1,6 +1,7 @@
 """Sequence parallelism: what tensor parallelism leaves whole between its blocks is cut along the sequence."""
 
 from harness.spec import Card, Claim, Engine, Law
+from impls.parallelism.sequence_parallel.grid import GRID
 
 HERE = "impls.parallelism.sequence_parallel"
 KORTHIKANTI = "Korthikanti et al. 2022, Reducing Activation Recomputation in Large Transformer Models"
@@ -18,6 +19,7 @@ CARD = Card(
         "megatron": Engine(f"{HERE}.on_megatron:build", requires=("megatron-core>=0.16",), variants=SEQUENCE),
     },
     topologies=("tp2", "tp4"),
+    grid=GRID,
     laws=(
         Law(
             "memory",
@@ -25,8 +27,16 @@ CARD = Card(
             f"{HERE}.laws:states",
             0.05,
             f"{KORTHIKANTI}, §4.2.2: those of tensor parallelism",
+            direction="at_most",
         ),
-        Law("memory", "activations", f"{HERE}.laws:activations", 0.10, f"{KORTHIKANTI}, §4.2.2, table 2: all ÷ t"),
+        Law(
+            "memory",
+            "activations",
+            f"{HERE}.laws:activations",
+            0.10,
+            f"{KORTHIKANTI}, §4.2.2, table 2: all ÷ t",
+            direction="at_most",
+        ),
         Law(
             "traffic",
             "bytes",

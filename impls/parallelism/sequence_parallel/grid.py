@@ -1,8 +1,12 @@
 """The work of this topic: sequences that every rank count divides and that none does, in both precisions."""
 
-GRID = (
-    ("tiny", "fp32", True),
-    ("tiny_adamw", "bf16", False),
-    ("uneven_tied", "fp32", True),
+from harness.spec import Grid, Row
+
+GRID = Grid(
+    rows=(
+        Row("tiny", "fp32", True),
+        Row("tiny_adamw", "bf16", False),
+        Row("uneven_tied", "fp32", True),
+    ),
+    timed=("tiny",),
 )
-TIMED = ("tiny",)

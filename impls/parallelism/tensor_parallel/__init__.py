@@ -26,7 +26,14 @@ CARD = Card(
     },
     topologies=("dp1", "tp2", "tp4"),
     laws=(
-        Law("memory", "states", f"{HERE}.laws:states", 0.05, f"{MEGATRON}, §3: matrices ÷ t, norms replicated"),
+        Law(
+            "memory",
+            "states",
+            f"{HERE}.laws:states",
+            0.05,
+            f"{MEGATRON}, §3: matrices ÷ t, norms replicated",
+            direction="at_most",
+        ),
         Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.0, f"{MEGATRON}, §3: 2 + 2 all-reduces of b·s·h a layer"),
     ),
     claims=(

@@ -27,7 +27,14 @@ CARD = Card(
     },
     topologies=("dp1", "dp2", "dp4"),
     laws=(
-        Law("memory", "states", f"{HERE}.laws:states", 0.05, "Rajbhandari et al. 2020, §5: 4Ψ+12Ψ/N, 2Ψ+14Ψ/N, 16Ψ/N"),
+        Law(
+            "memory",
+            "states",
+            f"{HERE}.laws:states",
+            0.05,
+            "Rajbhandari et al. 2020, §5: 4Ψ+12Ψ/N, 2Ψ+14Ψ/N, 16Ψ/N",
+            direction="at_most",
+        ),
         Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.0, "Rajbhandari et al. 2020, §7: 2Ψ, 2Ψ, 3Ψ"),
     ),
     claims=(

@@ -1,6 +1,7 @@
 """ZeRO-Offload and ZeRO-Infinity: model states in the host's memory and in files."""
 
 from harness.spec import Card, Claim, Engine, Law
+from impls.parallelism.zero_offload.grid import GRID
 
 HERE = "impls.parallelism.zero_offload"
 
@@ -30,6 +31,7 @@ CARD = Card(
         ),
     },
     topologies=("dp1", "dp2"),
+    grid=GRID,
     laws=(
         Law(
             "memory",
@@ -37,6 +39,7 @@ CARD = Card(
             f"{HERE}.laws:states",
             0.05,
             "Ren et al. 2021, §3.3: 2Ψ on the device + 14Ψ/N on the host, one memory on CPU ranks; of files buffers",
+            direction="at_most",
         ),
         Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.0, "Ren et al. 2021, §4.2: that of ZeRO's stage"),
     ),

@@ -1,7 +1,7 @@
 """The work of this topic: plain SGD shows wiring; AdamW has states to move, of matrices that are large enough for
 DeepSpeed to move them: 1 MiB at least."""
 
-from harness.spec import ModelConfig, Workload
+from harness.spec import Grid, ModelConfig, Row, Workload
 
 _BLOCKS = Workload(
     "blocks",
@@ -21,9 +21,12 @@ _BLOCKS = Workload(
     weight_decay=0.1,
     eps=1e-6,
 )
-GRID = (
-    ("uneven_tied", "fp32", False),
-    (_BLOCKS, "fp32", True),
-    (_BLOCKS, "bf16", True),
+GRID = Grid(
+    rows=(
+        Row("uneven_tied", "fp32", False),
+        Row(_BLOCKS, "fp32", True),
+        Row(_BLOCKS, "bf16", True),
+    ),
+    timed=("blocks",),
+    timed_on=("dp2",),
 )
-TIMED, TIMED_ON = ("blocks",), ("dp2",)

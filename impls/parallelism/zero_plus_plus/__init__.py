@@ -1,6 +1,7 @@
 """ZeRO++: ZeRO-3 with quantised and hierarchical communication."""
 
-from harness.spec import Card, Claim, Engine, Law
+from harness.spec import Card, Claim, Engine, Law, Trainers
+from impls.parallelism.zero_plus_plus.grid import GRID
 
 HERE = "impls.parallelism.zero_plus_plus"
 PAPER = "Wang et al. 2023, ZeRO++"
@@ -26,8 +27,17 @@ CARD = Card(
         ),
     },
     topologies=("dp2", "dp4"),
+    contract=Trainers(plain=f"{HERE}.plain"),
+    grid=GRID,
     laws=(
-        Law("memory", "states", f"{HERE}.laws:states", 0.05, f"{PAPER}, §3.2: 16Ψ/N, and Ψe/g more with hpZ"),
+        Law(
+            "memory",
+            "states",
+            f"{HERE}.laws:states",
+            0.05,
+            f"{PAPER}, §3.2: 16Ψ/N, and Ψe/g more with hpZ",
+            direction="at_most",
+        ),
         Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.0, f"{PAPER}, §3: each message with its scales"),
         Law(
             "traffic",

@@ -4,13 +4,14 @@ It knows who owns what (the blocks lie in shards) and which sequences a rank has
 are those of quantisation.py, whose error has tests of its own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from harness.spec import Batch, Topology, Workload
+from impls.common import weights
 from impls.common.flat import views
 from impls.common.mesh import token_share
 from impls.common.optimizer import clip, optimizer
@@ -40,6 +41,11 @@ def reduced(gradients: Tensor, group: int, bits: int) -> Tensor:
     hops = gradients.view(ranks // group, group, ranks // group, group, size)  # from (j, l) to (j, l)
     inside = (rounded(hops, bits) if group > 1 else hops.to(torch.promote_types(hops.dtype, torch.float32))).sum(1)
     return (rounded(inside, bits) if group < ranks else inside).sum(0).flatten()
+
+
+def initial(workload: Workload, **options: Any) -> Iterator[tuple[str, Tensor]]:
+    """Everybody's weights."""
+    return weights.initial(workload)
 
 
 class Quantised(Plain):

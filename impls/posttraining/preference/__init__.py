@@ -1,6 +1,6 @@
 """Learning from pairs of completions, one preferred to the other, without a reward model."""
 
-from harness.spec import Card, Engine
+from harness.spec import Card, Engine, Functions
 
 _HERE = "impls.posttraining.preference"
 
@@ -14,4 +14,5 @@ CARD = Card(
         "trl": Engine(f"{_HERE}.on_trl:build", requires=("trl>=1.16", "transformers>=5", "datasets>=3")),
     },
     topologies=("dp1",),
+    contract=Functions(f"{_HERE}.problem"),
 )

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
-from harness.lab import Lab
 from harness.launch.outcome import Done, Job, describe
 from harness.launch.rank import Context
+from harness.run.lab import Lab
 from harness.spec import Case, ModelConfig, Topology, Unsupported
 from impls.acceleration import gradient_clipping
 from impls.acceleration.gradient_clipping.layout import check
@@ -88,7 +88,7 @@ def layouts(context: Context) -> dict[str, Any]:
 
 
 def test_each_element_counts_once_however_it_is_spread(lab: Lab) -> None:
-    world = lab.launcher.world(4, "reference", CARD.engines["reference"].build.partition(":")[0])
+    world = lab.runner.launcher.world(4, "reference", CARD.engines["reference"].build.partition(":")[0])
     outcomes = world.run(Job(f"{__name__}:layouts", {}), timeout=30)
     world.close()
     assert all(isinstance(outcome, Done) for outcome in outcomes), describe(outcomes)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.lab import Lab
+from harness.run.lab import Lab
 from harness.spec import Case, ModelConfig, Topology, Workload
 from impls.acceleration.latent_attention import CARD, claims
 from impls.acceleration.latent_attention.problem import draw, plain, rotated

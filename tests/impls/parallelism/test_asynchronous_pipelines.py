@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.lab import Lab
+from harness.run.lab import Lab
 from harness.spec import Case, ModelConfig, Topology, Workload
 from impls.parallelism.pipeline_parallel import CARD, laws
 from impls.parallelism.pipeline_parallel.plain import options

@@ -2,7 +2,7 @@
 
 import io
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -14,9 +14,10 @@ from torch import Tensor
 from harness.launch.base import World
 from harness.launch.local import LocalLauncher
 from harness.launch.outcome import Done, Job, Unsupported, describe
-from harness.launch.tasks import TORCH_DTYPES, function_inputs, placed
+from harness.launch.problem import TORCH_DTYPES, Drawn
 from harness.spec import ModelConfig, Topology, Workload
 from harness.spec import Unsupported as Refused
+from harness.spec.run import FunctionRun
 from impls.acceleration.flash_attention.reference import naive
 from impls.parallelism.context_parallel import CARD, flash_attn_on_cpu, laws, problem, reference, ring, ulysses
 from impls.parallelism.context_parallel import layouts as layouts_of
@@ -255,22 +256,24 @@ def ran(world: World, workload: Workload, size: int, **variant: Any) -> tuple[An
         "workload": workload,
         "topology": Topology(cp=size),
         "problem": PROBLEM,
+        "exact": (),
     }
-    return world.run(Job("harness.launch.tasks:checked_function", arguments), 60.0)
+    return world.run(Job("harness.launch.checked:function", arguments), 60.0)
 
 
 def exactly(workload: Workload, narrow: bool, **variant: Any) -> dict[str, Tensor]:
     """The plain formula's output and gradients, with inputs rounded to float32 beforehand if ``narrow``."""
-    drawn = function_inputs(PROBLEM, workload.with_(dtype="fp32") if narrow else workload, variant)
-    inputs, cotangents = (placed(tensors, TORCH_DTYPES[workload.dtype]) for tensors in drawn)
+    drawn = Drawn.of(PROBLEM, workload.with_(dtype="fp32") if narrow else workload, variant)
+    drawn = drawn.to(TORCH_DTYPES[workload.dtype])
+    inputs, cotangents = drawn.inputs, drawn.cotangents
     outputs = problem.plain(inputs, **variant)
     leaves = {name: x for name, x in inputs.items() if x.requires_grad}
     found = torch.autograd.grad(outputs["output"], list(leaves.values()), cotangents["output"])
     return {"output": outputs["output"].detach(), **dict(zip(leaves, found, strict=True))}
 
 
-def tensors(figures: Mapping[str, Any]) -> dict[str, Tensor]:
-    kept = {kind: torch.load(io.BytesIO(data)) for kind, data in figures["tensors"].items()}
+def tensors(run: FunctionRun) -> dict[str, Tensor]:
+    kept = {kind: torch.load(io.BytesIO(data)) for kind, data in (run.tensors or {}).items()}
     return {**kept["output"], **kept["gradient"]}
 
 
@@ -296,7 +299,7 @@ def test_any_length_and_any_heads_give_attention_and_the_laws_bytes(
     found = tensors(outcomes[0].value)
     assert distance(found, exact) < distance(exactly(workload, narrow=True, **options), exact)
     for outcome in outcomes:
-        sent = sum(op["bytes"] + op["control"] for op in outcome.value["traffic"].values())
+        sent = outcome.value.traffic[0].bytes + outcome.value.traffic[0].control
         assert sent == laws.traffic(workload, Topology(cp=size), **options)
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.lab import Lab
-from harness.measures.throughput import is_wrong
+from harness.run.lab import Lab
+from harness.run.recorder import Recorder
 from harness.spec import Case, Engine, Finding, Topology, Trainer, Workload
 from harness.spec.named import NAMED
 from harness.waivers import read
@@ -67,11 +67,11 @@ def test_a_learning_rate_one_percent_too_large_is_seen(lab: Lab, engine: str) ->
         variants={"faulty": {"adapter": adapter}},
         engines={**data_parallel.CARD.engines, engine: Engine(f"{__name__}:with_a_larger_rate")},
     )
-    lab.cards = {**CARDS, "data_parallel": planted}
+    lab.runner.cards = {**CARDS, "data_parallel": planted}
     try:
         verdicts = {f.quantity: f.verdict for f in lab.measure("parity", case("faulty", engine, UNEVEN_TIED))}
     finally:
-        lab.cards = CARDS
+        lab.runner.cards = CARDS
     assert (verdicts["gradient"], verdicts["update"], verdicts["update slope"]) == ("pass", "fail", "fail")
 
 
@@ -100,11 +100,11 @@ def test_several_micro_batches_are_reduced_once(lab: Lab, engine: str) -> None:
 def test_collectives_that_cannot_be_counted_are_no_figure(lab: Lab) -> None:
     odd = Engine(f"{__name__}:with_collectives_of_its_own")
     planted = replace(data_parallel.CARD, engines={**data_parallel.CARD.engines, "odd": odd})
-    lab.cards = {**CARDS, "data_parallel": planted}
+    lab.runner.cards = {**CARDS, "data_parallel": planted}
     try:
         (finding,) = lab.measure("traffic", case("ddp", "odd", Workload()))
     finally:
-        lab.cards = CARDS
+        lab.runner.cards = CARDS
     assert (finding.verdict, finding.reason, finding.value) == ("skipped", "they go through pigeons", None)
 
 
@@ -112,24 +112,19 @@ def test_parity_may_be_asked_again(lab: Lab) -> None:
     """Its tensors are gone by then, and what else the run gave is not."""
     asked = case("zero2", "deepspeed", UNEVEN_TIED)
     first = lab.measure("parity", asked)
-    held = lab.checked(asked)
-    assert held.ranks[0]["tensors"] is None
-    assert held.ranks[0]["peak"] > 0
+    (first_rank, *_) = lab.runner.checked(asked).ranks
+    assert first_rank.tensors is None
+    assert first_rank.memory[0].peak > 0
     assert [finding.verdict for finding in lab.measure("parity", asked)] == [finding.verdict for finding in first]
 
 
 def test_what_fails_parity_or_is_known_to_is_wrong(lab: Lab) -> None:
     right, known = case("zero2", "deepspeed", UNEVEN_TIED), case("zero2", "fairscale_default", UNEVEN_TIED)
-    lab.measure("parity", right)
-    waivers = lab.waivers
-    lab.waivers = read(Path(__file__).parents[3] / "suites" / "waivers.toml")
-    try:
-        assert (is_wrong(lab, right), is_wrong(lab, known)) == (False, True)
-        lab.judged[right.id].append(Finding("parity", "update", 1.0, "", "fail", "planted"))
-        assert is_wrong(lab, right)
-    finally:
-        lab.judged[right.id].pop()
-        lab.waivers = waivers
+    recorder = Recorder(lambda case, found: None, read(Path(__file__).parents[3] / "suites" / "waivers.toml"))
+    recorder.record(right, lab.measure("parity", right), {})
+    assert (recorder.wrong(right), recorder.wrong(known)) == (False, True)
+    recorder.record(right, [Finding("parity", "loss", 1.0, "", "fail", "planted")], {})
+    assert recorder.wrong(right)
 
 
 def test_deepspeed_gathers_weights_twice_and_reduces_gradients_once_in_stage_3(lab: Lab) -> None:

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from harness.lab import Lab
 from harness.launch.outcome import Done, Job, describe
 from harness.launch.rank import Context
+from harness.run.lab import Lab
 from harness.spec import Case, ModelConfig, Topology, Workload
 from impls.parallelism.expert_parallel import CARD, claims, dispatch, laws, problem, router
 from impls.parallelism.expert_parallel.reference import expert_parallel, naive
@@ -130,7 +130,7 @@ def transposes(context: Context) -> tuple[float, float]:
 
 
 def test_dispatch_and_combine_are_each_others_transpose_with_uneven_splits(lab: Lab) -> None:
-    world = lab.launcher.world(2, "reference", CARD.engines["reference"].build.partition(":")[0])
+    world = lab.runner.launcher.world(2, "reference", CARD.engines["reference"].build.partition(":")[0])
     try:
         outcomes = world.run(Job(f"{__name__}:transposes", {}), 60.0)
     finally:

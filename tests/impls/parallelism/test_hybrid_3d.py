@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from harness.lab import Lab
+from harness.run.lab import Lab
 from harness.spec import Case, ModelConfig, MoeConfig, Topology, Unsupported, Workload
 from impls.common.shards import shard
 from impls.parallelism.hybrid_3d import CARD  # noqa: F401

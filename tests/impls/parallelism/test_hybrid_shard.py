@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.lab import Lab
+from harness.run.lab import Lab
 from harness.spec import Case, Topology, Workload
 from harness.spec.named import NAMED
 from impls.parallelism import hybrid_shard

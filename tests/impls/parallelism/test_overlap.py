@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from harness.lab import Lab
 from harness.launch.outcome import Done, Job, describe
 from harness.launch.rank import Context
+from harness.run.lab import Lab
 from harness.spec import Case, Engine, ModelConfig, Span, Topology, Trainer, Workload
 from impls.parallelism import overlap
 from impls.parallelism.overlap import claims, laws, reference, ring
@@ -71,7 +71,7 @@ def watched(context: Context, variant: dict[str, Any], work: Workload) -> list[S
 
 
 def in_ranks(lab: Lab, ranks: int, job: str, **arguments: Any) -> list[Any]:
-    world = lab.launcher.world(ranks, "reference", CARD.engines["reference"].build.partition(":")[0])
+    world = lab.runner.launcher.world(ranks, "reference", CARD.engines["reference"].build.partition(":")[0])
     outcomes = world.run(Job(f"{__name__}:{job}", arguments), timeout=30)
     world.close()
     assert all(isinstance(outcome, Done) for outcome in outcomes), describe(outcomes)
@@ -174,11 +174,11 @@ def unfused(workload: Workload, topology: Topology, technique: str) -> Trainer:
 
 def test_the_adapter_of_the_fused_operators_is_wired_as_the_dense_model_is(lab: Lab) -> None:
     engines = dict(CARD.engines) | {"torch": Engine(f"{__name__}:unfused")}
-    lab.cards = {CARD.name: type(CARD)(**{**vars(CARD), "engines": engines})}
+    lab.runner.cards = {CARD.name: type(CARD)(**{**vars(CARD), "engines": engines})}
     try:
         findings = lab.measure("parity", case("async_tp", WORK.with_(name="even", batch_size=3), engine="torch"))
     finally:
-        lab.cards = {CARD.name: CARD}
+        lab.runner.cards = {CARD.name: CARD}
     assert [f.reason for f in findings if f.verdict != "pass"] == []
 
 

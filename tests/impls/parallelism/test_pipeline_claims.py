@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from harness import plan
 from harness.judge import timeline
+from harness.plan import cases as plan
 from harness.spec import Span
 from impls.parallelism.pipeline_parallel import CARD, claims
 from impls.parallelism.pipeline_parallel.plan import Plan

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from harness.lab import Lab
+from harness.run.lab import Lab
 from harness.spec import Case, ModelConfig, Topology, Workload
-from impls.common.stages import split
+from impls.common.cuts import split
 from impls.parallelism import model_parallel, pipeline_parallel
 from impls.parallelism.pipeline_parallel.executor import in_turn
 from impls.parallelism.pipeline_parallel.messages import Channel, Messages, channels
@@ -92,7 +92,7 @@ def test_ranks_that_share_cores_are_watched_by_their_own_time(lab: Lab, cores: i
     """Of which none passes while a rank waits, as the first one does for its gradients."""
     work = Workload("work", ModelConfig(num_hidden_layers=2), batch_size=8, micro_batches=4)
     case = Case("pipeline_parallel", "1f1b", "reference", Topology(pp=2), work)
-    rounds = lab.run(case, "timeline", cores=cores)
+    rounds = lab.runner.run(case, "harness.measures.timeline:watch", cores=cores)
     assert isinstance(rounds, list)
     assert [len(spans) for spans in rounds[0]] == [8] * len(rounds[0])
     whole = sum(spans[-1].end - spans[0].start for spans in rounds[0])

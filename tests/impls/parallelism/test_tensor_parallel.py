@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.lab import Lab
 from harness.launch.outcome import Done, Job, describe
 from harness.launch.rank import Context
 from harness.meter.traffic import CONTROL
+from harness.run.lab import Lab
 from harness.spec import Case, Engine, Finding, ModelConfig, Topology, Trainer, Workload
 from impls.common.shards import join, shard
 from impls.parallelism import tensor_parallel
@@ -131,11 +131,11 @@ def with_fault(workload: Workload, topology: Topology, fault: str) -> Trainer:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_seen(lab: Lab, fault: str) -> None:
     planted = replace(CARD, variants={fault: {"fault": fault}}, engines={"reference": Engine(f"{__name__}:with_fault")})
-    lab.cards = {CARD.name: planted}
+    lab.runner.cards = {CARD.name: planted}
     try:
         findings = {f.quantity: f for f in lab.measure("parity", case("reference", UNEVEN, variant=fault))}
     finally:
-        lab.cards = {CARD.name: CARD}
+        lab.runner.cards = {CARD.name: CARD}
     assert (findings["gradient"].verdict, findings["update"].verdict) == ("fail", "fail")
     if fault.startswith("QK-norm"):
         assert "_norm.weight" in findings["gradient"].detail["tensor"]
@@ -189,7 +189,7 @@ def overlapped(context: Context) -> float:
 
 
 def _in_two_ranks(lab: Lab, job: str) -> list[Any]:
-    world = lab.launcher.world(2, "reference", CARD.engines["reference"].build.partition(":")[0])
+    world = lab.runner.launcher.world(2, "reference", CARD.engines["reference"].build.partition(":")[0])
     outcomes = world.run(Job(f"{__name__}:{job}", {}), timeout=30)
     world.close()
     assert all(isinstance(outcome, Done) for outcome in outcomes), describe(outcomes)

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from harness.catalog import DATA, load
-from harness.lab import Lab
 from harness.launch.base import World
 from harness.launch.local import LocalLauncher
 from harness.launch.outcome import Done, Job, describe
 from harness.launch.rank import Context
+from harness.run.lab import Lab
 from harness.spec import Case, Topology
 from harness.spec.named import NAMED
+from impls.common.data import batch
 from impls.parallelism import zero
 from tests.impls.work import CLIPPED
 
@@ -75,7 +75,7 @@ def watched_units(context: Context) -> list[tuple[str, int]]:
     for unit in units:
         for name in ("gather", "arrive", "release"):
             note(unit, name)
-    trainer.backward(load(DATA)(WORK, 0))
+    trainer.backward(batch(WORK, 0))
     assert not any(whole(unit) for unit in units)
     return events
 
@@ -109,7 +109,7 @@ def gradients_of_stage_2(context: Context) -> dict[str, Any]:
         return reduce(bucket)
 
     trainer.stage.reducer.reduce = watched
-    trainer.backward(load(DATA)(WORK, 0))
+    trainer.backward(batch(WORK, 0))
     left = sum(p.grad is not None for p in trainer.model.parameters())
     kept = sum(partition.gradient.numel() for partition in trainer.stage.partitions)
     return {"begun": begun, "left": left, "kept": kept}
@@ -132,7 +132,7 @@ def gradients_of_stage_1(context: Context) -> bool:
 
     trainer = build(WORK.with_(micro_batches=2), DP2, stage=1)
     for step in range(2):
-        trainer.backward(load(DATA)(WORK, step))
+        trainer.backward(batch(WORK, step))
         trainer.update()
     buffer = trainer.stage.gradients.untyped_storage().data_ptr()
     return all(p.grad.untyped_storage().data_ptr() == buffer for p in trainer.model.parameters())

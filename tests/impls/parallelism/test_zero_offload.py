@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.lab import Lab
 from harness.launch.local import LocalLauncher
+from harness.run.lab import Lab
 from harness.spec import Case, Engine, Finding, ModelConfig, Topology, Trainer, Workload
 from harness.spec.named import NAMED
 from impls.parallelism import zero_offload
@@ -71,11 +71,11 @@ def in_a_missing_folder(workload: Workload, topology: Topology, **variant: Any) 
 
 def test_a_missing_folder_ends_the_case_with_one_clear_error(lab: Lab) -> None:
     engines = {**CARD.engines, "lost": Engine(f"{__name__}:in_a_missing_folder")}
-    lab.cards = {CARD.name: type(CARD)(**{**vars(CARD), "engines": engines})}
+    lab.runner.cards = {CARD.name: type(CARD)(**{**vars(CARD), "engines": engines})}
     try:
         (finding,) = lab.measure("parity", case("nvme_optimizer", "lost", MIXED, DP1))
     finally:
-        lab.cards = {CARD.name: CARD}
+        lab.runner.cards = {CARD.name: CARD}
     assert finding.verdict == "error"
     assert "cannot make a file in /nowhere/at/all for offloaded states: No such file or directory" in finding.reason
 

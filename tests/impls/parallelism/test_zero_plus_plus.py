@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from harness.lab import Lab
+from harness.run.lab import Lab
 from harness.spec import Case, ModelConfig, Topology, Workload
 from harness.spec.named import NAMED
 from impls.parallelism import zero_plus_plus

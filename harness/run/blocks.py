@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from harness.judge import speed
-from harness.launch.base import Launcher, World
+from harness.launch.base import Launcher, Watch, World
 from harness.launch.outcome import Done, Job
 from harness.meter.flops import step_flops
-from harness.meter.host import FOREIGN, CpuWatch, gpu_trouble
-from harness.oracle import TASKS, no_run, trouble
+from harness.run.oracle import no_run, trouble
 from harness.spec import Card, Case, Finding, Topology, Workload
 from harness.spec.requires import library, missing
 
+TASKS = "harness.launch.timed"
 ROUNDS = 7  # so many where engines are not told apart by fewer; ten decide no more
 # Steps of an engine's turn that warm it again and that count. A core changes its speed within a few turns: they are
 # short; a GPU that waited for its peers takes longer to find its clock.
@@ -103,14 +103,14 @@ def run_block(
             else:
                 block.rounds[case.id] = []
         if worlds:
-            _time(block, worlds, timeout, launcher.device)
+            _time(block, worlds, timeout, launcher)
     finally:
         for world in list(worlds.values()):  # some may be under way, if this was interrupted
             world.close()
     return block
 
 
-def _time(block: Block, worlds: dict[str, World], timeout: float, device: str) -> None:
+def _time(block: Block, worlds: dict[str, World], timeout: float, launcher: Launcher) -> None:
     case = block.cases[0]
     first = next(iter(worlds))
     found = worlds[first].run(Job(f"{TASKS}:ceiling", {"workload": case.workload}), timeout)
@@ -120,13 +120,13 @@ def _time(block: Block, worlds: dict[str, World], timeout: float, device: str) -
         block.problems[first] = problem
         block.rounds.pop(first)
         worlds.pop(first)
-    order, watch = list(worlds), CpuWatch()
+    order, watch = list(worlds), launcher.watch()
     shuffle, start = random.Random(0), time.monotonic()
     for _ in range(ATTEMPTS):
         if not worlds or _enough(block, time.monotonic() - start):
             break
         shuffle.shuffle(order)
-        for name, seconds in _round(block, worlds, order, _turn(block, device), timeout, device, watch).items():
+        for name, seconds in _round(block, worlds, order, _turn(block, launcher.device), timeout, watch).items():
             block.rounds[name].append(seconds)
 
 
@@ -143,15 +143,14 @@ def _round(
     order: Sequence[str],
     turn: dict[str, int],
     timeout: float,
-    device: str,
-    watch: CpuWatch,
+    watch: Watch,
 ) -> dict[str, list[float]]:
     """Seconds of the steps of each case's turn, those of its slowest rank; nothing of a round that was spoilt. What
     goes wrong ends the case's part in the block."""
-    watch.foreign()
+    watch.disturbance()
     times = {}
     for name in [name for name in order if name in worlds]:
-        outcomes = worlds[name].run(Job(f"{TASKS}:timed", turn), timeout)
+        outcomes = worlds[name].run(Job(f"{TASKS}:steps", turn), timeout)
         problem = trouble(outcomes)
         if problem:
             block.problems[name] = problem
@@ -160,11 +159,7 @@ def _round(
             continue
         ranks = [outcome.value for outcome in outcomes if isinstance(outcome, Done)]
         times[name] = [max(step) for step in zip(*ranks, strict=True)]
-    foreign = watch.foreign()
-    spoilt = gpu_trouble() if device == "cuda" else ""
-    if foreign > FOREIGN and device == "cpu":
-        spoilt = f"other processes used {foreign:.2f} cores"
-    if spoilt:
+    if spoilt := watch.disturbance():
         block.spoilt, block.trouble = block.spoilt + 1, spoilt
         return {}
     return times

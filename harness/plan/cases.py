@@ -3,15 +3,15 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from harness import catalog, depth
-from harness.catalog import Grid, Row
+from harness import catalog
 from harness.measures import MEASURES
-from harness.spec import DTYPES, Card, Case, Occasion, Topology, Workload
+from harness.plan import depth
+from harness.spec import DTYPES, Card, Case, Functions, Grid, Occasion, Row, Topology, Workload
 from harness.spec.inputs import asked as asked_work
 from harness.spec.named import load
 
-# Where no workload is asked for, Trainers run these, unless their topic brings a grid.py. Plain
-# SGD shows wiring, AdamW in mixed precision the states that papers speak of, uneven sizes and tied weights the padding.
+# Where nobody asks for a workload, Trainers run these, unless their card has a grid: plain SGD shows wiring, AdamW in
+# mixed precision the states that papers speak of, uneven sizes and tied weights the padding.
 TRAINER_GRID = Grid(
     (
         Row("tiny", "fp32", True),
@@ -59,7 +59,21 @@ def cards(request: Request) -> dict[str, Card]:
     for name in request.dtypes:
         catalog.known(name, DTYPES, "dtype")
     wanted = [catalog.known(name, every, "topic") for name in request.topics] or list(every)
-    return {name: every[name] for name in wanted}
+    chosen = {name: every[name] for name in wanted}
+    for card in chosen.values():
+        check_laws(card)
+    return chosen
+
+
+def check_laws(card: Card) -> None:
+    """ValueError if a law is about something that no measure finds, or two are about the same."""
+    seen = set()
+    for law in card.laws:
+        measure = catalog.known(law.measure, MEASURES, f"measure in a law of {card.name}")
+        catalog.known(law.quantity, MEASURES[measure].QUANTITIES, f"quantity of {measure} in a law of {card.name}")
+        if (law.measure, law.quantity) in seen:
+            raise ValueError(f"topic {card.name} has two laws of {law.measure} {law.quantity}")
+        seen.add((law.measure, law.quantity))
 
 
 def cases(request: Request, chosen: dict[str, Card]) -> list[Case]:
@@ -125,10 +139,10 @@ def _work(
 
 def _grid(card: Card) -> Grid:
     """The work that a card runs where none is asked for."""
-    return catalog.grid(card) or (FUNCTION_GRID if catalog.problem(card) else TRAINER_GRID)
+    return card.grid or (FUNCTION_GRID if isinstance(card.contract, Functions) else TRAINER_GRID)
 
 
-def _on(topology: Topology, rows: catalog.Rows) -> list[Row]:
+def _on(topology: Topology, rows: Sequence[Row]) -> list[Row]:
     """The rows that run on this topology."""
     return [
         row
@@ -174,7 +188,6 @@ def _occasion(case: Case, request: Request, card: Card) -> Occasion:
     return Occasion(
         case,
         card,
-        trainer=not catalog.problem(card),
         cores=request.gpus or request.cores,
         timed=_chosen(case, request, large or timed),
         traced=_chosen(case, request, watched or timed),

@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -10,10 +11,19 @@ from typing import Any, NamedTuple
 from harness import catalog
 from harness.launch.base import Launcher
 from harness.launch.outcome import Done, Job, Outcome, Unsupported, describe, failures
-from harness.spec import Card, Case, Finding, Topology, Workload
+from harness.spec import Card, Case, Finding, Functions, Topology, Trainers, Workload
+from harness.spec.run import COMPARED
 
-TASKS = "harness.launch.tasks"
+TASKS = "harness.launch.plain"
 
+WEIGHTS = f"parameters {COMPARED}"
+# What a checked run keeps → what it is judged as.
+KINDS = {
+    "gradient 1": "gradient",
+    f"gradient {COMPARED}": f"gradient at step {COMPARED}",
+    "merged": "merged",
+    "unmerged": "unmerged",
+}
 HERE: Mapping[str, str] = MappingProxyType({})
 EXACT: dict[str, Any] = {"workload": {"dtype": "fp64", "micro_batches": 1}}
 # Honest ways to compute the same: what they differ by is the noise floor.
@@ -44,11 +54,14 @@ Ensemble = Sequence[Mapping[str, Any]]
 
 
 class Run(NamedTuple):
-    """Kind → name → tensor, the losses, and by kind the resolution of float64 itself."""
+    """Kind → name → tensor, the losses, by kind the resolution of float64 itself, what must be equal, and by step what
+    was observed."""
 
     kinds: Mapping[str, Mapping[str, Any]]
     losses: Sequence[float] = ()
     units: Mapping[str, Mapping[str, float]] = MappingProxyType({})
+    exact: Mapping[str, Any] = MappingProxyType({})
+    observed: Sequence[Mapping[str, float]] = ()
 
 
 class NoOracle(Exception):
@@ -69,8 +82,8 @@ class Oracles:
         self.launcher, self.timeout = launcher, timeout
         self._known: dict[tuple[Any, ...], Any] = {}
 
-    def _plain(self, task: str, arguments: dict[str, Any], settings: Mapping[str, str] = HERE) -> Any:
-        world = self.launcher.world(1, "reference", catalog.PLAIN.partition(":")[0], settings)
+    def _plain(self, module: str, task: str, arguments: dict[str, Any], settings: Mapping[str, str] = HERE) -> Any:
+        world = self.launcher.world(1, "reference", module, settings)
         try:
             outcomes = world.run(Job(f"{TASKS}:{task}", arguments), self.timeout)
         finally:
@@ -84,19 +97,25 @@ class Oracles:
 
     def key(self, case: Case, card: Card) -> tuple[Any, ...]:
         """What distinguishes the references: the dense model or formula, what it computes, and the work."""
-        variant = dict(card.variants[case.variant])
-        if problem := catalog.problem(card):
-            return problem, *catalog.telling(card, variant).items(), case.workload
-        plain, options = catalog.plain(card, case.workload, case.topology, variant)
-        return plain, *options.items(), case.workload
+        contract, variant = card.contract, dict(card.variants[case.variant])
+        if isinstance(contract, Functions):
+            return contract, *catalog.telling(contract, variant).items(), case.workload
+        plain, options, work = self.start(case, card)
+        return plain, *options.items(), work
+
+    def start(self, case: Case, card: Card) -> tuple[Trainers, dict[str, Any], Workload]:
+        """The modules of a Trainer's dense model and data, the model's options, and the work."""
+        assert isinstance(card.contract, Trainers)
+        plain, options = catalog.dense(card.contract, case.workload, case.topology, card.variants[case.variant])
+        return replace(card.contract, plain=plain), options, case.workload
 
     def reference(self, case: Case, card: Card) -> Any:
         """The :class:`harness.judge.parity.Reference` for the case's work and precision."""
         key = self.key(case, card)
         if key not in self._known:
-            name, *options, work = key
-            function = bool(catalog.problem(card))
-            run = partial(self._outputs if function else self._trained, name, dict(options))
+            contract, *options, work = key
+            function = isinstance(contract, Functions)
+            run = partial(self._outputs if function else self._trained, contract, dict(options))
             try:
                 self._known[key] = self._judged_by(run, work, FUNCTION_ENSEMBLE if function else ENSEMBLE)
             except NoOracle as reason:
@@ -118,13 +137,15 @@ class Oracles:
             floors = parity.raised(floors, rounded.kinds, other.kinds)
             pairs.append((rounded, other))
         losses = loss_floor([(run.losses, truth.losses) for run, truth in pairs])
+        seen = observed_floor([(run.observed, truth.observed) for run, truth in pairs])
         for kind, unit in exact.units.items():
             floors[kind] = parity.at_least(floors[kind], unit)
-        return parity.Reference(parity.Oracle(exact.kinds, exact.losses), floors, losses)
+        oracle = parity.Oracle(exact.kinds, exact.losses, exact.exact, exact.observed)
+        return parity.Reference(oracle, floors, losses, seen)
 
     def _trained(
         self,
-        plain: str,
+        contract: Trainers,
         options: dict[str, Any],
         work: Workload,
         ensemble: Ensemble,
@@ -132,48 +153,53 @@ class Oracles:
     ) -> list[Run]:
         from harness.judge import parity
 
-        members = _members((EXACT, *ensemble), options, work)
-        arguments = {"plain": plain, "ensemble": members, "workload": work}
-        runs = self._plain("members", arguments | {"topology": Topology(), "data": catalog.DATA}, settings)
+        members = _members((EXACT, *ensemble), work)
+        runs = self._plain(contract.plain, "members", self._work(contract, options, work, members), settings)
         found = []
         for run in runs:
-            kept = tensors(run["tensors"])
-            change = update(kept["parameters"], self.initial(work))
-            units = {"update": parity.unit(kept["parameters"], change)}
-            found.append(Run({"gradient": kept["gradient"], "update": change}, run["losses"], units))
+            kinds = trained(run.tensors, self.initial(contract, options, work))
+            after = tensors({"weights": run.tensors[WEIGHTS]})["weights"]
+            units = {"update": parity.unit(after, kinds["update"])}
+            found.append(Run(kinds, run.losses, units, observed=run.observed))
         return found
+
+    def _work(
+        self, contract: Trainers, options: Mapping[str, Any], work: Workload, members: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        modules = {"plain": contract.plain, "data": contract.data}
+        return modules | {"ensemble": members, "options": options, "workload": work, "topology": Topology()}
 
     def _outputs(
         self,
-        problem: str,
+        contract: Functions,
         variant: dict[str, Any],
         work: Workload,
         ensemble: Ensemble,
         settings: Mapping[str, str] = HERE,
     ) -> list[Run]:
-        arguments = {"problem": problem, "variant": variant, "workload": work, "ensemble": list(ensemble)}
-        runs = self._plain("function_members", arguments, settings)
-        return [Run(tensors(run)) for run in runs]
+        arguments = {"problem": contract.problem, "exact": contract.exact, "variant": variant, "workload": work}
+        members = self._plain(contract.problem, "function_members", arguments | {"ensemble": list(ensemble)}, settings)
+        return [Run(tensors(run.tensors), exact=run.exact) for run in members]
 
     def curves(self, case: Case, card: Card) -> Any:
         """The float64 model's learning curve, and its noise floor at every step in the case's precision."""
-        plain, options = catalog.plain(card, case.workload, case.topology, card.variants[case.variant])
-        key = ("curve", plain, *options.items(), case.workload)
+        contract, options, work = self.start(case, card)
+        key = ("curve", contract, *options.items(), work)
         if key not in self._known:
-            ensemble = _members(({"workload": {"dtype": "fp64"}}, *CURVE_ENSEMBLE), options, case.workload)
-            arguments = {"plain": plain, "ensemble": ensemble, "workload": case.workload}
+            members = _members(({"workload": {"dtype": "fp64"}}, *CURVE_ENSEMBLE), work)
             try:
-                exact, *honest = self._plain("curves", arguments | {"topology": Topology(), "data": catalog.DATA})
+                arguments = self._work(contract, options, work, members)
+                exact, *honest = self._plain(contract.plain, "curves", arguments)
                 self._known[key] = exact, loss_floor([(run, exact) for run in honest])
             except NoOracle as reason:
                 self._known[key] = reason.finding
         return self._known[key]
 
-    def initial(self, work: Workload) -> Mapping[str, Any]:
+    def initial(self, contract: Trainers, options: Mapping[str, Any], work: Workload) -> Mapping[str, Any]:
         """The weights that every engine starts from."""
-        key = ("initial", work.model, work.seed, work.weights)
+        key = ("initial", contract.plain, *options.items(), work.model, work.seed, work.weights)
         if key not in self._known:
-            self._known[key] = dict(catalog.load(catalog.INITIAL)(work))
+            self._known[key] = dict(catalog.load(f"{contract.plain}:initial")(work, **options))
         weights: Mapping[str, Any] = self._known[key]
         return weights
 
@@ -200,6 +226,14 @@ def tensors(kept: Mapping[str, bytes]) -> dict[str, Mapping[str, Any]]:
     return {kind: torch.load(io.BytesIO(data)) for kind, data in kept.items()}
 
 
+def trained(kept: Mapping[str, bytes], initial: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """A Trainer's kinds: the gradients of the first step and of the last that is compared, what the steps up to there
+    changed, and what is merged."""
+    found = tensors({kind: data for kind, data in kept.items() if kind in KINDS or kind == WEIGHTS})
+    found["update"] = update(found.pop(WEIGHTS), initial)
+    return {KINDS.get(kind, kind): names for kind, names in found.items()}
+
+
 def update(parameters: Mapping[str, Any], initial: Mapping[str, Any]) -> dict[str, Any]:
     """What the steps changed; a tensor that the model does not have like this stays as it is, for the judge to name."""
     found = {}
@@ -220,7 +254,20 @@ def loss_floor(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> list
     return [max(step) for step in zip(*off, strict=True)]
 
 
-def _members(ensemble: Sequence[Mapping[str, Any]], options: Mapping[str, Any], work: Workload) -> list[dict[str, Any]]:
-    """The members whose micro-batches divide the work, each with the options of its dense model besides."""
+def observed_floor(
+    pairs: Sequence[tuple[Sequence[Mapping[str, float]], Sequence[Mapping[str, float]]]],
+) -> dict[str, float]:
+    """By what is observed, the largest relative deviation of an honest run from its oracle at any step."""
+    floor: dict[str, float] = {}
+    for honest, exact in pairs:
+        for got, true in zip(honest, exact, strict=True):
+            for name, value in true.items():
+                off = abs(got[name] - value) / abs(value) if value else abs(got[name])
+                floor[name] = max(floor.get(name, 0.0), off)
+    return floor
+
+
+def _members(ensemble: Sequence[Mapping[str, Any]], work: Workload) -> list[Mapping[str, Any]]:
+    """The members whose micro-batches divide the work."""
     divisors = (int(member.get("workload", {}).get("micro_batches", 1)) for member in ensemble)
-    return [{**options, **m} for m, k in zip(ensemble, divisors, strict=True) if work.batch_size % k == 0]
+    return [member for member, k in zip(ensemble, divisors, strict=True) if work.batch_size % k == 0]

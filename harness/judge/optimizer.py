@@ -1,0 +1,120 @@
+"""Updates against the textbook optimizer, which is fed the engine's own gradients.
+
+AdamW divides by the gradient's size: an error of the gradient, or a missing one, may leave hardly a trace in what it
+changes, and round-off may grow to whole steps. So each step is replayed in float64 from the weights that the engine had
+before it and the gradients that it had up to then, and only what the optimizer itself did is compared. The noise floor
+is what the same replay gives in the precision of the engine's weights, in three honest orders of its operations.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from harness.judge.parity import MARGIN, Errors, at_least, errors, floor
+from harness.spec import Finding, Workload
+
+Tensors = Mapping[str, Tensor]
+Step = Callable[[Tensor, Tensor, "tuple[Tensor, Tensor]", int, Workload], Tensor]
+
+
+def textbook(w: Tensor, g: Tensor, moments: tuple[Tensor, Tensor], t: int, work: Workload) -> Tensor:
+    """The next weights: SGD with weight decay, or AdamW (Loshchilov and Hutter 2019, algorithm 2), at step t ≥ 1.
+    ``moments`` m and v are updated in place."""
+    if work.optimizer == "sgd":
+        return w - work.lr * (g + work.weight_decay * w)
+    (m, v), (b1, b2) = moments, work.betas
+    m.mul_(b1).add_(g, alpha=1 - b1)
+    v.mul_(b2).addcmul_(g, g, value=1 - b2)
+    m_hat, v_hat = m / (1 - b1**t), v / (1 - b2**t)
+    return w - work.lr * (m_hat / (v_hat.sqrt() + work.eps) + work.weight_decay * w)
+
+
+def decayed_first(w: Tensor, g: Tensor, moments: tuple[Tensor, Tensor], t: int, work: Workload) -> Tensor:
+    """The same, with the decay before the step and one factor for both corrections, as fused kernels have it."""
+    if work.optimizer == "sgd":
+        return torch.add(w, g.add(w, alpha=work.weight_decay), alpha=-work.lr)
+    (m, v), (b1, b2) = moments, work.betas
+    m.lerp_(g, 1 - b1)
+    v.mul_(b2).addcmul_(g, g, value=1 - b2)
+    scale = work.lr / (1 - b1**t)
+    return (w * (1 - work.lr * work.weight_decay)).addcdiv(m, v.sqrt() / (1 - b2**t) ** 0.5 + work.eps, value=-scale)
+
+
+def decayed_last(w: Tensor, g: Tensor, moments: tuple[Tensor, Tensor], t: int, work: Workload) -> Tensor:
+    """The same, with the correction folded into epsilon and the step's size (Kingma and Ba 2015, end of section 2)."""
+    if work.optimizer == "sgd":
+        return w * (1 - work.lr * work.weight_decay) - g * work.lr
+    (m, v), (b1, b2) = moments, work.betas
+    m.add_((g - m) * (1 - b1))
+    v.add_((g * g - v) * (1 - b2))
+    root = (1 - b2**t) ** 0.5
+    step: Tensor = m / (v.sqrt() + work.eps * root) * (work.lr * root / (1 - b1**t))
+    return w - step - w * (work.lr * work.weight_decay)
+
+
+HONEST: tuple[Step, ...] = (textbook, decayed_first, decayed_last)
+
+
+def replay(step: Step, gradients: Sequence[Tensors], weights: Sequence[Tensors], work: Workload) -> list[Tensors]:
+    """What each step changes, from the weights before it (``weights[t]``, one more than there are gradients)."""
+    moments = {name: (torch.zeros_like(w), torch.zeros_like(w)) for name, w in weights[0].items()}
+    changes: list[Tensors] = []
+    for t, g in enumerate(gradients, start=1):
+        before = weights[t - 1]
+        changes.append({name: step(w, g[name], moments[name], t, work) - w for name, w in before.items()})
+    return changes
+
+
+def clipped(gradients: Sequence[Tensors], work: Workload) -> list[Tensors]:
+    """Each step's gradients scaled to a norm of at most ``max_grad_norm``, in their own precision."""
+    if not work.max_grad_norm:
+        return list(gradients)
+    found: list[Tensors] = []
+    for step in gradients:
+        norm = sum(float(g.double().square().sum()) for g in step.values()) ** 0.5
+        scale = min(1.0, work.max_grad_norm / (norm + 1e-6))
+        found.append({name: g * scale for name, g in step.items()})
+    return found
+
+
+def judge(gradients: Sequence[Tensors], weights: Sequence[Tensors], work: Workload) -> Finding:
+    """One finding: the step and tensor that are furthest off. ``weights[0]`` are those before the first step."""
+    names = list(weights[0])
+    if missing := [name for step in gradients for name in names if name not in step]:
+        return Finding("parity", "replayed update", None, "× floor", "fail", f"there is no gradient of {missing[0]}")
+    exact_weights = [_to(w, names, torch.float64) for w in weights]
+    exact = replay(textbook, clipped([_to(g, names, torch.float64) for g in gradients], work), exact_weights, work)
+    narrow = torch.float64 if work.dtype == "fp64" else torch.float32
+    narrow_weights = [_to(w, names, narrow) for w in weights]
+    # Gradients are scaled in their own precision or in that of the weights that are stepped.
+    scaled = [clipped([_to(g, names, dtype) for g in gradients], work) for dtype in (None, narrow)]
+    honest = [
+        replay(step, [_to(g, names, narrow) for g in each], narrow_weights, work) for step in HONEST for each in scaled
+    ]
+    worst, where, size = 0.0, "", (0.0, 0.0)
+    for t, true in enumerate(exact):
+        found = errors({name: exact_weights[t + 1][name] - exact_weights[t][name] for name in names}, true)
+        limit = _floor([errors(run[t], true) for run in honest], exact_weights[t], true, narrow)
+        for name, error in found.tensors.items():
+            ratio = error / max(limit.tensors[name], 1e-15) if error == error else float("inf")
+            if ratio > worst:
+                worst, where, size = ratio, f"step {t + 1}, {name}", (error, limit.tensors[name])
+    good = worst <= MARGIN
+    text = f"replayed update error {size[0]:.2g} = {worst:.2g} × floor {size[1]:.2g} (bound {MARGIN:g} ×)"
+    text += f", worst in {where}"
+    detail = {"error": size[0], "floor": size[1], "tensor": where}
+    verdict = "pass" if good else "fail"
+    return Finding("parity", "replayed update", worst, "× floor", verdict, text, bound=MARGIN, detail=detail)
+
+
+def _to(tensors: Tensors, names: Sequence[str], dtype: torch.dtype | None) -> Tensors:
+    """Those of these names, in ``dtype`` or as they are."""
+    return {name: tensors[name].to(dtype or tensors[name].dtype) for name in names}
+
+
+def _floor(runs: Sequence[Errors], weights: Tensors, changes: Tensors, dtype: torch.dtype) -> Errors:
+    """A weight is known to half a unit in its last place, whatever the order of operations."""
+    eps = torch.finfo(dtype).eps / 2
+    unit = {n: eps * float(weights[n].norm()) / float(change.norm()) for n, change in changes.items() if change.any()}
+    return at_least(floor(runs), unit)

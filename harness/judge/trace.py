@@ -1,0 +1,36 @@
+"""What was observed of an engine's steps, against the dense model's own."""
+
+from collections.abc import Mapping, Sequence
+
+from harness.judge.parity import MARGIN, Reference
+from harness.spec import Finding
+
+
+def judge(observed: Sequence[Mapping[str, float]], reference: Reference) -> list[Finding]:
+    """One finding for each thing that the float64 model observes: the step that is furthest off. What is a whole number
+    at every step there (a count, a flag, a scale by powers of two) must be equal."""
+    return [_one(name, observed, reference) for name in (reference.oracle.observed or [{}])[0]]
+
+
+def _one(name: str, observed: Sequence[Mapping[str, float]], reference: Reference) -> Finding:
+    truth = [step[name] for step in reference.oracle.observed]
+    if not observed or any(name not in step for step in observed):
+        return Finding("trace", name, None, "", "skipped", "the engine does not say it")
+    found = [step[name] for step in observed]
+    curves = {"observed": found, "oracle": truth}
+    if all(value == round(value) for value in truth):
+        for step, (got, true) in enumerate(zip(found, truth, strict=True), start=1):
+            if got != true:
+                return Finding(
+                    "trace", name, got, "", "fail", f"step {step}: {got:g} for {true:g}", true, detail=curves
+                )
+        text = f"equal in all {len(truth)} steps"
+        return Finding("trace", name, found[-1], "", "pass", text, truth[-1], direction="equal", detail=curves)
+    floor = max(reference.observed_floor[name], 1e-15)
+    off = [abs(got - true) / abs(true) if true else abs(got) for got, true in zip(found, truth, strict=True)]
+    ratios = [error / floor if error == error else float("inf") for error in off]
+    step = max(range(len(ratios)), key=lambda index: ratios[index])
+    text = f"{ratios[step]:.2g} × floor {floor:.2g} (bound {MARGIN:g} ×) at step {step + 1}: "
+    text += f"{found[step]:.6g} for {truth[step]:.6g}"
+    verdict = "pass" if ratios[step] <= MARGIN else "fail"
+    return Finding("trace", name, ratios[step], "× floor", verdict, text, bound=MARGIN, detail=curves)

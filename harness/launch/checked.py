@@ -1,0 +1,201 @@
+"""The checked run: a few steps, or a call, from the same start on the same work, of which everything is looked at."""
+
+import gc
+import hashlib
+import io
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.catalog import load
+from harness.launch import widened
+from harness.launch.problem import Drawn, backward, forward_backward, leaves, part
+from harness.launch.rank import Context
+from harness.meter import memory
+from harness.meter.backward import FirstBackward
+from harness.meter.traffic import Traffic
+from harness.spec import Topology, Trainer, Workload
+from harness.spec.run import COMPARED, FunctionRun, Memory, TrainerRun
+from harness.spec.run import Traffic as Sent
+
+# Pairs of steps in a row, counted from 0. By then lazy states exist; traffic is counted where nothing is collected.
+MEMORY_STEPS, TRAFFIC_STEPS = (1, 2), (3, 4)
+STEPS = 5
+
+
+def trainer(
+    context: Context,
+    build: str,
+    variant: Mapping[str, Any],
+    workload: Workload,
+    topology: Topology,
+    data: str,
+    options: Mapping[str, Any],
+    keep: bool = True,
+) -> TrainerRun:
+    """Some steps from the same weights on the same batches; rank 0 keeps the tensors, if that is asked. ``options`` are
+    the dense model's, and the data's."""
+    products = widen(context, workload)
+    batch = load(f"{data}:batch")
+    batches = [batch(workload, step, **options) for step in range(STEPS)]
+    gc.collect()
+    run, tensors, changed = TrainerRun(meter=memory.meter(), products=products), Kept(context, keep), set()
+    losses, observed, memories, traffics = [], [], [], []
+    with memory.gauge() as gauge:
+        trainer: Trainer = load(build)(workload, topology, **variant)
+        frozen = fingerprints(trainer)
+        for step, tokens in enumerate(batches):
+            if step in TRAFFIC_STEPS:
+                with Traffic() as traffic:
+                    losses.append(float(trainer.backward(tokens)))
+                    trainer.update()
+                traffics.append(Sent(traffic.by_op, traffic.by_group))
+            elif step in MEMORY_STEPS:
+                loss, held = _weighed(trainer, tokens, gauge, partial(tensors.keep, f"gradient {step + 1}"))
+                losses.append(loss)
+                memories.append(held)
+            else:
+                losses.append(float(trainer.backward(tokens)))
+                tensors.keep(f"gradient {step + 1}", trainer.gradients)
+                trainer.update()
+            if step < COMPARED:
+                tensors.keep(f"parameters {step + 1}", trainer.parameters)
+            if observe := getattr(trainer, "observe", None):
+                observed.append({name: float(value) for name, value in observe().items()})
+            changed |= {name for name, digest in fingerprints(trainer).items() if digest != frozen.get(name)}
+        if merged := getattr(trainer, "merged", None):
+            tensors.keep("merged", merged)
+            trainer.unmerge()  # type: ignore[attr-defined]
+            tensors.keep("unmerged", trainer.frozen)  # type: ignore[attr-defined]
+    padding = getattr(trainer, "padding", None)
+    return replace(
+        run,
+        memory=memories,
+        traffic=traffics,
+        fallback=getattr(trainer, "fallback", ""),
+        unmetered=getattr(trainer, "unmetered", ""),
+        padding=int(padding()) if padding else 0,
+        tensors=tensors.kinds,
+        losses=losses,
+        observed=observed,
+        changed=sorted(changed),
+    )
+
+
+def _weighed(trainer: Any, tokens: Any, gauge: memory.Gauge, keep: Callable[[Any], None]) -> tuple[float, Memory]:
+    """A step's loss, and the memory of its own work: its gradients are collected while nothing counts."""
+    settle()  # garbage of the step before is none of this one's
+    gauge.reset()
+    before = gauge.current()
+    with FirstBackward(gauge.current) as first:
+        loss = float(trainer.backward(tokens))
+    settle()
+    states, peak = gauge.current(), gauge.peak()
+    keep(trainer.gradients)
+    settle()
+    gauge.reset()
+    trainer.update()
+    synchronize()
+    kept = 0.0 if first.noted is None else first.noted - before
+    return loss, Memory(states, kept, max(peak, gauge.peak()))
+
+
+def function(
+    context: Context,
+    build: str,
+    variant: Mapping[str, Any],
+    workload: Workload,
+    topology: Topology,
+    problem: str,
+    exact: tuple[str, ...],
+    keep: bool = True,
+) -> FunctionRun:
+    """One forward and backward on the problem's inputs: outputs, input gradients, bytes kept between the two."""
+    products = widen(context, workload)
+    function = load(build)(workload, topology, **variant)
+    drawn = part(function, Drawn.of(problem, workload, variant))
+    for _ in range(2):  # the first call may compile or allocate for good
+        forward_backward(function, drawn)
+    settle()  # what the calls before held is none of this one's
+    with memory.gauge() as gauge:
+        gauge.reset()
+        outputs = function(drawn.inputs)
+        settle()
+        kept = gauge.current()
+        gradients = backward(outputs, drawn)
+        synchronize()
+        peak = gauge.peak()
+    traffic = Traffic()
+    if topology.world_size > 1:  # one rank sends nothing, and some compiled kernels run under no dispatch mode
+        with traffic:
+            forward_backward(function, drawn)
+    tensors, whole = Kept(context, keep), getattr(function, "gather", dict)
+    found = leaves(whole(outputs), exact) if keep else leaves({}, exact)
+    if keep and found.tensors:
+        tensors.keep("output", lambda: found.tensors)
+    if keep and gradients:
+        tensors.keep("gradient", lambda: whole(gradients))
+    return FunctionRun(
+        memory=[Memory(kept=kept, peak=peak)],
+        traffic=[Sent(traffic.by_op, traffic.by_group)],
+        meter=memory.meter(),
+        products=products,
+        fallback=getattr(function, "fallback", ""),
+        tensors=tensors.kinds,
+        exact=found.exact,
+    )
+
+
+class Kept:
+    """Tensors by kind, of the first rank, as bytes at once: kept as tensors they would count as the engine's memory."""
+
+    def __init__(self, context: Context, wanted: bool = True) -> None:
+        self.first = context.rank == 0
+        self.kinds: dict[str, bytes] | None = {} if wanted else None
+
+    def keep(self, kind: str, give: Any) -> None:
+        """All ranks call ``give`` together, since it may gather."""
+        if self.kinds is None:
+            return
+        tensors = give()
+        if self.first:
+            buffer = io.BytesIO()
+            torch.save({name: tensor.detach().cpu() for name, tensor in tensors.items()}, buffer)
+            self.kinds[kind] = buffer.getvalue()
+
+
+def fingerprints(trainer: Any) -> dict[str, str]:
+    """A digest of each tensor that no step may change."""
+    if not hasattr(trainer, "frozen"):
+        return {}
+    return {name: _digest(tensor) for name, tensor in trainer.frozen().items()}
+
+
+def _digest(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
+def widen(context: Context, workload: Workload) -> str:
+    """See :mod:`harness.launch.widened`. What the record says of it; empty where there is no need."""
+    if workload.dtype != "bf16" or not widened.needed():
+        return ""
+    if "widened" not in context.state:
+        context.state["widened"] = widened.install()
+    return widened.NOTE
+
+
+def settle() -> None:
+    """Garbage is no state; and a backend's thread holds its last buffers for a moment after the work is done."""
+    synchronize()
+    gc.collect()
+    time.sleep(0.02)
+
+
+def synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -1,0 +1,48 @@
+"""How well a whole run of training learns, against the reference, over several seeds."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from harness.spec import Case, Curves, Finding, Flows, Needs, Occasion, Topology, Workload
+
+if TYPE_CHECKING:
+    from harness.launch.rank import Context
+    from harness.run.lab import Lab
+
+PLACE, NEEDS, QUANTITIES = 9, Needs.RUN, ()
+
+
+def asked(occasion: Occasion) -> bool:
+    return isinstance(occasion.card.contract, Flows)
+
+
+def take(lab: "Lab", case: Case) -> list[Finding]:
+    from harness.judge import learning
+
+    contract = lab.runner.card(case).contract
+    assert isinstance(contract, Flows)
+    work = {"seeds": contract.seeds, "budget": contract.budget}
+    engine = lab.runner.once(case, f"{__name__}:curves", **work)
+    reference = lab.runner.once(replace(case, engine="reference"), f"{__name__}:curves", **work)
+    if isinstance(engine, Finding) or isinstance(reference, Finding):
+        return [found for found in (engine, reference) if isinstance(found, Finding)][:1]
+    return learning.judge(engine[0], reference[0], contract.score, contract.better)
+
+
+def curves(
+    context: "Context",
+    build: str,
+    variant: Mapping[str, Any],
+    workload: Workload,
+    topology: Topology,
+    seeds: int,
+    budget: int,
+) -> list[Curves]:
+    """In a rank: a run for each seed, the workload's own and those that follow."""
+    from harness.catalog import load
+    from harness.launch.checked import widen
+
+    widen(context, workload)
+    run = load(build)
+    return [run(workload, topology, workload.seed + seed, budget, **variant) for seed in range(seeds)]

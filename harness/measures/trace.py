@@ -1,0 +1,31 @@
+"""What an engine says of its own steps, loss scales, norms or rewards, against the dense model, step by step."""
+
+from typing import TYPE_CHECKING
+
+from harness.spec import Case, Finding, Needs, Occasion, Trainers
+
+if TYPE_CHECKING:
+    from harness.run.lab import Lab
+
+PLACE, NEEDS, QUANTITIES = 7, Needs.ORACLE, ()
+
+
+def asked(occasion: Occasion) -> bool:
+    """Only topics whose dense model observes something have a trace."""
+    contract = occasion.card.contract
+    return occasion.judged and not occasion.large and isinstance(contract, Trainers) and contract.observes
+
+
+def take(lab: "Lab", case: Case) -> list[Finding]:
+    from harness.judge import trace
+    from harness.spec.run import TrainerRun
+
+    checked = lab.runner.checked(case)
+    if checked.problem:
+        return [checked.problem]
+    reference = lab.runner.reference(case)
+    if isinstance(reference, Finding):
+        return [reference]
+    (first, *_) = checked.ranks
+    assert isinstance(first, TrainerRun)
+    return trace.judge(first.observed, reference)

@@ -1,0 +1,36 @@
+"""The moment at which a step's backward pass begins, whoever begins it."""
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from torch.autograd import Variable
+
+Reading = TypeVar("Reading")
+
+
+class FirstBackward(Generic[Reading]):
+    """``noted``: what ``read()`` gave when autograd's engine first ran while this was active. All that is kept for the
+    backward pass is held at that moment. None if no backward pass went through the engine.
+
+    ``loss.backward()``, ``torch.autograd.grad`` and a pipeline's own call all do.
+    """
+
+    def __init__(self, read: Callable[[], Reading]) -> None:
+        self._read = read
+        self.noted: Reading | None = None
+
+    def __enter__(self) -> "FirstBackward[Reading]":
+        self._engine = Variable._execution_engine
+        Variable._execution_engine = self  # type: ignore[assignment]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        Variable._execution_engine = self._engine
+
+    def run_backward(self, *arguments: Any, **keywords: Any) -> Any:
+        if self.noted is None:
+            self.noted = self._read()
+        return self._engine.run_backward(*arguments, **keywords)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)

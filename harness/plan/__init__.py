@@ -1,0 +1,1 @@
+"""What a session runs: cards × what was asked for, before anything starts."""

@@ -1,0 +1,33 @@
+"""Measures and claims: run by the runner, judged, and handed to the recorder."""
+
+from harness import catalog
+from harness.run.oracle import no_run
+from harness.run.recorder import Recorder
+from harness.run.runner import Runner
+from harness.spec import Case, Claim, Finding, Topology, Workload
+
+
+class Lab:
+    def __init__(self, runner: Runner, recorder: Recorder) -> None:
+        self.runner, self.recorder = runner, recorder
+
+    def measure(self, name: str, case: Case) -> list[Finding]:
+        """Takes one of :data:`harness.measures.MEASURES`, and records what it finds."""
+        if reason := self.runner.obstacle(case):
+            found = [no_run("skipped", reason)]
+        else:
+            found = catalog.load(f"harness.measures.{name}:take")(self, case)
+        notes = {}
+        for rank in self.runner.known(case)[:1]:
+            notes = {text: getattr(rank, text) for text in ("fallback", "products") if getattr(rank, text)}
+        if shared := self.runner.shared_gpus(case.topology):
+            notes["device_note"] = shared
+        return self.recorder.record(case, [finding.but(measure=name) for finding in found], notes)
+
+    def claim(self, topic: str, claim: Claim, cases: list[Case]) -> Finding:
+        """A published figure, judged by what was found of these cases of its topic."""
+        finding: Finding = catalog.load(claim.check)(self.recorder.records(cases))
+        detail = {"text": claim.text, "source": claim.source, **finding.detail}
+        about = Case(topic, topic, "", Topology(), Workload())
+        found = finding.but(measure="claim", quantity=claim.name, detail=detail)
+        return self.recorder.record(about, [found], {})[0]

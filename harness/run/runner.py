@@ -1,0 +1,205 @@
+"""The runner: it owns the worlds, and runs every case once, however many measures look at it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from functools import partial
+from threading import Lock
+from typing import Any
+
+from harness import catalog
+from harness.launch.base import Launcher
+from harness.launch.outcome import Done, Job
+from harness.run.ahead import Ahead
+from harness.run.blocks import Block, BlockKey, block_key, run_block, small, world_of
+from harness.run.builds import Builds
+from harness.run.oracle import Oracles, trouble
+from harness.spec import Card, Case, Finding, Functions, Topology, Trainers
+from harness.spec.requires import missing
+from harness.spec.run import Checked as Rank
+
+CHECKED, TIMED = "harness.launch.checked", "harness.launch.timed"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the checked run of a case gave: every rank's record, or the one finding that says why there is none."""
+
+    ranks: tuple[Rank, ...] = ()
+    problem: Finding | None = None
+
+
+class Runner:
+    """``capacity``: ranks that a case may have; ``timed``: the cases whose steps will be timed, which are each other's
+    peers."""
+
+    def __init__(
+        self,
+        cards: Mapping[str, Card],
+        launcher: Launcher,
+        timeout: float = 120.0,
+        capacity: int = 4,
+        timed: Sequence[Case] = (),
+    ) -> None:
+        import torch  # collection does without
+
+        torch.set_num_threads(1)  # what is judged is small: threads would wait for each other and for the ranks' cores
+        self.cards, self.launcher, self.timeout, self.capacity = cards, launcher, timeout, capacity
+        self.timed, self.cores = tuple(timed), launcher.cores
+        self.builds = Builds()
+        self._checked: dict[str, Checked] = {}
+        self._ahead = Ahead(self._check)
+        self._oracles = Oracles(launcher, 4 * timeout)
+        self._references: dict[tuple[Any, ...], Future[Any]] = {}  # that are expected, by the oracles' keys
+        self._once: dict[tuple[Any, ...], list[Any] | Finding] = {}
+        self._lock = Lock()
+        self._blocks: dict[BlockKey, Block] = {}
+
+    def expect(self, cases: Iterable[Case], checked: Sequence[Case] = (), parity: bool = False) -> None:
+        """Begins what will be asked for: the compilation of what ``cases`` need, and the ``checked`` runs in this
+        order, as far as their models are small and fit a device beside each other. ``parity``: and their oracles."""
+        for case in cases:
+            if (module := self.operators(case)) and not self.obstacle(case):
+                self.builds.begin(module)
+        able = (case for case in checked if small(case) and not self.obstacle(case))
+        self._ahead.expect(self._check_and_expect_oracle if parity else self._check, able)
+
+    def close(self) -> None:
+        self.builds.close()
+        self._ahead.close()
+        self.launcher.close()
+
+    # What a case needs to run
+
+    def card(self, case: Case) -> Card:
+        return self.cards[case.topic]
+
+    def obstacle(self, case: Case) -> str:
+        """Why this case cannot run here, or an empty string; decided without importing the engine."""
+        if self.crowded(case):
+            return f"{case.topology} needs {case.topology.world_size} ranks; this run has {self.capacity} (--ranks)"
+        engine = self.card(case).engines[case.engine]
+        return missing(engine, self.launcher.device == "cuda") or case.workload.check(case.topology)
+
+    def crowded(self, case: Case) -> bool:
+        return case.topology.world_size > self.capacity
+
+    def operators(self, case: Case) -> str:
+        """The module that compiles what the case's engine needs; empty if it needs nothing."""
+        return catalog.operators(self.card(case), case.engine, case.variant)
+
+    def job(self, case: Case, target: str, **more: Any) -> Job:
+        """A call of ``target``, a task of the case's contract, in each of its ranks."""
+        card, work = self.card(case), case.workload
+        arguments: dict[str, Any] = {
+            "build": card.engines[case.engine].build,
+            "variant": dict(card.variants[case.variant]),
+            "workload": work,
+            "topology": case.topology,
+        }
+        if isinstance(card.contract, Trainers):
+            _, options = catalog.dense(card.contract, work, case.topology, card.variants[case.variant])
+            arguments |= {"data": card.contract.data, "options": options}
+        elif isinstance(card.contract, Functions):
+            arguments |= {"problem": card.contract.problem, "exact": card.contract.exact}
+        return Job(target, arguments | more)
+
+    def run(self, case: Case, target: str, **more: Any) -> list[Any] | Finding:
+        """What each rank of a fresh world of the case's engine gave for a task, or why there is nothing."""
+        if module := self.operators(case):
+            self.builds.wait(module)
+        world = world_of(self.launcher, case, self.card(case))
+        try:
+            outcomes = world.run(self.job(case, target, **more), self.timeout)
+        finally:
+            world.close()
+        return trouble(outcomes) or [outcome.value for outcome in outcomes if isinstance(outcome, Done)]
+
+    def once(self, case: Case, target: str, **more: Any) -> list[Any] | Finding:
+        """The same, remembered: a reference's run serves all of its peers."""
+        key = (case.id, target, *more.items())
+        if key not in self._once:
+            self._once[key] = self.run(case, target, **more)
+        return self._once[key]
+
+    # Checked runs
+
+    def checked(self, case: Case, keep: bool = False) -> Checked:
+        """The case's checked run; it happens once. A large model's tensors come along only if they are to be kept."""
+        if case.id not in self._checked:
+            self._checked[case.id] = self._ahead(case) if small(case) else self._check(case, keep)
+        return self._checked[case.id]
+
+    def taken(self, case: Case) -> Checked:
+        """The checked run with its tensors, of which only the figures are kept: a thousand cases' would take gigabytes.
+        Asked again, the case runs again."""
+        found = self.checked(case, keep=True)
+        if found.ranks and found.ranks[0].tensors is None:
+            found = self._check(case)
+        self._checked[case.id] = replace(found, ranks=tuple(replace(rank, tensors=None) for rank in found.ranks))
+        return found
+
+    def known(self, case: Case) -> tuple[Rank, ...]:
+        """The ranks of its checked run, if it has happened."""
+        return self._checked[case.id].ranks if case.id in self._checked else ()
+
+    def _check_and_expect_oracle(self, case: Case) -> Checked:
+        found = self._check(case)
+        if not found.problem:
+            card = self.card(case)
+            key = self._oracles.key(case, card)
+            with self._lock:
+                if key not in self._references:
+                    self._references[key] = self._ahead.also(partial(self._oracles.reference, case, card))
+        return found
+
+    def _check(self, case: Case, keep: bool = True) -> Checked:
+        kind = "trainer" if isinstance(self.card(case).contract, Trainers) else "function"
+        found = self.run(case, f"{CHECKED}:{kind}", keep=keep)
+        return Checked(problem=found) if isinstance(found, Finding) else Checked(ranks=tuple(found))
+
+    # What is right
+
+    def reference(self, case: Case) -> Any:
+        """The :class:`harness.judge.parity.Reference` of the case's work, or the finding that says why it has none."""
+        card = self.card(case)
+        expected = self._references.get(self._oracles.key(case, card))
+        return expected.result() if expected else self._oracles.reference(case, card)
+
+    def dense(self, case: Case) -> str:
+        """The module of the dense model that a Trainer's case is compared with."""
+        return self._oracles.start(case, self.card(case))[0].plain
+
+    def curves(self, case: Case) -> Any:
+        """The oracle's learning curve and its noise floor at each step, or the finding that says why there is none."""
+        return self._oracles.curves(case, self.card(case))
+
+    def initial(self, case: Case) -> Mapping[str, Any]:
+        """The weights that every engine of a Trainer's case starts from."""
+        return self._oracles.initial(*self._oracles.start(case, self.card(case)))
+
+    # Timed rounds
+
+    def block(self, case: Case) -> Block:
+        """The timed block of the case's topic, topology and work; it runs once for all its cases."""
+        key = block_key(case)
+        if key not in self._blocks:
+            members = [c for c in self.timed if block_key(c) == key and not self.obstacle(c)]
+            for module in {found for member in members if (found := self.operators(member))}:
+                self.builds.wait(module)
+            kind = "trainer" if isinstance(self.card(case).contract, Trainers) else "function"
+            jobs = {c.id: self.job(c, f"{TIMED}:{kind}") for c in members}
+            self.rest()
+            self._blocks[key] = run_block(self.launcher, members, jobs, self.card(case), self.timeout, self._ahead.also)
+        return self._blocks[key]
+
+    def rest(self) -> None:
+        """Waits until nothing runs that was begun ahead: what comes is timed."""
+        self._ahead.rest()
+        self.builds.rest()
+
+    def shared_gpus(self, topology: Topology) -> str:
+        """What the record says of ranks that share a GPU; empty if none do."""
+        if 0 < self.launcher.gpus < topology.world_size:
+            return f"{topology.world_size} ranks share the GPU; their messages pass the host"
+        return ""

@@ -1,0 +1,76 @@
+"""What a checked run gives, rank by rank: one record for each contract."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+COMPARED = 3  # steps of a checked run whose gradients and weights are kept, the first ones
+COMPARED = 3  # steps of a checked run whose gradients and weights are kept, the first ones
+Operations = Mapping[str, Mapping[str, float]]  # collective → {"calls", "bytes", "control"}
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What this rank asked to be sent in a step. ``groups``: bytes by the ranks that take part."""
+
+    by_op: Operations = field(default_factory=dict)
+    groups: Mapping[tuple[int, ...], float] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> float:
+        return sum(entry["bytes"] for entry in self.by_op.values())
+
+    @property
+    def control(self) -> float:
+        """Bytes of losses, norms and flags."""
+        return sum(entry["control"] for entry in self.by_op.values())
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one step on one rank.
+
+    states  held between the backward pass and the update, of a Trainer; of a Function, nothing
+    kept    held for the backward pass: when it begins, less what was held before the forward pass
+    peak    the most at any time
+    """
+
+    states: float = 0.0
+    kept: float = 0.0
+    peak: float = 0.0
+
+
+@dataclass(frozen=True)
+class Checked:
+    """``memory`` and ``traffic`` are those of two steps in a row, of a Function of one call. ``meter`` says what
+    counted the memory, ``products`` how bfloat16 products were computed where this device has none of its own;
+    ``fallback`` and ``unmetered`` are the engine's texts. ``tensors``, of the first rank: kind → name → tensor, as
+    ``torch.save`` writes it, if they are to be compared."""
+
+    memory: Sequence[Memory] = ()
+    traffic: Sequence[Traffic] = ()
+    meter: str = ""
+    products: str = ""
+    fallback: str = ""
+    unmetered: str = ""
+    padding: int = 0
+    tensors: Mapping[str, bytes] | None = None
+
+
+@dataclass(frozen=True)
+class TrainerRun(Checked):
+    """``losses`` and ``observed`` by step, the latter what the engine's ``observe()`` said; ``changed`` names the
+    tensors of ``frozen()`` that some step changed. The kinds of ``tensors`` are ``gradient 1``, ``parameters 1`` and so
+    on, by checked step, and ``merged``."""
+
+    losses: Sequence[float] = ()
+    observed: Sequence[Mapping[str, float]] = ()
+    changed: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class FunctionRun(Checked):
+    """``exact`` holds texts, integers and booleans by their place in the outputs. The kinds of ``tensors`` are
+    ``output`` and, where some input is differentiated, ``gradient``."""
+
+    exact: Mapping[str, Any] = field(default_factory=dict)

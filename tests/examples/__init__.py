@@ -1,0 +1,1 @@
+"""A small topic of each contract: what one folder must hold, and no more."""

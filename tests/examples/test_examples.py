@@ -1,0 +1,103 @@
+"""A topic of each contract is one folder, measured as any other; a planted fault is found by the measure that must."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from harness.plan import cases as plan
+from harness.run.lab import Lab
+from harness.spec import Card, Case, Engine, Finding
+from tests import labs
+from tests.examples import bandit, extraction, low_rank, recomputed
+
+CARDS = {module.CARD.name: module.CARD for module in (low_rank, extraction, bandit, recomputed)}
+REQUEST = plan.Request(depth="full", ranks=2)
+
+
+def every() -> list[tuple[str, Case]]:
+    return [
+        (measure, case)
+        for case in plan.cases(REQUEST, CARDS)
+        for measure in plan.measures(case, REQUEST, CARDS[case.topic])
+        if measure != "throughput"
+    ]
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    lab = labs.make(CARDS, capacity=2)
+    yield lab
+    lab.runner.close()
+
+
+@pytest.mark.parametrize(("measure", "case"), every(), ids=str)
+def test_what_the_contract_promises_is_measured_and_passes(lab: Lab, measure: str, case: Case) -> None:
+    found = lab.measure(measure, case)
+    assert {finding.verdict for finding in found} == {"pass"}, [finding.reason for finding in found]
+
+
+def test_each_contract_has_the_measures_that_suit_it() -> None:
+    measures: dict[str, set[str]] = {}
+    for measure, case in every():
+        measures.setdefault(case.topic, set()).add(measure)
+    assert measures == {
+        "low_rank": {"parity", "memory", "traffic", "trace"},
+        "extraction": {"parity", "memory"},
+        "bandit": {"learning"},
+        "recomputed": {"memory", "bits"},
+    }
+
+
+def broken(lab: Lab, card: Card, build: str, measure: str, topology: str, variant: str = "") -> dict[str, Finding]:
+    """By quantity, what is found of a planted fault."""
+    name = build.partition(":")[2]
+    faulty = replace(card, engines={"reference": card.engines["reference"], name: Engine(build)})
+    lab.runner.cards = {**CARDS, card.name: faulty}
+    cases = plan.cases(replace(REQUEST, engines=(name,)), {card.name: faulty})
+    case = next(case for case in cases if str(case.topology) == topology and variant in case.variant)
+    return {finding.quantity: finding for finding in lab.measure(measure, case)}
+
+
+def test_a_frozen_tensor_that_changes_by_its_last_place_is_found(lab: Lab) -> None:
+    found = broken(lab, low_rank.CARD, "tests.examples.low_rank.reference:thawed", "parity", "dp2")
+    assert found["frozen"].verdict == "fail"
+    assert "W0" in found["frozen"].reason
+    assert {q for q, finding in found.items() if finding.verdict == "fail"} == {"frozen"}
+
+
+def test_a_count_that_is_off_by_one_is_found(lab: Lab) -> None:
+    found = broken(lab, low_rank.CARD, "tests.examples.low_rank.reference:counts_twice", "trace", "dp2")
+    assert found["steps"].verdict == "fail"
+    assert found["steps"].reason == "step 1: 2 for 1"
+    assert found["norm"].verdict == "pass"
+
+
+def test_a_text_that_is_another_is_found(lab: Lab) -> None:
+    found = broken(lab, extraction.CARD, "tests.examples.test_examples:hasty", "parity", "dp1")
+    assert found["exact"].verdict == "fail"
+    assert found["exact"].reason.startswith("4 of 5 exact outputs differ")
+
+
+def test_an_engine_that_does_not_learn_is_found(lab: Lab) -> None:
+    found = broken(lab, bandit.CARD, "tests.examples.bandit.on_autograd:idle", "learning", "dp1")
+    assert found["score"].verdict == "fail"
+
+
+def test_a_variant_that_is_not_bit_equal_to_its_twin_is_found(lab: Lab) -> None:
+    twins = recomputed.CARD.variants
+    found = broken(lab, recomputed.CARD, "tests.examples.recomputed.reference:other_draws", "bits", "dp1", [*twins][1])
+    assert found["tensors"].verdict == "fail"
+    assert "differ from those of kept_layers, first model." in found["tensors"].reason
+
+
+def hasty(workload: object, topology: object, strict: bool) -> object:
+    """A planted fault: the first number instead of the last."""
+    import re
+
+    def extract(inputs):  # type: ignore[no-untyped-def]
+        found = [(re.findall(r"\d+", text) or [""])[0] for text in inputs["completions"]]
+        right = [answer == truth for answer, truth in zip(found, inputs["answers"], strict=True)]
+        return {"extracted": found, "right": right, "accuracy": sum(right) / len(right)}
+
+    return extract

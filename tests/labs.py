@@ -1,0 +1,21 @@
+"""A Lab as a session makes it, for tests that measure without one."""
+
+from collections.abc import Mapping, Sequence
+
+from harness.launch.local import LocalLauncher
+from harness.run.lab import Lab
+from harness.run.recorder import Recorder, Write
+from harness.run.runner import Runner
+from harness.spec import Card
+from harness.waivers import Waiver
+
+
+def make(
+    cards: Mapping[str, Card],
+    write: Write = lambda case, findings: None,
+    waivers: Sequence[Waiver] = (),
+    launcher: LocalLauncher | None = None,
+    capacity: int = 4,
+) -> Lab:
+    """Whoever makes it closes its runner."""
+    return Lab(Runner(cards, launcher or LocalLauncher(), capacity=capacity), Recorder(write, waivers))
