@@ -92,7 +92,12 @@ def _weighed(trainer: Any, tokens: Any, gauge: memory.Gauge, keep: Callable[[Any
     settle()  # garbage of the step before is none of this one's
     gauge.reset()
     before = gauge.current()
-    with FirstBackward(gauge.current) as first:
+
+    def held() -> int:
+        settle()  # a backend's thread may still hold a message
+        return gauge.current()
+
+    with FirstBackward(held) as first:
         loss = float(trainer.backward(tokens))
     settle()
     states, peak = gauge.current(), gauge.peak()

@@ -139,6 +139,10 @@ class Runner:
         self._checked[case.id] = replace(found, ranks=tuple(replace(rank, tensors=None) for rank in found.ranks))
         return found
 
+    def forget(self) -> None:
+        """Forgets the checked runs, where cases of one id are not the same."""
+        self._checked.clear()
+
     def known(self, case: Case) -> tuple[Rank, ...]:
         """The ranks of its checked run, if it has happened."""
         return self._checked[case.id].ranks if case.id in self._checked else ()

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ FIXED: Mapping[str, Any] = {
 }
 ROPE = {"rope_theta", "rope_type", "type"}  # what RoPE without scaling is told
 WINDOW, WINDOW_FROM = 4096, 28  # Transformers' defaults of sliding_window and max_window_layers
+
+OWN = tuple(field for field in fields(ModelConfig) if field.name != "dropout")  # the fields of Hugging Face's config
 
 
 def typed(name: str, value: Any, kind: Any) -> Any:
@@ -76,7 +78,7 @@ def config_json(config: ModelConfig, dtype: str) -> str:
         "max_position_embeddings": 40960,  # Qwen3's; it bounds generation and shapes no weight
         "torch_dtype": dtype,
     }
-    return json.dumps({**fixed, **asdict(config)}, indent=2) + "\n"
+    return json.dumps({**fixed, **{field.name: getattr(config, field.name) for field in OWN}}, indent=2) + "\n"
 
 
 def _model(raw: Any) -> ModelConfig:
@@ -86,11 +88,9 @@ def _model(raw: Any) -> ModelConfig:
     if found := next(_unsupported(raw), ""):
         raise ValueError(f"{found} is not supported")
     given = {"tie_word_embeddings": False, **raw, **_rope(raw)[1]}
-    if missing := [field.name for field in fields(ModelConfig) if field.name not in given]:
+    if missing := [field.name for field in OWN if field.name not in given]:
         raise ValueError(f"{', '.join(missing)} missing")
-    return ModelConfig(
-        **{field.name: typed(field.name, given[field.name], field.type) for field in fields(ModelConfig)}
-    )
+    return ModelConfig(**{field.name: typed(field.name, given[field.name], field.type) for field in OWN})
 
 
 def _rope(raw: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:

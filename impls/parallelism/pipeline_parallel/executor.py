@@ -108,7 +108,7 @@ class Executor:
         _, stage, micro = action
         module, kept = self.stages[stage], self.kept.pop((stage, micro))
         if dy is None:
-            dy = torch.tensor(self.weights[micro], device=device(), dtype=torch.float64)
+            dy = torch.full((), self.weights[micro], device=device(), dtype=torch.float64)
         while kept:
             x, graph = kept.pop()
             torch.autograd.backward(graph, dy)

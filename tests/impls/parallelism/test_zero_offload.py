@@ -15,6 +15,7 @@ from harness.spec.named import NAMED
 from impls.parallelism import zero_offload
 from impls.parallelism.zero import laws as zero_laws
 from impls.parallelism.zero_offload import claims, laws, reference
+from tests import labs
 from tests.impls.work import CLIPPED as WORK
 
 CARD = zero_offload.CARD
@@ -83,8 +84,8 @@ def test_a_missing_folder_ends_the_case_with_one_clear_error(lab: Lab) -> None:
 def test_a_rank_leaves_no_file_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     with LocalLauncher() as launcher:
-        alone = Lab({CARD.name: CARD}, [], launcher, lambda *_: None, capacity=1)
-        assert alone.checked(case("nvme_params", "reference", MIXED, DP1)).problem is None
+        alone = labs.make({CARD.name: CARD}, launcher=launcher, capacity=1)
+        assert alone.runner.checked(case("nvme_params", "reference", MIXED, DP1)).problem is None
         folders = [path for path in tmp_path.rglob("*") if path.is_file() and "server" not in path.name]
     assert folders == []
 
@@ -112,9 +113,9 @@ def test_an_operator_that_cannot_be_built_is_a_skip_that_says_why(
     monkeypatch.setenv("CXX", "/bin/false")
     monkeypatch.setenv("CC", "/bin/false")
     with LocalLauncher() as launcher:
-        alone = Lab({CARD.name: CARD}, [], launcher, lambda *_: None, capacity=1)
+        alone = labs.make({CARD.name: CARD}, launcher=launcher, capacity=1)
         (finding,) = alone.measure("parity", case("nvme_states", "deepspeed", MIXED, DP1))
-        alone.close()
+        alone.runner.close()
     assert finding.verdict == "skipped"
     assert finding.reason.startswith(
         "DeepSpeed's async_io cannot be built here: it needs a C++ compiler and libaio-dev"
