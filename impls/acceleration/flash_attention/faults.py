@@ -1,0 +1,39 @@
+"""FlashAttention with exactly one thing broken."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from harness.spec import Function, Topology, Workload
+from harness.spec.fault import GRADIENT, OUTPUT, Fault
+from impls.acceleration.flash_attention import reference
+
+
+def no_softmax_scale(workload: Workload, topology: Topology, causal: bool) -> Function:
+    """softmax(QKᵀ) V, without 1/√d."""
+    attention = reference.build(workload, topology, causal)
+
+    def unscaled(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return attention({**inputs, "query": inputs["query"] * workload.model.head_dim**0.5})
+
+    return unscaled
+
+
+def probabilities_that_are_kept(workload: Workload, topology: Topology, causal: bool) -> Function:
+    """The naive form: the backward pass finds the s × s probabilities in memory."""
+
+    def attention(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return {"output": reference.naive(inputs["query"], inputs["key"], inputs["value"], causal)}
+
+    return attention
+
+
+FAULTS = {
+    "no_softmax_scale": Fault(
+        "fa2_causal",
+        "dp1",
+        {"parity": {"fp32": OUTPUT | GRADIENT, "bf16": OUTPUT | GRADIENT}},
+        where="output of output",
+    ),
+    "probabilities_that_are_kept": Fault("fa2", "dp1", {"memory": {"fp32": {"saved"}, "bf16": {"saved"}}}),
+}

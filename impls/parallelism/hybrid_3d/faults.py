@@ -1,0 +1,61 @@
+"""Hybrid parallelism with exactly one thing broken."""
+
+from typing import Any
+
+from harness.spec import Topology, Trainer, Workload
+from harness.spec.fault import GRADIENT, TRAINED, Fault
+from impls.parallelism.hybrid_3d import reference
+
+
+def gains_of_one_part(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """The gain of the keys' norm keeps the gradient of this rank's heads."""
+    trainer = reference.build(workload, topology, **variant)
+    trainer.summed = ("q_norm.weight",)
+    return trainer
+
+
+def experts_that_count_their_ranks(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """An expert's gradient is of all tokens of its group, but is averaged as a dense weight's, which is one rank's."""
+    trainer = reference.build(workload, topology, **variant)
+    for kind, states in trainer.states.of.items():
+        states.ranks = kind.replicas.size()
+    return trainer
+
+
+def positions_of_the_first_rank(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """Each rank takes its part of a sequence for its beginning."""
+    trainer = reference.build(workload, topology, **variant)
+    for stage in trainer.stages.values():
+        stage.positions = None
+    return trainer
+
+
+def states_of_every_replica(workload: Workload, topology: Topology, partition: bool) -> Trainer:
+    """Each replica keeps all of the optimizer's states, where ZeRO-1 divides them."""
+    return reference.build(workload, topology, partition=False)
+
+
+FAULTS = {
+    "gains_of_one_part": Fault(
+        "mesh_zero1",
+        "tp2pp2",
+        {"parity": {"fp32": GRADIENT, "bf16": {"gradient"}}},
+        where="_norm.weight",
+        workload="meshed",
+    ),
+    "experts_that_count_their_ranks": Fault(
+        "mesh",
+        "dp2ep2",
+        {"parity": {"fp32": GRADIENT | {"update slope"}}},  # in low precision rounding sends tokens to other experts
+        where="step 1, gradient of model.layers.",
+        workload="meshed_experts",
+    ),
+    "positions_of_the_first_rank": Fault(
+        "mesh",
+        "cp2",
+        {"parity": {"fp32": GRADIENT | TRAINED, "bf16": GRADIENT}},
+        where="step 1, gradient of model.layers.",
+        workload="meshed",
+    ),
+    "states_of_every_replica": Fault("mesh_zero1", "dp2pp2", {"memory": {"fp32": {"states"}}}, workload="meshed"),
+}
