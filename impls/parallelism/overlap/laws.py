@@ -15,8 +15,14 @@ def states(workload: Workload, topology: Topology, **variant: object) -> float:
 
 
 def activations(workload: Workload, topology: Topology, technique: str, overlap: bool = True) -> float:
-    """Bytes that autograd saves: halves and tiles together keep what the whole keeps."""
-    return sequence_parallel.activations(workload, topology, sequence_parallel=technique in ALONG_THE_SEQUENCE)
+    """Bytes kept for the backward pass: halves and tiles together keep what the whole keeps. Domino also keeps the input
+    of each of 2L + 1 norms, [b, s, h], at which its stages are cut; in float32 or wider the norm saves it anyhow."""
+    kept = sequence_parallel.activations(workload, topology, sequence_parallel=technique in ALONG_THE_SEQUENCE)
+    if technique == "domino" and workload.element_size < 4:
+        tokens = workload.tokens / workload.micro_batches / topology.dp
+        cuts = 2 * workload.model.num_hidden_layers + 1
+        kept += cuts * tokens * workload.model.hidden_size * workload.element_size
+    return kept
 
 
 def traffic(workload: Workload, topology: Topology, technique: str, overlap: bool = True) -> float | None:
