@@ -165,6 +165,10 @@ def is_adapter(name: str) -> bool:
     return name.rpartition(".")[2].startswith("on_")
 
 
+def is_planted(name: str) -> bool:
+    return name.rpartition(".")[2] == "faults"
+
+
 @pytest.mark.parametrize("path", IMPLS, ids=module)
 def test_inside_impls_imports_go_from_topics_to_engines_to_common(path: Path) -> None:
     own = layer(module(path))
@@ -178,8 +182,15 @@ def test_inside_impls_imports_go_from_topics_to_engines_to_common(path: Path) ->
 
 
 @pytest.mark.parametrize("path", IMPLS, ids=module)
-def test_an_adapter_is_imported_by_nothing(path: Path) -> None:
-    assert [name for name in imports(path) if name.startswith("impls.") and is_adapter(name)] == []
+def test_adapters_and_planted_faults_are_imported_by_no_module(path: Path) -> None:
+    ours = [name for name in imports(path) if name.startswith("impls.")]
+    assert [name for name in ours if is_adapter(name) or is_planted(name)] == []
+
+
+@pytest.mark.parametrize("path", [path for path in IMPLS if is_planted(module(path))], ids=module)
+def test_planted_faults_know_no_topic_that_the_files_beside_them_do_not_know(path: Path) -> None:
+    known = {layer(name) for beside in path.parent.glob("*.py") if beside != path for name in imports(beside)}
+    assert {layer(name) for name in imports(path)} <= known | {"", "common", layer(module(path))}
 
 
 def test_no_topic_needs_itself_through_another_one() -> None:

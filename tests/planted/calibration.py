@@ -23,9 +23,9 @@ from harness import catalog
 from harness.judge.calibration import TABLE, read
 from harness.judge.parity import MARGIN
 from harness.plan import cases as plan
-from harness.spec import Card, Case, Engine, Topology
+from harness.spec import Card, Case, Engine
 from tests import labs
-from tests.planted.test_faults import FAULTS
+from tests.planted.faults import EVERY, FAULTS
 
 CAPABILITIES = ("default", "avx2", "avx512")
 DTYPES = ("fp32", "bf16")
@@ -61,20 +61,11 @@ def _routed(case: Case) -> bool:
 
 
 def faulty() -> tuple[dict[str, Card], list[Case]]:
-    """Every planted fault as a variant of its own, in each precision in which it must fail."""
-    cards, cases = catalog.topics(), []
-    for name, fault in FAULTS.items():
-        card = cards[fault.topic]
-        cards[fault.topic] = replace(
-            card,
-            variants={**card.variants, name: card.variants[fault.variant]},
-            engines={**card.engines, name: Engine(f"{__package__}.faults:{name}", variants=(name,))},
-        )
-        for dtype in DTYPES:
-            if getattr(fault, dtype):
-                work = fault.work(dtype)
-                cases.append(Case(fault.topic, name, name, Topology.parse(fault.topology), work))
-    return cards, cases
+    """Every planted fault of parity as a variant of its own, in each precision in which it must fail."""
+    cards = catalog.topics()
+    for planted in EVERY:
+        cards[planted.topic] = planted.put_into(cards[planted.topic])
+    return cards, [planted.case(dtype) for planted in EVERY for dtype in DTYPES if planted.figures("parity", dtype)]
 
 
 def measured(cards: Mapping[str, Card], cases: list[Case]) -> Iterator[Row]:
@@ -107,7 +98,7 @@ def table(rows: Iterable[Row]) -> list[Row]:
             ratios.setdefault(key, []).append(row["ratio"])
             if row["ratio"] == max(ratios[key]):
                 line |= {"largest": row["ratio"], "where": row["case"]}
-        elif name in getattr(fault, dtype):
+        elif name in fault.figures("parity", dtype):
             line["faults"] += 1
             if row["ratio"] < line.get("smallest", float("inf")):
                 line |= {"smallest": row["ratio"], "fault": row["engine"]}

@@ -11,7 +11,7 @@ from harness.judge import calibration
 from harness.judge.parity import MARGIN
 from harness.plan import cases as plan
 from tests.planted.calibration import CAPABILITIES, DTYPES, TURNS, beyond, honest, table
-from tests.planted.test_faults import FAULTS
+from tests.planted.faults import EVERY
 
 FOUND = calibration.read()
 LINES = {(line["quantity"], line["dtype"]): line for line in FOUND["table"]}
@@ -39,7 +39,8 @@ def test_no_honest_run_is_above_half_the_bound_and_no_fault_below_twice_it(line:
 def test_every_fault_was_measured() -> None:
     for dtype in DTYPES:
         for name, line in ((name, line) for (name, other), line in LINES.items() if other == dtype):
-            assert line["faults"] == len(CAPABILITIES) * sum(name in getattr(fault, dtype) for fault in FAULTS.values())
+            finding = sum(name in planted.figures("parity", dtype) for planted in EVERY)
+            assert line["faults"] == len(CAPABILITIES) * finding
 
 
 def test_a_whole_run_of_honest_engines_shows_a_false_alarm_less_than_once_in_a_hundred() -> None:

@@ -35,5 +35,5 @@ FAULTS = {
         {"parity": {"fp32": OUTPUT | GRADIENT, "bf16": OUTPUT | GRADIENT}},
         where="output of output",
     ),
-    "probabilities_that_are_kept": Fault("fa2", "dp1", {"memory": {"fp32": {"saved"}, "bf16": {"saved"}}}),
+    "probabilities_that_are_kept": Fault("fa2", "dp1", {"memory": {"fp32": {"saved"}}}),
 }

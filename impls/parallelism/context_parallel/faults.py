@@ -44,5 +44,5 @@ FAULTS = {
         {"parity": {"fp32": OUTPUT | GRADIENT, "bf16": OUTPUT | GRADIENT}},
         where="output of output",
     ),
-    "blocks_sent_in_float32": Fault("ring", "cp2", {"traffic": {"bf16": {"bytes", "across_groups"}}}),
+    "blocks_sent_in_float32": Fault("ring", "cp2", {"traffic": {"bf16": {"bytes"}}}),
 }

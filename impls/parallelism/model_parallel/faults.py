@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from harness.spec import Batch, Topology, Trainer, Workload
-from harness.spec.fault import GRADIENT, TRAINED, Fault
+from harness.spec.fault import Fault
 from impls.parallelism.model_parallel import reference
 
 
@@ -24,6 +24,6 @@ def rounded_at_the_boundary(workload: Workload, topology: Topology, **variant: A
 
 FAULTS = {
     "rounded_at_the_boundary": Fault(
-        "layers", "pp2", {"parity": {"fp32": GRADIENT | TRAINED}}, where="step 1, gradient of model."
+        "layers", "pp2", {"parity": {"fp32": {"gradient", "update"}}}, where="step 1, gradient of model."
     ),
 }

@@ -38,7 +38,5 @@ FAULTS = {
     "a_step_too_many_counted": Fault(
         "offload_optimizer", "dp2", {"parity": {"fp32": REPLAYED, "bf16": REPLAYED}}, workload="tiny_adamw"
     ),
-    "states_that_stay_in_memory": Fault(
-        "nvme_states", "dp2", {"memory": {"fp32": {"states"}, "bf16": {"states"}}}, workload="tiny_adamw"
-    ),
+    "states_that_stay_in_memory": Fault("nvme_states", "dp2", {"memory": {"fp32": {"states"}}}, workload="tiny_adamw"),
 }

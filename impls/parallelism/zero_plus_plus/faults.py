@@ -3,7 +3,7 @@
 from typing import Any
 
 from harness.spec import Topology, Trainer, Workload
-from harness.spec.fault import TRAINED, Fault
+from harness.spec.fault import LATER_GRADIENT, TRAINED, Fault
 from impls.parallelism.zero_plus_plus import reference
 
 
@@ -19,6 +19,8 @@ def no_secondary_partition(workload: Workload, topology: Topology, hierarchical:
 
 
 FAULTS = {
-    "a_stale_partition": Fault("hpz", "dp2", {"parity": {"fp32": TRAINED, "bf16": {"update"}}}, where="step 2, loss "),
+    "a_stale_partition": Fault(
+        "hpz", "dp2", {"parity": {"fp32": LATER_GRADIENT | TRAINED, "bf16": {"update"}}}, where="step 3, gradient of "
+    ),
     "no_secondary_partition": Fault("hpz", "dp4", {"traffic": {"fp32": {"bytes", "across_groups"}}}),
 }
