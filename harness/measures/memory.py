@@ -43,7 +43,7 @@ def take(lab: "Lab", case: Case) -> list[Finding]:
 
 
 def _growth(ranks: list[list[float]]) -> Finding:
-    """Two steps in a row must hold the same but for a scalar, say a loss that is kept: a leak grows from step to step."""
+    """Two steps in a row hold the same but for a scalar, say a loss that is kept; a leak grows from step to step."""
     growth = max(after - before for before, after in ranks)
     text = f"{growth:,.0f} B more in a step than in the one before, on the rank that grows most"
     return Finding("memory", "growth", growth, "B", "fail" if growth > SCALAR else "pass", text, bound=SCALAR)

@@ -15,7 +15,7 @@ def states(workload: Workload, topology: Topology, **variant: object) -> float:
 
 
 def activations(workload: Workload, topology: Topology, technique: str, overlap: bool = True) -> float:
-    """Bytes kept for the backward pass: halves and tiles together keep what the whole keeps. Domino also keeps the input
+    """Bytes kept for the backward pass: halves and tiles together keep as much as the whole. Domino also keeps the input
     of each of 2L + 1 norms, [b, s, h], at which its stages are cut; in float32 or wider the norm saves it anyhow."""
     kept = sequence_parallel.activations(workload, topology, sequence_parallel=technique in ALONG_THE_SEQUENCE)
     if technique == "domino" and workload.element_size < 4:
