@@ -25,7 +25,8 @@ class Planted:
 
     @property
     def engine(self) -> Engine:
-        return Engine(self.build, variants=(self.name,))
+        """Its library is PyTorch, so that one fork server does for all faults: each takes a quarter of a gigabyte."""
+        return Engine(self.build, requires=("torch",), variants=(self.name,))
 
     def case(self, dtype: str) -> Case:
         return Case(self.topic, self.name, self.name, Topology.parse(self.fault.topology), self.fault.work(dtype))

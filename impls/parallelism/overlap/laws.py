@@ -15,8 +15,8 @@ def states(workload: Workload, topology: Topology, **variant: object) -> float:
 
 
 def activations(workload: Workload, topology: Topology, technique: str, overlap: bool = True) -> float:
-    """Bytes kept for the backward pass: halves and tiles together keep as much as the whole. Domino also keeps the input
-    of each of 2L + 1 norms, [b, s, h], at which its stages are cut; in float32 or wider the norm saves it anyhow."""
+    """Bytes kept for the backward pass: halves and tiles together keep as much as the whole. Domino also keeps inputs
+    of 2L + 1 norms, [b, s, h] each, at which its stages are cut; in float32 or wider the norm saves it anyhow."""
     kept = sequence_parallel.activations(workload, topology, sequence_parallel=technique in ALONG_THE_SEQUENCE)
     if technique == "domino" and workload.element_size < 4:
         tokens = workload.tokens / workload.micro_batches / topology.dp
