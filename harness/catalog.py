@@ -58,7 +58,19 @@ def topics(added: Sequence[str] = ()) -> dict[str, Card]:
     for text in added:
         topic_name, engine, build = _parse_engine(text)
         _add(cards, topic_name, engine, build)
+    _unique(cards)
     return cards
+
+
+def _unique(cards: Mapping[str, Card]) -> None:
+    """A case is called by its variant: two topics with one of the same name would have cases of the same name."""
+    topics: dict[str, str] = {}
+    for card in cards.values():
+        for variant in card.variants:
+            if topics.setdefault(variant, card.name) != card.name:
+                raise ValueError(
+                    f"topics {topics[variant]} and {card.name} both have a variant {variant!r}: rename one"
+                )
 
 
 def _parse_engine(text: str) -> tuple[str, str, str]:

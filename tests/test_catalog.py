@@ -60,6 +60,12 @@ def test_a_package_may_not_replace_a_topic(package: Path) -> None:
         catalog.topics()
 
 
+def test_two_topics_may_not_have_variants_of_one_name(package: Path) -> None:
+    (package.parents[1] / "tiny" / "__init__.py").write_text(CARD.replace("tiny_one", "zero3"))
+    with pytest.raises(ValueError, match="topics zero and tiny_topic both have a variant 'zero3': rename one"):
+        catalog.topics()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -16,7 +16,8 @@ from pathlib import Path
 import pandas
 import pytest
 
-from harness import cli, plan
+from harness import cli
+from harness.plan import cases
 from harness.store import Store
 from tests.store.examples import CASE, FINDING
 
@@ -86,7 +87,7 @@ def test_names_that_are_piped_are_not_cut(command: str) -> None:
     shown = piped(command)
     assert "…" not in shown
     words = set(shown.split())
-    for card in plan.cards(plan.Request()).values():
+    for card in cases.cards(cases.Request()).values():
         assert words >= {card.name, *card.variants, *card.adapted}
 
 
@@ -174,7 +175,7 @@ def test_an_interrupt_has_pytests_exit_code(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.plan, "cards", interrupted)
+    monkeypatch.setattr(cli.cases, "cards", interrupted)
     assert cli.main(["list"]) == pytest.ExitCode.INTERRUPTED
     assert capsys.readouterr().err == "plumbline: interrupted\n"
 

@@ -6,16 +6,22 @@ from harness.judge.parity import MARGIN, Reference
 from harness.spec import Finding
 
 
-def judge(observed: Sequence[Mapping[str, float]], reference: Reference) -> list[Finding]:
+def judge(observed: Sequence[Mapping[str, float]], reference: Reference, first: bool) -> list[Finding]:
     """One finding for each thing that the float64 model observes: the step that is furthest off. What is a whole number
-    at every step there (a count, a flag, a scale by powers of two) must be equal."""
-    return [_one(name, observed, reference) for name in (reference.oracle.observed or [{}])[0]]
+    at every step there (a count, a flag, a scale by powers of two) must be equal. ``first``: the engine is the
+    reference, which must observe all of it."""
+    truth = reference.oracle.observed
+    if not truth:
+        return [Finding("trace", "run", None, "", "error", "the dense model has no observe(), but the card says so")]
+    return [_one(name, observed, reference, first) for name in truth[0]]
 
 
-def _one(name: str, observed: Sequence[Mapping[str, float]], reference: Reference) -> Finding:
+def _one(name: str, observed: Sequence[Mapping[str, float]], reference: Reference, first: bool) -> Finding:
     truth = [step[name] for step in reference.oracle.observed]
     if not observed or any(name not in step for step in observed):
-        return Finding("trace", name, None, "", "skipped", "the engine does not say it")
+        told = ", ".join(observed[0]) if observed and observed[0] else "nothing"
+        reason = f"the engine observes {told}, not {name}"
+        return Finding("trace", name, None, "", "fail" if first else "skipped", reason)
     found = [step[name] for step in observed]
     curves = {"observed": found, "oracle": truth}
     if all(value == round(value) for value in truth):

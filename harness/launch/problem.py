@@ -101,7 +101,10 @@ def part(function: Any, drawn: Drawn) -> Drawn:
 
 
 def forward_backward(function: Any, drawn: Drawn) -> None:
-    backward(function(drawn.inputs), drawn)
+    outputs = function(drawn.inputs)
+    if not isinstance(outputs, Mapping):
+        raise TypeError(f"a Function returns a dict of outputs by name, not a {type(outputs).__name__}")
+    backward(outputs, drawn)
 
 
 def backward(outputs: Mapping[str, Any], drawn: Drawn) -> dict[str, Tensor]:

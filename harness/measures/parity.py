@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.spec import Case, Finding, Flows, Needs, Occasion
-from harness.spec.contract import DENSE
 
 if TYPE_CHECKING:
     from harness.judge.parity import Reference
@@ -54,7 +53,7 @@ def _trainer(runner: "Runner", case: Case, ranks: Sequence["TrainerRun"], refere
     # Under AdamW round-off in small gradients turns into whole steps: single tensors then say little.
     together = {kind for kind in kinds if kind != "gradient"} if case.workload.optimizer == "adamw" else set()
     found = parity.judge(kinds, losses, reference, case.topology.world_size, together)
-    if runner.dense(case) == DENSE:  # others may step otherwise, or more than once
+    if runner.replays(case):
         every = tensors(kept)
         gradients = [every[f"gradient {step}"] for step in range(1, COMPARED + 1)]
         weights = [every[f"parameters {step}"] for step in range(1, COMPARED + 1)]

@@ -28,4 +28,4 @@ def take(lab: "Lab", case: Case) -> list[Finding]:
         return [reference]
     (first, *_) = checked.ranks
     assert isinstance(first, TrainerRun)
-    return trace.judge(first.observed, reference)
+    return trace.judge(first.observed, reference, case.engine == "reference")

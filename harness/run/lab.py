@@ -1,5 +1,7 @@
 """Measures and claims: run by the runner, judged, and handed to the recorder."""
 
+import traceback
+
 from harness import catalog
 from harness.run.oracle import no_run
 from harness.run.recorder import Recorder
@@ -16,13 +18,21 @@ class Lab:
         if reason := self.runner.obstacle(case):
             found = [no_run("skipped", reason)]
         else:
-            found = catalog.load(f"harness.measures.{name}:take")(self, case)
+            found = self._taken(name, case)
         notes = {}
         for rank in self.runner.known(case)[:1]:
             notes = {text: getattr(rank, text) for text in ("fallback", "products") if getattr(rank, text)}
         if shared := self.runner.shared_gpus(case.topology):
             notes["device_note"] = shared
         return self.recorder.record(case, [finding.but(measure=name) for finding in found], notes)
+
+    def _taken(self, name: str, case: Case) -> list[Finding]:
+        """A measure that breaks is an error of its case, which the store and the report must show."""
+        try:
+            found: list[Finding] = catalog.load(f"harness.measures.{name}:take")(self, case)
+            return found or [no_run("error", f"the measure {name} found nothing")]
+        except Exception:
+            return [no_run("error", f"the measure {name} raised\n{traceback.format_exc()}")]
 
     def claim(self, topic: str, claim: Claim, cases: list[Case]) -> Finding:
         """A published figure, judged by what was found of these cases of its topic."""

@@ -15,6 +15,7 @@ from harness.run.blocks import Block, BlockKey, block_key, run_block, small, wor
 from harness.run.builds import Builds
 from harness.run.oracle import Oracles, trouble
 from harness.spec import Card, Case, Finding, Functions, Topology, Trainers
+from harness.spec.contract import DENSE
 from harness.spec.requires import missing
 from harness.spec.run import Checked as Rank
 
@@ -170,9 +171,10 @@ class Runner:
         expected = self._references.get(self._oracles.key(case, card))
         return expected.result() if expected else self._oracles.reference(case, card)
 
-    def dense(self, case: Case) -> str:
-        """The module of the dense model that a Trainer's case is compared with."""
-        return self._oracles.start(case, self.card(case))[0].plain
+    def replays(self, case: Case) -> bool:
+        """Whether a step of the case's dense model is one of the workload's optimizer on its gradients."""
+        contract = self._oracles.start(case, self.card(case))[0]
+        return contract.plain == DENSE or contract.replays
 
     def curves(self, case: Case) -> Any:
         """The oracle's learning curve and its noise floor at each step, or the finding that says why there is none."""

@@ -14,19 +14,21 @@ class Trainers:
 
     ``plain`` is the module of the dense model, the oracle of every engine:
     ``build(workload, topology, permute, math, **options)`` makes it on one process, as a Trainer;
-    ``options(workload, topology, **variant)`` gives its options for a variant, or None where the variant computes what
-    :data:`DENSE` computes;
+    ``options(workload, topology, **variant)`` gives its options for a variant, or None where :data:`DENSE`
+    is its oracle;
     ``initial(workload, **options)`` yields name and float32 tensor of all that ``parameters()`` of an engine returns,
     as it is before the first step.
 
     ``data`` is the module of ``batch(workload, step, **options)``: the global batch of a step, on the CPU. Its fields
     are the topic's own affair; :class:`harness.spec.Batch` has the usual ones. ``observes``: the dense model has an
-    ``observe()``, with which the engines' are compared.
+    ``observe()``, with which the engines' are compared. ``replays``: a step of the dense model is one of the workload's
+    optimizer on ``gradients()``, so that an engine's updates can be replayed.
     """
 
     plain: str = DENSE
     data: str = "impls.common.data"
     observes: bool = False
+    replays: bool = True
 
 
 @dataclass(frozen=True)

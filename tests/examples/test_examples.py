@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from harness.measures import memory
 from harness.plan import cases as plan
 from harness.run.lab import Lab
 from harness.spec import Card, Case, Engine, Finding
@@ -89,6 +90,34 @@ def test_a_variant_that_is_not_bit_equal_to_its_twin_is_found(lab: Lab) -> None:
     found = broken(lab, recomputed.CARD, "tests.examples.recomputed.reference:other_draws", "bits", "dp1", [*twins][1])
     assert found["tensors"].verdict == "fail"
     assert "differ from those of kept_layers, first model." in found["tensors"].reason
+
+
+def test_a_function_that_returns_no_dict_is_told_so(lab: Lab) -> None:
+    found = broken(lab, extraction.CARD, "tests.examples.test_examples:bare", "parity", "dp1")
+    assert found["run"].verdict == "error"
+    assert "a Function returns a dict of outputs by name, not a list" in found["run"].reason
+
+
+def test_a_name_that_the_engine_does_not_observe_is_told(lab: Lab) -> None:
+    found = broken(lab, low_rank.CARD, "tests.examples.low_rank.reference:misspelt", "trace", "dp1")
+    assert (found["steps"].verdict, found["steps"].reason) == ("skipped", "the engine observes stepps, norm, not steps")
+    assert found["norm"].verdict == "pass"
+
+
+def test_a_measure_that_raises_is_an_error_of_its_case(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def take(*_: object) -> None:
+        raise TypeError("a mistake in the measure")
+
+    monkeypatch.setattr(memory, "take", take)
+    lab.runner.cards = CARDS
+    case = next(case for measure, case in every() if measure == "memory")
+    (finding,) = lab.measure("memory", case)
+    assert (finding.measure, finding.verdict) == ("memory", "error")
+    assert "a mistake in the measure" in finding.reason
+
+
+def bare(workload: object, topology: object, strict: bool) -> object:
+    return lambda inputs: inputs["completions"]
 
 
 def hasty(workload: object, topology: object, strict: bool) -> object:

@@ -61,7 +61,7 @@ CARD = Card(
         ),
     },
     topologies=("pp2", "pp4"),
-    contract=Trainers(plain=f"{HERE}.plain"),
+    contract=Trainers(plain=f"{HERE}.plain", replays=False),
     grid=GRID,
     laws=(
         Law("memory", "states", f"{HERE}.laws:states", 0.05, "the largest of the ranks' stages", direction="at_most"),

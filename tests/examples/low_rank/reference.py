@@ -48,3 +48,11 @@ def counts_twice(workload: Workload, topology: Topology, rank: int) -> DataParal
     trainer = build(workload, topology, rank)
     trainer.steps = 1
     return trainer
+
+
+def misspelt(workload: Workload, topology: Topology, rank: int) -> DataParallelLowRank:
+    """A planted fault: what it observes has another name."""
+    trainer = build(workload, topology, rank)
+    observe = trainer.observe
+    trainer.observe = lambda: {"stepps": 0.0, "norm": observe()["norm"]}  # type: ignore[method-assign]
+    return trainer
