@@ -1,4 +1,4 @@
-"""What was observed of an engine's steps, against the dense model's own."""
+"""The values that an engine observes in its steps, compared with the dense model's."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,22 +7,22 @@ from harness.spec import Finding
 
 
 def judge(observed: Sequence[Mapping[str, float]], reference: Reference) -> list[Finding]:
-    """One finding for each thing that the float64 model observes: the step that is furthest off. What is a whole number
-    at every step there (a count, a flag, a scale by powers of two) must be equal."""
+    """One finding for each value that the float64 model observes, for the step with the largest error. A value that is
+    a whole number in every step there (a count, a flag, a scale by powers of two) must be equal."""
     return [_one(name, observed, reference) for name in (reference.oracle.observed or [{}])[0]]
 
 
 def _one(name: str, observed: Sequence[Mapping[str, float]], reference: Reference) -> Finding:
     truth = [step[name] for step in reference.oracle.observed]
     if not observed or any(name not in step for step in observed):
-        return Finding("trace", name, None, "", "skipped", "the engine does not say it")
+        return Finding("trace", name, None, "", "skipped", "the engine does not report this value")
     found = [step[name] for step in observed]
     curves = {"observed": found, "oracle": truth}
     if all(value == round(value) for value in truth):
         for step, (got, true) in enumerate(zip(found, truth, strict=True), start=1):
             if got != true:
                 return Finding(
-                    "trace", name, got, "", "fail", f"step {step}: {got:g} for {true:g}", true, detail=curves
+                    "trace", name, got, "", "fail", f"step {step}: {got:g} instead of {true:g}", true, detail=curves
                 )
         text = f"equal in all {len(truth)} steps"
         return Finding("trace", name, found[-1], "", "pass", text, truth[-1], direction="equal", detail=curves)

@@ -1,4 +1,4 @@
-"""What an engine holds against the law, what it keeps for the backward pass, and the peak of a step."""
+"""An engine's states and the memory kept for the backward pass, compared with the laws, and the peak of a step."""
 
 from typing import TYPE_CHECKING
 
@@ -35,13 +35,13 @@ def take(lab: "Lab", case: Case) -> list[Finding]:
     else:
         found = [law.against(card, case, "memory", "saved", kept)]
     peak = max(step.peak for rank in ranks for step in rank.memory)
-    text = f"{peak / 2**20:.2f} MiB at most in a step"
+    text = f"{peak / 2**20:.2f} MiB, the peak of a step"
     found.append(Finding("memory", "peak", peak, "B", "pass", text))
     return [finding.but(detail={**finding.detail, **meter}) for finding in found]
 
 
 def _growth(ranks: list[list[float]]) -> Finding:
-    """What each of two steps in a row holds must be the same: a leak grows from step to step."""
+    """Two consecutive steps must hold the same memory: a leak grows from step to step."""
     growth = max(after - before for before, after in ranks)
-    text = f"{growth:,.0f} B more in a step than in the one before, on the rank that grows most"
+    text = f"{growth:,.0f} B more than in the step before, on the rank with the largest growth"
     return Finding("memory", "growth", growth, "B", "fail" if growth > 0 else "pass", text, bound=0.0)
