@@ -48,7 +48,7 @@ USAGE = "give a path, sqlite:///FILE or postgresql://USER@HOST/DATABASE, with th
 
 # Part of a database's error message → advice.
 ADVICE = {
-    "not a database": "this file is not a store; give another path",
+    "not a database": "this file has another format; give another path",
     "malformed": "the file is damaged; restore a copy or give another path",
     "readonly": "allow writing to the file and its folder, or give another path",
     "unable to open": "allow writing to the file and its folder, or give another path",
