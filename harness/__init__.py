@@ -1,1 +1,1 @@
-"""Plumbline's harness: it runs cases on real ranks, measures them, judges them and keeps the records."""
+"""Plumbline's harness runs cases on real ranks, measures and judges them, and keeps the records."""

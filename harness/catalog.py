@@ -1,4 +1,4 @@
-"""Names → topics and engines: the built-in ones, those of installed packages, and those added for a session.
+"""Topics and engines by name: built in, from installed packages, and added for a session.
 
 Cards are data, so nothing here imports torch or an engine; adapters are named by ``"module:function"`` and imported in
 the ranks. A package adds topics through the entry-point group ``plumbline.topics`` (value: a card) and engines through
@@ -20,12 +20,12 @@ from typing import Any
 from harness.spec import Card, Engine, Functions, Topology, Trainers, Workload
 from harness.spec.contract import DENSE
 
-# In a module's source: it may define names that no statement shows.
+# Source text that may define names which no statement shows.
 MADE_AS_IT_RUNS = ("import *", "__getattr__", "globals(", "vars(", "setattr(", "exec(", "sys.modules")
 
 
 def known(name: str, names: Iterable[str], what: str) -> str:
-    """``name`` if it is one of ``names``; else a ValueError with the nearest ones."""
+    """Returns ``name`` if it is one of ``names``; otherwise raises a ValueError with the nearest ones."""
     names = sorted(names)
     if name in names:
         return name
@@ -35,7 +35,8 @@ def known(name: str, names: Iterable[str], what: str) -> str:
 
 
 def topics(added: Sequence[str] = ()) -> dict[str, Card]:
-    """All cards by name, with the engines that packages and ``added`` (``"TOPIC:NAME=module:function"``) bring."""
+    """All cards by name, including the engines of installed packages and of ``added``
+    (``"TOPIC:NAME=module:function"``)."""
     import impls
 
     cards: dict[str, Card] = {}
@@ -86,7 +87,7 @@ def _parse_engine(text: str) -> tuple[str, str, str]:
         found = None
     except SyntaxError as error:
         raise ValueError(f"--add-engine {text}: {error.filename}, line {error.lineno}: {error.msg}") from error
-    except Exception as error:  # the packages around the module are imported, and are the user's
+    except Exception as error:  # only the packages around the module are imported; they are the user's code
         raise ValueError(f"--add-engine {text}: the module {module!r} cannot be found: {error!r}") from error
     if found is None:
         raise ValueError(f"--add-engine {text}: no module {module!r} in the current folder or the environment")
@@ -98,8 +99,8 @@ def _parse_engine(text: str) -> tuple[str, str, str]:
 
 
 def _names(module: ModuleSpec) -> set[str] | None:
-    """What a module defines, by its source, since engines are imported in the ranks alone. None where that does not
-    tell: there is no source, or names are made as it runs."""
+    """The names that a module defines, read from its source, since engines are imported only in the ranks. None if the
+    source does not tell: it is missing, or it creates names at run time."""
     source = module.loader.get_source(module.name) if isinstance(module.loader, InspectLoader) else None
     if source is None:
         return None if module.origin else set()  # a folder without __init__.py defines nothing
@@ -117,35 +118,35 @@ def _add(cards: dict[str, Card], topic: str, engine: str, build: str) -> None:
 
 
 def load(target: str) -> Any:
-    """``"module:attribute"`` → the object."""
+    """Loads the object that ``"module:attribute"`` names."""
     module, _, name = target.partition(":")
     return getattr(importlib.import_module(module), name)
 
 
 def folder(card: Card) -> str:
-    """The package of a topic's reference, where its other files are."""
+    """The package of a topic's reference, which holds the topic's other files."""
     return card.engines["reference"].build.partition(":")[0].rpartition(".")[0]
 
 
 def operators(card: Card, engine: str, variant: str) -> str:
-    """The module that compiles, for minutes, what this engine needs for this variant; empty if it needs nothing."""
+    """The module that compiles code for this engine and variant, which takes minutes; empty if nothing is compiled."""
     module = card.engines[engine].compiles
     return module if module and load(f"{module}:needs")(engine, **card.variants[variant]) else ""
 
 
 def telling(contract: Functions, variant: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a Function's variant that change what is computed."""
+    """The arguments of a Function's variant that change the computation."""
     return {n: value for n, value in variant.items() if contract.telling is None or n in contract.telling}
 
 
 def dense(
     contract: Trainers, workload: Workload, topology: Topology, variant: Mapping[str, Any]
 ) -> tuple[str, dict[str, Any]]:
-    """The module of the dense model that is the oracle of a Trainer's variant, and the model's options."""
+    """The module of the dense model (the oracle) of a Trainer's variant, and the model's options."""
     options = load(f"{contract.plain}:options")(workload, topology, **variant)
     return (DENSE, {}) if options is None else (contract.plain, options)
 
 
 def case_mark(card: Card, variant: str) -> Mapping[str, object]:
-    """What ``-m "case(...)"`` can select by, beside topic, engine and the rest: the variant's own arguments."""
+    """The arguments that ``-m "case(...)"`` accepts beside topic, engine and the rest: the variant's own."""
     return {key: value for key, value in card.variants[variant].items() if isinstance(value, bool | int | str)}

@@ -1,4 +1,4 @@
-"""The command ``plumbline``: what is installed, what can run, run it, and read what was measured."""
+"""The command ``plumbline``: shows what is installed, runs the suites and reads the results."""
 
 import argparse
 import io
@@ -22,11 +22,11 @@ from harness.spec.named import NAMED
 from harness.spec.requires import missing
 
 INTERRUPTED, ERROR, USAGE = 2, 3, 4  # pytest's exit codes
-PIPED = 10_000  # columns: rich cuts what is wider than a terminal, and takes a file or pipe for one of 80
+PIPED = 10_000  # columns: rich truncates wider output, and assumes 80 for a file or pipe
 FORMATS = ("csv", "json", "parquet")
 EPILOG = """examples:
-  plumbline doctor                              what is installed, what will run, what will be skipped and why
-  plumbline plan zero --depth quick             what a run would measure, case by case
+  plumbline doctor                              what is installed and which engines will run
+  plumbline plan zero --depth quick             the cases of a run and their measures
   plumbline run zero --engines reference,deepspeed
   plumbline run --workload mine.toml --measures parity,throughput
   plumbline records --format csv > figures.csv
@@ -39,41 +39,42 @@ exit codes are pytest's: 0 all passed, 1 some failed, 2 interrupted, 3 no report
 
 def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a locale without Unicode has no "×"
+        sys.stdout.reconfigure(errors="replace")  # the locale may not be Unicode: "×" would fail
     options = argparse.Namespace(call=None)
     try:
         options = _parser().parse_args(arguments)
         code: int = options.call(options)
-        sys.stdout.flush()  # here, where a reader that has gone is expected
+        sys.stdout.flush()  # flush here, where a closed pipe is expected
     except (ValueError, UserError) as error:
         print(f"plumbline: {error}", file=sys.stderr)
         return USAGE
     except KeyboardInterrupt:
         print("plumbline: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output has seen enough; but then a session has ended early
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+    except BrokenPipeError:  # the reader has closed the pipe early; a session that was running has ended early too
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again when it exits
         return ERROR if options.call is run else 0
     return code
 
 
 class UserError(Exception):
-    """One clear line that says what to do."""
+    """One line that says what to do."""
 
 
 class _Parser(argparse.ArgumentParser):
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        sys.stdout.flush()  # a help that nobody reads fails in main, not when Python ends
+        sys.stdout.flush()  # flush now: a closed pipe then fails in main, not when Python exits
         super().exit(status, message)
 
     def error(self, message: str) -> NoReturn:
-        """argparse's own exit code, 2, is pytest's for an interrupted session."""
+        """argparse exits with 2, which is pytest's code for an interrupted session; this exits with pytest's usage
+        error."""
         self.print_usage(sys.stderr)
         self.exit(USAGE, f"{self.prog}: {message}; {self.prog} --help tells more\n")
 
 
 class _Console(Console):
-    """Never cuts what goes to a file or pipe, and takes names as they are."""
+    """Never truncates output to a file or pipe, and does not interpret names as markup."""
 
     def __init__(self) -> None:
         super().__init__(width=None if sys.stdout.isatty() else PIPED, emoji=False, highlight=False)
@@ -83,7 +84,7 @@ class _Console(Console):
 
 
 def _table(*columns: str, title: str | None = None) -> Table:
-    """In a narrow terminal long names go on in the next line."""
+    """Long names wrap in a narrow terminal."""
     return Table(*(Column(name, overflow="fold") for name in columns), title=title, title_justify="left")
 
 
@@ -97,37 +98,37 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"plumbline {_version('plumbline')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    command = commands.add_parser("doctor", help="what is installed, what will run, what will be skipped and why")
+    command = commands.add_parser("doctor", help="show what is installed and which engines will run")
     command.set_defaults(call=doctor)
 
-    command = commands.add_parser("list", help="topics with variants and engines, and the named workloads")
+    command = commands.add_parser("list", help="list topics with variants and engines, and the named workloads")
     command.set_defaults(call=list_)
 
     command = commands.add_parser("run", help="run the suites, all topics or some", description=run.__doc__)
     _add_options(command)
     command.set_defaults(call=run)
 
-    command = commands.add_parser("plan", help="print what such a run would measure", description=plan.__doc__)
+    command = commands.add_parser("plan", help="print the cases and measures of such a run", description=plan.__doc__)
     _add_options(command)
     command.set_defaults(call=plan)
 
     command = commands.add_parser("report", help="write the HTML report of a stored run")
     command.add_argument("--store", default="plumbline.db", **_help("--store"))
-    command.add_argument("--run", metavar="ID", help="which run (default: the latest)")
-    command.add_argument("--report", default="report", metavar="DIR", help="the folder to write to (default: report)")
+    command.add_argument("--run", metavar="ID", help="the run (default: the latest)")
+    command.add_argument("--report", default="report", metavar="DIR", help="the output folder (default: report)")
     command.set_defaults(call=report)
 
-    command = commands.add_parser("records", help="print what the store holds: records, or its runs")
+    command = commands.add_parser("records", help="print the records or the runs in the store")
     command.add_argument("--store", default="plumbline.db", **_help("--store"))
-    command.add_argument("--run", metavar="ID", help="which run; '*' for all (default: the latest)")
-    command.add_argument("--format", choices=FORMATS, help="default: csv; of runs, a table to read")
-    command.add_argument("--output", type=Path, metavar="FILE", help="write there (default: standard output)")
-    command.add_argument("--runs", action="store_true", help="the runs themselves instead of their records")
+    command.add_argument("--run", metavar="ID", help="the run, or '*' for all (default: the latest)")
+    command.add_argument("--format", choices=FORMATS, help="the format (default: csv, or a table for --runs)")
+    command.add_argument("--output", type=Path, metavar="FILE", help="the output file (default: standard output)")
+    command.add_argument("--runs", action="store_true", help="print the runs instead of their records")
     command.set_defaults(call=records)
 
     command = commands.add_parser(
         "completion",
-        help="print what makes the shell complete our options",
+        help="print the shell's completion script",
         description="For bash: plumbline completion bash > ~/.local/share/bash-completion/completions/plumbline",
     )
     command.add_argument("shell", choices=("bash", "zsh"))
@@ -136,10 +137,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("topic", nargs="*", help="topics, as with --topics (default: all)")
+    command.add_argument("topic", nargs="*", help="topic names, as with --topics (default: all)")
     for name, keywords in OPTIONS.items():
         command.add_argument(name, **keywords)
-    command.add_argument("-k", metavar="EXPRESSION", help="only cases whose id matches, as in pytest")
+    command.add_argument("-k", metavar="EXPRESSION", help="run only cases whose id matches, as in pytest")
 
 
 def _help(option: str) -> dict[str, Any]:
@@ -147,7 +148,7 @@ def _help(option: str) -> dict[str, Any]:
 
 
 def doctor(options: argparse.Namespace) -> int:
-    """Versions, hardware, and for each engine of each topic whether it will run."""
+    """Shows versions, hardware, and whether each engine of each topic will run."""
     console = _Console()
     found = gpus.gpus()
     names = ", ".join(dict.fromkeys(f"{gpu.name}, capability {gpu.capability}" for gpu in found))
@@ -165,7 +166,7 @@ def doctor(options: argparse.Namespace) -> int:
             state = f"[yellow]skipped: {escape(reason)}[/]" if reason else "[green]will run[/]"
             engines.add_row(card.name, name, " ".join(engine.variants or card.variants), state)
     console.print(engines)
-    console.print(f"Memory on the CPU is counted by: {_memory_meter()}")
+    console.print(f"CPU memory is counted by: {_memory_meter()}")
     return 0
 
 
@@ -187,7 +188,7 @@ def _memory_meter() -> str:
 
 
 def list_(options: argparse.Namespace) -> int:
-    """Everything that can be named on the command line."""
+    """Lists all names that the command line accepts."""
     console = _Console()
     topics = _table("topic", "variants", "engines", "topologies", title="Topics")
     for card in cases.cards(cases.Request()).values():
@@ -202,12 +203,12 @@ def list_(options: argparse.Namespace) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Runs the suites: ``pytest suites/`` with the same options."""
+    """Runs the suites: the same as ``pytest suites/`` with these options."""
     return _pytest(options)
 
 
 def plan(options: argparse.Namespace) -> int:
-    """Prints each case and what is measured of it, and runs nothing."""
+    """Prints each case with its measures, and runs nothing."""
     return _pytest(options, "--collect-only", "-qq", "--disable-warnings")
 
 
@@ -237,11 +238,11 @@ def report(options: argparse.Namespace) -> int:
 
 
 def records(options: argparse.Namespace) -> int:
-    """The records of a run, or the runs, for another program or to read."""
+    """Prints the records of a run, or the runs, for people or for another program."""
     from harness.store import Store, StoreError, export
 
     if options.format == "parquet" and options.output is None and sys.stdout.isatty():
-        raise UserError("Parquet is no text to read; add --output FILE, or send it to a file or pipe")
+        raise UserError("Parquet is a binary format; add --output FILE, or redirect the output to a file or pipe")
     try:
         store = Store.open(options.store, create=False)
         if not options.runs:
@@ -260,7 +261,7 @@ def records(options: argparse.Namespace) -> int:
 
 
 def completion(options: argparse.Namespace) -> int:
-    """Prints the shell's completion of everything that can be typed behind ``plumbline``."""
+    """Prints the shell's completion script for everything that can follow ``plumbline``."""
     print(shtab.complete(_parser(), shell=options.shell))
     return 0
 

@@ -1,5 +1,4 @@
-"""What a session of the suites adds to pytest: options, cases as parameters, order, outcome and summary. Everything
-else is the Lab's."""
+"""The suites' additions to pytest: options, cases as parameters, order, outcome and summary. The Lab does the rest."""
 
 import signal
 import time
@@ -19,7 +18,7 @@ from harness.spec.finding import worst
 from harness.usage import refuse_plugins
 
 SESSION = pytest.StashKey[Session]()
-HYPOTHESIS = "hypothesispytest"  # its pytest plugin's name
+HYPOTHESIS = "hypothesispytest"  # the name of its pytest plugin
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         try:
             group.addoption(name, **keywords)
         except ValueError:
-            message = "another pytest plugin has an option of this name; leave that plugin out with -p no:ITS_NAME"
+            message = "another pytest plugin has an option of this name; disable that plugin with -p no:ITS_NAME"
             raise pytest.UsageError(f"{name}: {message}") from None
 
 
@@ -36,7 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
     refuse_plugins(config)
     for name, measure in MEASURES.items():
         config.addinivalue_line("markers", f"{name}: select a measure. {(measure.__doc__ or '').strip()}")
-    config.addinivalue_line("markers", "gpu: select cases whose engine needs one")
+    config.addinivalue_line("markers", "gpu: select cases whose engine needs a GPU")
     config.addinivalue_line("markers", "case(topic, variant, engine, ...): select exact cases, as in case(engine='x')")
 
 
@@ -47,16 +46,17 @@ def session_of(config: pytest.Config) -> Session:
 
 
 def pytest_collection(session: pytest.Session) -> None:
-    """Wrong options are a usage error before anything is collected, one line instead of one error a file."""
+    """Wrong options are one usage error before collection, instead of one error in each file."""
     session_of(session.config)
     named = [Path(argument.partition("::")[0]).resolve() for argument in session.config.args]
     if all(path.is_relative_to(SUITES) for path in named) and session.config.pluginmanager.has_plugin(HYPOTHESIS):
-        # It imports all of Hypothesis to say, at the end, nothing: a second of a session that draws no examples.
+        # The Hypothesis plugin imports all of Hypothesis for its summary: a second, in a session that draws no
+        # examples.
         session.config.pluginmanager.unregister(name=HYPOTHESIS)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """``measure`` and ``case``, ``claim`` and ``waiver`` are parameters of the suites' tests."""
+    """Passes ``measure`` and ``case``, ``claim`` and ``waiver`` to the suites' tests as parameters."""
     if not _in_suites(metafunc.definition):
         return
     session = session_of(metafunc.config)
@@ -91,15 +91,15 @@ def _marks(session: Session, case: Case) -> list[pytest.MarkDecorator]:
 
 
 def pytest_itemcollected(item: Any) -> None:
-    """pytest-benchmark's options, say ``--benchmark-only``, go by who uses its fixture."""
+    """pytest-benchmark's options, such as ``--benchmark-only``, select the tests that use its fixture."""
     if _measure(item) == "throughput" and item.config.pluginmanager.has_plugin("benchmark"):
         item.fixturenames = [*item.fixturenames, "benchmark"]
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Untimed first, by topology and engine, those last whose engine compiles something; then timed blocks; the ledger
-    last. What was deselected is not a peer."""
+    """Order: untimed cases by topology and engine, where engines that compile something are last; timed blocks; the
+    ledger. A deselected case is not a peer."""
     if SESSION not in config.stash:
         return
     session = config.stash[SESSION]
@@ -111,10 +111,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         case = _case(item)
         if case is None:
             return (2,) if _in_suites(item) else (0,)
-        place = (places[case.id], order.index(_measure(item)))  # whole, since a plugin may have shuffled the items
+        place = (places[case.id], order.index(_measure(item)))  # the full order: a plugin may have shuffled the items
         if _needs(item) is Needs.QUIET:
             return 1, case.topic, case.topology, *place
-        late = bool(session.operators(case))  # they are compiled meanwhile
+        late = bool(session.operators(case))  # they compile while the other cases run
         return 0, late, case.topic, case.topology, case.engine, case.workload.name, *place
 
     items.sort(key=key)
@@ -126,7 +126,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
-    """What is used, what each depth would run, and about how long it takes, before anything starts."""
+    """The start of the output: the devices, the size of each depth, and the estimated duration."""
     session = config.stash.get(SESSION, None)
     if session is None or not session.plan.tests:
         return []
@@ -138,13 +138,13 @@ def _in_suites(node: pytest.Item) -> bool:
 
 
 def _empty(item: pytest.Item) -> bool:
-    """pytest's stand-in for a test without parameters, say of waivers where there are none."""
+    """Whether this is pytest's placeholder for a test without parameters, such as waivers when there are none."""
     mark = item.get_closest_marker("skip")
     return bool(mark and "empty parameter set" in str(mark.kwargs.get("reason", "")))
 
 
 def _measure(item: pytest.Item) -> str:
-    """Its name; empty for a test that takes none."""
+    """The name of the item's measure; empty for a test without one."""
     return str(item.callspec.params.get("measure", "")) if _case(item) else ""  # type: ignore[attr-defined]
 
 
@@ -154,7 +154,7 @@ def _needs(item: pytest.Item) -> Needs | None:
 
 
 def _terminated(*_: object) -> None:
-    """SIGTERM ends as Ctrl-C does: ranks die, what was measured stays in the store."""
+    """SIGTERM acts like Ctrl-C: the ranks end, and the finished measurements stay in the store."""
     raise KeyboardInterrupt("terminated")
 
 
@@ -165,14 +165,14 @@ def _case(item: pytest.Item) -> Case | None:
 
 @pytest.fixture
 def plumbline(pytestconfig: pytest.Config) -> Session:
-    """The session: its lab measures, and it judges claims and waivers."""
+    """The session, whose lab measures, and which judges claims and waivers."""
     return session_of(pytestconfig)
 
 
 @pytest.fixture
 def require(pytestconfig: pytest.Config) -> Any:
-    """Passes, fails or skips by the worst of some findings, with its figure."""
-    strict = bool(getattr(pytestconfig.option, "strict", False))  # pytest's own --strict: an absent engine is no excuse
+    """Passes, fails or skips by the worst of the findings, and shows its figure."""
+    strict = bool(getattr(pytestconfig.option, "strict", False))  # pytest's own --strict: an absent engine fails
 
     def decide(findings: list[Finding]) -> None:
         for finding in findings:
@@ -194,7 +194,7 @@ def require(pytestconfig: pytest.Config) -> Any:
 
 @pytest.fixture
 def replay(request: pytest.FixtureRequest) -> Any:
-    """Hands the step times, of a measure that took some, to pytest-benchmark."""
+    """Hands the step times of a measure, if it took some, to pytest-benchmark."""
     node = request.node
     if not node.config.pluginmanager.has_plugin("benchmark"):
         return lambda findings: None
@@ -213,8 +213,8 @@ def replay(request: pytest.FixtureRequest) -> Any:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
-    """A run is finished once the loop has come to its end: Ctrl-C, ``-x`` and errors leave it by an exception. A signal
-    that comes again, while ranks and run are being ended, would leave them as they are."""
+    """A run is finished once the loop has ended: Ctrl-C, ``-x`` and errors leave it by an exception. Signals are
+    ignored while ranks and run are closed: a second one would leave both open."""
     ours = session_of(session.config)
     try:
         done = yield
@@ -227,7 +227,7 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Says where a long run stands each time the topic or topology changes."""
+    """Prints progress in a long run each time the topic or topology changes."""
     case = _case(item)
     if case is not None and SESSION in item.config.stash:
         _progress(item, item.config.stash[SESSION], case)
@@ -257,7 +257,7 @@ def _progress(item: pytest.Item, session: Session, case: Case) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_keyboard_interrupt(excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-    """A signal may come where a frame is at no line, and pytest, which asks for one, would end as with an error."""
+    """A signal may arrive where a frame has no line number; pytest asks for one, and would end as with an error."""
     excinfo.traceback = excinfo.traceback.filter(lambda entry: entry._rawentry.tb_lineno is not None)
 
 
@@ -267,8 +267,8 @@ def _ignore_signals(session: Session) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Closes the run and writes the report. What goes wrong here becomes a line of the summary and the exit code of an
-    internal error: a report that was not written is no success, whatever was measured."""
+    """Closes the run and writes the report. An error here becomes a line of the summary and the exit code of an
+    internal error: a missing report is never a success."""
     ours = session.config.stash.get(SESSION, None)
     if ours is None:
         return
@@ -289,7 +289,7 @@ def _attempt(session: Session, without: str, action: Callable[[], None]) -> pyte
     except KeyboardInterrupt:
         session.ends.append(f"{without}: interrupted")
         return pytest.ExitCode.INTERRUPTED
-    except Exception as error:  # whatever it is, pytest's summary must come, and the figures are in the store
+    except Exception as error:  # catch everything: pytest's summary must follow, and the figures are in the store
         from harness.store import StoreError, redact
         from reports.render import ReportError
 

@@ -1,4 +1,4 @@
-"""The pytest plugin that is installed: it stays out of every session that does not run Plumbline's suites."""
+"""The installed pytest plugin. It stays out of every session that does not run Plumbline's suites."""
 
 import importlib
 import importlib.util
@@ -11,9 +11,10 @@ SUITES = Path(__file__).resolve().parents[1] / "suites"  # beside the harness, i
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> None:
-    """In a session of the suites the hooks, with their options, come in; any other project's may have the same names.
+    """Loads the hooks and their options only in a session of the suites, since another project's options may have the
+    same names.
 
-    The options are not known yet, and so their values are looked at as if they were paths: few are.
+    The options are not parsed yet, so option values are checked as if they were paths; few of them are.
     """
     start = Path(early_config.invocation_params.dir)
     places = [start / arg.partition("::")[0] for arg in args if arg and not arg.startswith("-")]
@@ -26,13 +27,13 @@ def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) 
 
 
 def _within(place: Path, root: Path) -> bool:
-    """Whether the place lies in the suites, or is the folder of our own checkout above them."""
+    """Whether the path is inside the suites, or is the folder of our own checkout above them."""
     place = place.resolve()
     return place.is_relative_to(SUITES) or place == root.resolve() == SUITES.parent
 
 
 def _by_name() -> bool:
-    """Whether the package ``suites`` is ours: a project may have one too."""
+    """Whether the package ``suites`` is ours: another project may have a package of this name."""
     found = importlib.util.find_spec(SUITES.name)
     places = (found and found.submodule_search_locations) or ()
     return SUITES in [Path(place).resolve() for place in places]

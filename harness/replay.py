@@ -1,11 +1,11 @@
-"""pytest-benchmark carries our figures: its clock replays the step times that the interleaved rounds measured."""
+"""Passes our figures to pytest-benchmark: its clock replays the step times that the interleaved rounds measured."""
 
 from collections.abc import Sequence
 from typing import Any
 
 
 class ReplayClock:
-    """Each pair of readings is one measured step apart."""
+    """A clock whose pairs of readings are one measured step apart."""
 
     def __init__(self) -> None:
         self._seconds: list[float] = []
@@ -27,8 +27,8 @@ class ReplayClock:
 
 
 def play(benchmark: Any, clock: ReplayClock, seconds: Sequence[float], facts: dict[str, Any]) -> None:
-    """Hands ``seconds`` to the ``benchmark`` fixture whose timer is ``clock``, with some ``facts`` for its JSON, in
-    place of the test's parameters, of which a case is no text."""
+    """Hands ``seconds`` to the ``benchmark`` fixture whose timer is ``clock``, with ``facts`` for its JSON. They
+    replace the test's parameters, since a case cannot be written as text."""
     benchmark.extra_info.update(facts)
     benchmark.params = {name: facts[name] for name in ("measure", "case")}
     clock.load(seconds)
@@ -36,4 +36,4 @@ def play(benchmark: Any, clock: ReplayClock, seconds: Sequence[float], facts: di
 
 
 def _nothing() -> None:
-    """What the benchmark calls: the work was done before."""
+    """The function that the benchmark calls; the work has been done before."""

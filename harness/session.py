@@ -1,4 +1,4 @@
-"""What one pytest session of the suites shares: what was asked for, the Lab, the store, the report."""
+"""The shared state of a pytest session of the suites: the request, the Lab, the store and the report."""
 
 import os
 import sys
@@ -24,7 +24,7 @@ DEFAULT_RANKS, DEFAULT_TIMEOUT = 8, 120.0
 
 
 def request(config: pytest.Config) -> cases.Request:
-    """The options as a request; usage errors are one clear line."""
+    """The options as a request; a usage error is one line."""
     names = partial(usage.names, config)
     asked = usage.count(config, "--gpus", 0)
     found = 0 if asked == 0 else len(gpus.gpus())
@@ -49,7 +49,7 @@ def request(config: pytest.Config) -> cases.Request:
 
 
 class Session:
-    """What one pytest session of the suites shares. Runner and store open with the first case."""
+    """The shared state of a pytest session of the suites. Runner and store open with the first case."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
@@ -59,11 +59,11 @@ class Session:
         self.folder = Path(usage.place(config, "--report", "report"))
         self.store_url = usage.place(config, "--store", "plumbline.db")
         try:
-            self.planned = Plan.of(request(config))  # what the options ask for
+            self.planned = Plan.of(request(config))  # the plan of the options
             known = waivers.read(SUITES / "waivers.toml")
         except ValueError as error:
             raise pytest.UsageError(str(error)) from None
-        self.plan = self.planned  # what pytest selects of it
+        self.plan = self.planned  # the part of it that pytest selects
         self.request, self.cards = self.planned.request, self.planned.cards
         self.waivers = tuple(waiver for waiver in known if waiver.device in ("", self.device))
         self._lab: Any = None
@@ -72,11 +72,11 @@ class Session:
         self.started = time.monotonic()
         self.done = 0
         self.status = "interrupted"  # until every test has run
-        self.ends: list[str] = []  # what the terminal's summary says of records and report
-        self.handlers: dict[int, Any] = {}  # of the signals that are ignored while the session is closed
+        self.ends: list[str] = []  # lines about records and report for the terminal's summary
+        self.handlers: dict[int, Any] = {}  # handlers of the signals that are ignored while the session closes
 
     def outlook(self) -> list[str]:
-        """The device, if it is not what one might expect; what each depth runs, and about how long it takes here."""
+        """A note on the device if it is unexpected; the size of each depth, and its estimated duration here."""
         lines = [self.note] if self.note else []
         for name in depth.DEPTHS:
             other = self.planned.at(name)
@@ -89,21 +89,21 @@ class Session:
 
     @property
     def held_waivers(self) -> list[waivers.Waiver]:
-        """All of them in a session of everything; where options chose the work, those that speak of it."""
+        """All waivers in a session of the whole grid; where options chose the work, the waivers that match it."""
         asked = self.request
         if not any((asked.topics, asked.engines, asked.workloads, asked.topologies, asked.dtypes)):
             return list(self.waivers)
         return [waiver for waiver in self.waivers if any(waiver.matches(case.id) for case in self.planned.cases)]
 
     def open_store(self) -> None:
-        """Before anything runs: an unreachable store, or no place for the report, is a usage error, not the loss of an
+        """Checks the store and the report's folder before anything runs: a problem is a usage error, not the loss of an
         hour's figures."""
         from harness.store import Store, StoreError, command, environment
 
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            reason = f"no report can be written there ({error.strerror}); give another folder"
+            reason = f"the report cannot be written there ({error.strerror}); give another folder"
             raise pytest.UsageError(f"--report {self.folder}: {reason}") from None
         try:
             self._store = Store.open(self.store_url)
@@ -134,19 +134,19 @@ class Session:
         return found
 
     def needed(self, waiver: waivers.Waiver) -> bool:
-        """Whether a failure of this session is what the waiver covers, or none could have been seen."""
+        """Whether a failure of this session matches the waiver, or no such failure could have been seen."""
         unnarrowed = replace(self.request, workloads=(), topologies=(), dtypes=())
         ran = {case.id for case in self.plan.cases if not self.lab.runner.crowded(case)}
         found: bool = self.lab.recorder.needed(waiver, cases.every(unnarrowed, dict(self.cards)), ran)
         return found
 
     def operators(self, case: Case) -> str:
-        """The module that compiles what the case's engine needs; empty if it needs nothing."""
+        """The module that compiles code for the case's engine; empty if nothing is compiled."""
         return catalog.operators(self.cards[case.topic], case.engine, case.variant)
 
     def tell_builds(self, case: Case, quiet: bool, reporter: Any) -> None:
-        """Says what is being compiled. A case that needs it, or that is timed and needs ``quiet``, is not begun
-        yet, and its wait is seen."""
+        """Prints the progress of compilation. A case that needs the compiled module, or is timed and needs ``quiet``,
+        waits before it begins, and its wait is shown."""
 
         def tell(line: str) -> None:
             if reporter is not None:
@@ -165,7 +165,7 @@ class Session:
 
     @property
     def note(self) -> str:
-        """Why this run has CPU ranks on a machine that seems to have GPUs."""
+        """The reason for CPU ranks on a machine that seems to have GPUs."""
         return "" if self.config.getoption("--gpus") == 0 else gpus.found().note
 
     @property
@@ -187,7 +187,7 @@ class Session:
             self.ends.append(f"records: {self._store.place} (plumbline records)")
 
     def report(self) -> None:
-        """Writes the report of what this run left in the store."""
+        """Writes the report from this run's records in the store."""
         from reports.render import write
 
         self.ends.append(f"report: {write(self._store, self._run, self.folder)}")
@@ -199,7 +199,7 @@ class Session:
 
 
 def _card_record(card: Card) -> tuple[Case, list[Finding]]:
-    """What the report says of a topic, kept with the run: a report is made from the store alone."""
+    """The facts about a topic that the report shows, kept with the run: a report is made from the store alone."""
     detail = {
         "title": card.title,
         "sources": list(card.sources),
@@ -212,7 +212,7 @@ def _card_record(card: Card) -> tuple[Case, list[Finding]]:
 
 
 def _calibration_record() -> tuple[Case, list[Finding]]:
-    """What the margins of parity rest on, kept with the run."""
+    """The measurements behind parity's margins, kept with the run."""
     about = Case("calibration", "calibration", "", Topology(), Workload())
     reason = "the largest ratios of honest runs and the smallest of planted faults"
     return about, [Finding("calibration", "parity", None, "", "pass", reason, detail=calibration.read())]

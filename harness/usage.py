@@ -1,4 +1,4 @@
-"""Usage errors, one line before anything runs: values that options cannot have, and plugins that spoil a session."""
+"""Usage errors, reported in one line before anything runs: invalid option values, and plugins that break a session."""
 
 import math
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 
 class Refused(NamedTuple):
-    """An option of another plugin, by the name under which pytest keeps its value."""
+    """An option of another plugin, by the name that pytest stores it under."""
 
     name: str
     option: str
@@ -16,36 +16,36 @@ class Refused(NamedTuple):
 
 
 ONE_PROCESS = "the suites start ranks of their own and compare cases within one process"
-ONCE = "a case is measured once a session, so a repetition would show the same figures"
+ONCE = "a case is measured once a session, so a repetition would return the same figures"
 REFUSED = (
     Refused("tx", "-n or --tx (pytest-xdist)", ONE_PROCESS),
     Refused("forked", "--forked (pytest-forked)", ONE_PROCESS),
     Refused("reruns", "--reruns (pytest-rerunfailures)", ONCE),
     Refused("count", "--count (pytest-repeat)", ONCE),
 )
-NONE = {"count": 1}  # the value that asks for nothing, where that is not empty or zero
+NONE = {"count": 1}  # the value that turns an option off, where that is not empty or zero
 
 
 def refuse_plugins(config: pytest.Config) -> None:
-    """Options of other plugins that would give half runs, or the same result again."""
+    """Rejects options of other plugins that would run half a session, or return the same result again."""
     for name, option, why in REFUSED:
         value = getattr(config.option, name, None)
         if value and value != NONE.get(name):
-            raise pytest.UsageError(f"{option} does not go with the suites: {why}; leave it out, or run pytest again")
+            raise pytest.UsageError(f"{option} does not work with the suites: {why}; leave it out")
 
 
 def names(config: pytest.Config, option: str) -> tuple[str, ...]:
-    """The names, separated by commas, that the option was given; none where it was left out."""
+    """The names, separated by commas, that were given to the option; empty if it was left out."""
     given = config.getoption(option)
     if given is None:
         return ()
-    parts = [given] if Path(given).is_file() else given.split(",")  # a workload file's name may hold a comma
+    parts = [given] if Path(given).is_file() else given.split(",")  # the name of a workload file may contain a comma
     found = tuple(part.strip() for part in parts)
     if not all(found):
         what = "an empty name" if any(found) else "no name"
-        raise pytest.UsageError(f"{option} {given!r} has {what}; name some with commas between, or leave it out")
+        raise pytest.UsageError(f"{option} {given!r} has {what}; separate names by commas, or leave it out")
     if twice := next((name for name in found if found.count(name) > 1), ""):
-        raise pytest.UsageError(f"{option} {given!r} names {twice} twice; once is enough")
+        raise pytest.UsageError(f"{option} {given!r} names {twice} twice; name it once")
     return found
 
 
@@ -53,7 +53,7 @@ def place(config: pytest.Config, option: str, default: str) -> str:
     """A path or URL."""
     given = config.getoption(option)
     if given is not None and not given.strip():
-        raise pytest.UsageError(f"{option} is empty; name a place, or leave it out for {default}")
+        raise pytest.UsageError(f"{option} is empty; give a path or URL, or leave it out for {default}")
     return str(given or default)
 
 

@@ -1,4 +1,4 @@
-"""Known failures of engines, as data: shown in the report, and held to account when they no longer happen."""
+"""Known failures of engines, as data. The report shows them, and a waiver whose failure no longer happens fails."""
 
 import datetime
 import fnmatch
@@ -13,8 +13,8 @@ DEVICES = ("", "cpu", "cuda")
 
 @dataclass(frozen=True)
 class Waiver:
-    """``case`` is a pattern of case ids (``*`` and ``?``), ``measure`` and ``quantity`` name what fails. ``device``:
-    cpu or cuda, where it fails on one of them alone."""
+    """``case`` is a pattern of case ids (``*`` and ``?``); ``measure`` and ``quantity`` name the figure that fails.
+    ``device`` is cpu or cuda if it fails on only one of them."""
 
     case: str
     measure: str
@@ -28,7 +28,7 @@ class Waiver:
         return fnmatch.fnmatchcase(case, self.case)
 
     def about(self, case: str, finding: Finding) -> bool:
-        """Whether this is the figure that the waiver speaks of."""
+        """Whether the waiver covers this figure."""
         same = self.measure == finding.measure and fnmatch.fnmatchcase(finding.quantity, self.quantity)
         return same and self.matches(case)
 
@@ -38,7 +38,7 @@ class Waiver:
 
 
 def read(path: Path) -> tuple[Waiver, ...]:
-    """The ``[[waiver]]`` tables of a TOML file; ValueError names the table and field that is wrong."""
+    """Reads the ``[[waiver]]`` tables of a TOML file. A ValueError names the table and field that is wrong."""
     if not path.exists():
         return ()
     fields = dict(Waiver.__annotations__)
@@ -49,6 +49,6 @@ def read(path: Path) -> tuple[Waiver, ...]:
         waiver = Waiver(**table)
         if waiver.device not in DEVICES:
             known = " or ".join(filter(None, DEVICES))
-            raise ValueError(f"{path.name}: waiver {number} is of device {waiver.device!r}, which is not {known}")
+            raise ValueError(f"{path.name}: waiver {number} has device {waiver.device!r}, which is not {known}")
         found.append(waiver)
     return tuple(found)

@@ -1,4 +1,4 @@
-"""The command that reproduces a case: the run's own choice of work, and of it this one case."""
+"""The command that reproduces a case: the run's own options that choose work, and this one case."""
 
 import argparse
 import shlex
@@ -6,21 +6,21 @@ from pathlib import PurePath
 
 from harness.options import OPTIONS
 
-PLACES = ("--store", "--report")  # where results go; every other option may decide which cases there are
+PLACES = ("--store", "--report")  # options for results; every other option may change the list of cases
 SUITES = "suites/"
 
 
 def repeated(command: str) -> str:
-    """``pytest suites/`` with those options of ``command``, the run's, that choose work, quoted for a shell.
+    """``pytest suites/`` with the options that choose work from the run's ``command``, quoted for a shell.
 
-    A case may exist by these alone: a workload of one's own, an engine that was added, a depth.
+    A case may exist only with these options: a user's own workload, an added engine, a depth.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for name, keywords in OPTIONS.items():
         parser.add_argument(name, action=keywords.get("action", "store"))
     try:
         options, rest = parser.parse_known_args(shlex.split(command)[1:])
-    except (ValueError, argparse.ArgumentError):  # no command line that a session began with
+    except (ValueError, argparse.ArgumentError):  # not a command line that started a session
         return f"pytest {SUITES}"
     words = ["pytest", *(dict.fromkeys(folder for word in rest if (folder := _suites(word))) or [SUITES])]
     for name in OPTIONS:
@@ -33,12 +33,12 @@ def repeated(command: str) -> str:
 
 
 def reproducing(repeated: str, case: str) -> str:
-    """``repeated`` for this case alone: the bracket, which ends a test's name, leaves out ids that go on after it."""
+    """``repeated`` for this case alone. The bracket that ends a test's name excludes ids that continue after it."""
     return f"{repeated} -k {shlex.quote(case + ']')}"
 
 
 def _suites(word: str) -> str:
-    """The folder of the suites, if the word of a command line names it or a file in it."""
+    """The folder of the suites, if this word of a command line names it or a file in it."""
     named = word.partition("::")[0]
     path = PurePath(named)
     if word.startswith("-") or "suites" not in (path.name, path.parent.name):
@@ -47,5 +47,5 @@ def _suites(word: str) -> str:
 
 
 def _quoted(word: str) -> str:
-    """A leading ``~`` stays open to the shell, for which alone it means the home folder."""
+    """A leading ``~`` stays unquoted, since the shell expands only an unquoted one to the home folder."""
     return f"~/{shlex.quote(word[2:])}" if word.startswith("~/") else shlex.quote(word)

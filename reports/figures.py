@@ -1,7 +1,7 @@
-"""Charts as SVG without colours of their own: Altair draws, every colour is a custom property of the page's style.
+"""Charts as SVG without colours of their own: Altair draws, and every colour is a custom property of the page's style.
 
-Each chart is one column of small panels, a panel a variant, all at one topology, workload, dtype and device: the one at
-which most cases were measured. The tables hold the others.
+Each chart is one column of small panels, one per variant, all at one topology, workload, dtype and device: the setting
+with the most measured cases. The tables show the other settings.
 """
 
 import math
@@ -21,14 +21,14 @@ from reports.tidy import CaseView, Record, Setting, TopicView, fast, measured, w
 REST = "not told apart"
 BESIDES = "padding, control"
 PARTS = ("parameters", "gradients", "optimizer", "other", REST)
-PLOT, LABELS, NUMBERS = 230, 92, 46  # widths in px: the plot, the names left of it, the numbers left of a curve
-MAX_POINTS = 120  # of one curve; longer ones are thinned evenly
+PLOT, LABELS, NUMBERS = 230, 92, 46  # widths in px: the plot, the names on its left, the numbers on the left of a curve
+MAX_POINTS = 120  # points of one curve; longer ones are thinned evenly
 MAX_SAMPLES = 40
 ORACLE = "float64 oracle"
-LIMITS = ((math.floor, min), (math.ceil, max))  # of a logarithmic axis: the powers of ten that hold all values
+LIMITS = ((math.floor, min), (math.ceil, max))  # values of a logarithmic axis: the powers of ten around all values
 STYLE: dict[str, Any] = {
     "aria": False,
-    "font": "Helvetica",  # to measure labels by; the page sets its own
+    "font": "Helvetica",  # for measuring labels; the page sets its own font
     "padding": {"left": 0, "right": 8, "top": 0, "bottom": 0},
     "view": {"stroke": None},
     "header": {"labelFontSize": 11, "labelColor": "currentColor"},
@@ -61,13 +61,13 @@ class Figure:
 
 
 def figures(topic: TopicView, slots: Mapping[str, int]) -> list[Figure]:
-    """The charts that a topic has figures for."""
+    """The charts of a topic for which it has figures."""
     drawn = (memory(topic), traffic(topic), throughput(topic, slots), loss(topic, slots), loss_error(topic, slots))
     return [figure for figure in drawn if figure]
 
 
 def memory(topic: TopicView) -> Figure | None:
-    """What is held, by parts where the engine tells them apart; the law as a mark, the peak as a ring."""
+    """States, divided into parts if the engine reports them; the law is a mark, the peak a ring."""
 
     def held(case: CaseView) -> Record | None:
         return next((r for r in case.of("memory", "states", "saved", "peak") if measured(r)), None)
@@ -88,7 +88,7 @@ def memory(topic: TopicView) -> Figure | None:
         rows += _law(case, record, scale)
         if record["quantity"] != "peak" and case.id in peaks:
             rows.append(_row(case, "ring", peaks[case.id] / scale, colour="currentColor"))
-    if not rows:  # nothing but zeros
+    if not rows:  # only zeros
         return None
     kinds = {row["kind"] for row in rows}
     legend = [("box", _shade(part), part) for part in sorted(used, key=_part)]
@@ -98,7 +98,7 @@ def memory(topic: TopicView) -> Figure | None:
 
 
 def _parts(record: Record) -> dict[str, float]:
-    """Bytes by part; what the meter saw and no part explains stands as a part of its own."""
+    """Bytes by part; the measured bytes that no part explains form a part of their own."""
     parts = dict(record["detail"].get("parts") or {})
     if not parts:
         return {record["quantity"]: record["value"]}
@@ -107,7 +107,7 @@ def _parts(record: Record) -> dict[str, float]:
 
 
 def traffic(topic: TopicView) -> Figure | None:
-    """Bytes a rank and step by collective, the law as a mark."""
+    """Bytes per rank and step by collective; the law is a mark."""
 
     def sent(case: CaseView) -> Record | None:
         return next((r for r in case.of("traffic", "bytes") if measured(r)), None)
@@ -128,12 +128,12 @@ def traffic(topic: TopicView) -> Figure | None:
         return None
     legend = [("box", palette.shade(place), name) for place, name in enumerate(names)]
     legend += [("law", "", "law")] if any(row["kind"] == "law" for row in rows) else []
-    svg = _rows_chart(panel, rows, f"{unit} a rank and step", f"{topic.title}: traffic by engine")
+    svg = _rows_chart(panel, rows, f"{unit} per rank and step", f"{topic.title}: traffic by engine")
     return Figure("Traffic by collective", panel.caption, svg, tuple(legend))
 
 
 def _by_collective(record: Record) -> dict[str, float]:
-    """Bytes by operator; what the engine sent besides (padding, control) stands as its own part."""
+    """Bytes by operator; the engine's other traffic (padding, control) is a part of its own."""
     detail = record["detail"]
     parts = {name: float(entry.get("bytes", 0)) for name, entry in (detail.get("by_op") or {}).items()}
     rest = record["value"] - sum(parts.values())
@@ -141,7 +141,7 @@ def _by_collective(record: Record) -> dict[str, float]:
 
 
 def throughput(topic: TopicView, slots: Mapping[str, int]) -> Figure | None:
-    """Median step time with its 95 % interval, over the single steps."""
+    """Median step time with its 95 % interval, above the single steps."""
     panel = _panel(topic, lambda case: fast(case) is not None)
     if panel is None:
         return None
@@ -174,7 +174,7 @@ def loss(topic: TopicView, slots: Mapping[str, int]) -> Figure | None:
 
 
 def loss_error(topic: TopicView, slots: Mapping[str, int]) -> Figure | None:
-    """|loss − oracle's loss|; an exact zero has no place on a logarithmic axis and is left out."""
+    """|loss − oracle's loss|; an exact zero cannot be drawn on a logarithmic axis and is left out."""
 
     def errors(case: CaseView) -> list[float | None]:
         losses, oracle = _losses(case)
@@ -192,7 +192,8 @@ def loss_error(topic: TopicView, slots: Mapping[str, int]) -> Figure | None:
 
 
 def _losses(case: CaseView) -> tuple[list[float | None], list[float | None]]:
-    """The longest curve recorded that shows anything, and the oracle's beside it. A loss that was no number is None."""
+    """The longest recorded curve with a visible change, and the oracle's beside it. A loss that was not a number is
+    None."""
     details = [record["detail"] for record in case.records if _shows(record["detail"].get("losses"))]
     longest: Mapping[str, Any] = max(details, key=lambda detail: len(detail["losses"]), default={})
     return list(longest.get("losses") or ()), list(longest.get("oracle_losses") or ())
@@ -210,7 +211,7 @@ class Panel:
 
 
 def _panel(topic: TopicView, has: Callable[[CaseView], bool]) -> Panel | None:
-    """The cases that ``has`` selects at the topology, workload, dtype and device that most of them share."""
+    """The cases that ``has`` selects, at the topology, workload, dtype and device that most of them share."""
     cases = [case for row in topic.settings().values() for case in row.values() if has(case)]
     counts = Counter(case.setting[1:] for case in cases)
     if not counts:
@@ -230,7 +231,7 @@ def _part(name: str) -> int:
 
 
 def _shade(part: str) -> str:
-    """A figure that nobody split is drawn in one shade, that of the second part."""
+    """A figure without parts is drawn in one shade, that of the second part."""
     return palette.shade(_part(part) if part in PARTS else 1)
 
 
@@ -264,7 +265,7 @@ def _thin(points: list[Any], most: int) -> list[Any]:
 
 
 def _rows_chart(panel: Panel, rows: list[Row], title: str, label: str) -> str:
-    """One line an engine: bars, marks, intervals, dots, whatever kinds the rows hold."""
+    """One line per engine: bars, marks, intervals or dots, according to the rows."""
     order = list(dict.fromkeys(case.engine for case in panel.cases))
     base = alt.Chart().encode(
         x=alt.X("x:Q", title=title, axis=alt.Axis(tickCount=5)),
@@ -319,7 +320,7 @@ def _curves_chart(panel: Panel, rows: list[Row], label: str, log: bool = False) 
 
 
 def _dashes(rows: list[Row]) -> dict[str, str]:
-    """The dash of each curve by name: neighbours differ, so that curves are told apart without their colours."""
+    """The dash of each curve by name: neighbours differ, so that curves can be distinguished without their colours."""
     names = list(palette.DASHES)
     series = dict.fromkeys(row["series"] for row in rows if row["series"] != ORACLE)
     return {ORACLE: "solid"} | {name: names[place % len(names)] for place, name in enumerate(series)}
@@ -331,7 +332,8 @@ def _curve_legend(rows: list[Row]) -> tuple[tuple[str, str, str], ...]:
 
 
 def _svg(layered: Any, panel: Panel, rows: list[Row], label: str) -> str:
-    """A panel a variant; rows and style are put into the finished specification, which Altair would copy many times."""
+    """One panel per variant. Rows and style are added to the finished specification, which Altair would copy many
+    times."""
     header = alt.Header(title=None, labelOrient="top", labelAnchor="start", labelPadding=3)
     row = alt.Row("variant:N", sort=list(panel.variants), header=header)
     chart = layered.facet(data=alt.NamedData("rows"), row=row, spacing=8).resolve_scale(y="independent")
@@ -340,16 +342,17 @@ def _svg(layered: Any, panel: Panel, rows: list[Row], label: str) -> str:
 
 
 def inline(svg: str, label: str) -> str:
-    """A stand-alone SVG made fit for the inside of an HTML page: named, without what only Vega's own runtime reads."""
+    """Adapts a stand-alone SVG for use inside an HTML page: adds a name, and removes attributes only for Vega's
+    runtime."""
     svg = re.sub(r'<path class="(?:background|foreground)"[^>]*/>', "", svg)
     svg = re.sub(r'<text [^>]*opacity="0"[^>]*>[^<]*</text>', "", svg)
     attributes = r' (?:class|role|aria-[a-z]+|pointer-events|font-family|stroke-miterlimit|opacity="1)(?:="[^"]*"|")'
     svg = re.sub(r"<[a-z][^>]*>", lambda tag: _rounded(re.sub(attributes, "", tag[0])), svg)
-    for _ in range(4):  # groups within groups are emptied from the inside
+    for _ in range(4):  # nested groups are emptied from the inside
         svg = re.sub(r"<g(?: [^>]*)?></g>", "", svg)
     size = re.search(r'viewBox="[^"]*"', svg)
     if size is None:
-        raise ValueError(f"the chart {label!r} came back without a viewBox: {svg[:80]!r}")
+        raise ValueError(f"the chart {label!r} was drawn without a viewBox: {svg[:80]!r}")
     width = re.search(r' width="([\d.]+)"', svg)
     style = f' style="max-width:{float(width[1]) * 1.2:.0f}px"' if width else ""
     head = f'<svg role="img" aria-label="{escape(label)}" {size[0]}{style}>'

@@ -1,4 +1,4 @@
-"""The first screen: topics × engines, right, lean and fast; and below it, what was not tested."""
+"""The first screen: topics × engines, right, lean and fast; below it, the work that was not tested."""
 
 import statistics
 from collections import Counter, defaultdict
@@ -22,14 +22,14 @@ from reports.tidy import (
     worst,
 )
 
-MEMORY_RESOLUTION = 0.005  # allocators round sizes up; closer than this, two engines are equally lean
-MOST_COLUMNS = 5  # that fit a screen of 1440 px beside the topics and one column for all other engines
+MEMORY_RESOLUTION = 0.005  # allocators round sizes up; two engines closer than this are equally lean
+MOST_COLUMNS = 5  # columns that fit a screen of 1440 px beside the topics and one column for all other engines
 BASES = {"memory": "of the leanest engine's memory", "throughput": "of the fastest engine's step time"}
 
 
 @dataclass(frozen=True)
 class Mark:
-    """One line of a cell: the verdict, a few characters of text, and the long form for those who point at it."""
+    """One line of a cell: the verdict, a few characters of text, and the long form, which opens on demand."""
 
     verdict: str
     text: str
@@ -39,8 +39,8 @@ class Mark:
 
 @dataclass(frozen=True)
 class MatrixCell:
-    """``state`` is measured, skipped (an adapter that did not run, an engine that nobody can install; ``why`` says
-    so) or absent (no adapter)."""
+    """``state`` is measured, skipped (the adapter did not run, or the engine cannot be installed; ``why`` gives the
+    reason) or absent (no adapter)."""
 
     engine: str
     state: str
@@ -52,7 +52,7 @@ class MatrixCell:
 
     @property
     def notes(self) -> list[tuple[str, str]]:
-        """The cell in words: (what, words)."""
+        """The cell in words: pairs of (subject, text)."""
         if self.why:
             return [("not tested:", self.why)]
         marks = (("right", self.right), ("lean", self.lean), ("fast", self.fast))
@@ -61,7 +61,7 @@ class MatrixCell:
 
 @dataclass(frozen=True)
 class Winners:
-    """The engines that won ``wins`` of ``contests`` settings, the most of all."""
+    """The engines that won ``wins`` of ``contests`` settings, the largest number."""
 
     engines: tuple[str, ...] = ()
     wins: int = 0
@@ -70,7 +70,7 @@ class Winners:
 
 @dataclass(frozen=True)
 class MatrixRow:
-    """``wrong`` holds (engine, verdict, how often) for those that failed parity or broke somewhere."""
+    """``wrong`` holds (engine, verdict, count) for the engines that failed parity or broke."""
 
     topic: TopicView
     cells: tuple[MatrixCell, ...]
@@ -80,14 +80,14 @@ class MatrixRow:
 
 
 def shared(view: RunView) -> tuple[str, ...]:
-    """The engines that have a column of their own: the reference, and those that serve the most topics of this run."""
+    """The engines with their own column: the reference, and the engines with the most topics in this run."""
     breadth = Counter(engine for topic in view.topics for engine in {*topic.engines, *topic.adapters})
     wide = [e for e in view.engines if e == REFERENCE or breadth[e] > 1 or len(view.topics) == 1]
     return tuple(wide[:MOST_COLUMNS])
 
 
 def matrix(view: RunView) -> list[MatrixRow]:
-    """A row a topic: the shared engines in the order of their columns, then the topic's others."""
+    """One row per topic: the shared engines in the order of their columns, then the topic's other engines."""
     columns = shared(view)
     own = {
         t.name: [e for e in view.engines if e in {*t.engines, *t.adapters} and e not in columns] for t in view.topics
@@ -127,7 +127,7 @@ def _row(topic: TopicView, engines: tuple[str, ...]) -> MatrixRow:
 
 
 def _right(cases: list[CaseView]) -> Mark | None:
-    """Parity over all of an engine's cases; where a topic has no oracle, its learning curves."""
+    """Parity over all of an engine's cases; the learning curves if the topic has no oracle."""
     decided = [record for case in cases if (record := parity(case))]
     word = "parity"
     if not decided:
@@ -173,8 +173,8 @@ def _ratio(measure: str, ratios: Ratios, engine: str, best: bool, cases: list[Ca
 
 
 def _winners(topic: TopicView, ratios: Ratios, resolution: Callable[[list[CaseView]], float]) -> Winners:
-    """Who has the least ratio in most settings. A wrong result wins nothing, nor does the yardstick; one engine alone
-    has nobody to win against; engines closer than the resolution both win."""
+    """The engines with the lowest ratio in most settings. A wrong result never wins, and neither does the reference; an
+    engine measured alone has no competitor; engines closer than the resolution both win."""
     settings = topic.settings()
     wins: Counter[str] = Counter()
     contests = 0
@@ -209,7 +209,7 @@ def _why(cases: list[CaseView], adapter: bool) -> str:
 
 @dataclass
 class Reason:
-    """Why cases were not tested, all that share one reason."""
+    """A reason why cases were not tested, with all cases that share it."""
 
     text: str
     cases: list[CaseView] = field(default_factory=list)
@@ -225,7 +225,7 @@ class Reason:
 
 
 def not_tested(view: RunView) -> list[Reason]:
-    """Skips, the most frequent reason first."""
+    """Reasons for skipped cases, the most frequent first."""
     reasons: dict[str, Reason] = {}
     for topic in view.topics:
         for case in topic.cases:
@@ -263,7 +263,7 @@ def coverage(view: RunView) -> list[CoverageRow]:
 
 
 def parity_bound(view: RunView) -> str:
-    """How many times the floor an error may be, as the judges had it."""
+    """The bound of an error in floors, as the judges used it."""
     bounds = {record["bound"] for record in view.findings if record["measure"] == "parity" and record["bound"]}
     return " or ".join(units.significant(bound).removesuffix(".00") for bound in sorted(bounds))
 

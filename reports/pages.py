@@ -1,4 +1,4 @@
-"""What each section of the report shows, as plain data: the templates only place it."""
+"""The content of each section of the report, as plain data: the templates only arrange it."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,14 +12,14 @@ from reports.pivot import Pivot, figure_tables, parity_table
 from reports.tidy import CaseView, Record, RunView, TopicView, fast, parity, worst
 from reports.timelines import timelines
 
-NOTES = {"Fallbacks": "fallback", "Slow references": "marked"}  # title → the key of a finding's detail
+NOTES = {"Fallbacks": "fallback", "Slow references": "marked"}  # title → the key in a finding's detail
 BAD = ("error", "fail", "invalid")
 STATUSES = ("contradicted", "reproduced", "formula only", "out of reach here")
 
 
 @dataclass(frozen=True)
 class BadCase:
-    """A case that went wrong: the command that reproduces it, and a line for each of its figures."""
+    """A case with a problem: the command that reproduces it, and a line for each of its figures."""
 
     id: str
     command: str
@@ -28,7 +28,8 @@ class BadCase:
 
 @dataclass
 class Issue:
-    """Cases that went wrong alike: one engine's, with one message (errors) or in one variant and measure (figures)."""
+    """Cases with the same problem: one engine, and the same message (errors) or the same variant and measure
+    (figures)."""
 
     verdict: str
     engine: str
@@ -40,7 +41,7 @@ class Issue:
 
 @dataclass
 class Note:
-    """A remark, say on a fallback, said once for all the cases it concerns."""
+    """A remark, such as a fallback, stated once for all its cases."""
 
     text: str
     engine: str
@@ -49,7 +50,8 @@ class Note:
 
 @dataclass(frozen=True)
 class CaseRow:
-    """``marks`` holds (verdict, figure) for each of the run's measures; an empty verdict was not asked for."""
+    """``marks`` holds (verdict, figure) for each of the run's measures; the verdict is empty if the measure was not
+    requested."""
 
     id: str
     engine: str
@@ -76,7 +78,7 @@ class Section:
 
     @property
     def contents(self) -> str:
-        """What is folded, in words."""
+        """A summary of the folded content, in words."""
         known = f"{len(self.known)} known issue{'s' if len(self.known) > 1 else ''}" if self.known else ""
         tables = "tables" if self.parity or self.promised or self.measured else ""
         parts = [known, tables, "charts" if self.figures else "", f"all {len(self.cases)} cases"]
@@ -118,8 +120,8 @@ def section(view: RunView, row: MatrixRow, slots: Mapping[str, int]) -> Section:
 
 
 def issues(topic: TopicView, again: str) -> list[Issue]:
-    """Everything that failed, broke or was thrown out, the worst first; what a waiver covers carries its text.
-    ``again``: the run's command, as :func:`reports.commands.repeated` gives it."""
+    """All failures, errors and invalid figures, the worst first; a case that a waiver covers shows the waiver's text.
+    ``again``: the run's command, from :func:`reports.commands.repeated`."""
     grouped: dict[tuple[str, ...], Issue] = {}
     for case in topic.cases:
         waiver = next((r["detail"]["waiver"] for r in case.records if r["detail"].get("waiver")), "")
@@ -144,7 +146,7 @@ def _likeness(case: CaseView, record: Record, waiver: str) -> tuple[str, ...]:
 
 
 def _lines(record: Record) -> list[str]:
-    """The figure, the reason, and where it first diverged; an error's message is its headline already."""
+    """The figure, the reason, and the first divergence; an error's message is already in its headline."""
     lines = []
     if record["verdict"] != "error":
         figure = units.figure(record["value"], record["unit"])
@@ -163,7 +165,7 @@ def _lines(record: Record) -> list[str]:
 
 
 def notes(topic: TopicView, key: str) -> list[Note]:
-    """What the findings' details say under ``key``."""
+    """The notes that the findings' details hold under ``key``."""
     found: dict[tuple[str, str], Note] = {}
     for case in topic.cases:
         for text in dict.fromkeys(r["detail"][key] for r in case.records if r["detail"].get(key)):
@@ -194,7 +196,7 @@ def _first(case: CaseView, measure: str, *quantities: str) -> Record | None:
 
 
 def claims(view: RunView) -> list[ClaimRow]:
-    """The ledger: what was published and did not hold comes first."""
+    """The ledger; published figures that did not hold come first."""
     rows = []
     for record in view.claims:
         detail = record["detail"]
@@ -216,7 +218,7 @@ def claims(view: RunView) -> list[ClaimRow]:
 
 
 def summary(view: RunView, rows: list[MatrixRow]) -> dict[str, str]:
-    """The facts of the header, each a few words."""
+    """The facts of the header, each in a few words."""
     environment, run = view.environment, view.run
     cases = [case for topic in view.topics for case in topic.cases]
     verdicts = [worst(r["verdict"] for r in case.records if r["verdict"] != "skipped") for case in cases]
@@ -241,7 +243,7 @@ def summary(view: RunView, rows: list[MatrixRow]) -> dict[str, str]:
 
 
 def versions(view: RunView) -> dict[str, str]:
-    """Python and the packages that were there."""
+    """Python and the installed packages."""
     environment = view.environment
     found = {"Python": environment["python"]} if environment.get("python") else {}
     return found | {name: version for name, version in (environment.get("packages") or {}).items() if version}

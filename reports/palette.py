@@ -1,9 +1,9 @@
-"""Colours by name: the style sheet holds their light and dark values, so that charts follow the reader's theme."""
+"""Colours by name: the style sheet holds their light and dark values, so charts follow the reader's theme."""
 
 import zlib
 from collections.abc import Iterable
 
-SLOTS = 10  # --e0 … --e9 in style.css, told apart by the colour-blind; --e0 is the grey of the yardstick
+SLOTS = 10  # --e0 … --e9 in style.css, which colour-blind readers can distinguish; --e0 is the reference's grey
 FIXED = {
     "reference": 0,
     "torch": 1,
@@ -16,12 +16,12 @@ FIXED = {
     "fairscale": 8,
     "transformers": 9,
 }
-DASHES = {"solid": [1, 0], "dashed": [5, 2], "dotted": [2, 2]}  # by the names of CSS, which draws the legends
-SHADES = 6  # --p0 … --p5, light to dark, for the parts of one stack
+DASHES = {"solid": [1, 0], "dashed": [5, 2], "dotted": [2, 2]}  # by CSS names, for the legends
+SHADES = 6  # --p0 … --p5, from light to dark, for the parts of one stack
 
 
 def slots(engines: Iterable[str]) -> dict[str, int]:
-    """A colour for each engine: its own, else the first free one from where its name hashes to."""
+    """A colour for each engine: its own, or the first free one from the position of its name's hash."""
     taken = {engine: FIXED[engine] for engine in engines if engine in FIXED}
     for engine in sorted(set(engines) - set(taken)):
         start = zlib.crc32(engine.encode()) % (SLOTS - 1)

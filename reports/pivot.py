@@ -1,4 +1,5 @@
-"""Tables of one quantity: a row a setting, a column an engine; where the rows are many, a row a variant comes first."""
+"""Tables of one quantity: one row per setting, one column per engine; a long table is preceded by one row per
+variant."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -7,14 +8,14 @@ from dataclasses import dataclass, replace
 from reports import units
 from reports.tidy import CaseView, Record, Setting, TopicView, measured, parity, worst
 
-MOST_ROWS = 8  # a longer table is folded behind one row a variant
+MOST_ROWS = 8  # a longer table is folded behind one row per variant
 FIELDS = ("topology", "workload", "dtype", "device")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """``ratio`` is what a folded row summarises: error over floor, measured over promised, or over the least.
-    ``seen``: the smallest relative scale error that the figure would have shown."""
+    """``ratio`` is the number that a folded row summarises: error over floor, measured over promised, or over the
+    least. ``seen``: the smallest relative scale error that the figure could have shown."""
 
     verdict: str
     main: str
@@ -35,7 +36,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Pivot:
-    """``fixed`` says what all rows share and no column repeats; ``rows`` are folded where ``all_rows`` exist."""
+    """``fixed`` names the values that all rows share and no column repeats; ``rows`` are folded if ``all_rows``
+    exist."""
 
     title: str
     explanation: str
@@ -48,16 +50,16 @@ class Pivot:
 
 
 TITLES = {
-    ("memory", "states"): ("Model states", "bytes held between backward and update, the worst rank"),
-    ("memory", "peak"): ("Peak memory", "bytes over a step in which nothing is collected"),
-    ("memory", "saved"): ("Saved for the backward", "bytes kept between forward and backward"),
-    ("traffic", "bytes"): ("Traffic", "bytes a rank and step, at the cost of a ring"),
-    ("throughput", "step_time"): ("Step time", "median over interleaved rounds, and its 95 % interval"),
+    ("memory", "states"): ("Model states", "bytes held between backward and update, on the worst rank"),
+    ("memory", "peak"): ("Peak memory", "largest bytes in a step without collected tensors"),
+    ("memory", "saved"): ("Saved for backward", "bytes kept between forward and backward"),
+    ("traffic", "bytes"): ("Traffic", "bytes per rank and step, at the cost of a ring"),
+    ("throughput", "step_time"): ("Step time", "median over interleaved rounds, with its 95 % interval"),
     ("quality", "loss"): ("Learning", "the last loss of the learning curve"),
 }
 PARITY = (
     "Parity",
-    "largest error over its noise floor; sees: the smallest scale error that would have been noticed",
+    "largest error over its noise floor; sees: the smallest scale error that would have been visible",
 )
 
 
@@ -72,7 +74,7 @@ def parity_table(topic: TopicView) -> Pivot | None:
 
 
 def figure_tables(topic: TopicView) -> list[Pivot]:
-    """A table for every other quantity, those with a law first."""
+    """One table for every other quantity, those with a law first."""
     names = dict.fromkeys(
         (record["measure"], record["quantity"])
         for case in topic.cases
@@ -148,7 +150,7 @@ def _cell(record: Record, least: float) -> Cell:
 
 
 def law_ratio(value: float) -> str:
-    """``1.004×``: laws hold to the byte or to a per cent, so that a third decimal tells."""
+    """``1.004×``: laws hold to the byte or to a per cent, so the third decimal matters."""
     return f"{value:.3f}×" if value < 10 else units.ratio(value)
 
 

@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs nothing else, from a run's records."""
+"""The report: one self-contained HTML file from a run's records."""
 
 import itertools
 import os
@@ -14,19 +14,19 @@ from markupsafe import Markup
 from harness.store import Store, StoreError
 from reports import overview, pages, palette, pivot, tidy, units
 
-FIRST_ISSUES = 5  # of a topic, shown before anything is opened
+FIRST_ISSUES = 5  # issues of a topic that are shown unfolded
 MEANINGS = {
     "pass": "within its bound",
     "fail": "outside its bound",
-    "error": "broke before it could be judged",
-    "invalid": "measured under disturbance, thrown out",
-    "inconclusive": "the difference is too small to be told from noise",
+    "error": "stopped before it could be judged",
+    "invalid": "measured under disturbance, discarded",
+    "inconclusive": "the difference cannot be distinguished from noise",
     "skipped": "not run",
 }
 
 
 class ReportError(Exception):
-    """A report that cannot be made; the message is one line that says what to do."""
+    """The report cannot be made; the message is one line with advice."""
 
 
 def render(
@@ -34,16 +34,16 @@ def render(
 ) -> str:
     """The report of ``run`` as HTML.
 
-    ``records`` and ``run`` are rows as :class:`harness.store.Store` gives them. ``titles`` maps a topic to what
-    overrides its card's facts: ``title`` (text), ``sources`` and ``engines`` (lists of text), ``variants`` (by name).
+    ``records`` and ``run`` are rows of :class:`harness.store.Store`. ``titles`` overrides a topic's facts from its
+    card: ``title`` (text), ``sources`` and ``engines`` (lists of text), ``variants`` (by name).
     """
     view = tidy.view(records, run, titles or {})
     if not view.topics:
-        raise ReportError(f"run {run.get('run')!r} holds no records; run pytest suites/ again, or name another run")
+        raise ReportError(f"run {run.get('run')!r} has no records; run pytest suites/ again, or name another run")
     number = itertools.count(1).__next__
 
     def numbered(rows: Sequence[pivot.Row]) -> dict[str, str]:
-        """An id for each note of a table; what many cells share is there once."""
+        """An id for each note of a table; a note that many cells share is stored once."""
         notes = dict.fromkeys(cell.note for row in rows for cell in row.cells if cell and cell.note)
         return {note: f"n{number()}" for note in notes}
 
@@ -83,10 +83,10 @@ def render(
 
 
 def write(store: Store, run: str | None, folder: Path) -> Path:
-    """Write ``folder/index.html`` for ``run`` (None: the latest) and return its path.
+    """Writes ``folder/index.html`` for ``run`` (None: the latest) and returns its path.
 
-    Whatever prevents it, be it the store, a record, a template or the disk, is a :class:`ReportError`. A file that was
-    there before is replaced as a whole or left as it was.
+    Any problem with the store, a record, a template or the disk is a :class:`ReportError`. An existing file is replaced
+    as a whole or left unchanged.
     """
     try:
         records = store.records(run)
@@ -94,11 +94,11 @@ def write(store: Store, run: str | None, folder: Path) -> Path:
     except StoreError as error:
         raise ReportError(str(error)) from None
     if not records:
-        which = f"run {run!r} holds no records" if run else "the store's latest run holds no records"
-        raise ReportError(f"{which}: fill it with pytest suites/ --store URL, or name a run that has some")
+        which = f"run {run!r} has no records" if run else "the store's latest run has no records"
+        raise ReportError(f"{which}: run pytest suites/ --store URL, or name a run with records")
     page = _encoded(records, runs[records[0]["run"]])
     path = folder / "index.html"
-    partial = folder / f".index.html.{os.getpid()}"  # beside it: within one folder, a rename is all or nothing
+    partial = folder / f".index.html.{os.getpid()}"  # in the same folder, where a rename is atomic
     try:
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -108,15 +108,15 @@ def write(store: Store, run: str | None, folder: Path) -> Path:
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise ReportError(
-            f"cannot write {path}: {error.strerror}; make room or allow writing there, or name another folder with "
+            f"cannot write {path}: {error.strerror}; free some space, allow writing there, or name another folder with "
             "--report (the records are stored: plumbline report makes the page from them)"
         ) from None
     return path
 
 
 def _encoded(records: Sequence[Mapping[str, Any]], run: Mapping[str, Any]) -> bytes:
-    """The page in UTF-8. This is the last step of a run of hours, and one odd record must not end it in a traceback:
-    here, and nowhere else, every error becomes the one line."""
+    """The page in UTF-8. This is the last step of a run of hours, and one unexpected record must not end it in a
+    traceback: here, and nowhere else, every error becomes one line."""
     try:
         return render(records, run).encode()
     except ReportError:

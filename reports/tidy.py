@@ -1,4 +1,4 @@
-"""Records in order: which topics, engines, cases and settings a run holds. Everything else in the report reads this."""
+"""A run's records in order: its topics, engines, cases and settings. The rest of the report reads this."""
 
 import re
 from collections import defaultdict
@@ -14,11 +14,11 @@ Record = Mapping[str, Any]
 FIRST_MEASURES = ("parity", "memory", "traffic", "timeline", "throughput", "quality")  # in this order; then others
 NOT_JUDGED = ("skipped", "error")
 REFERENCE = "reference"
-FIRST_ENGINES = (REFERENCE, "torch")  # the yardsticks stand on the left
+FIRST_ENGINES = (REFERENCE, "torch")  # references come first
 
 
 class Setting(NamedTuple):
-    """What must be equal before two engines' figures may be compared."""
+    """The fields that must be equal before two engines' figures may be compared."""
 
     variant: str
     topology: str
@@ -36,19 +36,19 @@ class CaseView:
     records: tuple[Record, ...]
 
     def of(self, measure: str, *quantities: str) -> list[Record]:
-        """This case's records of a measure, in the order of ``quantities`` (all where none is named)."""
+        """This case's records of a measure, in the order of ``quantities`` (all if none is named)."""
         mine = [record for record in self.records if record["measure"] == measure]
         if not quantities:
             return mine
         return [record for name in quantities for record in mine if record["quantity"] == name]
 
     def verdict(self, measure: str) -> str:
-        """The worst verdict of a measure; empty where nothing was recorded."""
+        """The worst verdict of a measure; empty if nothing was recorded."""
         return worst(record["verdict"] for record in self.of(measure))
 
     @cached_property
     def ran(self) -> str:
-        """Where it ran: one of :data:`PLACES`, the last of them if nothing was judged."""
+        """Where it ran: one of :data:`PLACES`; the last one if nothing was judged."""
         if all(record["verdict"] in NOT_JUDGED for record in self.records):
             return "broke" if any(record["verdict"] == "error" for record in self.records) else "not run"
         if any(record["detail"].get("device_note") for record in self.records):
@@ -69,7 +69,7 @@ class TopicView:
     sources: tuple[str, ...]
     variants: tuple[str, ...]
     adapters: tuple[str, ...]
-    unavailable: Mapping[str, str]  # engines that nobody can install, and why
+    unavailable: Mapping[str, str]  # engines that can no longer be installed, with the reason
     engines: tuple[str, ...]
     cases: tuple[CaseView, ...]
 
@@ -105,7 +105,7 @@ class RunView:
 
 
 def view(records: Sequence[Record], run: Mapping[str, Any], titles: Mapping[str, Mapping[str, Any]]) -> RunView:
-    """Sort a run's records; of a figure recorded twice (a retried block) the last one counts."""
+    """Sorts a run's records; if a figure was recorded twice (a retried block), the last one counts."""
     latest = {(r["topic"], r["case"], r["measure"], r["quantity"]): _known(plain(r)) for r in records}
     kept = [latest.pop(key) for key in list(latest) if key[2] == "calibration"]
     cards = {r["topic"]: r["detail"] for r in latest.values() if r["measure"] == "card"}
@@ -131,7 +131,7 @@ def view(records: Sequence[Record], run: Mapping[str, Any], titles: Mapping[str,
 
 
 def _known(record: Record) -> Record:
-    """A figure that is not a number was not measured: None, and in the detail, where it has a name, left out."""
+    """A figure that is not a number was not measured: it becomes None, and is removed from the detail."""
     return {**record, "detail": _named(record["detail"] or {})}
 
 
@@ -162,7 +162,7 @@ def _yardstick(engine: str) -> int:
 
 
 def world_size(topology: str) -> int:
-    """Ranks of ``dp2tp2``; experts (``ep``) add none."""
+    """The number of ranks of ``dp2tp2``; experts (``ep``) add none."""
     size = 1
     for axis, number in re.findall(r"([a-z]+)(\d+)", topology):
         size *= int(number) if axis != "ep" else 1
@@ -174,7 +174,7 @@ def worst(verdicts: Iterable[str]) -> str:
 
 
 def tally(verdicts: Iterable[str]) -> dict[str, int]:
-    """Counts by verdict, best first, all six of them."""
+    """Counts by verdict, best first, for all six verdicts."""
     counts = dict.fromkeys(reversed(VERDICTS), 0)
     for verdict in verdicts:
         counts[verdict] += 1
@@ -182,12 +182,12 @@ def tally(verdicts: Iterable[str]) -> dict[str, int]:
 
 
 def measured(record: Record) -> bool:
-    """Whether there is a figure to show: judged, and not thrown out as invalid."""
+    """Whether there is a figure to show: judged, and not invalid."""
     return record["value"] is not None and record["verdict"] not in (*NOT_JUDGED, "invalid")
 
 
 def parity(case: CaseView) -> Record | None:
-    """The record that decides a case's parity: of the worst verdict, the largest error over its bound."""
+    """The record that decides a case's parity: among those with the worst verdict, the largest error over its bound."""
     found = case.of("parity")
     if not found:
         return None
@@ -195,7 +195,8 @@ def parity(case: CaseView) -> Record | None:
 
 
 def lean(case: CaseView) -> Record | None:
-    """The figure by which memory is compared: the peak, else the states, else what is saved for the backward."""
+    """The figure for comparing memory: the peak, otherwise the states, otherwise the memory saved for the backward
+    pass."""
     return next((r for r in case.of("memory", "peak", "states", "saved") if measured(r)), None)
 
 
@@ -207,9 +208,9 @@ Ratios = Mapping[tuple[Any, ...], Mapping[str, float]]
 
 
 def memory_ratios(topic: TopicView) -> Ratios:
-    """Engines' memory over the leanest engine's, for each setting that two engines or more were measured in.
+    """Engines' memory over the leanest engine's, for each setting with at least two measured engines.
 
-    Only figures of one quantity taken by one meter are compared.
+    Only figures of one quantity from one meter are compared.
     """
     groups: dict[tuple[Any, ...], dict[str, float]] = defaultdict(dict)
     for setting, row in topic.settings().items():
@@ -220,7 +221,7 @@ def memory_ratios(topic: TopicView) -> Ratios:
 
 
 def time_ratios(topic: TopicView) -> Ratios:
-    """Engines' step times over the fastest engine's: as the judge paired them, else from the medians."""
+    """Engines' step times over the fastest engine's: the judge's paired ratios, or ratios of the medians."""
     groups: dict[tuple[Any, ...], dict[str, float]] = {}
     for setting, row in topic.settings().items():
         timed = {engine: record for engine, case in row.items() if (record := fast(case)) and record["value"] > 0}

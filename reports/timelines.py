@@ -1,5 +1,5 @@
-"""Timelines: what each rank did when; below a pipeline's the same schedule with equal times and no waiting, below
-ranks that overlap communication what they had in flight."""
+"""Timelines of each rank's actions. Below a pipeline's timeline is the same schedule with equal times and no waiting;
+below the timeline of ranks that overlap communication is the communication in flight."""
 
 from collections.abc import Iterator, Sequence
 from html import escape
@@ -8,7 +8,7 @@ from reports import palette, units
 from reports.figures import Figure
 from reports.tidy import CaseView, Record, TopicView
 
-Spans = Sequence[Sequence[Sequence[float]]]  # of each rank: (kind, stage, micro-batch, start, end) in microseconds
+Spans = Sequence[Sequence[Sequence[float]]]  # by rank: (kind, stage, micro-batch, start, end) in microseconds
 
 WIDTH, LINE, GAP, HEAD = 360.0, 9.0, 7.0, 15.0  # px
 OPACITY = ' opacity="0.45"'
@@ -16,7 +16,7 @@ KINDS = {"F": "forward", "B": "backward", "W": "weights' gradients", "C": "commu
 
 
 def timelines(topic: TopicView) -> list[Figure]:
-    """A figure a variant, with a strip for each engine and topology."""
+    """One figure per variant, with a strip for each engine and topology."""
     strips: dict[str, list[tuple[CaseView, Record]]] = {}
     for case in topic.cases:
         for record in (*case.of("timeline", "bubble"), *case.of("timeline", "hidden")):
@@ -49,25 +49,25 @@ def _figure(variant: str, found: list[tuple[CaseView, Record]]) -> Figure:
             top += len(spans) * LINE + 3
         top += GAP
     svg = (
-        f'<svg role="img" aria-label="{escape(variant)}: what each rank did when" viewBox="0 0 {WIDTH:.0f} {top:.0f}"'
+        f'<svg role="img" aria-label="{escape(variant)}: timeline of each rank" viewBox="0 0 {WIDTH:.0f} {top:.0f}"'
         f' style="max-width:{WIDTH * 1.2:.0f}px">{"".join(parts)}</svg>'
     )
     legend = tuple(("box", _colour(kind), name) for kind, name in KINDS.items() if kind in kinds)
-    below = "what it had in flight" if "C" in kinds else "(pale) the same actions with equal times and no waiting"
-    caption = f"a line a rank; above as measured, below {below}"
+    below = "the communication in flight" if "C" in kinds else "(pale) the same actions with equal times and no waiting"
+    caption = f"one line per rank; above as measured, below {below}"
     if alike:
-        caption += "; a bubble has equal times too, and the waits that were measured where it is not replayed"
+        caption += "; the bubble also uses equal times, and the measured waits unless it is replayed"
     return Figure(f"Timeline of {variant}", caption, svg, legend)
 
 
 def _longest(every: Spans) -> float:
-    """When the last action ended; 0 where no action was recorded."""
+    """The end of the last action; 0 if no action was recorded."""
     return max((span[4] for spans in every for span in spans), default=0.0)
 
 
 def _strip(spans: Spans, top: float, scale: float, pale: bool) -> Iterator[str]:
-    """A line a rank, grouped by kind and, where it is pale and no action's time is its own, in one path: a page of
-    pipelines is made of little else."""
+    """One line per rank. Actions are grouped by kind, and share one path if they are pale and need no times of their
+    own: they make up most of a page of pipelines."""
     for rank, actions in enumerate(spans):
         yield f'<g transform="translate(0,{top + rank * LINE:.0f})"{OPACITY if pale else ""}>'
         yield f'<path d="M0,0h{WIDTH:.0f}v{LINE - 1:.0f}h-{WIDTH:.0f}z" fill="var(--grid)" opacity="0.5"/>'

@@ -13,7 +13,7 @@ _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def figure(value: float | None, unit: str) -> str:
-    """``figure(2048, "bytes")`` → ``2.00 KiB``; None, which nobody measured, is a dash."""
+    """``figure(2048, "bytes")`` → ``2.00 KiB``; None (not measured) is a dash."""
     if value is None:
         return NONE
     if not math.isfinite(value):
@@ -30,7 +30,7 @@ def figure(value: float | None, unit: str) -> str:
 
 
 def byte_unit(size: float) -> tuple[float, str]:
-    """The unit that shows ``size`` bytes with one to four digits before the point, as (bytes a unit, name)."""
+    """The unit that shows ``size`` bytes with one to four digits before the point, as (bytes per unit, name)."""
     power = min(max(int(math.log(size, 1024)) if size >= 1 else 0, 0), len(_BYTE_UNITS) - 1)
     return 1024.0**power, _BYTE_UNITS[power]
 
@@ -60,14 +60,14 @@ def significant(value: float) -> str:
 
 
 def ratio(value: float | None) -> str:
-    """``1.04×``, always two decimals below ten: ratios are read against each other."""
+    """``1.04×``, always with two decimals below ten, since ratios are compared with each other."""
     if value is None:
         return NONE
     return f"{value:.2f}×" if value < 9.995 else f"{significant(value)}×"
 
 
 def share(value: float) -> str:
-    """A relative size: ``0.8 %``, below a thousandth of a per cent as a power of ten."""
+    """A relative size: ``0.8 %``; below a thousandth of a per cent a power of ten."""
     return f"{100 * value:.2g}{SPACE}%" if abs(value) >= 1e-5 else significant(value)
 
 

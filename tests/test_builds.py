@@ -58,7 +58,7 @@ def test_who_waits_sees_that_it_goes_on_and_how_it_ends(
 
     compiling.wait("compiles", tell)
     assert lines[0] == "compiles"
-    assert any(line.endswith("s so far; the next case waits for it") for line in lines)
+    assert any(line.endswith("s so far; the next case is waiting") for line in lines)
     assert lines[-1] == "is built"
 
 

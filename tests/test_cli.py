@@ -118,7 +118,7 @@ def test_a_run_that_is_not_there_is_a_usage_error_with_the_nearest(
     runs: list[str], more: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["records", "--run", runs[0][:-1], *more]) == pytest.ExitCode.USAGE_ERROR
-    assert f"holds no run '{runs[0][:-1]}' (did you mean {runs[0]}?)" in capsys.readouterr().err
+    assert f"has no run '{runs[0][:-1]}' (did you mean {runs[0]}?)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

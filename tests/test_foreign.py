@@ -127,7 +127,7 @@ def test_the_command_runs_our_suites_in_a_folder_that_has_suites(project: pytest
 def test_another_plugin_with_an_option_of_ours_is_named_by_the_option(user: pytest.Pytester) -> None:
     user.path.joinpath("other.py").write_text(GPUS)
     line = usage_error(run(user, "-p", "other"))
-    assert "--gpus: another pytest plugin has an option of this name; leave that plugin out with -p no:" in line
+    assert "--gpus: another pytest plugin has an option of this name; disable that plugin with -p no:" in line
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_options_of_plugins_that_would_halve_or_repeat_a_session_are_refused(
             for word in ("-p", f"no:{name}")]  # fmt: skip
     line = usage_error(run(user, *real, "-p", "other", *flag, *TINY))
     assert f"{option} (pytest-" in line
-    assert " does not go with the suites: " in line
+    assert " does not work with the suites: " in line
     assert not user.path.joinpath("plumbline.db").exists()
     assert collected(user, *real, "-p", "other", *TINY, "--topics", "zero")
 

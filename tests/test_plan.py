@@ -35,7 +35,7 @@ def test_nothing_asked_for_runs_every_topic_engine_and_variant() -> None:
 
 
 def test_an_engine_that_nobody_can_install_is_refused_with_the_reason() -> None:
-    with pytest.raises(ValueError, match="'pipedream' cannot be installed: a repository without"):
+    with pytest.raises(ValueError, match="'pipedream' can no longer be installed: a repository without"):
         planned(Request(engines=("reference", "pipedream")))
 
 
@@ -102,7 +102,7 @@ def test_a_topology_of_other_axes_than_a_topics_is_left_out_and_one_of_other_siz
         (Request(dtypes=("fp23",)), "unknown dtype 'fp23'; did you mean fp32"),
         (Request(workloads=("tyny",)), "unknown workload 'tyny'; did you mean tiny"),
         (Request(workloads=("nowhere.toml",)), "there is no workload file nowhere.toml"),
-        (Request(topologies=("2dp",)), "topology '2dp' is not axis sizes such as dp2tp2"),
+        (Request(topologies=("2dp",)), "topology '2dp' is not a list of axis sizes such as dp2tp2"),
         (Request(topologies=("dq2",)), "unknown axis 'dq' in topology 'dq2'; known: dp, tp, pp, cp, ep"),
         (Request(topologies=("dp0",)), "topology axis dp must be at least 1, not 0"),
         (Request(workloads=("tiny",), topologies=("dp3",)), "batch_size 8 is not a multiple of dp × micro_batches = 3"),
@@ -133,7 +133,7 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
     for steps, file in enumerate(files, 3):
         file.parent.mkdir()
         file.write_text(f"steps = {steps}\n")
-    with pytest.raises(ValueError, match="are different work, yet their cases would have the same ids"):
+    with pytest.raises(ValueError, match="are different workloads, but their cases would have the same ids"):
         planned(Request(("zero",), workloads=tuple(map(str, files))))
 
 

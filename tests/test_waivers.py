@@ -55,7 +55,7 @@ def test_yesterday_is_expired_and_no_file_is_no_waiver(tmp_path: Path) -> None:
 def test_a_waiver_may_be_of_one_device(tmp_path: Path) -> None:
     anywhere, cuda = read(TABLE + TABLE + 'device = "cuda"\n', tmp_path)
     assert (anywhere.device, cuda.device) == ("", "cuda")
-    with pytest.raises(ValueError, match="waiver 1 is of device 'gpu', which is not cpu or cuda"):
+    with pytest.raises(ValueError, match="waiver 1 has device 'gpu', which is not cpu or cuda"):
         read(TABLE + 'device = "gpu"\n', tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Equality, bit by bit."""
+"""Bitwise equality."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ Kinds = Mapping[str, Mapping[str, Tensor]]
 
 
 def judge(ours: Kinds, twins: Kinds, twin: str) -> Finding:
-    """One finding: how many of the tensors of all kinds differ from the twin's in any bit."""
+    """One finding: the number of tensors, of all kinds, that differ from the twin's in any bit."""
     places = [(kind, name) for kind in sorted(twins) for name in sorted(twins[kind])]
     wrong = [(kind, name) for kind, name in places if not _equal(ours.get(kind, {}).get(name), twins[kind][name])]
     text = f"{len(wrong)} of {len(places)} tensors differ from those of {twin}"
@@ -21,7 +21,7 @@ def judge(ours: Kinds, twins: Kinds, twin: str) -> Finding:
 
 
 def _equal(ours: Tensor | None, theirs: Tensor) -> bool:
-    """NaN is equal to the same NaN, and 0 not to −0."""
+    """NaN equals the same NaN, and 0 does not equal −0."""
     if ours is None or ours.shape != theirs.shape or ours.dtype != theirs.dtype:
         return False
     return torch.equal(ours.contiguous().view(torch.uint8), theirs.contiguous().view(torch.uint8))

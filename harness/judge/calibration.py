@@ -1,4 +1,4 @@
-"""What the margins of parity rest on: the ratios of honest runs and of planted faults, as they were measured."""
+"""The measurements behind parity's margins: the ratios of honest runs and of planted faults."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A learning curve against the float64 model's."""
+"""A learning curve compared with the float64 model's."""
 
 from collections.abc import Sequence
 
@@ -7,8 +7,8 @@ from harness.spec import Finding
 
 
 def judge(losses: Sequence[float], oracle: Sequence[float], floor: Sequence[float]) -> Finding:
-    """Pass if every loss is within the margin of the largest deviation that honest runs showed up to that step, and
-    the curve falls. Deviations grow with the steps, for honest runs and engines alike."""
+    """Passes if every loss is within the margin of the largest deviation of honest runs up to that step, and the curve
+    falls. Deviations grow with the steps, for honest runs and engines alike."""
     worst, at, limit = 0.0, 0, 0.0
     for step, (got, true) in enumerate(zip(losses, oracle, strict=True)):
         limit = max(limit, floor[step])
@@ -21,6 +21,6 @@ def judge(losses: Sequence[float], oracle: Sequence[float], floor: Sequence[floa
     text = f"loss {first:.4f} → {last:.4f} in {len(losses)} steps; at most {worst:.2g} × the floor, at step {at + 1}"
     good = worst <= MARGIN and last < first
     if not last < first:
-        text += "; it does not fall"
+        text += "; the loss does not fall"
     detail = {"losses": list(losses), "oracle_losses": list(oracle)}
     return Finding("quality", "loss", last, "nats", "pass" if good else "fail", text, law=oracle[-1], detail=detail)

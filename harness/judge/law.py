@@ -1,17 +1,17 @@
-"""Measured against what a paper promises."""
+"""A measured value compared with a paper's law."""
 
 from harness import catalog
 from harness.spec import Card, Case, Finding, Law
 
-FAR = 0.5  # of what is promised: less than so much is no saving that anybody announced, but rather something unseen
+FAR = 0.5  # × the promised value: a smaller figure suggests that the meter misses something
 
 
 def against(
     card: Card, case: Case, measure: str, quantity: str, value: float, padding: float = 0.0, elements: int = 0
 ) -> Finding:
-    """``value`` against the card's law of the quantity, if it promises something for this case. ``padding``: what the
-    engine says it adds for alignment, in the law's unit; ``elements`` of it travel as the parameters do: their bytes
-    follow from the law itself."""
+    """Judges ``value`` by the card's law of the quantity, if the law applies to this case. ``padding``: the alignment
+    that the engine reports, in the law's unit; ``elements`` of padding travel as the parameters do, so the law itself
+    gives their bytes."""
     for law in card.laws:
         if (law.measure, law.quantity) == (measure, quantity):
             promised = catalog.load(law.formula)(case.workload, case.topology, **card.variants[case.variant])
@@ -20,14 +20,14 @@ def against(
                     held = case.workload.model.parameters / (case.topology.tp * case.topology.pp)
                     padding = promised * elements / held
                 return judge(law, promised, value, padding)
-    return Finding(measure, quantity, value, "B", "pass", f"{value:,.0f} B; no law is stated for it here")
+    return Finding(measure, quantity, value, "B", "pass", f"{value:,.0f} B; no law applies here")
 
 
 def judge(law: Law, promised: float, value: float, padding: float = 0.0) -> Finding:
-    """Pass within the law's tolerance; a tolerance of 0 is to the unit. On top there may be what the engine says it
-    adds for alignment (at most ``padding``). Where the law says *at most*, less is no failure; far less is
+    """Passes within the law's tolerance; a tolerance of 0 means exact to the unit. The engine's alignment (at most
+    ``padding``) is allowed on top. If the law says *at most*, a smaller value passes, and a far smaller one is
     inconclusive."""
-    allowed = max(law.tolerance * promised, 0.5)  # half a unit: shares of buffers that N does not divide
+    allowed = max(law.tolerance * promised, 0.5)  # half a unit: N does not divide some buffers evenly
     off = value - promised
     less = law.direction == "at_most" and off < -allowed
     text = f"measured {value:,.0f} {law.unit}, promised {promised:,.0f}"
@@ -39,7 +39,7 @@ def judge(law: Law, promised: float, value: float, padding: float = 0.0) -> Find
     if less:
         text += ", less than promised"
         if value < FAR * promised:
-            verdict, text = "inconclusive", f"{text}, and so much less that the meter may not see all of it"
+            verdict, text = "inconclusive", f"{text}; the difference is so large that the meter may miss something"
     return Finding(
         law.measure,
         law.quantity,

@@ -1,4 +1,4 @@
-"""Whether an engine learns as the reference does: scores against samples, over several seeds of both."""
+"""Whether an engine learns as well as the reference: scores over samples, with several seeds of both."""
 
 import math
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ from scipy import stats
 
 from harness.spec import Curves, Finding
 
-ALPHA, POWER = 0.01, 0.8  # of the test; 5 seeds against 5 can reach 2 in 252
-TAIL = 0.2  # of a run, whose mean score is its result
+ALPHA, POWER = 0.01, 0.8  # level of the test; with 5 seeds on each side, p can be as small as 2 in 252
+TAIL = 0.2  # share of a run whose mean score is its result
 
 
 def result(curve: Curves) -> float:
@@ -20,7 +20,7 @@ def result(curve: Curves) -> float:
 
 
 def permutation(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """The two-sided p-value of a difference of means, exact: over every way to deal the runs to the two sides."""
+    """The exact two-sided p-value of a difference of means, over every assignment of the runs to the two sides."""
     pooled, n = np.array([*ours, *theirs]), len(ours)
     observed = abs(np.mean(ours) - np.mean(theirs))
     deals = [np.isin(np.arange(len(pooled)), chosen) for chosen in combinations(range(len(pooled)), n)]
@@ -29,17 +29,19 @@ def permutation(ours: Sequence[float], theirs: Sequence[float]) -> float:
 
 
 def seeds_for(difference: float, deviation: float) -> int:
-    """How many seeds a side show a difference of means with the test's power, by the normal approximation."""
+    """The number of seeds on each side that show a difference of means with the test's power, by the normal
+    approximation."""
     z = float(stats.norm.isf(ALPHA / 2) + stats.norm.isf(1 - POWER))
-    return max(4, math.ceil(2 * float(z * deviation / difference) ** 2))  # 3 against 3 have no p-value below 0.1
+    return max(4, math.ceil(2 * float(z * deviation / difference) ** 2))  # 3 against 3 cannot give a p-value below 0.1
 
 
 def judge(engine: Sequence[Curves], reference: Sequence[Curves], score: str, better: str) -> list[Finding]:
-    """The result against the reference's, and samples a second.
+    """Judges the result against the reference's, and reports samples per second.
 
-    Fail where the engine's runs end worse and chance hardly explains it. Pass where an engine that does not learn at
-    all, and ends where the reference begins, would have been found out; inconclusive, with the seeds it would take,
-    where it would not."""
+    Fails if the engine's runs end worse and chance is an unlikely explanation. Passes if the test would have caught an
+    engine that does not learn at all (one that ends where the reference begins). Otherwise the verdict is inconclusive,
+    with the number of seeds that the test needs.
+    """
     ours, theirs = [result(curve) for curve in engine], [result(curve) for curve in reference]
     mine, norm = float(np.mean(ours)), float(np.mean(theirs))
     deviation = float(np.sqrt((np.var(ours, ddof=1) + np.var(theirs, ddof=1)) / 2)) if len(ours) > 1 else 0.0
@@ -47,11 +49,11 @@ def judge(engine: Sequence[Curves], reference: Sequence[Curves], score: str, bet
     p, needed = permutation(ours, theirs), seeds_for(gain, deviation) if gain else 0
     worse = mine < norm if better == "higher" else mine > norm
     text = f"{score} {mine:.4g} for the reference's {norm:.4g}, {len(ours)} seeds each: p = {p:.2g}"
-    text += f"; the reference gains {gain:.3g}, a run's deviation is {deviation:.2g}"
+    text += f"; the reference gains {gain:.3g}, with a standard deviation of {deviation:.2g} between runs"
     if p <= ALPHA and worse:
         verdict = "fail"
     elif not gain or needed > len(ours):
-        text += f"; to see that an engine does not learn takes {needed or 'any number of'} seeds"
+        text += f"; catching an engine that does not learn takes {needed or 'any number of'} seeds"
         verdict = "inconclusive"
     else:
         verdict = "pass"

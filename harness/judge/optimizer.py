@@ -1,9 +1,9 @@
-"""Updates against the textbook optimizer, which is fed the engine's own gradients.
+"""The engine's updates compared with the textbook optimizer, fed the engine's own gradients.
 
-AdamW divides by the gradient's size: an error of the gradient, or a missing one, may leave hardly a trace in what it
-changes, and round-off may grow to whole steps. So each step is replayed in float64 from the weights that the engine had
-before it and the gradients that it had up to then, and only what the optimizer itself did is compared. The noise floor
-is what the same replay gives in the precision of the engine's weights, in three honest orders of its operations.
+AdamW divides by the gradient's size: a wrong or missing gradient may hardly change the update, and round-off may grow
+to whole steps. So each step is replayed in float64 from the engine's weights before it and its gradients so far, and
+only the optimizer's own work is compared. The noise floor comes from the same replay in the precision of the engine's
+weights, with three honest orders of the operations.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +31,7 @@ def textbook(w: Tensor, g: Tensor, moments: tuple[Tensor, Tensor], t: int, work:
 
 
 def decayed_first(w: Tensor, g: Tensor, moments: tuple[Tensor, Tensor], t: int, work: Workload) -> Tensor:
-    """The same, with the decay before the step and one factor for both corrections, as fused kernels have it."""
+    """The same step with decay first and one factor for both bias corrections, as in fused kernels."""
     if work.optimizer == "sgd":
         return torch.add(w, g.add(w, alpha=work.weight_decay), alpha=-work.lr)
     (m, v), (b1, b2) = moments, work.betas
@@ -42,7 +42,8 @@ def decayed_first(w: Tensor, g: Tensor, moments: tuple[Tensor, Tensor], t: int, 
 
 
 def decayed_last(w: Tensor, g: Tensor, moments: tuple[Tensor, Tensor], t: int, work: Workload) -> Tensor:
-    """The same, with the correction folded into epsilon and the step's size (Kingma and Ba 2015, end of section 2)."""
+    """The same step with the bias correction folded into epsilon and the step size (Kingma and Ba 2015, end of section
+    2)."""
     if work.optimizer == "sgd":
         return w * (1 - work.lr * work.weight_decay) - g * work.lr
     (m, v), (b1, b2) = moments, work.betas
@@ -57,7 +58,8 @@ HONEST: tuple[Step, ...] = (textbook, decayed_first, decayed_last)
 
 
 def replay(step: Step, gradients: Sequence[Tensors], weights: Sequence[Tensors], work: Workload) -> list[Tensors]:
-    """What each step changes, from the weights before it (``weights[t]``, one more than there are gradients)."""
+    """The change of each step from the weights before it (``weights[t]``; there is one more than there are
+    gradients)."""
     moments = {name: (torch.zeros_like(w), torch.zeros_like(w)) for name, w in weights[0].items()}
     changes: list[Tensors] = []
     for t, g in enumerate(gradients, start=1):
@@ -79,15 +81,16 @@ def clipped(gradients: Sequence[Tensors], work: Workload) -> list[Tensors]:
 
 
 def judge(gradients: Sequence[Tensors], weights: Sequence[Tensors], work: Workload) -> Finding:
-    """One finding: the step and tensor that are furthest off. ``weights[0]`` are those before the first step."""
+    """One finding, for the step and tensor with the largest error. ``weights[0]`` holds the weights before the first
+    step."""
     names = list(weights[0])
     if missing := [name for step in gradients for name in names if name not in step]:
-        return Finding("parity", "replayed update", None, "× floor", "fail", f"there is no gradient of {missing[0]}")
+        return Finding("parity", "replayed update", None, "× floor", "fail", f"the gradient of {missing[0]} is missing")
     exact_weights = [_to(w, names, torch.float64) for w in weights]
     exact = replay(textbook, clipped([_to(g, names, torch.float64) for g in gradients], work), exact_weights, work)
     narrow = torch.float64 if work.dtype == "fp64" else torch.float32
     narrow_weights = [_to(w, names, narrow) for w in weights]
-    # Gradients are scaled in their own precision or in that of the weights that are stepped.
+    # Engines scale gradients in the gradients' precision or in that of the weights.
     scaled = [clipped([_to(g, names, dtype) for g in gradients], work) for dtype in (None, narrow)]
     honest = [
         replay(step, [_to(g, names, narrow) for g in each], narrow_weights, work) for step in HONEST for each in scaled
@@ -109,12 +112,12 @@ def judge(gradients: Sequence[Tensors], weights: Sequence[Tensors], work: Worklo
 
 
 def _to(tensors: Tensors, names: Sequence[str], dtype: torch.dtype | None) -> Tensors:
-    """Those of these names, in ``dtype`` or as they are."""
+    """The named tensors, converted to ``dtype`` if it is given."""
     return {name: tensors[name].to(dtype or tensors[name].dtype) for name in names}
 
 
 def _floor(runs: Sequence[Errors], weights: Tensors, changes: Tensors, dtype: torch.dtype) -> Errors:
-    """A weight is known to half a unit in its last place, whatever the order of operations."""
+    """A weight is exact only to half a unit in its last place, in any order of operations."""
     eps = torch.finfo(dtype).eps / 2
     unit = {n: eps * float(weights[n].norm()) / float(change.norm()) for n, change in changes.items() if change.any()}
     return at_least(floor(runs), unit)

@@ -2,10 +2,10 @@
 
 The floor is the error of the plain model in the case's own precision, the worst over an ensemble of honest variants:
 other kernels, orders of sums, instruction sets, threads and draws of the model. An engine passes within ``MARGIN``
-floors, which ``tests/planted/calibration.py`` measures: so far that a run of honest engines shows no false alarm. An
-error that grows with the size of a buffer is no rounding but a fault, however common: so is a float32 norm whose kernel
-adds a million squares one after another. The *slope* ⟨x,x*⟩/⟨x*,x*⟩ − 1 averages rounding away and so sees errors of
-scale that a norm is blind to in low precision.
+floors. ``tests/planted/calibration.py`` measures this margin, so that a run of honest engines gives no false alarm. An
+error that grows with the size of a buffer is a fault, not rounding, however common it is: a float32 norm whose kernel
+adds a million squares one after another is such a fault. The *slope* ⟨x,x*⟩/⟨x*,x*⟩ − 1 averages rounding away, and so
+shows errors of scale that a norm cannot show in low precision.
 """
 
 import math
@@ -19,19 +19,19 @@ from torch.nn.functional import pad
 
 from harness.spec import Finding
 
-MARGIN = 4.5  # twice the largest ratio of honest runs, half of what planted faults have (calibration.json)
+MARGIN = 4.5  # twice the largest ratio of honest runs, half the smallest of planted faults (calibration.json)
 Kinds = Mapping[str, Mapping[str, Tensor]]  # gradient, update or output → name → tensor
 
 OPTIONAL = ("merged", "unmerged")  # kinds
-SIGMAS = 1.5  # standard errors that a slope counts as at least: with the margin, nearly seven
-PARTS = 32  # of each tensor, whose errors are taken to be independent
-ZERO = 1e-6  # a true tensor below this share of the model's typical element is zero up to round-off
+SIGMAS = 1.5  # least slope in standard errors: with the margin, nearly seven
+PARTS = 32  # parts of each tensor, whose errors are taken to be independent
+ZERO = 1e-6  # a true tensor below this share of the model's typical element is zero except for round-off
 
 
 @dataclass(frozen=True)
 class Errors:
-    """Of one run against the oracle, or the worst of an ensemble: relative L2 error by tensor and over all of them
-    together, and the slope over all of them, with the standard error that rounding gives it."""
+    """Errors of one run against the oracle, or the worst of an ensemble: relative L2 error by tensor and over all
+    tensors together; the slope over all tensors, with the standard error that rounding gives it."""
 
     tensors: Mapping[str, float]
     slope: float
@@ -41,8 +41,8 @@ class Errors:
 
 @dataclass(frozen=True)
 class Oracle:
-    """What the float64 model computed. ``kinds``: ``gradient``, ``update`` or ``output`` → name → tensor. ``exact``:
-    what must be equal, by its place in the outputs. ``observed``: by step, what :meth:`Trainer.observe` gave."""
+    """The float64 model's results. ``kinds``: ``gradient``, ``update`` or ``output`` → name → tensor. ``exact``:
+    outputs that must be equal, by place. ``observed``: by step, the values of :meth:`Trainer.observe`."""
 
     kinds: Kinds
     losses: Sequence[float] = ()
@@ -85,15 +85,15 @@ def errors(found: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> Errors:
     whole = sum(squares.values())
     if not whole:
         return Errors(by_name, 0.0, off**0.5)
-    # Rounding errors are independent from part to part: their sums add up as a random walk does (a cluster-robust
-    # standard error), those of a wrong scale add up straight.
+    # Rounding errors are independent from part to part, so their sums add up as a random walk (a cluster-robust
+    # standard error); errors of a wrong scale add up linearly.
     walk = math.fsum(x * x for x in along) ** 0.5
     return Errors(by_name, math.fsum(along) / whole, (off / whole) ** 0.5, walk / whole)
 
 
 def floor(runs: Sequence[Errors]) -> Errors:
-    """The worst of an ensemble of honest runs, figure by figure. A slope may be small by luck, and in all of them where
-    they round at the same places: it counts as SIGMAS standard errors at least."""
+    """The worst of an ensemble of honest runs, figure by figure. A slope may be small by luck, even in all runs if they
+    round at the same places, so it counts as at least SIGMAS standard errors."""
     return Errors(
         {name: max(run.tensors[name] for run in runs) for name in runs[0].tensors},
         max(max(abs(run.slope), SIGMAS * run.slope_error) for run in runs),
@@ -102,25 +102,26 @@ def floor(runs: Sequence[Errors]) -> Errors:
 
 
 def floors(pairs: Sequence[tuple[Kinds, Kinds]]) -> dict[str, Errors]:
-    """By kind, the floor of an ensemble of honest runs, each with its oracle."""
+    """The floor of an ensemble of honest runs by kind; each run comes with its oracle."""
     return {kind: floor([errors(run[kind], truth[kind]) for run, truth in pairs]) for kind in pairs[0][1]}
 
 
 def raised(floors: Mapping[str, Errors], rounded: Kinds, truth: Kinds) -> dict[str, Errors]:
-    """Floors whose slopes are at least those of another draw: what float64 gave of it, and the case's precision."""
+    """Raises the slopes of ``floors`` to at least those of another draw, whose results in float64 (``truth``) and in
+    the case's precision (``rounded``) are given."""
     slopes = {kind: abs(errors(rounded[kind], exact).slope) for kind, exact in truth.items()}
     return {kind: replace(limit, slope=max(limit.slope, slopes[kind])) for kind, limit in floors.items()}
 
 
 def unit(values: Mapping[str, Tensor], changes: Mapping[str, Tensor]) -> dict[str, float]:
-    """By tensor, the relative error of ``changes`` where each element of ``values`` is off by a unit in float64's last
-    place. A change is the difference of two such values: not even the oracle's is known any better."""
+    """The relative error of ``changes`` by tensor if each element of ``values`` is off by a unit in float64's last
+    place. A change is the difference of two such values, so even the oracle knows it no better."""
     eps, sizes = torch.finfo(torch.float64).eps, {name: float(change.norm()) for name, change in changes.items()}
     return {name: float(values[name].double().norm()) * eps / size for name, size in sizes.items() if size}
 
 
 def at_least(floor: Errors, tensors: Mapping[str, float]) -> Errors:
-    """The floor with no tensor's below ``tensors``: an ensemble may round a few elements alike by luck."""
+    """Raises each tensor's floor to at least ``tensors``: an ensemble may round a few elements alike by luck."""
     return replace(floor, tensors={name: max(error, tensors.get(name, 0.0)) for name, error in floor.tensors.items()})
 
 
@@ -130,8 +131,8 @@ def judge(
     """One finding for each kind's norm and slope, and one for the losses.
 
     The norm of a kind in ``together`` is judged over all tensors together: an adaptive optimizer turns round-off in
-    small gradients into whole steps, so single tensors say little. What only some engines can show (``OPTIONAL``) is
-    judged where it is shown.
+    small gradients into whole steps, so single tensors say little. Kinds that only some engines return (``OPTIONAL``)
+    are judged where they exist.
     """
     findings = []
     for kind, truth in reference.oracle.kinds.items():
@@ -151,7 +152,7 @@ def judge(
             norm, size, bound = _ratio(error.total, limit.total), error.total, limit.total
         where = _where(kind, name, found[kind][name], truth[name], losses, reference, ranks)
         findings.append(_finding(kind, norm, size, bound, limit.slope, name, where))
-        # Chance moves a slope by its own standard error, which may exceed the floor's as much as the norm may.
+        # Chance moves a slope by its own standard error, which may exceed the floor by as much as the norm may.
         chance = max(limit.slope, min(SIGMAS * error.slope_error, MARGIN * limit.slope))
         slope = _ratio(abs(error.slope), chance)
         found_slope = _finding(f"{kind} slope", slope, abs(error.slope), chance, chance, "", where)
@@ -168,13 +169,14 @@ def judge(
 
 
 def equal(found: Mapping[str, Any], truth: Mapping[str, Any]) -> list[Finding]:
-    """One finding for all that must be equal, texts and whole numbers say; none where there is no such thing."""
+    """One finding for all outputs that must be equal (texts and integers among them); none if there are no such
+    outputs."""
     if not truth and not found:
         return []
     wrong = [place for place in sorted(truth.keys() | found.keys()) if found.get(place) != truth.get(place)]
     text = f"{len(wrong)} of {len(truth)} exact outputs differ"
     if wrong:
-        text += f", first {wrong[0]}: {_short(found.get(wrong[0]))} for {_short(truth.get(wrong[0]))}"
+        text += f", first {wrong[0]}: {_short(found.get(wrong[0]))} instead of {_short(truth.get(wrong[0]))}"
     return [Finding("parity", "exact", float(len(wrong)), "outputs", "fail" if wrong else "pass", text, bound=0.0)]
 
 
@@ -184,19 +186,19 @@ def _short(value: Any) -> str:
 
 
 def _ratio(value: float, bound: float) -> float:
-    """Error ÷ floor; an error below float64's own resolution is no error, whatever the floor."""
+    """Error ÷ floor. An error below float64's own resolution counts as 0, whatever the floor."""
     if not value <= float("inf"):  # NaN
         return float("inf")
     return value / max(bound, 1e-15)
 
 
 def _finding(quantity: str, ratio: float, error: float, limit: float, slope: float, name: str, where: str) -> Finding:
-    resolution = 2 * MARGIN * slope  # at the bound itself chance would decide
+    resolution = 2 * MARGIN * slope  # exactly at the bound, chance would decide
     good = ratio <= MARGIN
     text = f"{quantity} error {error:.2g} = {ratio:.2g} × floor {limit:.2g} (bound {MARGIN:g} ×)"
     if name:
         text += f", worst in {name}"
-    text += f"; would have seen a scale error of {resolution:.1g}"
+    text += f"; a scale error of {resolution:.1g} would have been visible"
     if not good:
         text += f"; first divergence: {where}"
     detail = {"error": error, "floor": limit, "resolution": resolution, "tensor": name}
@@ -210,14 +212,15 @@ def _first_loss(losses: Sequence[float], reference: Reference) -> str:
     bound = MARGIN * max(reference.loss_floor)
     for step, (got, true) in enumerate(zip(losses, reference.oracle.losses, strict=True), start=1):
         if not abs(got / true - 1.0) <= bound:
-            return f"step {step}, loss {got:.6g} for {true:.6g}"
-    return "no loss is off"
+            return f"step {step}, loss {got:.6g} instead of {true:.6g}"
+    return "all losses agree"
 
 
 def _where(
     kind: str, name: str, got: Tensor, true: Tensor, losses: Sequence[float], reference: Reference, ranks: int
 ) -> str:
-    """Step, tensor and part. The error's place among equal parts of the tensor shows a shard that is wrong alone."""
+    """Step, tensor and part. The error's place among equal parts of the tensor shows whether only one shard is
+    wrong."""
     step = {"update": "after the last step"}.get(kind, "step 1") if " at " not in kind else kind.partition(" at ")[2]
     if kind == "update" and reference.oracle.losses:
         first = _first_loss(losses, reference)

@@ -1,4 +1,4 @@
-"""Step times of several engines, measured in interleaved rounds, and what may be said of them."""
+"""Step times of several engines, measured in interleaved rounds, and the conclusions that they allow."""
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -9,16 +9,16 @@ from numpy.typing import NDArray
 
 from harness.spec import Finding
 
-Rounds = Sequence[Sequence[float]]  # the step times of each round
+Rounds = Sequence[Sequence[float]]  # round → step times
 
 RESAMPLES = 1000
-DECIDABLE = 0.10  # a minimum detectable effect above this decides nothing
-MARK = 1.5  # a reference that is slower than this × the fastest engine on GPUs is marked
+DECIDABLE = 0.10  # a larger minimum detectable effect decides nothing
+MARK = 1.5  # on GPUs, a reference slower than this × the fastest engine is marked
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds a step: ``median`` with its 95 % bootstrap interval."""
+    """Seconds per step: ``median`` with its 95 % bootstrap interval."""
 
     median: float
     low: float
@@ -26,7 +26,8 @@ class Timing:
 
 
 def timing(rounds: Rounds) -> Timing:
-    """``rounds``: the step times of each round. Rounds are resampled, not steps: neighbours drift together."""
+    """``rounds`` holds the step times of each round. Rounds are resampled, not steps: neighbouring steps drift
+    together."""
     medians = _medians(rounds)
     drawn = _resampled(medians)
     low, high = np.quantile(drawn, [0.025, 0.975])
@@ -34,10 +35,10 @@ def timing(rounds: Rounds) -> Timing:
 
 
 def effect(ours: Rounds, others: Iterable[Rounds] = ()) -> float:
-    """The smallest ratio − 1 that A/A runs of this very engine would not have produced by chance.
+    """The smallest ratio − 1 that A/A runs of this very engine would not produce by chance.
 
-    Two halves of its own rounds, drawn at random, differ by chance alone: by √2 of what two whole runs would. What all
-    the ``others`` show in a round is the machine's drift, which a ratio does not see, and is divided out.
+    Two random halves of its own rounds differ by chance alone, by √2 times the difference of two whole runs. The part
+    that all the ``others`` share in a round is the machine's drift; a ratio does not see it, so it is divided out.
     """
     medians = _medians(ours)
     if len(medians) < 2:
@@ -57,7 +58,7 @@ def effects(rounds: Mapping[str, Rounds]) -> dict[str, float]:
 
 
 def ratio(ours: Rounds, theirs: Rounds) -> tuple[float, float, float]:
-    """Ours ÷ theirs, round by round, so that drift hits both alike: median and 95 % bootstrap interval."""
+    """Ours ÷ theirs, round by round, so that drift affects both alike: median and 95 % bootstrap interval."""
     by_round = _medians(ours) / _medians(theirs)
     low, high = np.quantile(_resampled(by_round), [0.025, 0.975])
     return float(np.median(by_round)), float(low), float(high)
@@ -84,8 +85,9 @@ def judge(
 ) -> list[Finding]:
     """The finding for one engine of a block; ``rounds`` holds all engines that compute the same variant.
 
-    Time is told, never failed: the verdict only says whether noise hides a difference of a tenth. ``marked``: a
-    reference above :data:`MARK` × the fastest engine that is not ``wrong`` is marked, as on GPUs."""
+    Time never fails: the verdict only says whether noise hides a difference of a tenth. ``marked``: as on GPUs, a
+    reference slower than :data:`MARK` × the fastest engine that is not ``wrong`` is marked.
+    """
     mine, noise = timing(rounds[engine]), effects(rounds)[engine]
     ratios = {other: ratio(rounds[engine], times) for other, times in rounds.items() if other != engine}
     fastest = min(rounds, key=lambda name: timing(rounds[name]).median)
@@ -103,11 +105,11 @@ def judge(
         "ratio_to_fastest": ratios[fastest][0] if fastest != engine else 1.0,
         "fastest": fastest,
     }
-    text = f"{mine.median * 1e3:.2f} ms a step (95 % {mine.low * 1e3:.2f} to {mine.high * 1e3:.2f})"
+    text = f"{mine.median * 1e3:.2f} ms per step (95 %: {mine.low * 1e3:.2f} to {mine.high * 1e3:.2f})"
     text += f", {detail['ratio_to_fastest']:.2f} × {fastest}" if fastest != engine else ", the fastest"
     text += f"; differences under {noise:.1%} are noise"
     if spoilt:
-        text += f"; {spoilt} spoilt rounds were repeated"
+        text += f"; {spoilt} disturbed rounds were repeated"
     right = [other for other in ratios if other not in wrong]
     if marked and engine == "reference" and right:
         best = min(right, key=lambda name: timing(rounds[name]).median)

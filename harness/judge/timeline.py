@@ -1,4 +1,5 @@
-"""What a pipeline's ranks did when: the bubble, micro-batches in flight, and the same work on a core a rank."""
+"""The timeline of a pipeline's ranks: its bubble, its micro-batches in flight, and a replay of the same work with one
+core per rank."""
 
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
@@ -13,18 +14,20 @@ from harness.spec import Finding, Law, Span
 
 RESAMPLES = 100
 Key = tuple[str, int, int]
-Seconds = Callable[[int, Span], float]  # of an action on a rank
+Seconds = Callable[[int, Span], float]  # seconds of an action on a rank
 
 
 def bubble(ranks: Ranks) -> float:
-    """Idle ÷ total time, from the first action of any rank to the last: on every schedule the same."""
+    """Idle ÷ total time, from the first action of any rank to the last; the definition is the same for every
+    schedule."""
     total = (max(s.end for spans in ranks for s in spans) - min(s.start for spans in ranks for s in spans)) * len(ranks)
     return 1.0 - sum(s.end - s.start for spans in ranks for s in spans) / total
 
 
 def in_flight(spans: Sequence[Span]) -> float:
-    """The most micro-batches whose activations a rank keeps; one that is in one of its v stages counts 1/v."""
-    split = {(s.stage, s.micro) for s in spans if s.kind == "W"}  # a schedule may split some backward passes only
+    """The largest number of micro-batches whose activations a rank keeps; a micro-batch in one of the rank's v stages
+    counts 1/v."""
+    split = {(s.stage, s.micro) for s in spans if s.kind == "W"}  # a schedule may split only some backward passes
     now = most = 0
     for span in sorted(spans, key=lambda s: s.start):
         closing = "W" if (span.stage, span.micro) in split else "B"
@@ -34,8 +37,8 @@ def in_flight(spans: Sequence[Span]) -> float:
 
 
 def times(rounds: Sequence[Ranks]) -> dict[Key, float]:
-    """Seconds of each (kind, rank, stage): the lower quartile over rounds and micro-batches, since whatever disturbs an
-    action makes it longer."""
+    """Seconds of each (kind, rank, stage): the lower quartile over rounds and micro-batches, since disturbances only
+    make an action longer."""
     found: dict[Key, list[float]] = {}
     for ranks in rounds:
         for rank, spans in enumerate(ranks):
@@ -45,13 +48,14 @@ def times(rounds: Sequence[Ranks]) -> dict[Key, float]:
 
 
 def means(seconds: Mapping[Key, float]) -> dict[str, float]:
-    """Of F, B and W over all ranks' stages; W is 0 where backward passes are not split."""
+    """Mean seconds of F, B and W over all ranks' stages; W is 0 where backward passes are not split."""
     kinds = {kind: [value for (k, _, _), value in seconds.items() if k == kind] for kind in "FBW"}
     return {kind: sum(values) / len(values) if values else 0.0 for kind, values in kinds.items()}
 
 
 def replay(ranks: Ranks, seconds: Seconds, delay: Seconds = lambda rank, span: 0.0) -> list[list[Span]]:
-    """The same actions in the same order on every rank, each ``delay`` after rank and predecessors are free."""
+    """The same actions in the same order on every rank. Each starts ``delay`` after its rank and predecessors are
+    free."""
     known = {(s.kind, s.stage, s.micro) for spans in ranks for s in spans}
     order = [sorted(spans, key=lambda s: s.start) for spans in ranks]
     done: dict[Key, float] = {}
@@ -75,8 +79,9 @@ def replay(ranks: Ranks, seconds: Seconds, delay: Seconds = lambda rank, span: 0
 
 
 class Typical:
-    """The round in which each action takes the lower quartile over rounds of its own time, and begins that of its own
-    delays after it could have: what differs from round to round is the machine's, what does not the engine's."""
+    """A typical round: each action takes the lower quartile over rounds of its own time, and starts the lower quartile
+    of its own delays after it could have started. Differences between rounds are the machine's; the rest is the
+    engine's."""
 
     def __init__(self, rounds: Sequence[Ranks]) -> None:
         self.ranks = rounds[0]
@@ -92,15 +97,15 @@ class Typical:
                     place = index, self.place[s.kind, s.stage, s.micro]
                     ready = max([free, *(ends[key] for key in _needed(s) if key in ends)])
                     self.seconds[place] = s.end - s.start
-                    # Less than 0 where what it needed was sent before the action that made it was over.
+                    # Negative if its input was sent before the action that produced it had ended.
                     self.delays[place] = s.start - ready if ready > -inf else 0.0
                     free = s.end
 
     def round(
         self, alike: bool = False, delayed: bool = True, chosen: Sequence[int] | slice = slice(None)
     ) -> list[list[Span]]:
-        """Of the ``chosen`` rounds; with all actions of a kind as long as their mean if ``alike``, without their delays
-        unless ``delayed``."""
+        """The typical round of the ``chosen`` rounds. With ``alike`` all actions of a kind last as long as their mean;
+        without ``delayed`` there are no delays."""
         seconds, delays = (np.quantile(each[chosen], 0.25, axis=0) for each in (self.seconds, self.delays * delayed))
         for kind in set(self.kinds) if alike else ():
             seconds[self.kinds == kind] = seconds[self.kinds == kind].mean()
@@ -110,10 +115,10 @@ class Typical:
         return lambda rank, s: float(values[self.place[s.kind, s.stage, s.micro]])
 
     def interval(self, alike: bool, delayed: bool) -> tuple[float, float]:
-        """Of its bubble, 95 %: the basic bootstrap interval over rounds, which is free of the bias that times which
-        differ by chance only enlarge a bubble."""
+        """The 95 % interval of its bubble: the basic bootstrap over rounds, which corrects a bias (random differences
+        between times only enlarge a bubble)."""
         drawn = np.random.default_rng(0).integers(len(self.seconds), size=(RESAMPLES, len(self.seconds)))
-        # Of three rounds there are ten different draws: each is replayed once.
+        # Three rounds have only ten different draws: each is replayed once.
         different, often = np.unique(np.sort(drawn), axis=0, return_counts=True)
         found = np.repeat([bubble(self.round(alike, delayed, chosen)) for chosen in different], often)
         high, low = 2 * bubble(self.round(alike, delayed)) - np.quantile(found, [0.025, 0.975])
@@ -136,12 +141,14 @@ def judge(
     disturbed: bool = False,
     alike: bool = False,
 ) -> list[Finding]:
-    """Bubble and micro-batches in flight against their laws (``promised``, by quantity). The bubble is that of the
-    :class:`Typical` round; where cores differ, with actions of a kind as long as each other (``alike``), as the law has
-    them, and what they add as they were is said beside it. Where ranks share cores it is that of the actions' times
-    alone, replayed on a core a rank, and the finding says so. Where its interval does not exclude the bound, or others
-    took the cores (``disturbed``), it does not decide. Communication that was watched too is judged by itself
-    (:mod:`harness.judge.overlap`); no bubble then, unless one is promised."""
+    """Judges the bubble and the micro-batches in flight by their laws (``promised``, by quantity).
+
+    The bubble is that of the :class:`Typical` round. Where cores differ (``alike``), actions of a kind count as equally
+    long, as the law assumes, and the reason also gives the bubble with their real lengths. Where ranks share cores, the
+    actions' times are replayed on one core per rank without delays, and the reason says so. If the interval does not
+    exclude the bound, or other processes took the cores (``disturbed``), the verdict is inconclusive. Watched
+    communication is judged by :mod:`harness.judge.overlap`; then there is no bubble unless a law promises one.
+    """
     findings = overlap.judge(rounds, cores, promised, laws, disturbed)
     if findings and "bubble" not in laws:
         return findings
@@ -156,8 +163,8 @@ def judge(
     if shared:
         text += f", replayed from measured durations ({len(rounds[0])} ranks on {cores} cores)"
     else:
-        text += f", {max(0.0, value - bubble(undelayed)):.2g} of it calls and messages"
-    text += f"; {bubble(typical.round(delayed=not shared)):.3g} as long as they were" if alike else ""
+        text += f", {max(0.0, value - bubble(undelayed)):.2g} of it from calls and messages"
+    text += f"; {bubble(typical.round(delayed=not shared)):.3g} with their real lengths" if alike else ""
     if not shared:
         text += f"; {bubble(middle):.3g} in the median one of {len(rounds)}"
     drawn = typical.round(delayed=False) if shared else middle
@@ -181,13 +188,13 @@ def judge(
 
 
 def found_bubble(findings: Sequence[Finding]) -> float:
-    """By which what two worlds gave can be compared; 0 where none was looked for."""
+    """The bubble of a world, for the comparison of two worlds; 0 if none was measured."""
     return max((finding.value or 0.0 for finding in findings if finding.quantity == "bubble"), default=0.0)
 
 
 def unequal(findings: Sequence[Finding]) -> bool:
-    """Whether a bubble may be too large because equal actions took unequal times, and only for that: other worlds at
-    other times tell whether the machine is to blame."""
+    """Whether a bubble may be too large only because equal actions took unequal times. Other worlds at other times then
+    show whether the machine is to blame."""
     return any(
         finding.verdict in ("fail", "inconclusive") and finding.detail["equal"] <= finding.bound
         for finding in findings
@@ -209,7 +216,7 @@ def _finding(
     verdict, bound = "pass", None
     if law is not None and law_value is not None:
         text += f", promised {law_value:.3g}; {law.source}"
-        bound = law_value * (1 + law.tolerance) + 1e-9  # a schedule that beats its promise is no failure
+        bound = law_value * (1 + law.tolerance) + 1e-9  # a schedule that beats its law passes
         if max(value, interval[1]) > bound:
             verdict = "inconclusive" if disturbed or interval[0] <= bound else "fail"
         if disturbed and verdict == "inconclusive":

@@ -1,4 +1,4 @@
-"""What was observed of an engine's steps, against the dense model's own."""
+"""The values that an engine observes in its steps, compared with the dense model's."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,9 +7,9 @@ from harness.spec import Finding
 
 
 def judge(observed: Sequence[Mapping[str, float]], reference: Reference, first: bool) -> list[Finding]:
-    """One finding for each thing that the float64 model observes: the step that is furthest off. What is a whole number
-    at every step there (a count, a flag, a scale by powers of two) must be equal. ``first``: the engine is the
-    reference, which must observe all of it."""
+    """One finding for each value that the float64 model observes, for the step with the largest error. A value that is
+    a whole number in every step there (a count, a flag, a scale by powers of two) must be equal. ``first``: the engine
+    is the reference, which must observe all of them."""
     truth = reference.oracle.observed
     if not truth:
         return [Finding("trace", "run", None, "", "error", "the dense model has no observe(), but the card says so")]
@@ -28,7 +28,7 @@ def _one(name: str, observed: Sequence[Mapping[str, float]], reference: Referenc
         for step, (got, true) in enumerate(zip(found, truth, strict=True), start=1):
             if got != true:
                 return Finding(
-                    "trace", name, got, "", "fail", f"step {step}: {got:g} for {true:g}", true, detail=curves
+                    "trace", name, got, "", "fail", f"step {step}: {got:g} instead of {true:g}", true, detail=curves
                 )
         text = f"equal in all {len(truth)} steps"
         return Finding("trace", name, found[-1], "", "pass", text, truth[-1], direction="equal", detail=curves)

@@ -1,4 +1,4 @@
-"""What every launcher offers: worlds of ranks that run jobs and never raise, never hang."""
+"""The interface of every launcher. Its worlds of ranks run jobs; they never raise and never hang."""
 
 import os
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ LAUNCHERS: Mapping[str, str] = MappingProxyType({"local": "harness.launch.local:
 
 
 def local_cores() -> int:
-    """Cores of this machine that local ranks share."""
+    """The number of this machine's cores that local ranks share."""
     return len(os.sched_getaffinity(0))
 
 
@@ -21,31 +21,33 @@ class World(Protocol):
     size: int
 
     def run(self, job: Job, timeout: float) -> tuple[Outcome, ...]:
-        """Runs the job on every rank; one outcome a rank, in rank order, at the latest shortly after ``timeout`` s."""
+        """Runs the job on every rank. Returns one outcome per rank, in rank order, shortly after ``timeout`` seconds at
+        the latest."""
 
     def close(self) -> None:
-        """Ends the ranks and removes what they left behind. May be called twice."""
+        """Ends the ranks and removes their files and processes. May be called twice."""
 
 
 class Watch(Protocol):
     def disturbance(self) -> str:
-        """What else the ranks' machines did since the last call, or since this was made, so that times of it do not
-        count; empty if there was nothing."""
+        """Names foreign activity on the ranks' machines since the last call, or since creation, that makes their times
+        invalid; empty if there was none."""
 
 
 class Launcher(Protocol):
-    """Made as ``launcher(gpus, adapters)``: ``adapters`` names for each library the modules that its worlds import."""
+    """Called as ``launcher(gpus, adapters)``; ``adapters`` lists for each library the modules that its worlds
+    import."""
 
     device: str  # "cpu" or "cuda"
-    gpus: int  # that its ranks have, shared if they are more; 0: CPU ranks
-    cores: int  # that CPU ranks share
+    gpus: int  # GPUs of its ranks, shared if there are more ranks; 0: CPU ranks
+    cores: int  # shared by CPU ranks
 
     def watch(self) -> Watch:
-        """Looks at the machines that the ranks are on, from now on."""
+        """Starts to observe the machines of the ranks."""
 
     def world(self, size: int, library: str, module: str, settings: Mapping[str, str] = ...) -> World:
-        """A fresh world of ``size`` ranks in which ``library`` is already imported: by ``module``, its adapter, if that
-        is the first of them that is asked for, or if the launcher was told of it. ``settings``: environment variables
-        that its processes have from their start."""
+        """A fresh world of ``size`` ranks in which ``library`` is already imported. The import includes the adapter
+        ``module`` if the launcher was told of it, or if it is the first one requested of its library. ``settings``:
+        environment variables that the processes have from their start."""
 
     def close(self) -> None: ...

@@ -1,4 +1,4 @@
-"""The checked run: a few steps, or a call, from the same start on the same work, of which everything is looked at."""
+"""The checked run: a few steps (or one call) from the same start on the same work, measured in every respect."""
 
 import gc
 import hashlib
@@ -23,7 +23,8 @@ from harness.spec import Topology, Trainer, Workload
 from harness.spec.run import COMPARED, FunctionRun, Memory, TrainerRun
 from harness.spec.run import Traffic as Sent
 
-# Pairs of steps in a row, counted from 0. By then lazy states exist; traffic is counted where nothing is collected.
+# Pairs of consecutive steps, counted from 0. By then lazy states exist; traffic is counted in steps that collect no
+# tensors.
 MEMORY_STEPS, TRAFFIC_STEPS = (1, 2), (3, 4)
 STEPS = 5
 
@@ -38,8 +39,8 @@ def trainer(
     options: Mapping[str, Any],
     keep: bool = True,
 ) -> TrainerRun:
-    """Some steps from the same weights on the same batches; rank 0 keeps the tensors, if that is asked. ``options`` are
-    the dense model's, and the data's."""
+    """Runs some steps from the same weights on the same batches; rank 0 keeps the tensors if they are asked for.
+    ``options`` belong to the dense model and the data."""
     products = widen(context, workload)
     batch = load(f"{data}:batch")
     batches = [batch(workload, step, **options) for step in range(STEPS)]
@@ -88,8 +89,8 @@ def trainer(
 
 
 def _weighed(trainer: Any, tokens: Any, gauge: memory.Gauge, keep: Callable[[Any], None]) -> tuple[float, Memory]:
-    """A step's loss, and the memory of its own work: its gradients are collected while nothing counts."""
-    settle()  # garbage of the step before is none of this one's
+    """Returns a step's loss and its memory. Gradients are collected while nothing is counted."""
+    settle()  # the step before must leave no garbage in this one
     gauge.reset()
     before = gauge.current()
 
@@ -120,13 +121,14 @@ def function(
     exact: tuple[str, ...],
     keep: bool = True,
 ) -> FunctionRun:
-    """One forward and backward on the problem's inputs: outputs, input gradients, bytes kept between the two."""
+    """One forward and backward pass on the problem's inputs. Returns outputs, input gradients, and the bytes kept
+    between the two."""
     products = widen(context, workload)
     function = load(build)(workload, topology, **variant)
     drawn = part(function, Drawn.of(problem, workload, variant))
-    for _ in range(2):  # the first call may compile or allocate for good
+    for _ in range(2):  # the first call may compile, or allocate permanently
         forward_backward(function, drawn)
-    settle()  # what the calls before held is none of this one's
+    settle()  # the earlier calls must leave no memory in this one
     with memory.gauge() as gauge:
         gauge.reset()
         outputs = function(drawn.inputs)
@@ -136,7 +138,7 @@ def function(
         synchronize()
         peak = gauge.peak()
     traffic = Traffic()
-    if topology.world_size > 1:  # one rank sends nothing, and some compiled kernels run under no dispatch mode
+    if topology.world_size > 1:  # one rank sends nothing, and some compiled kernels do not run under a dispatch mode
         with traffic:
             forward_backward(function, drawn)
     tensors, whole = Kept(context, keep), getattr(function, "gather", dict)
@@ -157,7 +159,8 @@ def function(
 
 
 class Kept:
-    """Tensors by kind, of the first rank, as bytes at once: kept as tensors they would count as the engine's memory."""
+    """The first rank's tensors by kind, converted to bytes at once: as tensors they would count as the engine's
+    memory."""
 
     def __init__(self, context: Context, wanted: bool = True) -> None:
         self.first = context.rank == 0
@@ -186,7 +189,7 @@ def _digest(tensor: Tensor) -> str:
 
 
 def widen(context: Context, workload: Workload) -> str:
-    """See :mod:`harness.launch.widened`. What the record says of it; empty where there is no need."""
+    """Applies :mod:`harness.launch.widened` if it is needed. Returns a note for the record, or an empty text."""
     if workload.dtype != "bf16" or not widened.needed():
         return ""
     if "widened" not in context.state:
@@ -195,7 +198,7 @@ def widen(context: Context, workload: Workload) -> str:
 
 
 def settle() -> None:
-    """Garbage is no state; and a backend's thread holds its last buffers for a moment after the work is done."""
+    """Collects garbage, which is not state, and waits a moment for a backend's thread to release its last buffers."""
     synchronize()
     gc.collect()
     time.sleep(0.02)

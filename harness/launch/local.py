@@ -1,4 +1,4 @@
-"""Worlds on this host: ranks forked from a warm server, one server a library whose adapters they run."""
+"""Worlds on this host. Ranks are forked from warm servers, one server for each library."""
 
 import contextlib
 import itertools
@@ -29,10 +29,10 @@ from harness.spec.contract import COMMON
 from harness.spec.gpus import visible
 from harness.spec.variables import inherited
 
-GRACE = 1.0  # seconds that the other ranks get to speak after the first failure
+GRACE = 1.0  # seconds in which the other ranks may answer after the first failure
 STACKS = 0.3  # seconds for a stuck rank to write its stacks
-# What every rank runs, receives, and writes tensors with; and every optimizer asks for dynamo: a second a rank, were it
-# not there already.
+# Imported by every rank to run jobs, and to receive and write tensors. Every optimizer imports dynamo, which would cost
+# each rank a second.
 WARM = (
     "torch",
     "torch._dynamo",
@@ -46,11 +46,11 @@ WARM = (
 START = 120.0  # seconds for a server to import its engine
 DEFAULTS: Mapping[str, str] = MappingProxyType({})
 
-ServerKey = tuple[str, tuple[tuple[str, str], ...]]  # a library, and the settings that its server started with
+ServerKey = tuple[str, tuple[tuple[str, str], ...]]  # a library, and its server's environment variables
 
 
 def _free_port(given: deque[int]) -> int:
-    """None of those that were given out of late, which may not be bound yet."""
+    """A free port other than those given out recently, which may not be bound yet."""
     while True:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -61,7 +61,7 @@ def _free_port(given: deque[int]) -> int:
 
 
 def _oom_kills() -> int:
-    """How often the kernel has killed a process of this control group for want of memory."""
+    """The number of processes of this control group that the kernel has killed because memory ran out."""
     with contextlib.suppress(OSError):
         for line in Path("/sys/fs/cgroup/memory.events").read_text().splitlines():
             if line.startswith("oom_kill "):
@@ -94,7 +94,7 @@ class _Server:
                     )
         self.control = control
         self.ended: dict[int, int] = {}
-        self.turn = threading.Lock()  # worlds of several threads speak to one server
+        self.turn = threading.Lock()  # worlds in several threads use one server
 
     def fork(self, environments: Sequence[dict[str, str]]) -> list[int]:
         """The process ids of new ranks, one for each environment; fewer if the server has ended."""
@@ -107,13 +107,13 @@ class _Server:
                 if message[0] == "ended":
                     self.ended[message[1]] = message[2]
                 else:
-                    self.ended.pop(message[1], None)  # of an earlier rank: process ids come round again
+                    self.ended.pop(message[1], None)  # of an earlier rank: process ids are reused
                     pids.append(message[1])
         return pids
 
     def exit_code(self, pid: int, patience: float) -> int | None:
-        """How a rank ended (negative: by a signal), or None if it still runs after ``patience`` seconds, or if the
-        server itself has ended, and its ranks with it."""
+        """A rank's exit code (negative: the signal that ended it). None if the rank still runs after ``patience``
+        seconds, or if the server itself, and thus its ranks, have ended."""
         deadline = time.monotonic() + patience
         with self.turn, contextlib.suppress(EOFError, OSError):
             while pid not in self.ended and self.control.poll(max(0.0, deadline - time.monotonic())):
@@ -188,14 +188,15 @@ class LocalWorld:
         return tuple(outcomes[rank] for rank in range(self.size))
 
     def _greet(self, connection: Connection, job: Job) -> None:
-        """A rank says who it is and gets its first job. One that is gone meanwhile is found by its exit status."""
+        """Identifies a rank and sends its first job. If the rank has died meanwhile, its exit status shows that
+        later."""
         with contextlib.suppress(EOFError, OSError):
             rank = connection.recv()
             self._connections[rank] = connection
             connection.send(job)
 
     def _lost_a_newcomer(self) -> bool:
-        """Whether a rank has ended, alone or with its server, or was never forked, before it said who it is."""
+        """Whether a rank has ended (alone or with its server) or was never forked, before it identified itself."""
         if len(self._pids) < self.size or self._server.process.poll() is not None:
             return True
         missing = [pid for rank, pid in enumerate(self._pids) if rank not in self._connections]
@@ -227,7 +228,7 @@ class LocalWorld:
         return OutOfMemory(rank, at, text) if memory else Raised(rank, at, text, echo)
 
     def _stacks(self, ranks: Sequence[int], at: float) -> dict[int, Outcome]:
-        """Where the ranks that did not answer stand; they are killed afterwards."""
+        """The stacks of the ranks that did not answer; the ranks are killed afterwards."""
         for rank in ranks:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._pids[rank], signal.SIGUSR1)
@@ -236,9 +237,9 @@ class LocalWorld:
         for rank in ranks:
             stack = (self._scratch / f"rank{rank}.stack").read_text(
                 "utf-8", "replace"
-            ) or "no stack: the rank does not react to signals"
+            ) or "no stack: the rank does not respond to signals"
             collective = _collective(stack)
-            where = f"it waits in {collective}" if collective else "it is in no collective of torch.distributed"
+            where = f"it is waiting in {collective}" if collective else "it is in no collective of torch.distributed"
             outcomes[rank] = Hung(
                 rank, at, f"did not answer; {where}\n{stack}{self._printed(rank)}", echo=bool(collective)
             )
@@ -258,7 +259,7 @@ class LocalWorld:
             return
         self._closed = True
         for connection in self._connections.values():
-            connection.close()  # a healthy rank ends by itself when its parent hangs up
+            connection.close()  # a healthy rank ends when its parent closes the connection
         for pid in self._pids:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
@@ -269,8 +270,9 @@ class LocalWorld:
 
 
 def _collective(stack: str) -> str:
-    """Where a stack waits for other ranks; empty if it does not. A collective goes by PyTorch's own function name. Of
-    one that was started before, Python sees the line that waits; in a backward pass, where it may be, not even that."""
+    """The place where a stack waits for other ranks; empty if it does not wait. A collective appears under PyTorch's
+    own function name. For an asynchronous collective, Python sees only the line that waits, and nothing in a backward
+    pass."""
     for line in stack.splitlines():
         if "distributed_c10d.py" in line and " in " in line:
             name = line.rsplit(" in ", 1)[1].strip()
@@ -288,11 +290,12 @@ def _collective(stack: str) -> str:
 
 
 class LocalLauncher:
-    """``gpus``: the first of those that PyTorch sees; 0: gloo ranks on the CPU, one thread each, so that figures of
-    different world sizes compare.
-    ``adapters``: of a library, the modules that its server imports before it forks, for all worlds to come.
+    """``gpus``: number of GPUs, the first ones that PyTorch sees; 0: gloo ranks on the CPU with one thread each, so
+    that figures of different world sizes can be compared. ``adapters``: the modules of each library that its server
+    imports before it forks.
 
-    Several threads may ask for worlds. A server ends with the thread that asked for its first."""
+    Several threads may ask for worlds. A server ends with the thread that asked for its first world.
+    """
 
     def __init__(self, gpus: int = 0, adapters: Mapping[str, Sequence[str]] | None = None) -> None:
         self.gpus, self._adapters = gpus, adapters or {}
@@ -302,7 +305,7 @@ class LocalLauncher:
         self._starting: dict[ServerKey, threading.Lock] = {}
         self._started, self._closed = itertools.count(1), False
         self._ports: deque[int] = deque(maxlen=64)
-        self._turn = threading.Lock()  # worlds may be asked for by several threads
+        self._turn = threading.Lock()  # several threads may ask for worlds
 
     def watch(self) -> Watch:
         return MachineWatch(self.device)
@@ -315,7 +318,7 @@ class LocalLauncher:
             if self._closed:
                 raise RuntimeError("the launcher is closed")
             starting = self._starting.setdefault(key, threading.Lock())
-        with starting:  # an import takes seconds, in which others go on
+        with starting:  # other threads continue during the import, which takes seconds
             server = self._servers.get(key)
             if server is None or server.process.poll() is not None:
                 server = self._server(library, module, environment)
@@ -338,7 +341,7 @@ class LocalLauncher:
         for modules in dict.fromkeys((all_of_them, (*WARM, module))):
             with contextlib.suppress(RuntimeError):
                 return _Server(self._folder, f"{name}-{len(modules)}", modules, environment)
-        # The engine's import raises, exits, crashes or hangs: a bare server's ranks do it again, where it is seen.
+        # The engine's import raises, exits, crashes or hangs. A bare server's ranks repeat it and report the error.
         return _Server(self._folder, f"{name}-bare", [], environment)
 
     def close(self) -> None:
@@ -346,7 +349,7 @@ class LocalLauncher:
             self._closed = True
             starting = list(self._starting.values())
         for start in starting:
-            with start:  # who starts a server needs the folder, and closes it when it is there
+            with start:  # the thread that starts a server needs the folder, and closes the server when it exists
                 pass
         with self._turn:
             for server in self._servers.values():

@@ -1,4 +1,4 @@
-"""What becomes of a job on one rank. A dead rank is a value, not an exception."""
+"""The outcome of a job on one rank. A dead rank is a value, not an exception."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Failure:
-    """``at``: seconds since the job was sent; ``echo``: the rank merely waits for a peer, or lost one."""
+    """``at``: seconds since the job was sent; ``echo``: the rank only waits for a peer, or lost one."""
 
     rank: int
     at: float
@@ -38,16 +38,16 @@ class Killed(Failure):
 
 
 class Hung(Failure):
-    """The rank had not answered when the time was up, or when a peer had failed; the text is its stacks."""
+    """The rank had not answered when time ran out or a peer failed; the text holds its stacks."""
 
 
 class OutOfMemory(Failure):
-    """The allocator, or the kernel, had no memory left."""
+    """The allocator or the kernel ran out of memory."""
 
 
 @dataclass(frozen=True)
 class Unsupported:
-    """The engine said that it cannot do this."""
+    """The engine reported that it cannot do this."""
 
     rank: int
     reason: str
@@ -57,13 +57,13 @@ Outcome = Done | Failure | Unsupported
 
 
 def failures(outcomes: Sequence[Outcome]) -> list[Failure]:
-    """The failures, the one that came first on top: ranks that merely wait for a peer or lost one come last."""
+    """The failures, the earliest first; ranks that only wait for a peer, or lost one, come last."""
     failed = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
     return sorted(failed, key=lambda failure: (failure.echo, isinstance(failure, Hung), failure.at))
 
 
 def describe(outcomes: Sequence[Outcome]) -> str:
-    """All ranks' tracebacks or stacks as one text, the rank that failed first on top."""
+    """All ranks' tracebacks or stacks as one text, which starts with the rank that failed first."""
     return "\n\n".join(
         f"rank {failure.rank} · {type(failure).__name__} after {failure.at:.1f} s\n{failure.text.rstrip()}"
         for failure in failures(outcomes)

@@ -1,4 +1,4 @@
-"""The dense model or the textbook formula, once in float64 and once for each honest way to compute the same."""
+"""Runs the dense model or the textbook formula in float64, and once for each honest variant of the arithmetic."""
 
 import contextlib
 import importlib
@@ -15,12 +15,12 @@ from harness.spec.run import COMPARED, FunctionRun, TrainerRun
 
 
 def members(context: Context, **work: Any) -> list[TrainerRun]:
-    """The dense model's checked run once for each member of an ensemble: what they differ by is the noise floor."""
+    """The dense model's checked run, once for each member of an ensemble: their differences are the noise floor."""
     return _each(_checked, context, **work)
 
 
 def curves(context: Context, **work: Any) -> list[list[float]]:
-    """The dense model's learning curve once for each member."""
+    """The dense model's learning curve, once for each member."""
     return _each(_curve, context, **work)
 
 
@@ -35,7 +35,7 @@ def function_members(
     """The problem's plain formula in float64, then in the workload's dtype once for each member."""
     widen(context, workload)
     plain = importlib.import_module(problem).plain
-    drawn = Drawn.of(problem, workload, variant)  # rounded: the oracle is given the numbers that the case is
+    drawn = Drawn.of(problem, workload, variant)  # rounded, since the oracle must get the same numbers as the case
     found = []
     for member in [{"dtype": "fp64"}, *ensemble]:
         mine = drawn.to(TORCH_DTYPES[member.get("dtype", workload.dtype)])
@@ -103,5 +103,5 @@ def _curve(
 
 
 def _reordered(how: Mapping[str, Any] | None) -> contextlib.AbstractContextManager[Any]:
-    """Sums in another order, if one is given (:class:`Reordered`)."""
+    """Reorders sums, if an order is given (:class:`Reordered`)."""
     return Reordered(**how) if how else contextlib.nullcontext()

@@ -1,4 +1,4 @@
-"""A Function's work: the problem's inputs on this device, a call, and what it gives, leaf by leaf."""
+"""A Function's work: the problem's inputs on this device, a call, and its results, leaf by leaf."""
 
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,19 +16,19 @@ TORCH_DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bflo
 
 @dataclass(frozen=True)
 class Drawn:
-    """``inputs``, and a fixed random cotangent for each output that is a tensor of floating-point numbers."""
+    """``inputs``, and a fixed random cotangent for each floating-point output tensor."""
 
     inputs: Mapping[str, Any]
     cotangents: Mapping[str, Tensor]
 
     @classmethod
     def of(cls, problem: str, workload: Workload, variant: Mapping[str, Any]) -> "Drawn":
-        """The problem's, in the workload's dtype."""
+        """The problem's inputs and cotangents, in the workload's dtype."""
         module, dtype = importlib.import_module(problem), TORCH_DTYPES[workload.dtype]
         inputs = placed(module.draw(workload, **variant), dtype)
         if not any(_differentiated(value) for value in inputs.values()):
             return cls(inputs, {})
-        with torch.no_grad():  # for their shapes
+        with torch.no_grad():  # only the shapes are used
             outputs = module.plain(placed(inputs, torch.float32), **variant)
         generator = torch.Generator().manual_seed(workload.seed)
         noise = {
@@ -45,14 +45,14 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Leaves:
-    """What a Function gave, by its place (``answers.0``): what is compared by the noise floor, and what exactly."""
+    """A Function's results by place (``answers.0``): some compared by the noise floor, some exactly."""
 
     tensors: Mapping[str, Tensor]
     exact: Mapping[str, Any]
 
 
 def leaves(outputs: Mapping[str, Any], exact: Sequence[str]) -> Leaves:
-    """Floating-point numbers, alone and in tensors, are compared by the floor, unless their output is in ``exact``."""
+    """Floating-point numbers, alone and in tensors, are compared by the floor, except outputs in ``exact``."""
     tensors: dict[str, Tensor] = {}
     equal: dict[str, Any] = {}
     for name, output in outputs.items():
@@ -77,7 +77,7 @@ def _flat(place: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def placed(values: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    """With their tensors as leaves on this device, those of floating-point numbers in ``dtype``."""
+    """Copies the inputs with their tensors as leaves on this device; floating-point tensors are in ``dtype``."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
     def place(tensor: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ def placed(values: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
 
 
 def part(function: Any, drawn: Drawn) -> Drawn:
-    """This rank's part of them, where the function is spread over ranks."""
+    """This rank's part of the tensors, if the function is distributed over ranks."""
     if not hasattr(function, "split"):
         return drawn
 
@@ -108,7 +108,7 @@ def forward_backward(function: Any, drawn: Drawn) -> None:
 
 
 def backward(outputs: Mapping[str, Any], drawn: Drawn) -> dict[str, Tensor]:
-    """The gradients of the inputs that are differentiated; empty if none is."""
+    """The gradients of the differentiable inputs; empty if there are none."""
     names = [name for name, value in drawn.inputs.items() if _differentiated(value)]
     if not names:
         return {}

@@ -21,7 +21,7 @@ LOST_PEER = ("connection reset by peer", "connection closed by peer", "connectio
 
 @dataclass
 class Context:
-    """What a job may know of its rank. ``state`` lives as long as the world does."""
+    """The facts a job may use about its rank. ``state`` lives as long as the world."""
 
     rank: int
     size: int
@@ -56,12 +56,12 @@ def serve() -> int:
             except Unsupported as reason:
                 connection.send(("unsupported", str(reason)))
             except BaseException as error:
-                sys.stdout.flush()  # the parent reads what was printed
+                sys.stdout.flush()  # the parent reads the printed text
                 connection.send(_failed(error))
 
 
 def _failed(error: BaseException) -> tuple[str, Any]:
-    known = isinstance(error, InputError | WrongDevice)  # the message says all
+    known = isinstance(error, InputError | WrongDevice)  # the message says everything
     text = str(error) if known else "".join(traceback.format_exception(error))
     message = str(error).lower()
     memory = isinstance(error, MemoryError) or any(sign in message for sign in OUT_OF_MEMORY)
@@ -70,7 +70,7 @@ def _failed(error: BaseException) -> tuple[str, Any]:
 
 
 def _redirect_output(path: Path) -> None:
-    """A rank's prints go to its own file; their end is shown when the rank dies."""
+    """Writes a rank's prints to its own file; the end of the file is shown when the rank dies."""
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -93,20 +93,20 @@ def join(context: Context) -> None:
     if torch.cuda.is_available():
         place = context.rank % torch.cuda.device_count()
         torch.cuda.set_device(place)
-        os.environ["LOCAL_RANK"] = str(place)  # by which engines choose their device
+        os.environ["LOCAL_RANK"] = str(place)  # engines choose their device by these
         if context.size > torch.cuda.device_count():
             from harness.launch import staged
 
             context.state["staged"] = staged.install()
         else:
             backend = "cpu:gloo,cuda:nccl"
-    # Not by a file:// URL, which does not take every path.
+    # A file:// URL does not accept every path.
     store = dist.FileStore(str(context.scratch / "rendezvous"), context.size)  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=store, rank=context.rank, world_size=context.size)
 
 
 class WrongDevice(RuntimeError):
-    """The rank does not have the GPUs that its run is recorded with."""
+    """The rank sees fewer or more GPUs than its run records."""
 
 
 def _require_gpus(expected: int) -> None:
@@ -117,9 +117,9 @@ def _require_gpus(expected: int) -> None:
         raise WrongDevice(f"this run has {expected} GPUs, but PyTorch {torch.__version__} sees {seen} in its ranks")
 
 
-# For tests and `plumbline doctor`: jobs that need no engine.
+# Jobs without an engine, for tests and `plumbline doctor`.
 
 
 def echo(context: Context, value: Any = None) -> dict[str, Any]:
-    """Answers with this rank's place in its world."""
+    """Returns this rank's place in its world."""
     return {"rank": context.rank, "size": context.size, "pid": os.getpid(), "time": time.time(), "value": value}

@@ -1,4 +1,4 @@
-"""Other honest arithmetic for the same formula: what fused and tiled kernels do differently, done to the plain one."""
+"""Other honest arithmetic for the same formula: applies the reorderings of fused and tiled kernels to the plain one."""
 
 from typing import Any
 
@@ -10,9 +10,9 @@ LOG2_E = 1.4426950408889634
 
 
 class Reordered(TorchDispatchMode):
-    """Matrix products and sums add in another order, drawn from ``seed``. With ``fused`` products share a scale between
-    their operands, and a softmax takes powers of two, as attention kernels do. Nothing is rounded to the operands'
-    dtype more often than before."""
+    """Matrix products and sums add in another order, drawn from ``seed``. With ``fused``, products share a scale
+    between their operands, and softmax uses powers of two, as attention kernels do. No value is rounded to the
+    operands' dtype more often than before."""
 
     def __init__(self, seed: int, fused: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -20,7 +20,7 @@ class Reordered(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing is compiled here, and to say so takes microseconds at each operator
+        return False  # nothing is compiled here, and the check costs microseconds per operator
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func._schema.name
@@ -28,7 +28,7 @@ class Reordered(TorchDispatchMode):
             order = self._order(args[0], -1)
             left, right = args[0].index_select(-1, order), args[1].index_select(-2, order)
             if self.fused and left.dtype.itemsize >= 4:
-                left, right = left * 3.0, right * (1 / 3)  # a scale that cannot be divided without rounding
+                left, right = left * 3.0, right * (1 / 3)  # a scale by which division is exact
             return func(left, right)
         if name == "aten::sum" and len(args) > 1 and args[1] and len(args[1]) == 1:
             (dim,) = args[1]

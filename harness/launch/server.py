@@ -1,9 +1,9 @@
 """The fork server: a process that has imported torch and one engine, and forks ranks that start warm.
 
 Run as ``python -m harness.launch.server ADDRESS MODULE …``; it connects when the modules are imported, and ends with a
-traceback if one cannot be. Requests on the connection: an environment each, which forks one rank, and None to
-end; replies: ``("forked", pid)`` and, when a rank ends, ``("ended", pid, status)``. When the parent is gone, all ranks
-are killed and its scratch folder is removed.
+traceback if an import fails. Requests on the connection: an environment, which forks one rank; or None, which ends the
+server. Replies: ``("forked", pid)`` and, when a rank ends, ``("ended", pid, status)``. When the parent is gone, all
+ranks are killed and its scratch folder is removed.
 """
 
 import contextlib
@@ -27,32 +27,32 @@ PR_SET_PDEATHSIG = 1
 
 
 def on_parents_death(signum: signal.Signals) -> None:
-    """Linux sends this process the signal when its parent ends, however that ends."""
+    """Asks Linux to send this process the signal when its parent ends for any reason."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signum)
 
 
 def main(address: str, modules: list[str]) -> None:
-    on_parents_death(signal.SIGKILL)  # an import may be deaf to anything less
+    on_parents_death(signal.SIGKILL)  # an import may block any weaker signal
     parent = os.getppid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     for module in modules:
         importlib.import_module(module)
     torch = sys.modules.get("torch")
     if torch and torch.cuda.is_initialized():
         raise RuntimeError(f"importing {', '.join(modules)} initialises CUDA, which does not survive a fork")
-    gc.freeze()  # a rank's collections need not look through, and so copy, what was imported: 0.14 s each
-    # Once, before there are ranks that would all do it; what goes wrong is recorded by the ranks' own meter.
+    gc.freeze()  # garbage collections in ranks then skip, and do not copy, the imported objects: 0.14 s each
+    # Compiled once here, before all ranks would do it. The ranks' own meter records an error.
     with contextlib.suppress(RuntimeError, OSError):
         memory.compile_allocator()
     wake, wakened = os.pipe()
     os.set_blocking(wakened, False)
     signal.set_wakeup_fd(wakened)
     for signum in (signal.SIGCHLD, signal.SIGTERM):
-        signal.signal(signum, lambda *_: None)  # the pipe tells which
+        signal.signal(signum, lambda *_: None)  # the pipe reports ended children
     on_parents_death(signal.SIGTERM)
     children: set[int] = set()
     orphan = _serve(connect(Path(address)), [wake, wakened], children, parent)
-    for pid in children:  # with all that they have started: each leads a process group
+    for pid in children:  # includes all processes they have started: each rank leads a process group
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
     if orphan:
@@ -60,7 +60,7 @@ def main(address: str, modules: list[str]) -> None:
 
 
 def _serve(control: Connection, pipe: list[int], children: set[int], parent: int) -> bool:
-    """Forks ranks until the parent says goodbye, or dies: then it is true."""
+    """Forks ranks until the parent closes the server (False) or dies (True)."""
     watched: list[Connection | int] = [control, pipe[0]]
     while True:
         ready, _, _ = select.select(watched, [], [])
@@ -93,7 +93,7 @@ def _reap(control: Connection, children: set[int]) -> None:
 
 
 def _tell(control: Connection, message: tuple[Any, ...]) -> None:
-    with contextlib.suppress(OSError):  # a parent that is gone is found by the next receive
+    with contextlib.suppress(OSError):  # the next receive detects a dead parent
         control.send(message)
 
 
@@ -102,7 +102,7 @@ def _fork(control: Connection, children: set[int], pipe: list[int], environment:
     sys.stderr.flush()
     pid = os.fork()
     if pid:
-        with contextlib.suppress(OSError):  # the child does the same: whoever is first
+        with contextlib.suppress(OSError):  # parent and child both do this, since either may run first
             os.setpgid(pid, pid)
         children.add(pid)
         _tell(control, ("forked", pid))
@@ -126,7 +126,7 @@ def _fork(control: Connection, children: set[int], pipe: list[int], environment:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code if isinstance(code, int) else 1)  # no atexit: engines' handlers wait for peers that are gone
+        os._exit(code if isinstance(code, int) else 1)  # no atexit: engines' handlers would wait for dead peers
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Sockets in a folder, by whose path ranks and servers find their parent."""
+"""Sockets in a folder; ranks and servers find their parent by the path."""
 
 import contextlib
 import os
@@ -10,7 +10,8 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def _address(path: Path) -> Iterator[str]:
-    """A socket's address has 107 bytes at most, and TMPDIR may be longer: it goes through the folder's descriptor."""
+    """A socket's address has at most 107 bytes, and TMPDIR may be longer, so the address uses the folder's
+    descriptor."""
     folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
     try:
         yield f"/proc/self/fd/{folder}/{path.name}"
@@ -27,7 +28,7 @@ def listen(path: Path) -> socket.socket:
 
 
 def accept(listener: socket.socket, timeout: float) -> Connection | None:
-    """The next that connects, or None if nobody does within ``timeout`` seconds."""
+    """The next connection, or None if there is none within ``timeout`` seconds."""
     listener.settimeout(max(timeout, 0.01))
     try:
         accepted, _ = listener.accept()

@@ -1,6 +1,7 @@
-"""Ranks that share a GPU: NCCL refuses them, and gloo takes few collectives of CUDA tensors.
+"""Collectives of ranks that share a GPU: NCCL rejects such ranks, and gloo supports few collectives of CUDA tensors.
 
-Theirs go through copies on the host, below what meters see. It is for correctness: nothing that is timed goes this way.
+The collectives use copies on the host, below the level that meters see. This serves correctness; timed steps never use
+it.
 """
 
 from collections.abc import Callable
@@ -11,12 +12,12 @@ from torch import Tensor
 from torch.distributed import Work
 from torch.utils._pytree import tree_map
 
-Copies = list[tuple[Tensor, Tensor]]  # of tensors on the device, on the host
+Copies = list[tuple[Tensor, Tensor]]  # (tensor on the device, its copy on the host)
 
 
 class Received(Work):
-    """A message that is copied to the device when it is waited for. ``waiting`` keeps this object until then: C++ alone
-    would drop what Python adds to it."""
+    """A message that is copied to the device when it is waited for. ``waiting`` keeps this object alive until then: C++
+    alone would drop the Python subclass."""
 
     def __init__(self, work: Work, copies: Copies, waiting: set["Received"]) -> None:
         super().__init__()
@@ -35,7 +36,7 @@ class Received(Work):
 
 
 def install() -> torch.library.Library:
-    """Every collective of CUDA tensors in this process is staged from now on, for as long as the result lives."""
+    """Stages every collective of CUDA tensors in this process for as long as the result lives."""
     library = torch.library.Library("c10d", "IMPL")  # type: ignore[no-untyped-call]
     for name in torch._C._dispatch_get_registrations_for_dispatch_key("CPU"):
         namespace, _, operator = name.partition("::")
@@ -46,7 +47,7 @@ def install() -> torch.library.Library:
 
 
 def staged(operator: Callable[..., Any]) -> Callable[..., Any]:
-    """The collective on host copies of its tensors, which are copied back."""
+    """The collective, run on host copies of its tensors; the results are copied back."""
     waiting: set[Received] = set()
     receives = "recv" in str(operator)
 
@@ -69,7 +70,7 @@ def staged(operator: Callable[..., Any]) -> Callable[..., Any]:
         work = Work.unbox(boxed)
         if receives:
             return Received(work, copies, waiting).boxed()
-        if "send" not in str(operator):  # which the peer may be late to take
+        if "send" not in str(operator):  # the peer may receive it late
             work.wait()
             _up(copies)
         return (*tree_map(up, outputs), boxed) if outputs else boxed
@@ -79,7 +80,7 @@ def staged(operator: Callable[..., Any]) -> Callable[..., Any]:
 
 @torch.no_grad()
 def _up(copies: Copies) -> None:
-    for there, here in reversed(copies):  # outputs come before inputs, of which they may be parts
-        there.data.copy_(here)  # as a collective writes: autograd need not know
+    for there, here in reversed(copies):  # outputs come before inputs, and inputs may be parts of outputs
+        there.data.copy_(here)  # a collective also writes without telling autograd
     if any(there.is_cuda for there, _ in copies):
-        torch.cuda.current_stream().synchronize()  # whoever waits may do so on another stream
+        torch.cuda.current_stream().synchronize()  # the tensor may be used on another stream

@@ -1,4 +1,4 @@
-"""Timed steps: what the ranks of a block prepare once and step in turns."""
+"""Timed steps: the ranks of a block prepare their engines once and then step in turns."""
 
 import gc
 import os
@@ -14,7 +14,7 @@ from harness.launch.problem import Drawn, forward_backward, part
 from harness.launch.rank import Context
 from harness.spec import Topology, Trainer, Workload
 
-BATCHES = 4  # that the steps go round
+BATCHES = 4  # the steps cycle through them
 
 
 def trainer(
@@ -26,7 +26,7 @@ def trainer(
     data: str,
     options: Mapping[str, Any],
 ) -> None:
-    """Builds what :func:`steps` steps, and takes the steps in which engines still allocate and compile."""
+    """Builds the trainer for :func:`steps`, and runs the steps in which engines still allocate and compile."""
     batch = load(f"{data}:batch")
     trainer: Trainer = load(build)(workload, topology, **variant)
     batches = [batch(workload, step, **options) for step in range(BATCHES)]
@@ -47,7 +47,7 @@ def function(
     problem: str,
     exact: tuple[str, ...],
 ) -> None:
-    """The same for a Function: a step is one forward and backward."""
+    """The same for a Function: a step is one forward and backward pass."""
     function = load(build)(workload, topology, **variant)
     drawn = part(function, Drawn.of(problem, workload, variant))
     _ready(context, lambda index: forward_backward(function, drawn))
@@ -56,20 +56,20 @@ def function(
 def _ready(context: Context, step: Callable[[int], None]) -> None:
     context.state["step"] = step
     steps(context, 0, 3)
-    gc.freeze()  # what lives now lives as long as the world: later collections need not look through it
-    _bind(context)  # threads that the engine has started stay free
+    gc.freeze()  # current objects live as long as the world: later collections skip them
+    _bind(context)  # threads of the engine keep all cores
 
 
 def _bind(context: Context) -> None:
-    """Rank r of a CPU world stays on the r-th core: one may be a third slower than another for seconds, and engines
-    that are compared must meet the same. Ranks that take every core do so anyhow: they are left free."""
+    """Binds rank r of a CPU world to the r-th core: one core may be a third slower than another for seconds, and the
+    compared engines must run under the same conditions. Ranks that use every core anyway are not bound."""
     cores = sorted(os.sched_getaffinity(0))
     if context.size < len(cores) and not torch.cuda.is_available():
         os.sched_setaffinity(0, {cores[context.rank]})
 
 
 def steps(context: Context, warm: int, steps: int) -> list[float]:
-    """Seconds of each step on this rank, device-synchronised, after ``warm`` steps that are not counted."""
+    """Seconds of each step on this rank, device-synchronised, after ``warm`` uncounted steps."""
     step = context.state["step"]
     for index in range(warm):
         step(index)
@@ -89,7 +89,7 @@ def steps(context: Context, warm: int, steps: int) -> list[float]:
 
 
 def ceiling(context: Context, workload: Workload) -> float:
-    """FLOP/s of a large matrix product in the workload's dtype on this rank: the most that is to be had."""
+    """FLOP/s of a large matrix product in the workload's dtype on this rank: the attainable maximum."""
     from harness.meter.flops import matmul_ceiling
 
     return matmul_ceiling(workload.dtype)

@@ -1,8 +1,8 @@
-"""Products of bfloat16 matrices on a CPU that has no instructions for them, where PyTorch's own take ten to twenty
-times as long as those of float32.
+"""Products of bfloat16 matrices on a CPU without instructions for them, where PyTorch's own products take ten to twenty
+times as long as in float32.
 
-They are taken in float32 here and rounded once, which is how tensor cores and such instructions do it: below what
-autograd and meters see, the same for every engine and for the oracle. Nothing that is timed goes this way.
+They are computed in float32 here and rounded once, as tensor cores and the missing instructions do. This happens below
+the level that autograd and meters see, and is the same for every engine and for the oracle. Timed steps never use it.
 """
 
 import warnings
@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-NOTE = "no instructions for it: products of matrices in float32, rounded once"
+NOTE = "no bfloat16 instructions: matrix products are computed in float32 and rounded once"
 
 
 def needed() -> bool:
-    """Whether PyTorch takes products in bfloat16 one number at a time here."""
+    """Whether PyTorch computes bfloat16 products one number at a time here."""
     able = torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return not able and not torch.cuda.is_available()
 
 
 def install() -> torch.library.Library:
-    """Products in this process are taken so from now on, for as long as the result lives."""
+    """Computes products in this process this way for as long as the result lives."""
     library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "(?s).*Overriding a previously registered kernel")  # which is what is meant
@@ -33,7 +33,7 @@ def install() -> torch.library.Library:
 @torch.no_grad()
 def _product(left: Tensor, right: Tensor) -> Tensor:
     out = left.new_empty((*left.shape[:-1], right.shape[-1]))
-    if left.dtype != torch.bfloat16:  # PyTorch's own, by another overload
+    if left.dtype != torch.bfloat16:  # PyTorch's own kernel, through another overload
         return _multiply(left, right, out)
     return out.copy_(_wide_product(left, right))
 
@@ -64,5 +64,5 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _scratch(shape: tuple[int, ...]) -> Tensor:
-    """float32 in memory that is not PyTorch's: it is not the engine's, and no meter counts it."""
+    """float32 in memory outside PyTorch: it is not the engine's, so no meter may count it."""
     return torch.from_numpy(np.empty(shape, dtype=np.float32))

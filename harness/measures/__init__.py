@@ -1,13 +1,13 @@
-"""What can be measured of a case. One more file in this folder is one more measure:
+"""The measures of a case. Each file in this folder is one measure and defines:
 
-PLACE             its place among the measures, on the command line and in tables
-NEEDS             what it takes its figures from (:class:`harness.spec.Needs`)
+PLACE             its position among the measures, on the command line and in tables
+NEEDS             the source of its figures (:class:`harness.spec.Needs`)
 QUANTITIES        the quantities that a law may promise
-asked(occasion)   whether it is worth taking where nobody chose (:class:`harness.spec.Occasion`)
-take(lab, case)   its findings; it has the runner of the :class:`harness.run.lab.Lab` run what it needs
+asked(occasion)   whether to take it by default (:class:`harness.spec.Occasion`)
+take(lab, case)   its findings; it uses the runner of the :class:`harness.run.lab.Lab`
 
-A measure that runs something of its own brings the task, a function of this file that the ranks call. The files are
-imported at collection: torch, and the judges that use it, are imported by the functions.
+A measure with a run of its own defines the task, a function of this file that the ranks call. The files are
+imported at collection: the functions import torch and the judges that use it.
 """
 
 import pkgutil

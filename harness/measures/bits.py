@@ -1,4 +1,4 @@
-"""Gradients that are bit-equal to another variant's, its twin's: recomputing or resharding changes no number."""
+"""Gradients that are bit-equal to those of another variant, the twin: recomputing or resharding changes no number."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""How well a whole run of training learns, against the reference, over several seeds."""
+"""The result of a whole training run compared with the reference's, over several seeds."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -39,7 +39,7 @@ def curves(
     seeds: int,
     budget: int,
 ) -> list[Curves]:
-    """In a rank: a run for each seed, the workload's own and those that follow."""
+    """In a rank: one run for each seed, beginning with the workload's own."""
     from harness.catalog import load
     from harness.launch.checked import widen
 

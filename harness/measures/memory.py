@@ -1,4 +1,4 @@
-"""What an engine holds against the law, what it keeps for the backward pass, and the peak of a step."""
+"""An engine's states and the memory kept for the backward pass, compared with the laws, and the peak of a step."""
 
 from typing import TYPE_CHECKING
 
@@ -37,13 +37,13 @@ def take(lab: "Lab", case: Case) -> list[Finding]:
     else:
         found = [law.against(card, case, "memory", "saved", kept)]
     peak = max(step.peak for rank in ranks for step in rank.memory)
-    text = f"{peak / 2**20:.2f} MiB at most in a step"
+    text = f"{peak / 2**20:.2f} MiB, the peak of a step"
     found.append(Finding("memory", "peak", peak, "B", "pass", text))
     return [finding.but(detail={**finding.detail, **meter}) for finding in found]
 
 
 def _growth(ranks: list[list[float]]) -> Finding:
-    """Two steps in a row hold the same but for a scalar, say a loss that is kept; a leak grows from step to step."""
+    """Two consecutive steps hold the same but for a scalar, say a loss that is kept; a leak grows from step to step."""
     growth = max(after - before for before, after in ranks)
-    text = f"{growth:,.0f} B more in a step than in the one before, on the rank that grows most"
+    text = f"{growth:,.0f} B more than in the step before, on the rank with the largest growth"
     return Finding("memory", "growth", growth, "B", "fail" if growth > SCALAR else "pass", text, bound=SCALAR)

@@ -1,4 +1,4 @@
-"""Gradients, updates and losses (or outputs) against the float64 oracle, in noise floors."""
+"""Gradients, updates and losses (or outputs) compared with the float64 oracle, in noise floors."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ PLACE, NEEDS, QUANTITIES = 1, Needs.ORACLE, ()
 
 
 def asked(occasion: Occasion) -> bool:
-    """Not of what is drawn at random, nor of what is too large for an oracle."""
+    """Not taken where numbers are drawn at random, or where the work is too large for an oracle."""
     drawn = occasion.case.workload.model.dropout > 0
     return occasion.judged and not (occasion.large or drawn or isinstance(occasion.card.contract, Flows))
 
@@ -50,7 +50,7 @@ def _trainer(runner: "Runner", case: Case, ranks: Sequence["TrainerRun"], refere
 
     kept, initial = ranks[0].tensors or {}, runner.initial(case)
     kinds, losses = trained(kept, initial), mean_losses([rank.losses for rank in ranks])
-    # Under AdamW round-off in small gradients turns into whole steps: single tensors then say little.
+    # Under AdamW round-off in small gradients turns into whole steps, so single tensors say little.
     together = {kind for kind in kinds if kind != "gradient"} if case.workload.optimizer == "adamw" else set()
     found = parity.judge(kinds, losses, reference, case.topology.world_size, together)
     if runner.replays(case):
@@ -59,6 +59,6 @@ def _trainer(runner: "Runner", case: Case, ranks: Sequence["TrainerRun"], refere
         weights = [every[f"parameters {step}"] for step in range(1, COMPARED + 1)]
         found.append(optimizer.judge(gradients, [initial, *weights], case.workload))
     if changed := sorted({name for rank in ranks for name in rank.changed}):
-        text = f"a step changed {', '.join(changed)}, which is frozen"
+        text = f"a step changed frozen tensors: {', '.join(changed)}"
         found.append(Finding("parity", "frozen", float(len(changed)), "tensors", "fail", text, bound=0.0))
     return found

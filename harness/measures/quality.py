@@ -1,4 +1,4 @@
-"""The learning curve of the workload's steps, against the oracle's and its noise floor."""
+"""The learning curve over the workload's steps, compared with the oracle's in units of its noise floor."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from harness.run.lab import Lab
 
 PLACE, NEEDS, QUANTITIES = 6, Needs.RUN, ()
-STEPS = 20  # a workload of at least so many is trained for its learning curve
+STEPS = 20  # a workload with at least this many steps is trained for its learning curve
 
 
 def asked(occasion: Occasion) -> bool:

@@ -1,4 +1,4 @@
-"""Step times from the interleaved rounds of the case's block: told with their intervals, never failed."""
+"""Step times from the interleaved rounds of the case's block: reported with their intervals, never failed."""
 
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ PLACE, NEEDS, QUANTITIES = 5, Needs.QUIET, ()
 
 
 def asked(occasion: Occasion) -> bool:
-    """Ranks that share a core time the scheduler."""
+    """Ranks that share a core measure the scheduler."""
     crowded = occasion.case.topology.world_size > occasion.cores
     return occasion.timed and not crowded and not isinstance(occasion.card.contract, Flows)
 
@@ -20,6 +20,6 @@ def take(lab: "Lab", case: Case) -> list[Finding]:
     from harness.run.blocks import judge_block
 
     block = lab.runner.block(case)
-    # No reference is held to the time of an engine that computes something else.
+    # A reference is not compared with an engine that computes something else.
     wrong = {peer.engine for peer in block.cases if peer.variant == case.variant and lab.recorder.wrong(peer)}
     return judge_block(block, case, wrong, marked=lab.runner.launcher.device == "cuda")

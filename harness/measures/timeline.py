@@ -1,4 +1,4 @@
-"""What the ranks of a schedule did when: idle time and micro-batches in flight, against the laws."""
+"""The timeline of a schedule's ranks: idle time and micro-batches in flight, compared with the laws."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from harness.run.lab import Lab
 
 PLACE, NEEDS, QUANTITIES = 4, Needs.QUIET, ("bubble", "in_flight", "flights")
-WARM, ROUNDS = 1, 3  # backward passes that are not looked at, and that are
-WORLDS = 2  # at most, that one schedule is watched in
+WARM, ROUNDS = 1, 3  # backward passes before the watched ones, and watched ones
+WORLDS = 2  # limit for watching one schedule
 
 
 def asked(occasion: Occasion) -> bool:
@@ -27,7 +27,7 @@ def take(lab: "Lab", case: Case) -> list[Finding]:
     machines, seen = runner.launcher.watch(), []
     card = runner.card(case)
     laws = {law.quantity: law for law in card.laws if law.measure == "timeline"}
-    # Time on CPU ranks is told. A reference is held to its schedule's law all the same, where each rank has a core.
+    # Time on CPU ranks never fails. A reference must still keep its schedule's law where each rank has a core.
     told = runner.launcher.device == "cpu" and (case.engine != "reference" or case.topology.world_size > runner.cores)
     for _ in range(WORLDS):
         ranks = runner.run(case, f"{__name__}:watch", cores=runner.cores)
@@ -38,19 +38,19 @@ def take(lab: "Lab", case: Case) -> list[Finding]:
         promised = {
             name: catalog.load(law.formula)(case.workload, case.topology, **options) for name, law in laws.items()
         }
-        # Of two cores one may be a third slower, for seconds; where GPUs' stages differ, that is the engine's doing.
+        # One of two cores may be a third slower for seconds; differences between GPUs' stages are the engine's own.
         alike = runner.launcher.device == "cpu"
         found = timeline.judge(rounds, runner.cores, promised, laws, bool(machines.disturbance()), alike)
         seen.append([_told(finding) for finding in found] if told else found)
         if not timeline.unequal(seen[-1]):
             return seen[-1]
-    return min(seen, key=timeline.found_bubble)  # what the machine adds to a bubble differs from world to world
+    return min(seen, key=timeline.found_bubble)  # the machine's share of a bubble differs between worlds
 
 
 def _told(finding: Finding) -> Finding:
     if finding.quantity != "bubble" or finding.verdict != "fail":
         return finding
-    reason = f"{finding.reason}; beyond its bound, but time on CPU ranks is told and never failed"
+    reason = f"{finding.reason}; above its bound, but time on CPU ranks never fails"
     return finding.but(verdict="inconclusive", reason=reason)
 
 
@@ -64,7 +64,7 @@ def watch(
     options: Mapping[str, Any],
     cores: int,
 ) -> list[list[Span]]:
-    """In a rank: when it did what in each of some backward passes, for engines that run a schedule."""
+    """In a rank: the spans of its actions in some backward passes, for engines that run a schedule."""
     import gc
     import time
 
@@ -76,7 +76,7 @@ def watch(
     batch = load(f"{data}:batch")
     trainer: Any = load(build)(workload, topology, **variant)
     if not hasattr(trainer, "record"):
-        raise Unsupported("this engine runs no schedule that could be watched")
+        raise Unsupported("this engine has no schedule to watch")
     shared = topology.world_size > cores
     rounds: list[Spans] = []
     gc.collect()

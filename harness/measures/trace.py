@@ -1,4 +1,4 @@
-"""What an engine says of its own steps, loss scales, norms or rewards, against the dense model, step by step."""
+"""Values that an engine reports of its own steps (loss scales, norms, rewards), compared with the dense model's."""
 
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ PLACE, NEEDS, QUANTITIES = 7, Needs.ORACLE, ()
 
 
 def asked(occasion: Occasion) -> bool:
-    """Only topics whose dense model observes something have a trace."""
+    """Only topics whose dense model observes values have a trace."""
     contract = occasion.card.contract
     return occasion.judged and not occasion.large and isinstance(contract, Trainers) and contract.observes
 

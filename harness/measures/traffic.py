@@ -1,4 +1,4 @@
-"""Bytes that a rank asks its collectives to send in a step, against the law."""
+"""Bytes that a rank sends through its collectives in a step, compared with the law."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -29,10 +29,10 @@ def take(lab: "Lab", case: Case) -> list[Finding]:
     for steps in zip(*(rank.traffic for rank in checked.ranks), strict=True):
         step = max(steps, key=lambda rank: rank.bytes)
         finding = law.against(card, case, "traffic", "bytes", step.bytes, elements=checked.ranks[0].padding)
-        control = f"; {step.control:,.0f} B of losses, norms and flags besides" if step.control else ""
+        control = f"; {step.control:,.0f} B of losses, norms and flags in addition" if step.control else ""
         detail = {**finding.detail, "by_op": step.by_op, "control": step.control}
         found.append(finding.but(detail=detail, reason=finding.reason + control))
-    findings = [worst(found)]  # each of two steps in a row must keep the law
+    findings = [worst(found)]  # each of two consecutive steps must keep the law
     if size := card.variants[case.variant].get("group"):
         across = max(_across(step.groups, int(size)) for rank in checked.ranks for step in rank.traffic)
         findings.append(law.against(card, case, "traffic", "across_groups", across, elements=checked.ranks[0].padding))
@@ -40,5 +40,5 @@ def take(lab: "Lab", case: Case) -> list[Finding]:
 
 
 def _across(groups: Mapping[tuple[int, ...], float], size: int) -> float:
-    """Bytes of collectives among ranks that do not all lie in one group of ``size`` neighbours, say a node."""
+    """Bytes of collectives in groups that do not fit into ``size`` neighbouring ranks, such as a node."""
     return sum(sent for ranks, sent in groups.items() if len({rank // size for rank in ranks}) > 1)

@@ -1,4 +1,4 @@
-"""The moment at which a step's backward pass begins, whoever begins it."""
+"""The moment at which a step's backward pass begins, whichever call starts it."""
 
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
@@ -9,10 +9,10 @@ Reading = TypeVar("Reading")
 
 
 class FirstBackward(Generic[Reading]):
-    """``noted``: what ``read()`` gave when autograd's engine first ran while this was active. All that is kept for the
-    backward pass is held at that moment. None if no backward pass went through the engine.
+    """``noted``: the value of ``read()`` when autograd's engine first ran while this was active, the moment at which
+    all tensors kept for the backward pass are held. None if no backward pass used the engine.
 
-    ``loss.backward()``, ``torch.autograd.grad`` and a pipeline's own call all do.
+    ``loss.backward()``, ``torch.autograd.grad`` and a pipeline's own call all use it.
     """
 
     def __init__(self, read: Callable[[], Reading]) -> None:

@@ -1,4 +1,4 @@
-"""Model FLOPs of a step, and the ceiling to measure them against."""
+"""Model FLOPs of a step, and the maximum FLOP/s of a device."""
 
 import time
 from math import prod
@@ -7,8 +7,8 @@ from harness.spec import MoeConfig, Workload
 
 
 def step_flops(workload: Workload) -> float:
-    """Model FLOPs of forward and backward over the global batch: 6 a parameter and token that a matrix product uses, of
-    experts those that a token is sent to, and attention's two products, halved by causality (Narayanan et al. 2021,
+    """Model FLOPs of forward and backward over the global batch: 6 per token and parameter in a matrix product (for
+    experts, only those a token is sent to), and attention's two products, halved by causality (Narayanan et al. 2021,
     appendix; PaLM, appendix B)."""
     model = workload.model
     embedding = 0 if model.tie_word_embeddings else model.vocab_size * model.hidden_size
@@ -23,8 +23,8 @@ def step_flops(workload: Workload) -> float:
 
 
 def matmul_ceiling(dtype: str) -> float:
-    """FLOP/s of the best of a few large square products on this rank's device."""
-    import torch  # the parent counts FLOPs without it
+    """FLOP/s of the fastest of a few large square products on this rank's device."""
+    import torch  # the parent process counts FLOPs without torch
 
     cuda = torch.cuda.is_available()
     size = 8192 if cuda else 1024

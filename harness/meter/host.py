@@ -1,4 +1,4 @@
-"""Whether the machine was ours while something was timed."""
+"""Whether other work used the machine during a timing."""
 
 import contextlib
 import time
@@ -8,20 +8,20 @@ import psutil
 
 from harness.spec.command import NoAnswer, answer
 
-FOREIGN = 0.15  # cores' worth of other processes' work that spoils a round
-# The bits of NVML's clock event reasons that mean trouble: power brake, thermal and hardware slowdown.
+FOREIGN = 0.15  # work of other processes, in cores, that makes a round invalid
+# The bits of NVML's clock event reasons that affect timing: power brake, thermal and hardware slowdown.
 _SLOWDOWN = 0x8 | 0x20 | 0x40 | 0x80
 
 
 class CpuWatch:
-    """Processor seconds that other processes used, or that the hypervisor kept, since the last look. The kernel's own
-    threads are no others: they write our files and move our pages, and take from every engine alike."""
+    """Processor seconds that other processes or the hypervisor used since the last look. The kernel's own threads do
+    not count as others: they write our files and move our pages, and affect every engine alike."""
 
     def __init__(self) -> None:
         self._busy, self._ours, self._time = _busy(), _ours(), time.monotonic()
 
     def foreign(self) -> float:
-        """Cores' worth of foreign work since the last call."""
+        """Foreign work since the last call, in cores."""
         busy, ours, now = _busy(), _ours(), time.monotonic()
         elapsed = max(now - self._time, 1e-3)
         share = ((busy - self._busy) - (ours - self._ours)) / elapsed
@@ -30,7 +30,7 @@ class CpuWatch:
 
 
 class MachineWatch:
-    """This machine, from now on: :meth:`disturbance` says what would spoil a timing, since it was last asked."""
+    """This machine from now on: :meth:`disturbance` names anything since the last call that makes a timing invalid."""
 
     def __init__(self, device: str) -> None:
         self._device, self._cpu = device, CpuWatch()
@@ -48,20 +48,21 @@ def _busy() -> float:
 
 
 def _ours() -> float:
-    """Processor seconds of this process and all below it, and of those that have ended: ranks do before one looks."""
+    """Processor seconds of this process and its descendants, including ended ones: ranks may end before this is
+    read."""
     me = psutil.Process()
     total = 0.0
     for process in [me, *me.children(recursive=True)]:
         try:
             times = process.cpu_times()
-        except psutil.Error:  # it has just ended
+        except psutil.Error:  # the process has just ended
             continue
         total += times.user + times.system + times.children_user + times.children_system
     return total + _kernel()
 
 
 def _kernel() -> float:
-    """Of the kernel's threads, where they are to be seen."""
+    """Processor seconds of the kernel's threads, where they are visible."""
     with contextlib.suppress(psutil.Error):
         parent = psutil.Process(2)
         if parent.name() == "kthreadd":
@@ -70,13 +71,13 @@ def _kernel() -> float:
 
 
 def gpu_trouble() -> str:
-    """What would spoil a timing on the GPUs just now: throttling, or processes that are not ours."""
+    """The current disturbance on the GPUs: throttling, or processes that are not ours."""
     reasons = _query("--query-gpu=clocks_event_reasons.active")
     if any(int(reason, 16) & _SLOWDOWN for reason in reasons if reason.startswith("0x")):
         return "a GPU is throttled"
     ours = {psutil.Process().pid, *(p.pid for p in psutil.Process().children(recursive=True))}
     found = {int(pid) for pid in _query("--query-compute-apps=pid") if pid.isdigit()}
-    # Inside a container the tool may show other namespaces' numbers; only what exists here can be foreign.
+    # Inside a container the tool may show process ids of other namespaces; only existing ids can be foreign.
     foreign = {pid for pid in found - ours if psutil.pid_exists(pid)}
     return f"another process is on the GPU (pid {min(foreign)})" if foreign else ""
 

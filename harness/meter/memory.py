@@ -1,8 +1,8 @@
 """Bytes that tensors hold on this rank's device, and their peak.
 
-On CUDA the caching allocator's counters of what it was asked for: it rounds each tensor up, which is not the engine's
-doing. On the CPU a counting allocator in front of PyTorch's; where it cannot be compiled, a dispatch mode over live
-storages takes its place and ``meter()`` says so.
+On CUDA the caching allocator counts the requested bytes: it rounds each tensor up, for which the engine is not
+responsible. On the CPU a counting allocator in front of PyTorch's own does; where it cannot be compiled, a dispatch
+mode over live storages replaces it, and ``meter()`` reports that.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from typing import Any
 
 from harness.spec.command import NoAnswer, answer
 
-COMPILE = 60.0  # seconds that it may take
+COMPILE = 60.0  # time limit of the compiler in seconds
 SOURCE = Path(__file__).with_name("counting_allocator.cpp")
 
 
@@ -38,7 +38,8 @@ def cache() -> Path:
 
 
 def compile_allocator() -> Path:
-    """Compiles the allocator for this torch and Python, once; returns the library. Raises RuntimeError with why not."""
+    """Compiles the allocator for this torch and Python, once, and returns the library. A RuntimeError gives the reason
+    of a failure."""
     import torch
     from torch.utils.cpp_extension import include_paths
 
@@ -51,7 +52,7 @@ def compile_allocator() -> Path:
     if not compiler:
         raise RuntimeError("no C++ compiler (g++ or clang++) on the PATH")
     if not shutil.which(compiler[0]):
-        raise RuntimeError(f"the C++ compiler {compiler[0]}, by CXX, is not there")
+        raise RuntimeError(f"the C++ compiler {compiler[0]}, named by CXX, does not exist")
     library.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(torch.__file__).parent / "lib"
     with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
@@ -64,12 +65,12 @@ def compile_allocator() -> Path:
             answer(command, COMPILE)
         except NoAnswer as why:
             raise RuntimeError(f"the counting allocator does not compile: {why}") from None
-        built.replace(library)  # atomic: two processes may compile at once
+        built.replace(library)  # atomic: two processes may compile at the same time
     return library
 
 
 def install() -> None:
-    """Puts the counter in front of PyTorch's CPU allocator. To be called before the first tensor is made."""
+    """Puts the counter in front of PyTorch's CPU allocator. Must be called before the first tensor exists."""
     try:
         library = ctypes.CDLL(str(compile_allocator()))
     except (RuntimeError, OSError) as error:
@@ -82,7 +83,7 @@ def install() -> None:
 
 
 def meter() -> str:
-    """Which meter counts here, for the record."""
+    """The name of the active meter, for the record."""
     import torch
 
     if torch.cuda.is_available():
@@ -93,7 +94,7 @@ def meter() -> str:
 
 
 class _LiveStorages:
-    """The fallback: sizes of the storages that operators returned and that are still alive."""
+    """The fallback: total size of the live storages that operators returned."""
 
     def __init__(self) -> None:
         self.current = self.peak = 0
@@ -131,18 +132,19 @@ class _LiveStorages:
 
 
 class Gauge:
-    """Reads the device's memory relative to the moment it was opened."""
+    """Reads the device's memory relative to the moment of opening."""
 
     def __init__(self, current: Callable[[], int], peak: Callable[[], int], reset: Callable[[], None]) -> None:
         self._current, self._peak, self._reset = current, peak, reset
         self.start = current()
 
     def current(self) -> int:
-        """Bytes held now, beyond those held at the start."""
+        """Bytes held now, in excess of those held at the start."""
         return self._current() - self.start
 
     def peak(self) -> int:
-        """The most bytes held at once since the last :meth:`reset`, beyond those held at the start."""
+        """The largest number of bytes held at once since the last :meth:`reset`, in excess of those held at the
+        start."""
         return self._peak() - self.start
 
     def reset(self) -> None:
@@ -150,8 +152,8 @@ class Gauge:
 
 
 def _warm_cublas() -> None:
-    """cuBLAS takes some 32 MiB of PyTorch's allocator to work in, once for each thread that multiplies: this one and
-    autograd's. They are there before anything is counted."""
+    """cuBLAS allocates a workspace of about 32 MiB from PyTorch for each thread that multiplies: this one and
+    autograd's. They are allocated here before counting starts."""
     import torch
 
     one = torch.ones(16, 16, device="cuda", requires_grad=True)
@@ -161,7 +163,7 @@ def _warm_cublas() -> None:
 
 @contextlib.contextmanager
 def gauge() -> Iterator[Gauge]:
-    """Opens a gauge; on the fallback meter only what is allocated inside the block is seen."""
+    """Opens a gauge; the fallback meter sees only allocations inside the block."""
     import torch
 
     if torch.cuda.is_available():
@@ -172,7 +174,7 @@ def gauge() -> Iterator[Gauge]:
 
         def current() -> int:
             torch.cuda.synchronize()
-            torch.empty(1, device="cuda")  # what other streams have used, and is free, is noticed by the next request
+            torch.empty(1, device="cuda")  # the next allocation notices memory that other streams have freed
             return requested("current")
 
         yield Gauge(current, partial(requested, "peak"), torch.cuda.reset_peak_memory_stats)

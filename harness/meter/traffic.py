@@ -1,8 +1,8 @@
-"""Collectives that a step asks for: calls and bytes by operation and group, counted alike for every engine.
+"""The collectives of a step: calls and bytes by operation and group, counted alike for every engine.
 
-*Bytes* are what one rank sends in a ring, the algorithm with the least traffic: 2(N−1)/N of the buffer for an
-all-reduce, (N−1)/N for a gather or scatter (whichever rank is its root), and of an all-to-all all but the rank's own
-part. What a backend really moves may be more: gloo's reduce-scatter is an all-reduce inside.
+*Bytes* are the amount that one rank sends in a ring, the algorithm with the least traffic: 2(N−1)/N of the buffer for
+an all-reduce, (N−1)/N for a gather or scatter (whichever rank is its root), and everything but the rank's own part for
+an all-to-all. A backend may really send more: gloo's reduce-scatter is an all-reduce inside.
 """
 
 import functools
@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-CONTROL = 16  # bytes: a buffer of at most so many is a loss, a norm or a flag, not data
+CONTROL = 16  # bytes: buffers up to this size are losses, norms or flags, not data
 
 # operator → (name, share of the whole buffer that one of n ranks sends in a ring)
 _RING = {
@@ -27,7 +27,7 @@ _RING = {
     "reduce": ("reduce", lambda n: (n - 1) / n),
     "send": ("send", lambda n: 1.0),
 }
-_ROOTED = ("gather", "scatter")  # only the root names the whole buffer
+_ROOTED = ("gather", "scatter")  # only the root gives the whole buffer
 _EXCHANGES = ("alltoall", "all_to_all")
 _SILENT = ("wait_tensor", "wrap_tensor_autograd", "barrier", "monitored_barrier", "recv", "recv_any_source")
 
@@ -43,14 +43,14 @@ def _operation(name: str) -> str:
 
 @functools.cache
 def _collective(operator: Any) -> str:
-    """The name of one that sends, or an empty string."""
+    """The name of a collective that sends data, or an empty string."""
     namespace, _, name = operator._schema.name.partition("::")
     return name if namespace in ("c10d", "_c10d_functional") and name.strip("_") not in _SILENT else ""
 
 
 class Traffic(TorchDispatchMode):
-    """Counts while it is active. ``by_op``: name → {"calls", "bytes", "control"}, this rank's; ``by_group``: bytes of
-    data by the ranks that take part, of a message its two ends."""
+    """Counts while it is active. ``by_op``: name → {"calls", "bytes", "control"} of this rank. ``by_group``: bytes of
+    data by the ranks that take part; a message has its two ends."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,11 +59,11 @@ class Traffic(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing is compiled here, and to say so takes microseconds at each operator
+        return False  # nothing is compiled here, and the check costs microseconds per operator
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(issubclass(kind, DTensor) for kind in types):
-            return NotImplemented  # its own dispatch comes first: the collectives are inside
+            return NotImplemented  # its own dispatch must run first: it contains the collectives
         out = func(*args, **(kwargs or {}))
         if name := _collective(func):
             self._count(name, [*args, *(kwargs or {}).values()], out)
@@ -96,7 +96,7 @@ class Traffic(TorchDispatchMode):
 
     @property
     def bytes(self) -> float:
-        """Bytes of data that this rank asked to be sent."""
+        """Bytes of data that this rank sent."""
         return sum(entry["bytes"] for entry in self.by_op.values())
 
     @property
@@ -112,10 +112,10 @@ def _bytes(argument: Any) -> int:
 def _exchanged(arguments: list[Any], group: dist.ProcessGroup) -> float:
     """Bytes of an all-to-all that leave this rank."""
     given = [argument for argument in arguments if any(isinstance(x, torch.Tensor) for x in tree_leaves(argument))]
-    parts = given[-1]  # the input comes after the output
+    parts = given[-1]  # the input is the argument after the output
     if not isinstance(parts, torch.Tensor):
         return float(_bytes(parts) - parts[group.rank()].nbytes)
-    if not parts.nbytes:  # this rank has nothing to send
+    if not parts.nbytes:  # this rank sends nothing
         return 0.0
     splits = [a for a in arguments if isinstance(a, list | tuple) and a and all(isinstance(n, int) for n in a)]
     own = splits[-1][group.rank()] / sum(splits[-1]) if splits else 1 / group.size()
@@ -127,7 +127,7 @@ def _group(arguments: list[Any]) -> dist.ProcessGroup:
     for leaf in leaves:
         if isinstance(leaf, dist.ProcessGroup):
             return leaf
-        if isinstance(leaf, torch.ScriptObject):  # a reduction's operator is one too, but comes later
+        if isinstance(leaf, torch.ScriptObject):  # a reduction's operator has the same type, but comes later
             return dist.ProcessGroup.unbox(leaf)
     name = [leaf for leaf in leaves if isinstance(leaf, str)][-1]  # functional: the last argument
     return torch._C._distributed_c10d._resolve_process_group(name)  # type: ignore[arg-type]

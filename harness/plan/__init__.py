@@ -1,1 +1,1 @@
-"""What a session runs: cards × what was asked for, before anything starts."""
+"""The plan of a session: the cards combined with the request, before anything starts."""

@@ -1,4 +1,4 @@
-"""Which cases a session runs: cards × what was asked for, in the order in which they run best."""
+"""The cases of a session: the cards combined with the request, in the best order for running."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from harness.spec import DTYPES, Card, Case, Functions, Grid, Occasion, Row, Top
 from harness.spec.inputs import asked as asked_work
 from harness.spec.named import load
 
-# Where nobody asks for a workload, Trainers run these, unless their card has a grid: plain SGD shows wiring, AdamW in
-# mixed precision the states that papers speak of, uneven sizes and tied weights the padding.
+# The default workloads of Trainers without a grid of their own: plain SGD shows wiring; AdamW in mixed precision has
+# the states that papers discuss; uneven sizes and tied weights need padding.
 TRAINER_GRID = Grid(
     (
         Row("tiny", "fp32", True),
@@ -24,13 +24,13 @@ TRAINER_GRID = Grid(
     timed=("tiny",),
     large=("medium",),
 )
-# A function at a length at which its arithmetic outweighs the calls; of no multiple of a tile.
+# The function's arithmetic outweighs its calls at this length, which is not a multiple of a tile.
 FUNCTION_GRID = Grid((Row("long", "fp32", True), Row("long", "bf16", True)), timed=("long",))
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asked for; empty means everything that is sensible here."""
+    """The request from the command line; an empty field means everything that is sensible here."""
 
     topics: Sequence[str] = ()
     engines: Sequence[str] = ()
@@ -41,18 +41,18 @@ class Request:
     add_engines: Sequence[str] = ()
     depth: str = "full"
     gpus: int = 0
-    ranks: int = 0  # CPU ranks at most
-    cores: int = 2  # that ranks have to themselves
+    ranks: int = 0  # the most CPU ranks
+    cores: int = 2  # cores that ranks do not share with others
 
 
 def cards(request: Request) -> dict[str, Card]:
-    """The cards asked for, by name. ValueError names what is unknown."""
+    """The requested cards by name. A ValueError names anything unknown."""
     every = catalog.topics(request.add_engines)
     names = {name for card in every.values() for name in card.adapted}
     gone = {name: why for card in every.values() for name, why in card.unavailable.items()}
     for name in request.engines:
         if name in gone.keys() - names:
-            raise ValueError(f"engine {name!r} cannot be installed: {gone[name]}")
+            raise ValueError(f"engine {name!r} can no longer be installed: {gone[name]}")
         catalog.known(name, names, "engine")
     for name in request.measures:
         catalog.known(name, MEASURES, "measure")
@@ -66,7 +66,7 @@ def cards(request: Request) -> dict[str, Card]:
 
 
 def check_laws(card: Card) -> None:
-    """ValueError if a law is about something that no measure finds, or two are about the same."""
+    """Raises a ValueError if a law names a quantity that no measure finds, or two laws share one quantity."""
     seen = set()
     for law in card.laws:
         measure = catalog.known(law.measure, MEASURES, f"measure in a law of {card.name}")
@@ -77,12 +77,12 @@ def check_laws(card: Card) -> None:
 
 
 def cases(request: Request, chosen: dict[str, Card]) -> list[Case]:
-    """The cases of the chosen cards at the depth asked for, in a stable order."""
+    """The cases of the chosen cards at the requested depth, in a stable order."""
     return at_depth(every(request, chosen), request, chosen)
 
 
 def every(request: Request, chosen: dict[str, Card]) -> list[Case]:
-    """The same at full depth. ValueError if the work does not fit what was asked for."""
+    """The cases at full depth. Raises a ValueError if the work does not fit the request."""
     named = asked_work(request.workloads, request.gpus)
     topologies = [Topology.parse(text) for text in request.topologies]
     for topology in topologies:
@@ -94,11 +94,12 @@ def every(request: Request, chosen: dict[str, Card]) -> list[Case]:
         asked = [topology for topology in topologies if _has_axes(card, topology)]
         for topology in asked if topologies else [Topology.parse(text) for text in card.topologies]:
             for workload, variants in _work(request, card, topology, named):
-                # What the user asked for must fit; of the cards' own grid, what does not is skipped with the reason.
+                # Work that the user asked for must fit; work of the card's own grid that does not fit is skipped with
+                # the reason.
                 if topologies and (reason := workload.check(topology)):
                     raise ValueError(f"workload {workload.name} on {topology}: {reason}")
                 found += _variants(card, topology, workload, request.engines, variants)
-    for work in named:  # else every case of it would be skipped
+    for work in named:  # otherwise every case of it would be skipped
         reasons = [case.workload.check(case.topology) for case in found if case.workload.name == work.name]
         if reasons and all(reasons):
             raise ValueError(f"workload {work.name} fits no topology of the topics asked for: {reasons[0]}")
@@ -106,17 +107,18 @@ def every(request: Request, chosen: dict[str, Card]) -> list[Case]:
 
 
 def at_depth(cases: list[Case], request: Request, chosen: dict[str, Card]) -> list[Case]:
-    """What the depth leaves of them. Work, topologies or precisions that were asked for run whole, but for quick."""
+    """The cases that the depth leaves. Requested work, topologies or precisions run completely, except at quick
+    depth."""
     if request.depth == "quick":
         return depth.once(cases)
     if request.depth == "full" or request.workloads or request.topologies or request.dtypes:
         return cases
-    # Timed and watched cases are compared with all of their peers, so pairs would not do.
+    # Timed and watched cases are compared with all of their peers, so pairs of choices are not enough.
     return depth.pairwise(cases, lambda case: _is_timed(case, request, chosen[case.topic]))
 
 
 def _has_axes(card: Card, topology: Topology) -> bool:
-    """Whether the topic is spread over no other axes than its card's topologies are: their sizes are the user's."""
+    """Whether the topology uses only axes of the card's own topologies; the user chooses their sizes."""
     mine = {axis for text in card.topologies for axis in Topology.parse(text).used}
     return set(topology.used) <= mine
 
@@ -124,8 +126,8 @@ def _has_axes(card: Card, topology: Topology) -> bool:
 def _work(
     request: Request, card: Card, topology: Topology, named: Sequence[Workload]
 ) -> list[tuple[Workload, tuple[str, ...]]]:
-    """Workloads, each with the variants that compute it, if that are not all. One that was asked for, ``named``, runs
-    in its own precision, unless that is asked for too."""
+    """Workloads, each with the variants that compute it (empty: all). A workload that the user ``named`` runs in its
+    own precision, unless the user also asked for precisions."""
     if named:
         return [(work.with_(dtype=dtype), ()) for work in named for dtype in request.dtypes or (work.dtype,)]
     grid = _grid(card)
@@ -138,7 +140,7 @@ def _work(
 
 
 def _grid(card: Card) -> Grid:
-    """The work that a card runs where none is asked for."""
+    """The default work of a card."""
     return card.grid or (FUNCTION_GRID if isinstance(card.contract, Functions) else TRAINER_GRID)
 
 
@@ -167,7 +169,7 @@ def _variants(
 
 
 def measures(case: Case, request: Request, card: Card) -> list[str]:
-    """What is measured of a case."""
+    """The measures of a case."""
     occasion = _occasion(case, request, card)
     offered = depth.QUICK if request.depth == "quick" else MEASURES
     wanted = [name for name in MEASURES if name in (request.measures or offered)]
@@ -197,6 +199,6 @@ def _occasion(case: Case, request: Request, card: Card) -> Occasion:
 
 
 def _chosen(case: Case, request: Request, names: Sequence[str]) -> bool:
-    """Of the grids one workload each is timed or watched: on a CPU in fp32 only."""
+    """One workload of each grid is timed or watched; on a CPU only in fp32."""
     mine = case.workload.name in names and (bool(request.gpus) or case.workload.dtype == "fp32")
     return mine or bool(request.workloads)

@@ -1,4 +1,4 @@
-"""How much of the grid a session runs: every engine once, every pair of choices, or all of it."""
+"""The depth of a session: every engine once, every pair of choices, or the whole grid."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
@@ -12,8 +12,8 @@ Pair = tuple[tuple[str, str], ...]
 
 
 def once(cases: Iterable[Case]) -> list[Case]:
-    """Each topic's variants by each engine once: on the fewest ranks that are more than one, if there are such, by the
-    first work of the grid that runs there."""
+    """Each variant of each topic once by each engine: on the fewest ranks above one, if possible, and the first
+    workload of the grid that runs there."""
     found: dict[tuple[str, str, str], Case] = {}
     for case in cases:
         key = case.topic, case.variant, case.engine
@@ -27,8 +27,8 @@ def _size(case: Case) -> tuple[bool, int]:
 
 
 def pairwise(cases: Sequence[Case], given: Callable[[Case], bool]) -> list[Case]:
-    """Cases that cover every pair of variant, engine, topology and work that some case of their topic has, in their
-    order. Those that are ``given`` are among them; further ones are added, the one that covers most first."""
+    """Cases that cover every pair of variant, engine, topology and work within each topic, in their original order. The
+    ``given`` cases are included; further ones are added greedily, by the number of new pairs."""
     covered = {pair for case in cases if given(case) for pair in _pairs(case)}
     chosen = {case.id for case in cases if given(case)}
     left = {case.id: set(_pairs(case)) - covered for case in cases if case.id not in chosen}
@@ -54,13 +54,13 @@ def _pairs(case: Case) -> Iterator[Pair]:
         yield ("topic", case.topic), *pair
 
 
-# Seconds on two cores: what is imported before the first figure; a checked run, by rank; what is right of a piece of
-# work; timed rounds, and by engine in them; a timeline.
+# Seconds on two cores: imports before the first figure; a checked run, by rank; an oracle for a workload; timed rounds,
+# and by engine in them; a timeline.
 START, RANK, ORACLE, BLOCK, MEMBER, TIMELINE = 28.0, 0.17, 1.5, 5.0, 0.3, 1.1
 
 
 def minutes(measures: Mapping[Case, Sequence[str]], cores: int) -> float:
-    """About how long it takes to measure these cases, each by its measures."""
+    """The estimated time to measure these cases, each with its measures."""
     checked = {case for case, names in measures.items() if {"parity", "memory", "traffic"} & {*names}}
     timed = [case for case, names in measures.items() if "throughput" in names]
     seconds = RANK * sum(case.topology.world_size for case in checked)

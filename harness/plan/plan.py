@@ -1,4 +1,4 @@
-"""The plan of a session: which cases it runs and what it measures of each, decided before anything starts."""
+"""The plan of a session: its cases and the measures of each, decided before anything starts."""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -9,12 +9,12 @@ from harness.plan import depth
 from harness.plan.cases import Request, at_depth, cards, every, measures
 from harness.spec import Card, Case, Needs
 
-Test = tuple[str, Case]  # a measure, and the case that it is taken of
+Test = tuple[str, Case]  # a measure, and the case that it measures
 
 
 @dataclass(frozen=True)
 class Plan:
-    """``every``: the cases at full depth; ``tests``: what runs, in the order of the cases."""
+    """``every``: the cases at full depth; ``tests``: those that run, in the order of the cases."""
 
     request: Request
     cards: Mapping[str, Card]
@@ -23,7 +23,7 @@ class Plan:
 
     @classmethod
     def of(cls, request: Request) -> "Plan":
-        """ValueError names what is unknown, or does not fit."""
+        """Raises a ValueError that names anything unknown or unsuitable."""
         chosen = cards(request)
         cases = tuple(every(request, chosen))
         return cls(request, chosen, cases, _tests(request, chosen, cases))
@@ -34,7 +34,7 @@ class Plan:
         return replace(self, request=request, tests=_tests(request, self.cards, self.every))
 
     def only(self, tests: Collection[Test]) -> "Plan":
-        """Those of its tests, in the order that is given."""
+        """The plan with only these of its tests, in the given order."""
         return replace(self, tests=tuple(tests))
 
     @cached_property
@@ -43,23 +43,23 @@ class Plan:
 
     @cached_property
     def timed(self) -> tuple[Case, ...]:
-        """The cases whose steps are timed: the peers of each other."""
+        """The cases whose steps are timed, which are peers."""
         return tuple(case for measure, case in self.tests if measure == "throughput")
 
     @cached_property
     def checked(self) -> tuple[Case, ...]:
-        """The cases whose checked run is looked at, in this order."""
+        """The cases whose checked run is measured, in this order."""
         needs = (Needs.ORACLE, Needs.CHECKED)
         return tuple(dict.fromkeys(case for measure, case in self.tests if MEASURES[measure].NEEDS in needs))
 
     @cached_property
     def oracles(self) -> bool:
-        """Whether anything is compared with what is right."""
+        """Whether any case is compared with an oracle."""
         return any(MEASURES[measure].NEEDS is Needs.ORACLE for measure, _ in self.tests)
 
     @property
     def minutes(self) -> float:
-        """About how long it takes."""
+        """The estimated duration in minutes."""
         return depth.minutes(self.by_case(), self.request.cores)
 
     def by_case(self) -> dict[Case, list[str]]:
@@ -69,7 +69,7 @@ class Plan:
         return found
 
     def lines(self) -> Iterator[str]:
-        """One line a case, then the sum."""
+        """One line per case, then the total."""
         for case, names in self.by_case().items():
             yield f"{case.id:<60} {', '.join(names)}"
         yield f"{len(self.cases):,} cases, {len(self.tests):,} tests, about {self.minutes:.0f} min"

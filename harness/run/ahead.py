@@ -1,4 +1,5 @@
-"""Checked runs and their oracles ahead of the tests that ask for them. They time nothing: two may share the cores."""
+"""Runs checked runs and their oracles before the tests that need them. They time nothing, so two may share the
+cores."""
 
 import os
 from collections import deque
@@ -9,23 +10,24 @@ from typing import Any, Generic, TypeVar
 from harness.spec import Case
 
 CORES = len(os.sched_getaffinity(0))
-AT_ONCE = max(min(2, CORES), CORES // 4)  # worlds, of several ranks each
-LOOK = 4 * AT_ONCE  # so many are begun ahead or wait for their turn: while a long one runs, short ones go past it
+AT_ONCE = max(min(2, CORES), CORES // 4)  # worlds, each with several ranks
+LOOK = 4 * AT_ONCE  # runs begun ahead or queued: while a long one runs, shorter ones can overtake it
 Result = TypeVar("Result")
 Other = TypeVar("Other")
 
 
 class Ahead(Generic[Result]):
-    """Calls ``run`` with a case when it is asked for, and meanwhile with those of ``cases`` that come next."""
+    """Calls ``run`` with a case when its result is requested, and meanwhile with the ``cases`` that follow."""
 
     def __init__(self, run: Callable[[Case], Result], cases: Iterable[Case] = ()) -> None:
         self._run, self._next = run, deque(cases)
         self._pool = ThreadPoolExecutor(AT_ONCE)
-        self._begun: dict[str, Future[Result]] = {}  # and not yet asked for
+        self._begun: dict[str, Future[Result]] = {}  # not requested yet
         self._others: list[Future[Any]] = []
 
     def expect(self, run: Callable[[Case], Result], cases: Iterable[Case]) -> None:
-        """Other cases come, to be run so. The threads stay: a fork server that one of them started ends with it."""
+        """Sets new cases and their function. The threads stay, since a fork server ends with the thread that started
+        it."""
         self._run, self._next = run, deque(cases)
 
     def __call__(self, case: Case) -> Result:
@@ -37,12 +39,12 @@ class Ahead(Generic[Result]):
         return asked.result()
 
     def also(self, run: Callable[[], Other]) -> Future[Other]:
-        """Something else to be done, behind what is begun."""
+        """Queues other work behind the runs that have begun."""
         self._others.append(self._pool.submit(run))
         return self._others[-1]
 
     def rest(self) -> None:
-        """Waits until nothing runs: what comes is timed."""
+        """Waits until nothing runs, since timing follows."""
         wait(self._begun.values())
         wait(self._others)
 

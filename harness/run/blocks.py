@@ -1,7 +1,7 @@
 """Timed blocks: all engines of one topic, topology and workload, in interleaved rounds.
 
-Every engine's ranks stay up for the whole block and each round visits all of them in another order, so that drift of
-the machine hits everybody alike; after each switch there are steps that are not counted.
+Every engine's ranks stay up for the whole block, and each round visits all engines in another order, so that the
+machine's drift affects all alike; each switch is followed by uncounted steps.
 """
 
 import random
@@ -20,24 +20,24 @@ from harness.spec import Card, Case, Finding, Topology, Workload
 from harness.spec.requires import library, missing
 
 TASKS = "harness.launch.timed"
-ROUNDS = 7  # so many where engines are not told apart by fewer; ten decide no more
-# Steps of an engine's turn that warm it again and that count. A core changes its speed within a few turns: they are
-# short; a GPU that waited for its peers takes longer to find its clock.
+ROUNDS = 7  # rounds if fewer cannot separate the engines; ten decide no more
+# Warm-up steps and counted steps of an engine's turn. A core changes its speed within a few turns, so CPU turns are
+# short; a GPU that waited for its peers takes longer to reach its clock rate.
 TURN = {"cpu": {"warm": 1, "steps": 2}, "cuda": {"warm": 2, "steps": 6}}
-ATTEMPTS = 3 * ROUNDS  # a spoilt round is repeated, and a noisy machine takes more of them; so many at the most
+ATTEMPTS = 3 * ROUNDS  # the most rounds: a disturbed round is repeated, and a noisy machine needs more
 PATIENCE = 5.0  # seconds of a block in which a noisy machine may take further rounds
-FEWEST = 5  # rounds by which a block can be judged
-LIMIT = 30.0  # seconds after which it is, if it has so many; after twice as many it ends in any case
-BRIEF = 0.05  # seconds of a step which caches that are another's slow down
+FEWEST = 5  # the fewest rounds that can judge a block
+LIMIT = 30.0  # seconds after which a block ends if it has FEWEST rounds; after twice as long it always ends
+BRIEF = 0.05  # seconds: a shorter step is slowed by caches that hold another engine's data
 
-SMALL = 10**8  # parameters of a model of which a device holds many at once
+SMALL = 10**8  # parameters of a model that fits on a device many times
 
 BlockKey = tuple[str, str, Topology, Workload]
 
 
 @dataclass
 class Block:
-    """Seconds a step of each case, round by round, and why a case has none."""
+    """Seconds per step of each case, round by round, and the reason where a case has none."""
 
     rounds: dict[str, list[list[float]]] = field(default_factory=dict)
     problems: dict[str, Finding] = field(default_factory=dict)
@@ -48,17 +48,18 @@ class Block:
 
 
 def small(case: Case) -> bool:
-    """Whether ranks of other cases fit its devices too."""
+    """Whether ranks of other cases also fit on its devices."""
     return case.workload.model.parameters < SMALL
 
 
 def block_key(case: Case) -> BlockKey:
-    """What is timed together: of a large model one variant at a time, or the devices would not hold the engines."""
+    """The cases timed together share this key: a large model has one block per variant, since the devices could not
+    hold all engines."""
     return case.topic, "" if small(case) else case.variant, case.topology, case.workload
 
 
 def adapters(cases: Iterable[Case], cards: Mapping[str, Card], cuda: bool) -> dict[str, list[str]]:
-    """Of each library the modules that adapt it to these cases, as far as they can be imported here."""
+    """The modules of each library that adapt it to these cases, as far as they can be imported here."""
     found: dict[str, list[str]] = {}
     for name, topic in dict.fromkeys((case.engine, case.topic) for case in cases):
         engine = cards[topic].engines[name]
@@ -68,7 +69,7 @@ def adapters(cases: Iterable[Case], cards: Mapping[str, Card], cuda: bool) -> di
 
 
 def world_of(launcher: Launcher, case: Case, card: Card) -> World:
-    """Fresh ranks for a case, forked where the library that its engine adapts is imported already."""
+    """Fresh ranks for a case, forked from the server that has imported the engine's library."""
     engine = card.engines[case.engine]
     return launcher.world(case.topology.world_size, library(case.engine, engine), engine.build.partition(":")[0])
 
@@ -84,8 +85,8 @@ def run_block(
     timeout: float,
     begin: Begin,
 ) -> Block:
-    """Prepares every case, as many at once as ``begin`` lets go on, then times them round by round; spoilt rounds are
-    repeated, a bounded number of times."""
+    """Prepares every case, as many at once as ``begin`` permits, then times them round by round. Disturbed rounds are
+    repeated up to a limit."""
     block = Block(cases=tuple(cases))
     worlds: dict[str, World] = {}
 
@@ -105,7 +106,7 @@ def run_block(
         if worlds:
             _time(block, worlds, timeout, launcher)
     finally:
-        for world in list(worlds.values()):  # some may be under way, if this was interrupted
+        for world in list(worlds.values()):  # after an interruption some may still be running
             world.close()
     return block
 
@@ -116,7 +117,7 @@ def _time(block: Block, worlds: dict[str, World], timeout: float, launcher: Laun
     found = worlds[first].run(Job(f"{TASKS}:ceiling", {"workload": case.workload}), timeout)
     block.ceiling = sum(outcome.value for outcome in found if isinstance(outcome, Done))
     problem = trouble(found)
-    if problem:  # the world is gone, and with it what was prepared there
+    if problem:  # the world is gone, with the prepared engine
         block.problems[first] = problem
         block.rounds.pop(first)
         worlds.pop(first)
@@ -131,8 +132,8 @@ def _time(block: Block, worlds: dict[str, World], timeout: float, launcher: Laun
 
 
 def _turn(block: Block, device: str) -> dict[str, int]:
-    """An engine's next turn: where every step is long, one tells as much as two, and needs none to warm it. Until a
-    round has told, a step may be brief."""
+    """The steps of an engine's next turn: if every step is long, one is enough and needs no warm-up. Before the first
+    round, a step may be short."""
     shortest = min((min(steps) for rounds in block.rounds.values() for steps in rounds), default=0.0)
     return {"warm": 0, "steps": 1} if device == "cpu" and shortest >= BRIEF else TURN[device]
 
@@ -145,8 +146,8 @@ def _round(
     timeout: float,
     watch: Watch,
 ) -> dict[str, list[float]]:
-    """Seconds of the steps of each case's turn, those of its slowest rank; nothing of a round that was spoilt. What
-    goes wrong ends the case's part in the block."""
+    """Seconds of the steps of each case's turn, by its slowest rank; empty if the round was disturbed. A failing case
+    leaves the block."""
     watch.disturbance()
     times = {}
     for name in [name for name in order if name in worlds]:
@@ -166,7 +167,7 @@ def _round(
 
 
 def _enough(block: Block, seconds: float) -> bool:
-    """Whether engines can be told apart, or patience is at its end."""
+    """Whether the engines can be separated, or the time limit is reached."""
     good = min(len(rounds) for rounds in block.rounds.values())
     if seconds > LIMIT:
         return good >= FEWEST or seconds > 2 * LIMIT
@@ -176,15 +177,15 @@ def _enough(block: Block, seconds: float) -> bool:
 
 
 def judge_block(block: Block, case: Case, wrong: Collection[str] = (), marked: bool = False) -> list[Finding]:
-    """The case's findings, beside those that compute the same variant. ``wrong``: engines that fail parity; ``marked``:
+    """The case's findings, compared with cases of the same variant. ``wrong``: engines that fail parity; ``marked``:
     see :func:`harness.judge.speed.judge`."""
     if case.id in block.problems:
         return [block.problems[case.id].but(measure="throughput")]
     good = min((len(rounds) for rounds in block.rounds.values()), default=0)
     if good < FEWEST:
-        reason = f"{good} rounds in at most {2 * LIMIT:g} s, where {FEWEST} are needed"
+        reason = f"{good} rounds within {2 * LIMIT:g} s; {FEWEST} are needed"
         if block.spoilt:
-            reason += f"; {block.spoilt} more were spoilt ({block.trouble}): run again on a quiet machine"
+            reason += f"; {block.spoilt} more were disturbed ({block.trouble}): run again on an idle machine"
         return [no_run("invalid", reason).but(measure="throughput")]
     peers = {c.engine: block.rounds[c.id] for c in block.cases if c.variant == case.variant and c.id in block.rounds}
     flops = step_flops(case.workload)

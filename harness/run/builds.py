@@ -1,5 +1,5 @@
-"""What engines compile once in an environment, for minutes: begun before the first case, in the background, and waited
-for by the cases that need it."""
+"""Modules that engines compile once per environment, which takes minutes: compilation starts in the background before
+the first case, and the cases that need a module wait for it."""
 
 import contextlib
 import os
@@ -14,13 +14,13 @@ import psutil
 
 from harness.spec.variables import inherited
 
-LIMIT = 1200.0  # seconds that a build may take
-TOLD = 20.0  # seconds between two lines of one who waits
+LIMIT = 1200.0  # time limit of a build in seconds
+TOLD = 20.0  # seconds between two lines during a wait
 
 
 class _Build:
-    """One module that compiles, run with ``python -m``: it prints what it does, and nothing if there is nothing to do.
-    Whether that came to a good end is for the engine to find out in its rank."""
+    """One module that compiles, run with ``python -m``: it prints its progress, or nothing if it has nothing to do. The
+    engine finds out in its rank whether the build succeeded."""
 
     def __init__(self, module: str, news: deque[str]) -> None:
         self.module, self.began = module, time.monotonic()
@@ -43,7 +43,7 @@ class _Build:
             news.extend(line.rstrip() for line in lines)
 
     def ended(self, patience: float) -> bool:
-        """Whether it has ended, at the latest ``patience`` seconds from now; one that takes too long is."""
+        """Whether the build has ended, within ``patience`` seconds; a build past its time limit is ended."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(patience)
             self._reader.join(1.0)
@@ -54,12 +54,12 @@ class _Build:
         return True
 
     def kill(self) -> None:
-        """With every compiler that it has started; ninja gives each a process group of its own."""
+        """Kills it with every compiler it has started; ninja gives each compiler its own process group."""
         if self.process.poll() is not None:
             return
         with contextlib.suppress(psutil.NoSuchProcess):
             builder = psutil.Process(self.process.pid)
-            builder.suspend()  # or it would start others meanwhile
+            builder.suspend()  # otherwise it would start others meanwhile
             for process in [builder, *builder.children(recursive=True)]:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
@@ -68,41 +68,41 @@ class _Build:
 
 
 class Builds:
-    """Of a session. Several threads may wait."""
+    """The builds of a session. Several threads may wait for one."""
 
     def __init__(self) -> None:
-        self.news: deque[str] = deque()  # lines that were not told yet
+        self.news: deque[str] = deque()  # lines not reported yet
         self._builds: dict[str, _Build] = {}
         self._turn, self._closed = Lock(), False
 
     def begin(self, module: str) -> _Build | None:
-        """Once a session; None when it is over."""
+        """Starts the build once per session; None when it is over."""
         with self._turn:
             if module not in self._builds and not self._closed:
                 self._builds[module] = _Build(module, self.news)
             return self._builds.get(module)
 
     def wait(self, module: str, tell: Callable[[str], None] | None = None) -> None:
-        """Until the module has nothing left to compile; ``tell`` is given its lines meanwhile, and a sign of life."""
+        """Waits until the module is compiled. Meanwhile ``tell`` gets its lines, and a line that shows progress."""
         build, said = self.begin(module), time.monotonic()
         while build is not None and not build.ended(0.5):
             if tell and self.told(tell):
                 said = time.monotonic()
             elif tell and time.monotonic() - said > TOLD:
                 said = time.monotonic()
-                tell(f"… {said - build.began:.0f} s so far; the next case waits for it")
+                tell(f"… {said - build.began:.0f} s so far; the next case is waiting")
         if tell:
             self.told(tell)
 
     def told(self, tell: Callable[[str], None]) -> bool:
-        """Tells what is new; whether there was anything."""
+        """Reports new lines; returns whether there were any."""
         any_news = bool(self.news)
         while self.news:
             tell(self.news.popleft())
         return any_news
 
     def rest(self, tell: Callable[[str], None] | None = None) -> None:
-        """Until nothing is compiled any more: what comes is timed."""
+        """Waits until nothing is compiled any more, since timing follows."""
         for module in list(self._builds):
             self.wait(module, tell)
 

@@ -14,7 +14,7 @@ class Lab:
         self.runner, self.recorder = runner, recorder
 
     def measure(self, name: str, case: Case) -> list[Finding]:
-        """Takes one of :data:`harness.measures.MEASURES`, and records what it finds."""
+        """Takes one of :data:`harness.measures.MEASURES`, and records its findings."""
         if reason := self.runner.obstacle(case):
             found = [no_run("skipped", reason)]
         else:
@@ -35,7 +35,7 @@ class Lab:
             return [no_run("error", f"the measure {name} raised\n{traceback.format_exc()}")]
 
     def claim(self, topic: str, claim: Claim, cases: list[Case]) -> Finding:
-        """A published figure, judged by what was found of these cases of its topic."""
+        """Checks a published figure against the findings of these cases of its topic."""
         finding: Finding = catalog.load(claim.check)(self.recorder.records(cases))
         detail = {"text": claim.text, "source": claim.source, **finding.detail}
         about = Case(topic, topic, "", Topology(), Workload())

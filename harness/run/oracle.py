@@ -1,4 +1,4 @@
-"""What is right, and how precisely it can be told: the float64 oracle and the noise floor of each precision."""
+"""The right answers and their resolution: the float64 oracle, and the noise floor of each precision."""
 
 import io
 import math
@@ -17,7 +17,7 @@ from harness.spec.run import COMPARED
 TASKS = "harness.launch.plain"
 
 WEIGHTS = f"parameters {COMPARED}"
-# What a checked run keeps → what it is judged as.
+# Kind in a checked run → kind in a judgement.
 KINDS = {
     "gradient 1": "gradient",
     f"gradient {COMPARED}": f"gradient at step {COMPARED}",
@@ -26,7 +26,7 @@ KINDS = {
 }
 HERE: Mapping[str, str] = MappingProxyType({})
 EXACT: dict[str, Any] = {"workload": {"dtype": "fp64", "micro_batches": 1}}
-# Honest ways to compute the same: what they differ by is the noise floor.
+# Honest ways to compute the same function: their differences are the noise floor.
 ENSEMBLE: tuple[dict[str, Any], ...] = (
     {},
     {"math": True},
@@ -37,11 +37,11 @@ ENSEMBLE: tuple[dict[str, Any], ...] = (
     {"reordered": {"seed": 1}},
     {"reordered": {"seed": 2}},
 )
-# The same on another machine: the fewest instructions, and more threads.
+# Another machine: the smallest instruction set, and more threads.
 ELSEWHERE = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "OMP_NUM_THREADS": "2"}
 MOVED: tuple[dict[str, Any], ...] = ({}, {"reordered": {"seed": 9}})
-# A single number's error is a single draw, and members that round to one grid err much alike. How far chance throws a
-# slope or a loss, other draws of the model tell.
+# A single number's error is a single draw, and members that round to one grid have similar errors. Other draws of the
+# model show the spread of a slope or a loss.
 DRAWS = (1, 2, 3, 4, 5)
 FUNCTION_ENSEMBLE: tuple[dict[str, Any], ...] = (
     {},
@@ -54,8 +54,8 @@ Ensemble = Sequence[Mapping[str, Any]]
 
 
 class Run(NamedTuple):
-    """Kind → name → tensor, the losses, by kind the resolution of float64 itself, what must be equal, and by step what
-    was observed."""
+    """Kind → name → tensor; the losses; the resolution of float64 by kind; the outputs that must be equal; and the
+    observed values by step."""
 
     kinds: Mapping[str, Mapping[str, Any]]
     losses: Sequence[float] = ()
@@ -65,7 +65,7 @@ class Run(NamedTuple):
 
 
 class NoOracle(Exception):
-    """The plain model did not run; the finding says why."""
+    """The plain model did not run; the finding gives the reason."""
 
     def __init__(self, finding: Finding) -> None:
         super().__init__(finding.reason)
@@ -73,9 +73,9 @@ class NoOracle(Exception):
 
 
 class Oracles:
-    """Runs the plain model once for each piece of work, in a world of one rank, and remembers what it gave.
+    """Runs the plain model once for each workload, in a world of one rank, and caches the results.
 
-    A method returns a :class:`Finding` instead where the plain model did not run.
+    A method returns a :class:`Finding` instead if the plain model did not run.
     """
 
     def __init__(self, launcher: Launcher, timeout: float) -> None:
@@ -96,7 +96,7 @@ class Oracles:
         return done.value
 
     def key(self, case: Case, card: Card) -> tuple[Any, ...]:
-        """What distinguishes the references: the dense model or formula, what it computes, and the work."""
+        """The key of a reference: the dense model or formula, its options, and the work."""
         contract, variant = card.contract, dict(card.variants[case.variant])
         if isinstance(contract, Functions):
             return contract, *catalog.telling(contract, variant).items(), case.workload
@@ -123,14 +123,14 @@ class Oracles:
         return self._known[key]
 
     def _judged_by(self, run: Callable[..., list[Run]], work: Workload, ensemble: Ensemble) -> Any:
-        """The reference, from what ``run`` gives of some work: in float64, then of each member of an ensemble."""
-        from harness.judge import parity  # torch, which collection does without
+        """Builds the reference from the results of ``run``: float64 first, then each member of an ensemble."""
+        from harness.judge import parity  # imports torch, which collection does not need
 
         runs = run(work, ensemble)
         moved = run(work, MOVED, ELSEWHERE) if self.launcher.device == "cpu" else []
         draws = [run(work.with_(seed=work.seed + draw), ({},)) for draw in DRAWS]
         exact = runs[0]
-        # Another machine draws weights that differ by a last place here and there: it has an oracle of its own.
+        # Another machine draws weights that differ in a last place here and there, so it has its own oracle.
         pairs = [(run, truth) for truth, *honest in filter(None, (runs, moved)) for run in honest]
         floors = parity.floors([(run.kinds, truth.kinds) for run, truth in pairs])
         for other, rounded in draws:
@@ -196,7 +196,7 @@ class Oracles:
         return self._known[key]
 
     def initial(self, contract: Trainers, options: Mapping[str, Any], work: Workload) -> Mapping[str, Any]:
-        """The weights that every engine starts from."""
+        """The initial weights of every engine."""
         key = ("initial", contract.plain, *options.items(), work.model, work.seed, work.weights)
         if key not in self._known:
             self._known[key] = dict(catalog.load(f"{contract.plain}:initial")(work, **options))
@@ -205,7 +205,7 @@ class Oracles:
 
 
 def trouble(outcomes: Sequence[Outcome]) -> Finding | None:
-    """The finding that stands for a run without figures, or None if every rank is done."""
+    """The finding for a run without figures, or None if every rank is done."""
     if failures(outcomes):
         return no_run("error", describe(outcomes))
     for outcome in outcomes:
@@ -215,27 +215,28 @@ def trouble(outcomes: Sequence[Outcome]) -> Finding | None:
 
 
 def no_run(verdict: str, reason: str) -> Finding:
-    """A finding without a figure; whoever measures puts the measure's name on it."""
+    """A finding without a figure; the caller adds the measure's name."""
     return Finding("parity", "run", None, "", verdict, reason)
 
 
 def tensors(kept: Mapping[str, bytes]) -> dict[str, Mapping[str, Any]]:
-    """What a rank sent as bytes, as tensors again."""
+    """Converts the bytes that a rank sent to tensors."""
     import torch
 
     return {kind: torch.load(io.BytesIO(data)) for kind, data in kept.items()}
 
 
 def trained(kept: Mapping[str, bytes], initial: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """A Trainer's kinds: the gradients of the first step and of the last that is compared, what the steps up to there
-    changed, and what is merged."""
+    """A Trainer's kinds: the gradients of the first and the last compared step, the change of the weights up to that
+    step, and the merged weights."""
     found = tensors({kind: data for kind, data in kept.items() if kind in KINDS or kind == WEIGHTS})
     found["update"] = update(found.pop(WEIGHTS), initial)
     return {KINDS.get(kind, kind): names for kind, names in found.items()}
 
 
 def update(parameters: Mapping[str, Any], initial: Mapping[str, Any]) -> dict[str, Any]:
-    """What the steps changed; a tensor that the model does not have like this stays as it is, for the judge to name."""
+    """The change of the weights. A tensor whose name or shape the model does not have stays as it is, so that the judge
+    names it."""
     found = {}
     for name, tensor in parameters.items():
         fits = name in initial and initial[name].shape == tensor.shape
@@ -244,7 +245,7 @@ def update(parameters: Mapping[str, Any], initial: Mapping[str, Any]) -> dict[st
 
 
 def mean_losses(ranks: Sequence[Sequence[float]]) -> list[float]:
-    """Each rank reports its share's mean; shares are equal, so the mean over ranks is the global batch's."""
+    """Each rank reports the mean of its share; shares are equal, so the mean over ranks is the global batch's mean."""
     return [math.fsum(step) / len(step) for step in zip(*ranks, strict=True)]
 
 
@@ -257,7 +258,7 @@ def loss_floor(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> list
 def observed_floor(
     pairs: Sequence[tuple[Sequence[Mapping[str, float]], Sequence[Mapping[str, float]]]],
 ) -> dict[str, float]:
-    """By what is observed, the largest relative deviation of an honest run from its oracle at any step."""
+    """The largest relative deviation of an honest run from its oracle in any step, by observed value."""
     floor: dict[str, float] = {}
     for honest, exact in pairs:
         for got, true in zip(honest, exact, strict=True):

@@ -1,4 +1,4 @@
-"""The recorder: what was found of each case, marked where a waiver covers it, and written down at once."""
+"""The recorder marks the findings of each case that a waiver covers, and stores them at once."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -10,14 +10,14 @@ Write = Callable[[Case, Sequence[Finding]], None]
 
 
 class Recorder:
-    """``write`` is called with (case, findings) as soon as something is measured: a killed session keeps it."""
+    """``write`` is called with (case, findings) after each measurement, so that a killed session keeps its records."""
 
     def __init__(self, write: Write, waivers: Sequence[Waiver] = (), device: str = "cpu") -> None:
         self._write, self.waivers, self.device = write, tuple(waivers), device
         self.judged: dict[str, list[Finding]] = {}
 
     def record(self, case: Case, findings: Sequence[Finding], notes: Mapping[str, Any]) -> list[Finding]:
-        """The findings as they are written, with ``notes`` and waivers in their detail."""
+        """The findings to store, with ``notes`` and waivers in their detail."""
         concluded = [each.but(detail={**each.detail, **self._waived(case, each), **notes}) for each in findings]
         self._write(case, concluded)
         self.judged.setdefault(case.id, []).extend(concluded)
@@ -31,12 +31,12 @@ class Recorder:
         return {}
 
     def wrong(self, case: Case) -> bool:
-        """Whether it computes something else: parity failed here, or is known to."""
+        """Whether the case computes something else: its parity fails here, or is known to."""
         judged = any(f.measure == "parity" and f.verdict == "fail" for f in self.judged.get(case.id, []))
         return judged or any(w.measure == "parity" and w.matches(case.id) for w in self.waivers)
 
     def records(self, cases: Sequence[Case]) -> list[dict[str, Any]]:
-        """What was found of some cases, as a claim's check is given it."""
+        """The findings of some cases, in the form that a claim's check receives."""
         return [
             {
                 "case": case.id,
@@ -56,9 +56,9 @@ class Recorder:
         ]
 
     def needed(self, waiver: Waiver, every: Sequence[Case], ran: Collection[str]) -> bool:
-        """Whether something failed that this waiver covers. A session that did not run all cases that it covers, of
-        ``every`` case there is, cannot tell, nor one that left a figure undecided, nor one on GPUs of a waiver that is
-        not for them alone: for these, it need only match a case that there is."""
+        """Whether the waiver's failure occurred. Some sessions cannot tell: one that did not run all covered cases (of
+        ``every`` existing case), one that left a figure undecided, and one on GPUs if the waiver is not only for GPUs.
+        In these the waiver must only match an existing case."""
         found = {f.verdict for case, findings in self.judged.items() for f in findings if waiver.about(case, f)}
         covered = [case for case in every if waiver.matches(case.id)]
         elsewhere = self.device != (waiver.device or "cpu")

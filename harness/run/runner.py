@@ -1,4 +1,4 @@
-"""The runner: it owns the worlds, and runs every case once, however many measures look at it."""
+"""The runner owns the worlds, and runs every case once for all of its measures."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -24,15 +24,15 @@ CHECKED, TIMED = "harness.launch.checked", "harness.launch.timed"
 
 @dataclass(frozen=True)
 class Checked:
-    """What the checked run of a case gave: every rank's record, or the one finding that says why there is none."""
+    """The results of a case's checked run: every rank's record, or the one finding that gives the reason for their
+    absence."""
 
     ranks: tuple[Rank, ...] = ()
     problem: Finding | None = None
 
 
 class Runner:
-    """``capacity``: ranks that a case may have; ``timed``: the cases whose steps will be timed, which are each other's
-    peers."""
+    """``capacity``: the most ranks of a case; ``timed``: the cases whose steps are timed, which are peers."""
 
     def __init__(
         self,
@@ -42,23 +42,23 @@ class Runner:
         capacity: int = 4,
         timed: Sequence[Case] = (),
     ) -> None:
-        import torch  # collection does without
+        import torch  # imports torch, which collection does not need
 
-        torch.set_num_threads(1)  # what is judged is small: threads would wait for each other and for the ranks' cores
+        torch.set_num_threads(1)  # the judged tensors are small: threads would only wait for each other
         self.cards, self.launcher, self.timeout, self.capacity = cards, launcher, timeout, capacity
         self.timed, self.cores = tuple(timed), launcher.cores
         self.builds = Builds()
         self._checked: dict[str, Checked] = {}
         self._ahead = Ahead(self._check)
         self._oracles = Oracles(launcher, 4 * timeout)
-        self._references: dict[tuple[Any, ...], Future[Any]] = {}  # that are expected, by the oracles' keys
+        self._references: dict[tuple[Any, ...], Future[Any]] = {}  # expected cases, by the oracles' keys
         self._once: dict[tuple[Any, ...], list[Any] | Finding] = {}
         self._lock = Lock()
         self._blocks: dict[BlockKey, Block] = {}
 
     def expect(self, cases: Iterable[Case], checked: Sequence[Case] = (), parity: bool = False) -> None:
-        """Begins what will be asked for: the compilation of what ``cases`` need, and the ``checked`` runs in this
-        order, as far as their models are small and fit a device beside each other. ``parity``: and their oracles."""
+        """Begins work that will be needed: the compilation for ``cases``, and the ``checked`` runs in this order, if
+        their models are small and fit on a device together. ``parity``: also their oracles."""
         for case in cases:
             if (module := self.operators(case)) and not self.obstacle(case):
                 self.builds.begin(module)
@@ -70,13 +70,13 @@ class Runner:
         self._ahead.close()
         self.launcher.close()
 
-    # What a case needs to run
+    # Requirements of a case
 
     def card(self, case: Case) -> Card:
         return self.cards[case.topic]
 
     def obstacle(self, case: Case) -> str:
-        """Why this case cannot run here, or an empty string; decided without importing the engine."""
+        """The reason why this case cannot run here, or an empty string; found without importing the engine."""
         if self.crowded(case):
             return f"{case.topology} needs {case.topology.world_size} ranks; this run has {self.capacity} (--ranks)"
         engine = self.card(case).engines[case.engine]
@@ -86,7 +86,7 @@ class Runner:
         return case.topology.world_size > self.capacity
 
     def operators(self, case: Case) -> str:
-        """The module that compiles what the case's engine needs; empty if it needs nothing."""
+        """The module that compiles code for the case's engine; empty if nothing is compiled."""
         return catalog.operators(self.card(case), case.engine, case.variant)
 
     def job(self, case: Case, target: str, **more: Any) -> Job:
@@ -106,7 +106,8 @@ class Runner:
         return Job(target, arguments | more)
 
     def run(self, case: Case, target: str, **more: Any) -> list[Any] | Finding:
-        """What each rank of a fresh world of the case's engine gave for a task, or why there is nothing."""
+        """The results of a task from each rank of a fresh world of the case's engine, or the reason for their
+        absence."""
         if module := self.operators(case):
             self.builds.wait(module)
         world = world_of(self.launcher, case, self.card(case))
@@ -117,7 +118,7 @@ class Runner:
         return trouble(outcomes) or [outcome.value for outcome in outcomes if isinstance(outcome, Done)]
 
     def once(self, case: Case, target: str, **more: Any) -> list[Any] | Finding:
-        """The same, remembered: a reference's run serves all of its peers."""
+        """The same with a cache: a reference's run serves all of its peers."""
         key = (case.id, target, *more.items())
         if key not in self._once:
             self._once[key] = self.run(case, target, **more)
@@ -126,14 +127,14 @@ class Runner:
     # Checked runs
 
     def checked(self, case: Case, keep: bool = False) -> Checked:
-        """The case's checked run; it happens once. A large model's tensors come along only if they are to be kept."""
+        """The case's checked run, which happens once. A large model's tensors are included only if they are needed."""
         if case.id not in self._checked:
             self._checked[case.id] = self._ahead(case) if small(case) else self._check(case, keep)
         return self._checked[case.id]
 
     def taken(self, case: Case) -> Checked:
-        """The checked run with its tensors, of which only the figures are kept: a thousand cases' would take gigabytes.
-        Asked again, the case runs again."""
+        """The checked run with its tensors. Only the figures are cached, since a thousand cases' tensors would take
+        gigabytes; a second call runs the case again."""
         found = self.checked(case, keep=True)
         if found.ranks and found.ranks[0].tensors is None:
             found = self._check(case)
@@ -163,10 +164,11 @@ class Runner:
         found = self.run(case, f"{CHECKED}:{kind}", keep=keep)
         return Checked(problem=found) if isinstance(found, Finding) else Checked(ranks=tuple(found))
 
-    # What is right
+    # Oracles
 
     def reference(self, case: Case) -> Any:
-        """The :class:`harness.judge.parity.Reference` of the case's work, or the finding that says why it has none."""
+        """The :class:`harness.judge.parity.Reference` of the case's work, or a finding with the reason for its
+        absence."""
         card = self.card(case)
         expected = self._references.get(self._oracles.key(case, card))
         return expected.result() if expected else self._oracles.reference(case, card)
@@ -177,11 +179,12 @@ class Runner:
         return contract.plain == DENSE or contract.replays
 
     def curves(self, case: Case) -> Any:
-        """The oracle's learning curve and its noise floor at each step, or the finding that says why there is none."""
+        """The oracle's learning curve and its noise floor at each step, or a finding with the reason for its
+        absence."""
         return self._oracles.curves(case, self.card(case))
 
     def initial(self, case: Case) -> Mapping[str, Any]:
-        """The weights that every engine of a Trainer's case starts from."""
+        """The initial weights of every engine for a Trainer's case."""
         return self._oracles.initial(*self._oracles.start(case, self.card(case)))
 
     # Timed rounds
@@ -200,12 +203,12 @@ class Runner:
         return self._blocks[key]
 
     def rest(self) -> None:
-        """Waits until nothing runs that was begun ahead: what comes is timed."""
+        """Waits until all work begun ahead has ended, since timing follows."""
         self._ahead.rest()
         self.builds.rest()
 
     def shared_gpus(self, topology: Topology) -> str:
-        """What the record says of ranks that share a GPU; empty if none do."""
+        """The record's note about ranks that share a GPU; empty if none do."""
         if 0 < self.launcher.gpus < topology.world_size:
-            return f"{topology.world_size} ranks share the GPU; their messages pass the host"
+            return f"{topology.world_size} ranks share the GPU; their messages go through the host"
         return ""

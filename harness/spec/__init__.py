@@ -1,4 +1,4 @@
-"""What is asked for, as plain data: topics, cases, workloads, topologies. No torch, no pytest."""
+"""The request as plain data: topics, cases, workloads, topologies. No torch, no pytest."""
 
 from harness.spec.case import Case
 from harness.spec.contract import Flows, Functions, Trainers

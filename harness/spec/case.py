@@ -9,7 +9,7 @@ from harness.spec.workload import Workload
 
 
 def word(name: str) -> str:
-    """``name`` as a case's id has it: in the alphabet a-z 0-9 _ . so that it is safe on every command line."""
+    """``name`` in the form that a case's id uses: the alphabet a-z 0-9 _ . is safe on every command line."""
     return re.sub(r"[^a-z0-9_.]", "_", name.lower())
 
 
@@ -23,7 +23,7 @@ class Case:
 
     @cached_property
     def id(self) -> str:
-        """``zero3-deepspeed-dp2-fp32``; a workload other than the topic's default is named at the end."""
+        """``zero3-deepspeed-dp2-fp32``; a workload other than the topic's default is appended."""
         parts = [self.variant, self.engine, str(self.topology), self.workload.dtype]
         if self.workload.name != Workload.name:
             parts.append(self.workload.name)

@@ -1,4 +1,4 @@
-"""The weight files of a Hugging Face folder: which there are, and whether they are the model's, by their headers."""
+"""The weight files of a Hugging Face folder: lists them, and checks by their headers that they belong to the model."""
 
 import json
 from collections.abc import Mapping
@@ -12,12 +12,13 @@ from harness.spec.workload import ModelConfig
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 HEAD = "lm_head.weight"
-STORED = ("F64", "F32", "F16", "BF16")  # narrower ones come with scales, which say what they mean
+STORED = ("F64", "F32", "F16", "BF16")  # narrower types have scales, which define their meaning
 
 
 def tensor_files(folder: str | Path, config: ModelConfig) -> Mapping[str, Path]:
-    """Tensor name → its file, of all that the folder holds. No tensor is read, but every name, shape and type is
-    checked; the InputError names the tensor, what was found and what was expected. A tied model may hold its head."""
+    """Tensor name → its file, for all tensors in the folder. No tensor is read, but every name, shape and type is
+    checked; the InputError names the tensor, the type or shape found, and the expected one. A tied model's files may
+    include the head."""
     found: dict[str, tuple[Path, list[int], str]] = {}
     for file in _shards(Path(folder)):
         found |= _header(file)
@@ -32,19 +33,19 @@ def tensor_files(folder: str | Path, config: ModelConfig) -> Mapping[str, Path]:
             raise InputError(f"{folder}: {name} is stored as {dtype}; only {', '.join(STORED)} are read")
     spare = found.keys() - dict(config.shapes()).keys() - ({HEAD} if config.tie_word_embeddings else set())
     if spare:
-        raise InputError(f"{folder} has tensors that this model has not: {', '.join(sorted(spare)[:3])}")
+        raise InputError(f"{folder} has tensors that this model does not have: {', '.join(sorted(spare)[:3])}")
     return {name: file for name, (file, _, _) in found.items()}
 
 
 def _shards(folder: Path) -> list[Path]:
-    """The weight files, by Transformers' own precedence: the single file first."""
+    """The weight files, in Transformers' own precedence: the single file first."""
     if (folder / SINGLE).exists():
         return [folder / SINGLE]
     if not (folder / INDEX).exists():
         others = [file.name for suffix in ("safetensors", "bin") for file in sorted(folder.glob(f"*.{suffix}"))]
         beside = f" but {others[0]}" if others else ""
         pickled = beside.endswith(".bin")
-        remedy = "load it with Transformers and save_pretrained() it" if pickled else "download all of it"
+        remedy = "load it with Transformers and save it with save_pretrained()" if pickled else "download all of it"
         raise InputError(f"{folder} has neither {SINGLE} nor {INDEX}{beside}: {remedy}")
     readable(folder / INDEX)
     try:

@@ -1,4 +1,4 @@
-"""What another program says of this machine, within a bounded time."""
+"""The output of another program about this machine, within a bounded time."""
 
 import contextlib
 import os
@@ -9,13 +9,14 @@ from collections.abc import Sequence
 
 
 class NoAnswer(Exception):
-    """The program is there but failed, or gave no answer in time; the text is one line."""
+    """The program exists but failed, or gave no answer in time; the text is one line."""
 
 
 def answer(command: Sequence[str], seconds: float) -> str:
-    """What ``command`` prints, stripped; empty where it is not installed.
+    """The output of ``command``, stripped; empty if it is not installed.
 
-    One that is late is killed with all that it started, and not waited for: a driver that hangs keeps it for ever."""
+    A late command is killed with all its children, and not waited for: a driver that hangs may keep it forever.
+    """
     name = os.path.basename(command[0])
     if shutil.which(command[0]) is None:
         return ""

@@ -1,4 +1,4 @@
-"""What a topic's engines are, which its card says, and the modules that pose their work.
+"""The contracts: the kind of a topic's engines, and the modules that define their work.
 
 They are named here and imported where they are used: collection needs no torch.
 """
@@ -14,15 +14,15 @@ class Trainers:
 
     ``plain`` is the module of the dense model, the oracle of every engine:
     ``build(workload, topology, permute, math, **options)`` makes it on one process, as a Trainer;
-    ``options(workload, topology, **variant)`` gives its options for a variant, or None where :data:`DENSE`
-    is its oracle;
-    ``initial(workload, **options)`` yields name and float32 tensor of all that ``parameters()`` of an engine returns,
+    ``options(workload, topology, **variant)`` returns its options for a variant, or None if the variant computes the
+    same as :data:`DENSE`;
+    ``initial(workload, **options)`` yields the name and float32 tensor of each entry of an engine's ``parameters()``,
     as it is before the first step.
 
-    ``data`` is the module of ``batch(workload, step, **options)``: the global batch of a step, on the CPU. Its fields
-    are the topic's own affair; :class:`harness.spec.Batch` has the usual ones. ``observes``: the dense model has an
-    ``observe()``, with which the engines' are compared. ``replays``: a step of the dense model is one of the workload's
-    optimizer on ``gradients()``, so that an engine's updates can be replayed.
+    ``data`` is the module of ``batch(workload, step, **options)``, which returns a step's global batch, on the CPU.
+    The topic defines its fields; :class:`harness.spec.Batch` has the usual ones. ``observes``: the dense model has an
+    ``observe()``, and the engines' values are compared with its own. ``replays``: a step of the dense model is one of
+    the workload's optimizer on ``gradients()``, so that an engine's updates can be replayed.
     """
 
     plain: str = DENSE
@@ -36,8 +36,8 @@ class Functions:
     """Each engine is a :class:`harness.spec.Function`.
 
     ``problem`` is a module that fulfils :class:`harness.spec.Problem`. ``telling`` names the arguments of a variant
-    that change what is computed; None: all do. ``exact`` names the outputs that must be equal, whatever the precision;
-    texts, integers and booleans must be equal without being named.
+    that change the result; None: all of them. ``exact`` names the outputs that must be equal, whatever the precision;
+    texts, integers and booleans must be equal anyway.
     """
 
     problem: str
@@ -47,10 +47,10 @@ class Functions:
 
 @dataclass(frozen=True)
 class Flows:
-    """Each engine is a :class:`harness.spec.Flow`, judged by how it learns.
+    """Each engine is a :class:`harness.spec.Flow`, judged by its learning curve.
 
-    ``score`` says what its curves show, ``better`` whether a good one is ``"higher"`` or ``"lower"``; ``seeds`` is how
-    often an engine runs, ``budget`` how many samples a run may take.
+    ``score`` names the quantity of the curves, and ``better`` is ``"higher"`` or ``"lower"``. An engine runs once for
+    each of ``seeds`` seeds, and a run takes at most ``budget`` samples.
     """
 
     score: str

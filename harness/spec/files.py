@@ -1,4 +1,4 @@
-"""The user's files: what cannot be read is told in one line."""
+"""The user's files: a file that cannot be read is reported in one line."""
 
 from pathlib import Path
 
@@ -6,12 +6,13 @@ LFS = b"version https://git-lfs.github.com/spec/"
 
 
 class InputError(ValueError):
-    """What the user gave cannot serve. The message is one line, and says all: nobody needs a traceback beside it."""
+    """Input from the user that cannot be used. The message is one line and complete: nobody needs a traceback with
+    it."""
 
 
 def readable(path: Path) -> Path:
-    """``path``, if it is a file with its content. InputError if it is absent, a folder, forbidden or a Git LFS pointer,
-    which a clone without git-lfs leaves in place of a large file."""
+    """Returns ``path`` if it is a file with its content. Raises InputError if it is absent, a folder, forbidden or a
+    Git LFS pointer, which a clone without git-lfs leaves in place of a large file."""
     if path.is_dir():
         raise InputError(f"{path} is a folder; name a file")
     try:

@@ -1,4 +1,4 @@
-"""One measured figure with its judgement: what the meters and judges say, and what the store keeps."""
+"""One measured figure with its judgement: the product of meters and judges, and the unit of the store."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +11,8 @@ DIRECTIONS = ("lower", "higher", "equal")
 
 @dataclass(frozen=True)
 class Finding:
-    """``value`` in ``unit``; ``law`` what was promised, ``bound`` what would still pass; ``reason`` for people."""
+    """``value`` in ``unit``; ``law``: the promised value; ``bound``: the limit that still passes; ``reason`` for
+    people."""
 
     measure: str
     quantity: str
@@ -41,7 +42,7 @@ def worst(findings: list[Finding]) -> Finding:
 
 _CLAIM_VERDICTS = {
     "reproduced": "pass",
-    "contradicted": "fail",  # it is the claim that fails, no engine of ours
+    "contradicted": "fail",  # the claim fails, not one of our engines
     "formula only": "inconclusive",
     "out of reach here": "skipped",
 }
@@ -49,7 +50,7 @@ STATUSES = tuple(_CLAIM_VERDICTS)
 
 
 def assessed(name: str, status: str, reason: str, arithmetic: str = "", **figures: Any) -> Finding:
-    """What became of a published claim. ``figures``: ``value`` measured, ``law`` published, ``unit``."""
+    """The outcome of a published claim. ``figures``: ``value`` measured, ``law`` published, ``unit``."""
     figures = {"value": None, "unit": "ratio", "direction": "equal", **figures}
     detail = {"status": status, "arithmetic": arithmetic, **figures.pop("detail", {})}
     return Finding("claim", name, verdict=_CLAIM_VERDICTS[status], reason=reason, detail=detail, **figures)

@@ -1,4 +1,4 @@
-"""The GPUs of this machine as PyTorch sees them: ranks run on no others, whatever nvidia-smi lists."""
+"""The GPUs of this machine as PyTorch sees them: ranks use no others, whatever nvidia-smi lists."""
 
 import functools
 import json
@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from harness.spec.command import NoAnswer, answer
 
-# In a process of its own: to ask loads PyTorch, for seconds, and initialises CUDA, which does not survive a fork.
+# Runs in its own process: the query imports PyTorch, which takes seconds, and initialises CUDA, which does not survive
+# a fork.
 ASK = """
 import json, torch
 places = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
@@ -31,7 +32,7 @@ class Gpu(NamedTuple):
 
 @dataclass(frozen=True)
 class Found:
-    """``driver``: its version, or None. ``note``: why there are no GPUs where one would expect them, one line."""
+    """``driver``: its version, or None. ``note``: one line on the reason if expected GPUs are missing."""
 
     gpus: tuple[Gpu, ...] = ()
     driver: str | None = None
@@ -40,7 +41,7 @@ class Found:
 
 @functools.cache
 def found() -> Found:
-    """Asked once a process, and only where there is a sign of a GPU."""
+    """Queried once per process, and only if there is a sign of a GPU."""
     if not (shutil.which(LIST[0]) or DRIVER.exists()):
         return Found()
     try:
@@ -49,10 +50,10 @@ def found() -> Found:
         listed, trouble = [], str(why)
     driver = listed[0] if listed else None
     try:
-        # -P: a file torch.py in the current folder is not PyTorch.
+        # -P: a file torch.py in the current folder must not replace PyTorch.
         asked = json.loads(answer((sys.executable, "-P", "-W", "ignore", "-c", ASK), PATIENCE["PyTorch"]))
     except NoAnswer as why:
-        return Found(driver=driver, note=f"PyTorch cannot be asked for GPUs ({why}): CPU ranks")
+        return Found(driver=driver, note=f"PyTorch cannot list the GPUs ({why}): CPU ranks")
     if asked["gpus"]:
         return Found(tuple(Gpu(*gpu) for gpu in asked["gpus"]), driver)
     count = f"nvidia-smi lists {len(listed)} GPU{'s'[: len(listed) != 1]}"
@@ -63,12 +64,12 @@ def found() -> Found:
 
 
 def gpus() -> tuple[Gpu, ...]:
-    """Those that a session may use; empty where there is none."""
+    """The GPUs that a session may use; empty if there are none."""
     return found().gpus
 
 
 def visible(count: int, environment: Mapping[str, str]) -> str:
-    """CUDA_VISIBLE_DEVICES for ranks that have the first ``count`` of the GPUs that this environment shows."""
+    """CUDA_VISIBLE_DEVICES for ranks that use the first ``count`` of the GPUs in this environment."""
     shown = environment.get("CUDA_VISIBLE_DEVICES")
     places = map(str, range(count)) if shown is None else shown.split(",")
     return ",".join(list(places)[:count])

@@ -1,4 +1,4 @@
-"""The work that a topic runs where nobody asks for other work."""
+"""The default work of a topic."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -7,8 +7,8 @@ from harness.spec.workload import Workload
 
 
 class Row(NamedTuple):
-    """``work``: a workload, or the name of one; ``dtype``: its precision; ``where``: the topologies that run it (True:
-    all of the topic's, False: those of two ranks); ``variants``: the variants that compute it, if not all do."""
+    """``work``: a workload or its name; ``dtype``: its precision; ``where``: the topologies that run it (True: all of
+    the topic's topologies; False: those with two ranks); ``variants``: the variants that compute it (empty: all)."""
 
     work: str | Workload
     dtype: str
@@ -18,10 +18,10 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Grid:
-    """``timed``: names of the workloads whose steps are timed, on CPU ranks on ``timed_on`` alone, if that names
-    topologies. ``watched``: rows of which only the timeline is measured; where a topology has none, the timed workloads
-    are watched. ``large``: named workloads, in their own precision, that keep GPUs busy: GPUs alone run them, and they
-    have no oracle."""
+    """``timed``: names of the workloads whose steps are timed; on CPU ranks only on the topologies of ``timed_on``, if
+    it names some. ``watched``: rows of which only the timeline is measured; on a topology without such rows, the timed
+    workloads are watched. ``large``: named workloads, in their own precision, that keep GPUs busy; they run only on
+    GPUs and have no oracle."""
 
     rows: tuple[Row, ...]
     timed: tuple[str, ...]

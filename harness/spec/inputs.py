@@ -1,4 +1,4 @@
-"""The work that a session is asked for, checked before anything runs: its names, size, weights and data."""
+"""The requested work, checked before anything runs: its names, size, weights and data."""
 
 import warnings
 from collections.abc import Sequence
@@ -22,19 +22,20 @@ from harness.spec.text import (
 )
 from harness.spec.workload import Workload
 
-SAMPLE = 16  # pieces of text, a million characters: all of a small file, and of a large one the start
+SAMPLE = 16  # pieces of text, a million characters: all of a small file, the start of a large one
 
 
 def asked(names: Sequence[str], gpus: int) -> list[Workload]:
-    """The workloads of these names and TOML files, each once. ValueError, one line, if one of them cannot run, or two
-    that differ would go by one name. Of large files the headers and the start are read: the ranks read the rest."""
+    """The workloads of these names and TOML files, each once. Raises a one-line ValueError if one of them cannot run,
+    or if two different ones would share a name. Only headers and the start of large files are read here; the ranks read
+    the rest."""
     found: dict[str, tuple[str, Workload]] = {}
     for name in names:
         workload = load(name)
         other, first = found.setdefault(word(workload.name), (name, workload))
         if first != workload:
             raise InputError(
-                f"{other} and {name} are different work, yet their cases would have the same ids, which end in "
+                f"{other} and {name} are different workloads, but their cases would have the same ids, which end in "
                 f"{word(workload.name)!r}; rename one of the files"
             )
     for name, workload in found.values():
@@ -66,6 +67,6 @@ def _check_data(workload: Workload, name: str) -> None:
         check_length(workload, sum(map(len, rows)))
     if end_of_text(tokenizer) is None and sum(first for group in groups for _, first in group) > 1:
         warnings.warn(
-            f"{name}: {path} has no end-of-text token, so nothing parts the documents of {data}",
+            f"{name}: {path} has no end-of-text token, so nothing separates the documents of {data}",
             stacklevel=2,
         )

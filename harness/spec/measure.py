@@ -1,4 +1,4 @@
-"""What a measure says of itself, and what it is told about a case."""
+"""A measure's description of itself, and the facts about a case that it receives."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -8,23 +8,23 @@ from harness.spec.topic import Card
 
 
 class Needs(Enum):
-    """What a measure takes its figures from; it decides when it is taken."""
+    """The source of a measure's figures; it decides when the measure is taken."""
 
-    ORACLE = "the checked run of the case, and what is right"
+    ORACLE = "the checked run of the case, and its oracle"
     CHECKED = "the checked run of the case"
     RUN = "a run of its own"
-    QUIET = "the machine to itself"
+    QUIET = "exclusive use of the machine"
 
 
 @dataclass(frozen=True)
 class Occasion:
-    """A case, and what the session asks of it.
+    """A case and its role in the session.
 
-    cores     ranks that have a core, or a GPU, to themselves
-    timed     it is of the work whose steps are timed
-    traced    it is of the work whose timeline is watched
-    judged    it is not there for its timeline alone
-    large     it is there for what GPUs do when they are busy, and too large for an oracle
+    cores     the number of cores or GPUs that ranks do not share
+    timed     its workload is one whose steps are timed
+    traced    its workload is one whose timeline is watched
+    judged    it runs for more than its timeline
+    large     it keeps GPUs busy, and is too large for an oracle
     """
 
     case: Case

@@ -15,7 +15,7 @@ from harness.spec.qwen3 import KINDS, read_config, typed
 from harness.spec.topology import Topology
 from harness.spec.workload import ModelConfig, MoeConfig, Workload
 
-# Odd sizes wherever tp 4 allows: no rank count but 1 divides the vocabulary, the hidden size or the parameters.
+# Sizes are odd where tp 4 permits it: no rank count but 1 divides the vocabulary, the hidden size or the parameters.
 _UNEVEN = ModelConfig(
     vocab_size=253,
     hidden_size=117,
@@ -25,7 +25,7 @@ _UNEVEN = ModelConfig(
     num_key_value_heads=4,
     head_dim=26,
 )
-# Qwen3 Technical Report (Yang et al. 2025), table 1; the widths are those of the published config.json.
+# Qwen3 Technical Report (Yang et al. 2025), table 1; the widths come from the published config.json.
 _QWEN3_06B = ModelConfig(
     vocab_size=151936,
     hidden_size=1024,
@@ -85,7 +85,7 @@ def _layers(count: int, tied: bool = False) -> ModelConfig:
 
 _TIED_WORK = Workload(micro_batches=8, optimizer="adamw", lr=1e-3, eps=1e-6)
 
-# Of everything that a mesh of several axes can get wrong some: a tied embedding, unequal lengths, clipping.
+# Covers mistakes that a mesh of several axes can cause: a tied embedding, unequal lengths, clipping.
 _MESHED_WORK = Workload(
     "meshed",
     _MESHED,
@@ -103,7 +103,7 @@ NAMED: Mapping[str, Workload] = MappingProxyType(
         workload.name: workload
         for workload in (
             Workload(),
-            # With an eps below round-off, AdamW makes whole steps of the noise in elements whose gradient is zero.
+            # With an eps below round-off, AdamW makes whole steps from noise in elements whose gradient is zero.
             Workload("tiny_adamw", optimizer="adamw", lr=1e-3, weight_decay=0.1, eps=1e-6),
             Workload("uneven", _UNEVEN, sequence_length=29),
             Workload("uneven_tied", _UNEVEN_TIED, sequence_length=29),
@@ -115,13 +115,13 @@ NAMED: Mapping[str, Workload] = MappingProxyType(
             _TIED_WORK.with_(name="pipelined_deep_tied", model=_layers(8, tied=True)),
             _MESHED_WORK,
             _MESHED_WORK.with_(name="meshed_experts", model=_EXPERTS),
-            # Every step's gradient exceeds the threshold, some three times over.
+            # Every step's gradient exceeds the threshold, some by a factor of three.
             Workload("clipped", max_grad_norm=1.0),
             Workload("clipped_experts", _EXPERTS, max_grad_norm=1.0),
-            # For functions, which are one layer's work: as many tokens as sequences in training have.
+            # For functions, which do one layer's work: as many tokens as training sequences have.
             Workload("long", _WIDE, batch_size=2, sequence_length=1000),
             Workload("small", _SMALL, sequence_length=128, optimizer="adamw", lr=3e-4, weight_decay=0.1),
-            # It keeps a GPU busy, and five engines beside each other fit one of 80 GB.
+            # It keeps a GPU busy, and five engines fit together on one with 80 GB.
             Workload(
                 "medium", _MEDIUM, sequence_length=512, optimizer="adamw", lr=3e-4, weight_decay=0.1, dtype="bf16"
             ),
@@ -135,7 +135,8 @@ NAMED: Mapping[str, Workload] = MappingProxyType(
                 max_grad_norm=1.0,
                 dtype="bf16",
             ),
-            # 16 bytes a parameter take 64 GB, and 1,024 tokens a micro-batch 11 GB more: it fits one GPU of 80 GB.
+            # 16 bytes per parameter take 64 GB, and 1,024 tokens per micro-batch take 11 GB more: it fits on one GPU
+            # with 80 GB.
             Workload(
                 "qwen3-4b",
                 _QWEN3_4B,
@@ -152,7 +153,7 @@ NAMED: Mapping[str, Workload] = MappingProxyType(
 )
 
 
-# Other trainers' names of Workload's fields.
+# Other trainers' names for Workload's fields.
 ALSO_CALLED = {
     "learning_rate": "lr",
     "max_steps": "steps",
@@ -183,11 +184,11 @@ EXPERTS = {field.name for field in fields(MoeConfig)} - {field.name for field in
 
 
 def load(text: str) -> Workload:
-    """The workload of this name, or of this TOML file. ValueError, one line, for whatever is wrong with it.
+    """The workload of this name or TOML file. Any problem with it is a one-line ValueError.
 
-    A file's fields are Workload's (``name`` is the file's stem), ModelConfig's or MoeConfig's in the table
-    ``[model]``; or ``weights = "folder"``, whose config.json then is the model. What is left out has Workload's
-    default. Paths are relative to the file; a leading ``~`` is the home folder.
+    A file's fields are Workload's (``name`` is the file's stem); the table ``[model]`` has ModelConfig's or
+    MoeConfig's. With ``weights = "folder"`` its config.json is the model instead. Fields that are left out have
+    Workload's defaults. Paths are relative to the file; a leading ``~`` is the home folder.
     """
     if text in NAMED:
         return NAMED[text]
@@ -201,7 +202,7 @@ def load(text: str) -> Workload:
         return _workload(path, tomllib.loads(path.read_bytes().decode("utf-8-sig")))
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8: {error}") from error
-    except ValueError as error:  # TOML's own errors bear line and column
+    except ValueError as error:  # TOML's own errors include line and column
         raise InputError(f"{path}: {error}") from error
 
 
@@ -221,7 +222,7 @@ def _workload(path: Path, table: Mapping[str, Any]) -> Workload:
         raise ValueError(reason)
     if workload.sequence_length < 2:
         raise ValueError(
-            "sequence_length must be 2 or more: of one token, queries and keys have no gradient to compare"
+            "sequence_length must be 2 or more: with one token, queries and keys have no gradient to compare"
         )
     return workload
 
@@ -235,7 +236,7 @@ def _place(folder: Path, name: str, given: str) -> str:
     if "$" in given:
         hint = "; variables such as $HOME are not replaced"
     elif name != "data" and HUGGING_FACE_ID.fullmatch(given):
-        hint = f"; nothing is downloaded: name a local folder, as hf download {given} --local-dir FOLDER makes it"
+        hint = f"; nothing is downloaded: name a local folder, as made by hf download {given} --local-dir FOLDER"
     elif any(sign in given for sign in "*?["):
         hint = "; name one file"
     raise ValueError(f"{name}: there is no {place}{hint}")
@@ -266,13 +267,13 @@ def _fields(kind: type, table: Mapping[str, Any], prefix: str) -> dict[str, Any]
 
 
 def _unknown(name: str, value: Any, prefix: str, types: Iterable[str]) -> str:
-    """What a field may have been meant to be."""
+    """A suggestion for an unknown field."""
     if prefix and name in {field.name for field in fields(Workload)}:
         return f"{prefix + name} is the workload's own field {name}: write it above [model]"
     if not prefix and isinstance(value, dict):
         return f"unknown table [{name}]; [model] is the only one, and every other field stands above it"
     if (prefix, name) == ("", "name"):
-        return "unknown field 'name'; a workload is called as its file is"
+        return "unknown field 'name'; a workload has the name of its file"
     hint = f"; did you mean {ALSO_CALLED[name]}?" if name in ALSO_CALLED else _nearest(name, types)
     return f"unknown field {prefix + name!r}{hint}"
 

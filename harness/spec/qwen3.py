@@ -1,4 +1,4 @@
-"""Qwen3's ``config.json``, as Hugging Face's folders hold it, to and from :class:`ModelConfig`."""
+"""Converts Qwen3's ``config.json``, from Hugging Face's folders, to and from :class:`ModelConfig`."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ from harness.spec.workload import ModelConfig, MoeConfig
 
 KINDS = {int: "an integer", float: "a number", str: "text", bool: "true or false"}
 ARCHITECTURE = "Qwen3ForCausalLM"
-# What changes the computation and is not in our decoder, with the only value that is.
+# Fields that change the computation and that our decoder does not have, each with the only accepted value.
 FIXED: Mapping[str, Any] = {
     "hidden_act": "silu",
     "attention_bias": False,
@@ -23,14 +23,15 @@ FIXED: Mapping[str, Any] = {
     "quantization_config": None,
     "compression_config": None,
 }
-ROPE = {"rope_theta", "rope_type", "type"}  # what RoPE without scaling is told
+ROPE = {"rope_theta", "rope_type", "type"}  # accepted RoPE parameters, without scaling
 WINDOW, WINDOW_FROM = 4096, 28  # Transformers' defaults of sliding_window and max_window_layers
 
 OWN = tuple(field for field in fields(ModelConfig) if field.name != "dropout")  # the fields of Hugging Face's config
 
 
 def typed(name: str, value: Any, kind: Any) -> Any:
-    """``value`` as ``kind`` (a key of KINDS); an integer is a number too. Else a ValueError that bears ``name``."""
+    """Returns ``value`` as ``kind`` (a key of KINDS); an integer is also a number. Otherwise raises a ValueError that
+    includes ``name``."""
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
@@ -39,7 +40,8 @@ def typed(name: str, value: Any, kind: Any) -> Any:
 
 
 def read_config(folder: str | Path) -> ModelConfig:
-    """The model in a Hugging Face folder. InputError if it is not a Qwen3 decoder, or has parts that ours has not.
+    """The model in a Hugging Face folder. Raises InputError if it is not a Qwen3 decoder, or has parts that ours does
+    not.
 
     RoPE's base is ``rope_theta`` up to Transformers 4 and inside ``rope_parameters`` from 5 on; both are read.
     """
@@ -48,7 +50,7 @@ def read_config(folder: str | Path) -> ModelConfig:
         raise InputError(f"{folder} is a file; weights must name the Hugging Face folder that holds it")
     if not path.exists():
         if (path.parent / "adapter_config.json").exists():
-            raise InputError(f"{folder} holds an adapter alone: merge it into its base model, and name that folder")
+            raise InputError(f"{folder} holds only an adapter: merge it into its base model, and name that folder")
         raise InputError(
             f"there is no {path}: weights must name a Hugging Face folder with config.json and safetensors"
         )
@@ -65,9 +67,9 @@ def read_config(folder: str | Path) -> ModelConfig:
 
 def config_json(config: ModelConfig, dtype: str) -> str:
     """``config.json`` for Transformers 4 and 5; ``dtype`` is torch's name of the stored type, such as "bfloat16".
-    ValueError of a model with experts: their folders are neither written nor read."""
+    Raises a ValueError for a model with experts: such folders are neither written nor read."""
     if isinstance(config, MoeConfig):
-        raise ValueError("a model with experts is not written as a Hugging Face folder; only a dense one is")
+        raise ValueError("a model with experts cannot be written as a Hugging Face folder; only a dense model can")
     fixed = {
         "architectures": [ARCHITECTURE],
         "model_type": "qwen3",
@@ -75,7 +77,7 @@ def config_json(config: ModelConfig, dtype: str) -> str:
         "attention_bias": False,
         "attention_dropout": 0.0,
         "use_sliding_window": False,
-        "max_position_embeddings": 40960,  # Qwen3's; it bounds generation and shapes no weight
+        "max_position_embeddings": 40960,  # Qwen3's value; it limits generation and shapes no weight
         "torch_dtype": dtype,
     }
     return json.dumps({**fixed, **{field.name: getattr(config, field.name) for field in OWN}}, indent=2) + "\n"
@@ -94,8 +96,8 @@ def _model(raw: Any) -> ModelConfig:
 
 
 def _rope(raw: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """The field that counts and its content: where both are given, Transformers 5 puts ``rope_scaling`` in the place
-    of ``rope_parameters``."""
+    """The field that counts, and its content: if both are given, Transformers 5 puts ``rope_scaling`` in the place of
+    ``rope_parameters``."""
     for name in ("rope_scaling", "rope_parameters"):
         if value := raw.get(name):
             if not isinstance(value, dict):
@@ -105,7 +107,7 @@ def _rope(raw: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
 
 
 def _unsupported(raw: Mapping[str, Any]) -> Iterator[str]:
-    """What in this config changes the computation and is not in our decoder."""
+    """The first setting of this config that changes the computation and that our decoder does not have."""
     architectures = raw.get("architectures")
     if architectures and architectures != [ARCHITECTURE]:
         yield f"architectures {architectures!r}"

@@ -1,4 +1,4 @@
-"""Whether this machine has what an engine needs, without importing the engine."""
+"""Whether this machine fulfils an engine's requirements, without importing the engine."""
 
 from importlib.metadata import PackageNotFoundError, version
 
@@ -9,14 +9,15 @@ from harness.spec.topic import Engine
 
 
 def library(name: str, engine: Engine) -> str:
-    """The distribution that the engine of this name is an adapter of: what has imported it serves all of its adapters.
-    The engine's own name where it requires none."""
+    """The distribution that the engine of this name adapts; a process that has imported it serves all its adapters. The
+    engine's own name if it requires none."""
     named = (Requirement(each).name for each in engine.requires if each != "cuda" and not each.startswith("sm"))
     return next(named, name)
 
 
 def missing(engine: Engine, cuda: bool) -> str:
-    """Why its requirements are not met, or an empty string. ``cuda``: the ranks of this session have GPUs."""
+    """The reason why its requirements are not met, or an empty string. ``cuda``: the ranks of this session have
+    GPUs."""
     if engine.unavailable:
         return engine.unavailable
     for requirement in engine.requires:
@@ -42,7 +43,7 @@ def _distribution(requirement: Requirement, environment: str) -> str:
     try:
         found = version(requirement.name)
     except PackageNotFoundError:
-        remedy = f"tox -e {environment} has it" if environment else f"pip install '{requirement}'"
+        remedy = f"tox -e {environment} provides it" if environment else f"pip install '{requirement}'"
         return f"{requirement.name} is not installed; {remedy}"
     if not requirement.specifier.contains(found, prereleases=True):
         return f"needs {requirement}; {found} is installed"

@@ -1,17 +1,17 @@
-"""What a checked run gives, rank by rank: one record for each contract."""
+"""The results of a checked run, rank by rank: one record for each contract."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-COMPARED = 3  # steps of a checked run whose gradients and weights are kept, the first ones
+COMPARED = 3  # the first steps of a checked run, whose gradients and weights are kept
 COMPARED = 3  # steps of a checked run whose gradients and weights are kept, the first ones
 Operations = Mapping[str, Mapping[str, float]]  # collective → {"calls", "bytes", "control"}
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """What this rank asked to be sent in a step. ``groups``: bytes by the ranks that take part."""
+    """This rank's requested communication in a step. ``groups``: bytes by the ranks that take part."""
 
     by_op: Operations = field(default_factory=dict)
     groups: Mapping[tuple[int, ...], float] = field(default_factory=dict)
@@ -30,9 +30,9 @@ class Traffic:
 class Memory:
     """Bytes of one step on one rank.
 
-    states  held between the backward pass and the update, of a Trainer; of a Function, nothing
-    kept    held for the backward pass: when it begins, less what was held before the forward pass
-    peak    the most at any time
+    states  held between the backward pass and the update of a Trainer; 0 for a Function
+    kept    held for the backward pass: the amount when it begins, less the amount before the forward pass
+    peak    the largest amount at any time
     """
 
     states: float = 0.0
@@ -42,10 +42,10 @@ class Memory:
 
 @dataclass(frozen=True)
 class Checked:
-    """``memory`` and ``traffic`` are those of two steps in a row, of a Function of one call. ``meter`` says what
-    counted the memory, ``products`` how bfloat16 products were computed where this device has none of its own;
-    ``fallback`` and ``unmetered`` are the engine's texts. ``tensors``, of the first rank: kind → name → tensor, as
-    ``torch.save`` writes it, if they are to be compared."""
+    """``memory`` and ``traffic`` have the values of two consecutive steps, or of one call of a Function. ``meter``
+    names the memory meter; ``products`` describes the computation of bfloat16 products if this device has no
+    instructions for them; ``fallback`` and ``unmetered`` are the engine's texts. ``tensors`` of the first rank, if they
+    are to be compared: kind → name → tensor, in the format of ``torch.save``."""
 
     memory: Sequence[Memory] = ()
     traffic: Sequence[Traffic] = ()
@@ -59,9 +59,9 @@ class Checked:
 
 @dataclass(frozen=True)
 class TrainerRun(Checked):
-    """``losses`` and ``observed`` by step, the latter what the engine's ``observe()`` said; ``changed`` names the
-    tensors of ``frozen()`` that some step changed. The kinds of ``tensors`` are ``gradient 1``, ``parameters 1`` and so
-    on, by checked step, and ``merged``."""
+    """``losses`` and ``observed`` by step; ``observed`` holds the values of the engine's ``observe()``. ``changed``
+    names the tensors of ``frozen()`` that some step changed. The kinds of ``tensors`` are ``gradient 1``, ``parameters
+    1`` and so on, by checked step, and ``merged``."""
 
     losses: Sequence[float] = ()
     observed: Sequence[Mapping[str, float]] = ()
@@ -71,6 +71,6 @@ class TrainerRun(Checked):
 @dataclass(frozen=True)
 class FunctionRun(Checked):
     """``exact`` holds texts, integers and booleans by their place in the outputs. The kinds of ``tensors`` are
-    ``output`` and, where some input is differentiated, ``gradient``."""
+    ``output`` and, if an input is differentiated, ``gradient``."""
 
     exact: Mapping[str, Any] = field(default_factory=dict)

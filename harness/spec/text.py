@@ -18,20 +18,26 @@ from harness.spec.files import InputError, one_line, readable
 from harness.spec.workload import Workload
 
 FORMATS = (".txt", ".jsonl", ".jsonl.gz", ".parquet", ".arrow")
-END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<｜end▁of▁sentence｜>")  # the first there is
-PIECE = 1 << 16  # characters tokenised together: the tokenizer's records take hundreds of times their size
-BETWEEN_WORDS = re.compile(r".*\S(?= \S)", re.DOTALL)  # up to the last such place
-ROWS = 1000  # of a table, read together
+END_OF_TEXT = (
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "</s>",
+    "<eos>",
+    "<｜end▁of▁sentence｜>",
+)  # the first one found
+PIECE = 1 << 16  # characters tokenised together: the tokenizer's results take hundreds of times their size
+BETWEEN_WORDS = re.compile(r".*\S(?= \S)", re.DOTALL)  # a cut is made at the last such character
+ROWS = 1000  # rows of a table that are read together
 
 
 def open_tokenizer(path: Path) -> Any:
-    """The ``tokenizers.Tokenizer``, without the truncation and padding that may be saved with it: they serve inference.
-    InputError if the file is none."""
+    """The ``tokenizers.Tokenizer`` without any saved truncation and padding, which serve inference. Raises InputError
+    if the file is not a tokenizer."""
     from tokenizers import Tokenizer  # only text needs it
 
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises nothing narrower
+    except Exception as error:  # tokenizers raises no narrower exception
         raise InputError(f"{path} is not a tokenizer.json: {one_line(error)}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -39,7 +45,7 @@ def open_tokenizer(path: Path) -> Any:
 
 
 def tokenizer_file(workload: Workload) -> Path:
-    """The tokenizer.json that is named, or lies in the folder that is named, or beside the weights."""
+    """The tokenizer.json that is named, that lies in the named folder, or that lies beside the weights."""
     if not (place := workload.tokenizer or workload.weights):
         raise InputError(f"data {workload.data} needs a tokenizer: set tokenizer, or weights with a tokenizer.json")
     path = Path(place)
@@ -52,13 +58,13 @@ def tokenizer_file(workload: Workload) -> Path:
 
 
 def end_of_text(tokenizer: Any) -> int | None:
-    """The token that parts documents, if the tokenizer has one of :data:`END_OF_TEXT`."""
+    """The token that separates documents, if the tokenizer has one of :data:`END_OF_TEXT`."""
     ends = (tokenizer.token_to_id(token) for token in END_OF_TEXT)
     return next((token for token in ends if token is not None), None)
 
 
 def token_rows(tokenizer: Any, groups: Iterable[list[tuple[str, bool]]]) -> Iterator[list[int]]:
-    """The tokens of each piece, and an end-of-text token between documents, if the tokenizer has one."""
+    """The tokens of each piece, with an end-of-text token between documents if the tokenizer has one."""
     end, begun = end_of_text(tokenizer), False
     for group in groups:
         encoded = tokenizer.encode_batch([text for text, _ in group], add_special_tokens=False)
@@ -70,14 +76,14 @@ def token_rows(tokenizer: Any, groups: Iterable[list[tuple[str, bool]]]) -> Iter
 
 
 def check_vocabulary(data: Path, path: Path, tokenizer: Any, largest: int, vocab_size: int) -> None:
-    """InputError if the model has no embedding for the largest token that the tokenizer at ``path`` gave for data."""
+    """Raises InputError if the model has no embedding for the largest token that the tokenizer at ``path`` produced."""
     if largest >= vocab_size:
         name = tokenizer.id_to_token(largest)
         raise InputError(f"{path} gives token {largest} ({name!r}) for {data}, but model.vocab_size is {vocab_size}")
 
 
 def check_length(workload: Workload, tokens: int) -> None:
-    """InputError if so many tokens do not fill one batch."""
+    """Raises InputError if this number of tokens does not fill one batch."""
     length = workload.sequence_length + 1
     if tokens // length < workload.batch_size:
         raise InputError(
@@ -87,9 +93,9 @@ def check_length(workload: Workload, tokens: int) -> None:
 
 
 def pieces(data: Path) -> Iterator[list[tuple[str, bool]]]:
-    """Texts to tokenise together, each with whether a document begins there; about PIECE characters a list.
+    """Texts to tokenise together, about PIECE characters per list; each has a flag that a document begins there.
 
-    InputError where ``data`` holds anything else, with the line or the row.
+    Raises InputError, with the line or the row, if ``data`` holds anything else.
     """
     group: list[tuple[str, bool]] = []
     size = 0
@@ -117,7 +123,7 @@ def _texts(data: Path) -> Iterator[tuple[str, bool]]:
 def _text(place: str, record: Any) -> str:
     if not isinstance(record, dict) or "text" not in record:
         found = f"its fields are {', '.join(record)}" if isinstance(record, dict) else f"it is {reprlib.repr(record)}"
-        raise InputError(f'{place} has no field "text", and only plain text is trained on; {found}')
+        raise InputError(f'{place} has no field "text", and only plain text can be used; {found}')
     text = record["text"]
     if not isinstance(text, str):
         raise InputError(f'{place}: the field "text" must hold a string, not {reprlib.repr(text)}')
@@ -125,7 +131,7 @@ def _text(place: str, record: Any) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         lone = text[error.start]
-        raise InputError(f'{place}: the field "text" holds {lone!r}, half a surrogate pair, no character') from error
+        raise InputError(f'{place}: the field "text" holds {lone!r}, half a surrogate pair and no character') from error
     return text
 
 
@@ -162,7 +168,7 @@ def _rows(data: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _batches(data: Path) -> Iterator[Any]:
-    """``pyarrow.RecordBatch`` es with the column "text", a few at a time."""
+    """``pyarrow.RecordBatch`` objects with the column "text", a few at a time."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -173,7 +179,7 @@ def _batches(data: Path) -> Iterator[Any]:
         return
     with pa.memory_map(str(data)) as source:
         try:
-            stream = pa.ipc.open_stream(source)  # as the datasets library saves it
+            stream = pa.ipc.open_stream(source)  # the format of the datasets library
         except pa.ArrowInvalid:
             table = pa.ipc.open_file(source)
             _require_text(data, table.schema.names)
@@ -197,7 +203,7 @@ def _plain(data: Path) -> Iterator[tuple[str, bool]]:
 
 
 def _cuts(file: TextIO) -> Iterator[tuple[str, bool]]:
-    """Plain text, one document, cut between words: there no byte-level tokenizer's token spans the cut."""
+    """Plain text, one document, cut between words: no byte-level tokenizer's token crosses such a cut."""
     first, rest = True, ""
     while chunk := file.read(PIECE):
         rest += chunk

@@ -1,4 +1,4 @@
-"""The card of a topic: what it is, who computes it, what it promises."""
+"""The card of a topic: its description, its engines and its laws."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,11 +13,12 @@ DIRECTIONS = ("equal", "at_most")
 
 @dataclass(frozen=True)
 class Engine:
-    """Who computes it. ``build`` is ``"module:function"``; ``requires`` holds distributions with versions
-    (``"deepspeed>=0.16"``) and hardware (``"cuda"``, ``"sm90"``); no ``variants`` means all of the card's.
-    ``environment``: the tox environment that has them, where pip alone does not do. ``unavailable``: why nobody can
-    install it any more; it has no ``build`` then and no case, but its row in the report says so. ``compiles``: the
-    module that compiles what some variants need (its ``needs(engine, **variant)`` says which), with ``python -m``."""
+    """An implementation of the topic. ``build`` is ``"module:function"``; ``requires`` holds distributions with
+    versions (``"deepspeed>=0.16"``) and hardware (``"cuda"``, ``"sm90"``); without ``variants`` it implements all of
+    the card's. ``environment``: the tox environment that provides it, if pip alone cannot. ``unavailable``: the reason
+    why it can no longer be installed; such an engine has no ``build`` and no case, and its row in the report shows the
+    reason. ``compiles``: the module that compiles code for some variants (its ``needs(engine, **variant)`` says which),
+    run with ``python -m``."""
 
     build: str = ""
     requires: tuple[str, ...] = ()
@@ -29,10 +30,10 @@ class Engine:
 
 @dataclass(frozen=True)
 class Law:
-    """What a paper promises of a quantity that a measure finds. ``formula`` is ``"module:function"``; called with
-    ``(workload, topology, **variant)`` it gives the promised value, which may be 0, or None where the law does not
-    apply. ``tolerance`` is relative; 0 means to the ``unit``. ``direction``: ``"equal"``, or ``"at_most"`` where less
-    is no failure."""
+    """A paper's promise about a quantity that a measure finds. ``formula`` is ``"module:function"``; called with
+    ``(workload, topology, **variant)`` it returns the promised value, which may be 0, or None if the law does not
+    apply. ``tolerance`` is relative; 0 means exact to the ``unit``. ``direction``: ``"equal"``, or ``"at_most"`` if a
+    smaller value is no failure."""
 
     measure: str
     quantity: str
@@ -49,9 +50,9 @@ class Law:
 
 @dataclass(frozen=True)
 class Claim:
-    """A published figure put to the test. ``check`` is ``"module:function"``; called with this session's records of
-    the topic (a list of dicts), it returns a :class:`Finding` whose ``detail["status"]`` is *reproduced*,
-    *contradicted*, *formula only* or *out of reach here*."""
+    """A published figure to be tested. ``check`` is ``"module:function"``; called with this session's records of the
+    topic (a list of dicts), it returns a :class:`Finding` whose ``detail["status"]`` is *reproduced*, *contradicted*,
+    *formula only* or *out of reach here*."""
 
     name: str
     text: str
@@ -61,9 +62,9 @@ class Claim:
 
 @dataclass(frozen=True)
 class Card:
-    """Everything the harness knows of a topic. ``contract`` says what its engines are and which modules pose their
-    work; ``grid`` is the work that runs by default, where it is not everybody's. ``twins`` maps a variant to another
-    one whose gradients are bit-equal to its own."""
+    """The harness's entire knowledge of a topic. ``contract`` gives the kind of its engines and the modules that define
+    their work; ``grid`` is its default work, if it differs from the common one. ``twins`` maps a variant to another one
+    with bit-equal gradients."""
 
     name: str
     title: str
@@ -84,10 +85,10 @@ class Card:
 
     @property
     def unavailable(self) -> dict[str, str]:
-        """The engines that nobody can install, and why."""
+        """The engines that can no longer be installed, with the reason."""
         return {name: engine.unavailable for name, engine in self.engines.items() if engine.unavailable}
 
     @property
     def adapted(self) -> tuple[str, ...]:
-        """The engines that there is an adapter of."""
+        """The engines that have an adapter."""
         return tuple(name for name in self.engines if name not in self.unavailable)

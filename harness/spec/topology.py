@@ -9,7 +9,7 @@ from functools import cache
 class Topology:
     """Ranks along each mesh axis: data, tensor, pipeline, context and expert parallelism.
 
-    Experts are spread over the data-parallel ranks, so ``ep`` divides ``dp`` and adds no ranks of its own.
+    Experts are distributed over the data-parallel ranks, so ``ep`` divides ``dp`` and adds no ranks of its own.
     """
 
     dp: int = 1
@@ -35,7 +35,7 @@ class Topology:
         """``"dp2tp2"`` → ``Topology(dp=2, tp=2)``."""
         pairs = re.findall(r"([a-z]+)(\d+)", text)
         if "".join(axis + size for axis, size in pairs) != text or not pairs:
-            raise ValueError(f"topology {text!r} is not axis sizes such as dp2tp2")
+            raise ValueError(f"topology {text!r} is not a list of axis sizes such as dp2tp2")
         if unknown := [axis for axis, _ in pairs if axis not in cls.axes()]:
             raise ValueError(f"unknown axis {unknown[0]!r} in topology {text!r}; known: {', '.join(cls.axes())}")
         return cls(**{axis: int(size) for axis, size in pairs})

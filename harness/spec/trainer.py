@@ -1,4 +1,4 @@
-"""The contracts that an engine's adapter fulfils. Tensors are torch's; torch itself is not imported here."""
+"""The contracts of engine adapters. Tensors are torch's; torch itself is not imported here."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Unsupported(Exception):
-    """An engine cannot do what is asked; the message says why. The case is skipped with it, never failed."""
+    """An engine cannot do this work; the message gives the reason. The case is skipped with it, never failed."""
 
 
 class Batch(NamedTuple):
@@ -24,11 +24,11 @@ class Batch(NamedTuple):
 
 
 class Span(NamedTuple):
-    """When an action of a step began and ended on this rank, in seconds of its :class:`Spans`' clock.
+    """The start and end of an action of a step on this rank, in seconds of its :class:`Spans`' clock.
 
-    ``kind``: F forward, B backward (of inputs alone where there is W), W weights' gradients; ``stage`` counts along the
-    model, ``micro`` the micro-batches. Of communication that goes on while a rank computes: C from issue to completion,
-    X while the rank issues it or waits for it; F, B and W are then the times in which it does compute.
+    ``kind``: F is forward, B is backward (only of inputs if there is W), and W computes weights' gradients; ``stage``
+    counts along the model, ``micro`` the micro-batches. Communication during computation has C, from issue to
+    completion, and X, while the rank issues it or waits for it; F, B and W are then the times of actual computation.
     """
 
     kind: str
@@ -39,8 +39,8 @@ class Span(NamedTuple):
 
 
 class Spans(list[Span]):
-    """A step's spans, by a clock: where ranks share cores the computing thread's own, for wall time is the
-    scheduler's."""
+    """A step's spans by a clock. Where ranks share cores it is the computing thread's own, since wall time depends on
+    the scheduler."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
@@ -50,35 +50,35 @@ class Spans(list[Span]):
 class Trainer(Protocol):
     """A model in training, one instance a rank. All ranks call each method together.
 
-    Methods may be added, each of which is looked at where it is there:
+    Optional methods, each used if it exists:
 
-    ``padding() -> int``: the elements of alignment that the engine adds to the parameters.
-    ``record(spans: Spans | None)``, of an engine that runs a schedule: from here on backward() appends each of
-    its actions on this rank to the list, device-synchronised; with None it no longer does.
-    ``observe() -> Mapping[str, float]``, after update(): numbers of that step, say its loss scale, whether it was
-    skipped, its gradient norm, its reward. They are compared with the dense model's, whole numbers exactly.
-    ``frozen() -> Mapping[str, Tensor]``: what no step may change, bit by bit.
+    ``padding() -> int``: the number of elements that the engine adds to the parameters for alignment.
+    ``record(spans: Spans | None)``, for an engine with a schedule: from now on backward() appends each of its actions
+    on this rank to the list, device-synchronised; None stops this.
+    ``observe() -> Mapping[str, float]``, called after update(): values of that step, such as its loss scale, whether it
+    was skipped, its gradient norm or its reward. They are compared with the dense model's, whole numbers exactly.
+    ``frozen() -> Mapping[str, Tensor]``: the tensors of which no step may change a bit.
     ``merged() -> Mapping[str, Tensor]`` and ``unmerge()``, where frozen() is a base that the trained parameters adapt:
-    the former folds them in and returns the base's tensors, the latter takes them out again.
+    the first folds them in and returns the base's tensors, the second takes them out again.
 
-    And two texts, attributes that the report shows: ``fallback``, how the engine does what was asked otherwise than
-    asked; ``unmetered``, why its collectives cannot be counted (they do not go through torch.distributed).
+    The report shows two optional text attributes: ``fallback`` describes how the engine departs from the request;
+    ``unmetered`` says why its collectives cannot be counted (they do not go through torch.distributed).
     """
 
     def backward(self, batch: Batch) -> "Tensor":
         """Forward and backward over this rank's share of the global batch, micro-batches included.
 
-        Returns the mean loss over that share (a detached scalar): its mean over ranks is the global batch's.
+        Returns the mean loss over that share (a detached scalar); its mean over ranks is the global batch's mean.
         """
 
     def update(self) -> None:
         """Clip, step the optimizer, release the gradients."""
 
     def gradients(self) -> "Mapping[str, Tensor]":
-        """Between backward and update: the global batch's mean gradient, unsharded, canonical names, on the CPU."""
+        """Between backward and update: the global batch's mean gradient, unsharded, by canonical name, on the CPU."""
 
     def parameters(self) -> "Mapping[str, Tensor]":
-        """The weights the optimizer holds (its fp32 masters, if any), unsharded, canonical names, on the CPU."""
+        """The weights of the optimizer (its fp32 masters, if any), unsharded, by canonical name, on the CPU."""
 
 
 class Function(Protocol):
@@ -87,19 +87,19 @@ class Function(Protocol):
     Inputs and outputs are tensors, numbers, texts, and lists of these. Inputs that require a gradient are
     differentiated; there may be none.
 
-    One that is spread over ranks takes and gives tensors alone. It has two more methods, is called with this rank's
-    parts and gives this rank's parts; all ranks call each of the three together, and only the call is measured and
-    timed.
+    A function distributed over ranks takes and returns only tensors. It is called with this rank's parts, returns this
+    rank's parts, and has two more methods. All ranks call each of the three together; only the call itself is measured
+    and timed.
 
     ``split(tensors)``: this rank's part of whole inputs, and of the cotangents of whole outputs, by name.
-    ``gather(parts)``: the whole of outputs, and of the inputs' gradients, by name; the first rank's answer counts.
+    ``gather(parts)``: whole outputs, and the inputs' whole gradients, by name; the first rank's answer counts.
     """
 
     def __call__(self, inputs: "Mapping[str, Any]") -> "Mapping[str, Any]": ...
 
 
 class Problem(Protocol):
-    """``problem.py`` of a topic whose engines are Functions: these module-level functions."""
+    """A topic's ``problem.py``, if its engines are Functions, has these module-level functions."""
 
     def draw(self, workload: "Workload", **variant: object) -> "Mapping[str, Any]":
         """Inputs from the workload's seed, on the CPU; numbers in float64. Those that require a gradient are
@@ -111,8 +111,8 @@ class Problem(Protocol):
 
 @dataclass(frozen=True)
 class Curves:
-    """How a run learnt. ``samples`` [n], ascending: how many it had taken when each of ``scores`` [n] was measured;
-    ``seconds``: how long it took them all."""
+    """The learning curve of a run. ``samples`` [n], ascending: the samples taken when each of ``scores`` [n] was
+    measured; ``seconds``: the time for all of them."""
 
     samples: Sequence[int]
     scores: Sequence[float]
@@ -124,7 +124,7 @@ class Curves:
 
 
 class Flow(Protocol):
-    """A whole run of training, judged by how it learns: an engine's ``build`` is this function itself.
+    """A whole training run, judged by its learning curve: an engine's ``build`` is this function itself.
 
     All ranks call it together; the first rank's answer counts. It takes ``budget`` samples, and two runs with one
     ``seed`` draw the same ones.

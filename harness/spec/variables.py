@@ -1,14 +1,14 @@
 """Variables that a shell, a launcher or a container sets and that engines read.
 
-Ranks do without what would change an engine's work or its place among others: the engine would be blamed. What may
-change figures and belongs to the machine is left to them, and told in the run's record.
+Ranks do not inherit variables that would change an engine's work or its place among others, for which the engine would
+be blamed. Variables that may change figures but belong to the machine are inherited, and stored in the run's record.
 """
 
 import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
-# name or pattern → why ranks do without it
+# name or pattern → the reason why ranks do not inherit it
 SCRUBBED = {
     # set by launchers: another job's ranks and addresses
     "RANK": "another job's ranks",
@@ -62,23 +62,23 @@ SCRUBBED = {
     "USE_TORCH_XLA": "another device: Accelerate and Transformers choose it",
     "PJRT_*": "another device: Accelerate and Transformers choose it",
     "PT_HPU_*": "another device: Accelerate and Transformers choose it",
-    # settings of PyTorch, and of Python, that no engine is to answer for
+    # settings of PyTorch and Python for which no engine is responsible
     "NVIDIA_TF32_OVERRIDE": "float32 would be TF32 whatever an engine asks for",
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "float32 would be TF32 whatever an engine asks for",
-    "TORCH_DISTRIBUTED_DEBUG": "collectives that no engine asks for",
+    "TORCH_DISTRIBUTED_DEBUG": "extra collectives that no engine requests",
     "PYTHONWARNINGS": "an engine's warnings would be its errors",
     "PYTHONOPTIMIZE": "an engine's assertions would not be made",
 }
-# What matches but is the machine's: without it DeepSpeed would not compile what it can.
+# Matching variables that belong to the machine: without it DeepSpeed could not compile its operators.
 KEPT = {"DS_SKIP_CUDA_CHECK", "DS_IGNORE_CUDA_DETECTION", "DS_NVCC_THREADS"}
-# What every rank has, whatever the shell says.
+# Variables set in every rank, whatever the shell has.
 SET = {
-    "GLOO_SOCKET_IFNAME": "lo",  # gloo asks for the host name's address otherwise, which need not resolve
+    "GLOO_SOCKET_IFNAME": "lo",  # otherwise gloo looks up the host name's address, which may not resolve
     "OMP_NUM_THREADS": "1",
-    "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin take the cores that other ranks need
-    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # to ask whether there is CUDA must not initialise it before the fork
+    "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin occupy the cores that other ranks need
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # the query for CUDA must not initialise it before the fork
 }
-# Variables that ranks keep and that may change figures.
+# Variables that ranks inherit and that may change figures.
 TOLD = (
     "ATEN_*",
     "BLIS_*",
@@ -114,13 +114,13 @@ def _matches(name: str, patterns: Mapping[str, str] | tuple[str, ...]) -> bool:
 
 
 def inherited(environment: Mapping[str, str]) -> dict[str, str]:
-    """What ranks have of an environment."""
+    """The part of an environment that ranks inherit."""
     return {name: value for name, value in environment.items() if name in KEPT or not _matches(name, SCRUBBED)} | SET
 
 
 def told(environment: Mapping[str, str]) -> dict[str, str]:
-    """What ranks have of an environment that may change figures, for a record that is published: a value that may be
-    a path, an address or a secret is left out, its name is not."""
+    """Inherited variables that may change figures, for a record that is published: a value that may be a path, an
+    address or a secret is left out; its name is kept."""
     return {
         name: value if HARMLESS.fullmatch(value) and not SECRET.search(name) else "(not recorded)"
         for name, value in sorted(inherited(environment).items())

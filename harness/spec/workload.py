@@ -1,4 +1,4 @@
-"""The work that every engine is given: model, data, optimizer, precision, steps and seed."""
+"""The work of every engine: model, data, optimizer, precision, steps and seed."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -6,13 +6,13 @@ from math import inf, prod
 
 from harness.spec.topology import Topology
 
-DTYPES = {"fp64": 8, "fp32": 4, "bf16": 2}  # bytes an element
+DTYPES = {"fp64": 8, "fp32": 4, "bf16": 2}  # bytes per element
 OPTIMIZERS = ("sgd", "adamw")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A Qwen3 decoder; the fields bear the names of Hugging Face's ``Qwen3Config``."""
+    """A Qwen3 decoder; the fields have the names of Hugging Face's ``Qwen3Config``."""
 
     vocab_size: int = 256
     hidden_size: int = 128
@@ -24,7 +24,7 @@ class ModelConfig:
     rms_norm_eps: float = 1e-6
     rope_theta: float = 1e6
     tie_word_embeddings: bool = False
-    dropout: float = 0.0  # of what each half of a layer adds; with it no engine draws what another one draws
+    dropout: float = 0.0  # of the output of each half of a layer; with it, no two engines draw the same numbers
 
     def __post_init__(self) -> None:
         for name, size in asdict(self).items():
@@ -51,7 +51,7 @@ class ModelConfig:
             yield "lm_head.weight", (self.vocab_size, h)
 
     def layer_shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """Of one layer, named within it."""
+        """The parameters of one layer, by their names within it."""
         h, d = self.hidden_size, self.head_dim
         q, kv = self.num_attention_heads * d, self.num_key_value_heads * d
         yield "input_layernorm.weight", (h,)
@@ -65,7 +65,7 @@ class ModelConfig:
         yield from ((f"mlp.{name}", shape) for name, shape in self.mlp_shapes())
 
     def mlp_shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """Of a layer's part that acts on each token alone."""
+        """The parameters of the part of a layer that acts on each token alone."""
         h, f = self.hidden_size, self.intermediate_size
         yield "gate_proj.weight", (f, h)
         yield "up_proj.weight", (f, h)
@@ -81,7 +81,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class MoeConfig(ModelConfig):
-    """A Qwen3-MoE decoder, whose layers have experts; the fields bear the names of Hugging Face's ``Qwen3MoeConfig``,
+    """A Qwen3-MoE decoder, whose layers have experts. The fields have the names of Hugging Face's ``Qwen3MoeConfig``,
     the parameters those of ``Qwen3MoeForCausalLM`` in Transformers 5: an expert's gate and up are one matrix."""
 
     num_experts: int = 8
@@ -111,7 +111,7 @@ class Workload:
     batch_size: int = 8
     micro_batches: int = 1
     sequence_length: int = 32
-    min_length: int = 0  # sequences end anywhere from here on, and what follows has no label (-100); 0: none ends
+    min_length: int = 0  # sequences end at random from this length on, with labels -100 after the end; 0: full length
     steps: int = 5
     optimizer: str = "sgd"
     lr: float = 0.1
@@ -150,7 +150,7 @@ class Workload:
         return replace(self, **changes)  # type: ignore[arg-type]
 
     def check(self, topology: Topology) -> str:
-        """Why this work cannot be spread over this topology, or an empty string."""
+        """The reason why this work does not fit this topology, or an empty string."""
         model, share = self.model, topology.dp * self.micro_batches
         if self.batch_size % share:
             return (
@@ -165,12 +165,12 @@ class Workload:
         if self.sequence_length % topology.cp:
             return f"cp {topology.cp} does not divide sequence_length {self.sequence_length}"
         if model.dropout and topology.world_size > 1:
-            return f"model.dropout {model.dropout} is for one rank: each of several would draw what no other one drops"
+            return f"model.dropout {model.dropout} requires one rank: several ranks would draw different masks"
         return ""
 
     @property
     def tokens(self) -> int:
-        """Tokens a step, over all ranks."""
+        """Tokens per step, over all ranks."""
         return self.batch_size * self.sequence_length
 
     @property

@@ -1,4 +1,4 @@
-"""Where records are kept: SQLite in a file by default, PostgreSQL by URL."""
+"""Storage of records: a SQLite file by default, or PostgreSQL by URL."""
 
 from harness.store.environment import environment, hardware_key
 from harness.store.query import COLUMNS, FORMATS, export

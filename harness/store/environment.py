@@ -1,4 +1,5 @@
-"""Provenance: what a run was measured on. No host name, user name or path, so that a report can be published."""
+"""Provenance: the hardware and software of a run. It has no host name, user name or path, so that a report can be
+published."""
 
 import os
 import platform
@@ -32,9 +33,9 @@ HARDWARE = ("cpu", "cores", "memory", "gpus")
 def environment(gpus: Sequence[str] = (), driver: str | None = None) -> dict[str, Any]:
     """This machine and its software. ``gpus`` names the GPUs in use, ``driver`` is the version of theirs.
 
-    ``memory`` is in bytes; ``cores`` are the logical ones that this process may use; ``commit`` is None where the
-    source is not a git checkout; so is a package that is not installed.
-    ``variables``: what the shell has set that may change figures.
+    ``memory`` is in bytes; ``cores`` are the logical cores that this process may use. ``commit`` is None if the source
+    is not a git checkout, and a package's version is None if it is not installed. ``variables``: variables of the shell
+    that may change figures.
     """
     return {
         "python": platform.python_version(),
@@ -51,12 +52,12 @@ def environment(gpus: Sequence[str] = (), driver: str | None = None) -> dict[str
 
 
 def hardware_key(environment: Mapping[str, Any]) -> str:
-    """The exact hardware in one line; figures are only ever compared over time under the same key.
+    """The exact hardware in one line; figures are compared over time only under the same key.
 
     Memory is rounded to GiB, since its last digits change with the kernel.
     """
     if missing := [name for name in HARDWARE if name not in environment]:
-        raise ValueError(f"environment has no {', '.join(missing)}: the hardware is not known; environment() gives all")
+        raise ValueError(f"environment has no {', '.join(missing)}: the hardware is not known; environment() has all")
     cpu = f"{environment['cores']} x {environment['cpu']}, {round(environment['memory'] / 2**30)} GiB"
     gpus = [f"{count} x {name}" for name, count in sorted(Counter(environment["gpus"]).items())]
     return "; ".join([cpu, *gpus])
@@ -80,9 +81,9 @@ def _cpu() -> str:
 
 
 def _checkout(source: Path) -> dict[str, Any]:
-    """The commit that ``source`` stands in, and whether tracked files differ from it.
+    """The commit of ``source``, and whether tracked files differ from it.
 
-    Only a tracked file counts: an installation may lie inside the checkout of something else.
+    Only a tracked file counts: an installation may lie inside the checkout of another project.
     """
     git = ("git", "-C", str(source.parent))
     if _output(*git, "ls-files", "--error-unmatch", source.name) is None:
@@ -93,7 +94,7 @@ def _checkout(source: Path) -> dict[str, Any]:
 
 
 def _output(*command: str) -> str | None:
-    """What ``command`` prints; None where it is not installed, fails, or takes longer than 20 s."""
+    """The output of ``command``; None if it is not installed, fails, or takes longer than 20 s."""
     try:
         return answer(command, 20.0) if shutil.which(command[0]) else None
     except NoAnswer:

@@ -1,4 +1,4 @@
-"""Whether the process of a run is still there: told by its machine alone, and without naming it."""
+"""Whether the process of a run still exists. Only its own machine can tell, and the machine is not named."""
 
 import hashlib
 import os
@@ -10,19 +10,19 @@ BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 def process() -> dict[str, Any]:
-    """This process; empty where it cannot be told from others later. ``boot`` and ``space`` are hashes: of the kernel's
-    random id since it was booted, and of that with the space in which its process ids count (a container's own)."""
+    """This process; empty if it cannot be told from others later. ``boot`` and ``space`` are hashes: of the kernel's
+    random boot id, and of that together with the namespace of its process ids (a container's own)."""
     if not BOOT.exists():
-        return {}  # no Linux
+        return {}  # not Linux
     boot, space, pid = BOOT.read_text().strip(), os.stat("/proc/self/ns/pid").st_ino, os.getpid()
     return {"boot": _hashed(boot), "space": _hashed(f"{boot} {space}"), "pid": pid, "started": _started(pid)}
 
 
 def gone(run: Mapping[str, Any], one_machine: bool) -> bool:
-    """Whether the process that :func:`process` described has ended; False where that cannot be known from here.
+    """Whether the process that :func:`process` described has ended; False if that cannot be known from here.
 
-    ``one_machine``: the store is a file, which the processes of one machine write; so if the machine was booted since,
-    or the file is a copy from another one, nothing writes to it any more.
+    ``one_machine``: the store is a file, which processes of only one machine write. If that machine has rebooted since,
+    or the file is a copy from another machine, no process writes to it any more.
     """
     here = process()
     if not run or not here:
@@ -33,8 +33,8 @@ def gone(run: Mapping[str, Any], one_machine: bool) -> bool:
 
 
 def _started(pid: int) -> int | None:
-    """When the process started, in ticks since the boot, so that one that has its id later is told from it; None where
-    there is none that still runs."""
+    """The start time of the process in ticks since boot, which distinguishes it from a later process with the same id;
+    None if no such process runs."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -1,4 +1,4 @@
-"""Reading a store: records, runs, a pandas frame, and its export."""
+"""Reads a store: records, runs, a pandas frame, and its export."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ from harness.store.record import ALIASES
 from harness.store.schema import RECORDS, RUNS, StoreError, reading, shown
 
 if TYPE_CHECKING:
-    import pandas  # imported below only where it is used: it takes longer to load than a case takes to run
+    import pandas  # imported below where it is used: loading it takes longer than running a case
 
 COLUMNS = tuple(column.name for column in RECORDS.columns if column.name != "id")
 FIGURES = ("value", "law", "bound")
@@ -26,7 +26,7 @@ FORMATS = ("csv", "json", "parquet")
 
 
 def records(engine: Engine, run: str | None, equals: Mapping[str, object]) -> list[dict[str, Any]]:
-    """What :meth:`Store.records` promises."""
+    """Implements :meth:`Store.records`."""
     for name in equals:
         if name not in COLUMNS:
             raise StoreError(f"records have no column {name!r}{_nearest(name, COLUMNS)}; known: {', '.join(COLUMNS)}")
@@ -36,7 +36,7 @@ def records(engine: Engine, run: str | None, equals: Mapping[str, object]) -> li
     if "case" in wanted:
         wanted["case"] = ALIASES.get(str(wanted["case"]), wanted["case"])
     statement = select(*(RECORDS.c[name] for name in COLUMNS)).order_by(RECORDS.c.id)
-    # Only the key may be filtered in SQL: by verdict, say, a superseded row would come back as if it were the latest.
+    # SQL may filter only by the key: a filter by verdict, for example, would return a superseded row as the latest.
     for name in set(KEY) & set(wanted):
         spellings = [wanted[name]]
         if name == "case":
@@ -52,7 +52,7 @@ def records(engine: Engine, run: str | None, equals: Mapping[str, object]) -> li
 
 
 def runs(engine: Engine, run: str | None = None) -> list[dict[str, Any]]:
-    """What :meth:`Store.runs` promises."""
+    """Implements :meth:`Store.runs`."""
     distinct = select(*(RECORDS.c[name] for name in KEY)).distinct().subquery()
     counts = select(distinct.c.run, func.count().label("records")).group_by(distinct.c.run).subquery()
     statement = (
@@ -72,7 +72,7 @@ def runs(engine: Engine, run: str | None = None) -> list[dict[str, Any]]:
 
 
 def killed(connection: Connection) -> list[str]:
-    """The runs that are said to be running, though their process has ended."""
+    """The runs marked as running whose process has ended."""
     statement = select(RUNS.c.run, RUNS.c.environment).where(RUNS.c.status == "running")
     one_machine = connection.dialect.name == "sqlite"
     rows = connection.execute(statement).all()
@@ -80,7 +80,7 @@ def killed(connection: Connection) -> list[str]:
 
 
 def frame(records: list[dict[str, Any]]) -> "pandas.DataFrame":
-    """One row a record, also where there is none; the figures are float64."""
+    """One row per record, or an empty frame with the same columns; the figures are float64."""
     import pandas
 
     table = pandas.DataFrame(records, columns=list(COLUMNS))
@@ -88,24 +88,23 @@ def frame(records: list[dict[str, Any]]) -> "pandas.DataFrame":
 
 
 def run_frame(runs: list[dict[str, Any]]) -> "pandas.DataFrame":
-    """One row a run, also where there is none."""
+    """One row per run, or an empty frame with the same columns."""
     import pandas
 
     return pandas.DataFrame(runs, columns=[*(column.name for column in RUNS.columns), "records"])
 
 
 def export(frame: "pandas.DataFrame", format: str, path: Path | None = None) -> None:
-    """Write ``frame`` as csv, json or parquet to ``path``, or to the standard output.
+    """Writes ``frame`` as csv, json or parquet to ``path``, or to the standard output.
 
-    ``detail`` and ``environment`` are objects in JSON; in the other two, which need one type a column, they are those
-    objects as JSON text.
-    Absent figures are null, in CSV an empty field.
+    ``detail`` and ``environment`` are objects in JSON. CSV and parquet need one type per column, so there they are JSON
+    text. Missing figures are null; in CSV an empty field.
     """
     if format not in FORMATS:
         raise StoreError(f"format {format!r} is unknown{_nearest(format, FORMATS)}; known: {', '.join(FORMATS)}")
     content = _encoded(frame, format)
     if path is None:
-        sys.stdout.flush()  # the bytes go past its buffer
+        sys.stdout.flush()  # the bytes bypass its buffer
         sys.stdout.buffer.write(content)
         return
     try:
@@ -120,7 +119,7 @@ def _encoded(frame: "pandas.DataFrame", format: str) -> bytes:
         return (json.dumps(nullable.to_dict("records"), indent=1, allow_nan=False) + "\n").encode()
     flat = frame.assign(**{name: frame[name].map(json.dumps) for name in OBJECTS if name in frame})
     if format == "csv":
-        # All texts are quoted: otherwise csv leaves a lone carriage return bare, and readers end the line there.
+        # All texts are quoted: otherwise csv leaves a lone carriage return unquoted, and readers end the line there.
         return flat.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n").encode()
     content = BytesIO()
     flat.to_parquet(content, index=False)
@@ -128,13 +127,13 @@ def _encoded(frame: "pandas.DataFrame", format: str) -> bytes:
 
 
 def _run(engine: Engine, run: str | None) -> str | None:
-    """The id asked for, if the store has it, or that of the latest run; None in an empty store."""
+    """The requested id if the store has it, or the latest run's; None in an empty store."""
     with reading(engine) as connection:
         known = connection.execute(select(RUNS.c.run).order_by(RUNS.c.started, RUNS.c.run)).scalars().all()
     if run is None:
         return known[-1] if known else None
     if run not in known:
-        raise StoreError(f"{shown(engine.url)}: holds no run {run!r}{_nearest(run, known)}; * means all runs")
+        raise StoreError(f"{shown(engine.url)}: has no run {run!r}{_nearest(run, known)}; * means all runs")
     return run
 
 

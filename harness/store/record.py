@@ -1,4 +1,4 @@
-"""From a finding to a row of the store, in types that both databases and JSON keep."""
+"""Converts a finding to a row of the store, in types that both databases and JSON can hold."""
 
 import math
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Any
 from harness.spec import Case, Finding
 from harness.store.redact import redact
 
-# Old case id → today's id. An id is never renamed without an entry here; the history of a case depends on it.
+# Old case id → current id. An id is never renamed without an entry here, since the case's history depends on it.
 ALIASES: Mapping[str, str] = MappingProxyType({})
 
 
@@ -49,8 +49,8 @@ def row(run: str, case: Case, device: str, finding: Finding, recorded: str) -> d
 def plain(value: Any) -> Any:
     """``value`` in JSON's own types.
 
-    NaN and ±inf become null: JSON has no word for them, and PostgreSQL refuses them in it. Whatever has ``tolist``
-    (numpy's scalars and arrays, tensors) becomes numbers and lists; tuples become lists, and keys text.
+    NaN and ±inf become null, since JSON does not define them and PostgreSQL rejects them. Objects with ``tolist``
+    (numpy's scalars and arrays, tensors) become numbers and lists; tuples become lists, and keys become text.
     """
     if hasattr(value, "tolist"):
         value = value.tolist()
@@ -71,6 +71,6 @@ def plain(value: Any) -> Any:
 
 
 def storable(text: str) -> str:
-    """``text`` as UTF-8 without NUL, which PostgreSQL has no place for, and without passwords: a crashed rank's output
-    may hold anything."""
+    """``text`` as UTF-8 without NUL, which PostgreSQL cannot store, and without passwords: a crashed rank's output may
+    contain anything."""
     return redact(text).replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "backslashreplace").decode()

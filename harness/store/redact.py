@@ -1,4 +1,4 @@
-"""What may not be shown: users and passwords in URLs, and where somebody's home folder is."""
+"""Removes private details: users and passwords in URLs, and the path of the home folder."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 
 USER = re.compile(r"(?<=://)[^\s/?#]*@")
 SECRET = re.compile(r"(?i)\b(\w*(?:password|passwd|secret|api_?key|access_token)=)[^\s&;'\"]+")
-# An argument has an end: all up to its last @ goes, whatever the password holds, and so does its query.
+# Ends with the argument: everything up to its last @ is removed, whatever the password contains, and so is its query.
 WHOLE_USER = re.compile(r"(?s)(?<=://)(?!/).*@")
 WHOLE_QUERY = re.compile(r"(?s)(://[^?]*\?).*")
 
@@ -27,7 +27,7 @@ def _home(found: re.Match[str]) -> str:
 
 
 def command(arguments: Sequence[object]) -> str:
-    """A command line that can be published, and typed again."""
+    """A command line that can be published and run again."""
     return " ".join(redact(shlex.quote(_argument(str(argument)))) for argument in arguments)
 
 

@@ -1,4 +1,4 @@
-"""The store's tables and their version; how a store is opened, created and migrated."""
+"""The store's tables and their version; opens, creates and migrates a store."""
 
 import re
 import time
@@ -31,11 +31,11 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlche
 
 from harness.store.redact import redact
 
-# Step n - 1 takes a store of version n to n + 1: SQL that SQLite and PostgreSQL both understand. The tables below are
-# those of the newest version. A step that was once released is never edited.
+# Step n - 1 migrates a store from version n to n + 1, in SQL that SQLite and PostgreSQL both understand. The tables
+# below have the newest version. A released step is never edited.
 STEPS: tuple[tuple[str, ...], ...] = ()
 
-BUSY_SECONDS = 60  # how long a writer waits for another one's transaction; each is a few milliseconds
+BUSY_SECONDS = 60  # time a writer waits for another one's transaction; each takes a few milliseconds
 CONNECT_SECONDS = 10
 
 DRIVERS = {
@@ -46,13 +46,13 @@ DRIVERS = {
 }
 USAGE = "give a path, sqlite:///FILE or postgresql://USER@HOST/DATABASE, with the password in PGPASSWORD or ~/.pgpass"
 
-# What a database says → what to do about it.
+# Part of a database's error message → advice.
 ADVICE = {
-    "not a database": "this file is something else; give another path",
+    "not a database": "this file has another format; give another path",
     "malformed": "the file is damaged; restore a copy or give another path",
     "readonly": "allow writing to the file and its folder, or give another path",
     "unable to open": "allow writing to the file and its folder, or give another path",
-    "locked": "another program holds it; end that one and try again",
+    "locked": "another program has locked it; end that program and try again",
     "full": "free some space and try again",
     "connection": "check that the server runs, and the host, port, user, password and database in the URL",
     "permission denied": "ask for the right to create and write tables in that database",
@@ -60,7 +60,7 @@ ADVICE = {
 
 METADATA = MetaData()
 
-# The prefix lets a PostgreSQL database be shared with other applications.
+# The prefix keeps a shared PostgreSQL database free of name conflicts.
 VERSIONS = Table("plumbline_schema", METADATA, Column("version", Integer, nullable=False))
 
 RUNS = Table(
@@ -93,13 +93,13 @@ RECORDS = Table(
 
 
 class StoreError(Exception):
-    """A store that cannot be used; the message is one line that says what to do."""
+    """A store that cannot be used; the message is one line with advice."""
 
 
 def connect(url: str, create: bool = True, steps: Sequence[Sequence[str]] = STEPS) -> Engine:
     """An engine on a store of version ``1 + len(steps)``: created if allowed, migrated in place if older.
 
-    Every use opens and closes a connection of its own, so an engine survives a fork and a server's restart.
+    Every use opens and closes its own connection, so an engine survives a fork and a server's restart.
     """
     address = parse(url)
     if address.database and address.drivername == "sqlite":
@@ -112,18 +112,18 @@ def connect(url: str, create: bool = True, steps: Sequence[Sequence[str]] = STEP
     except ImportError as error:
         message = f"{shown(address)}: driver not installed ({_line(error)}); pip install 'plumbline[postgresql]'"
         raise StoreError(message) from None
-    except SQLAlchemyError:  # it may repeat a part of the URL
+    except SQLAlchemyError:  # the message may repeat a part of the URL
         raise StoreError(f"{shown(address)}: its URL cannot be used; {USAGE}") from None
     if address.drivername == "sqlite":
-        # A commit reaches the write-ahead log, not yet the disk: it outlives this process, which is what is asked.
+        # A commit reaches the write-ahead log but not yet the disk: it outlives this process, which is enough.
         event.listen(engine, "connect", lambda raw, _: raw.execute("PRAGMA synchronous = NORMAL"))
     _prepare(engine, create, steps)
     return engine
 
 
 def parse(url: str) -> URL:
-    """A path or URL as an SQLAlchemy URL of a supported driver. Nothing of a bad URL but its scheme is repeated, since
-    a password may stand anywhere in it."""
+    """A path or URL as an SQLAlchemy URL of a supported driver. Messages repeat only the scheme of a bad URL, since a
+    password may be anywhere in it."""
     scheme = re.match(r"([A-Za-z][\w+.-]+)(:|//)", url)
     if scheme is None and re.search(r"\bpassword\s*=", url):
         raise StoreError(f"the store is given as libpq's keywords, not as a URL; {USAGE}")
@@ -141,13 +141,13 @@ def parse(url: str) -> URL:
         raise StoreError(
             f"the {scheme[1]} URL of the store has more than one @; write %40 for one in a user or password"
         )
-    # Where SQLAlchemy hides it, also from a traceback.
+    # SQLAlchemy hides the password here, also in a traceback.
     password = parsed.normalized_query.get("password", (None,))[-1]
     return parsed.difference_update_query(["password"]).set(drivername=DRIVERS[parsed.drivername], password=password)
 
 
 def shown(url: URL) -> str:
-    """How messages name a store."""
+    """The name of a store in messages."""
     return f"store {place(url)}"
 
 
@@ -167,7 +167,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
-    """One transaction, committed at the end; on SQLite it waits for its turn before it reads or writes anything."""
+    """One transaction, committed at the end; on SQLite it waits for the lock before it reads or writes anything."""
     with _reporting(engine), engine.begin() as connection:
         if engine.dialect.name == "sqlite":
             connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -183,7 +183,7 @@ def _reporting(engine: Engine) -> Iterator[None]:
         advice = next((advice for words, advice in ADVICE.items() if words in cause), USAGE)
         # ``from None``: the chain would show the statement with all its values.
         raise StoreError(f"{shown(engine.url)}: {cause}; {advice}") from None
-    except (ArgumentError, UnicodeError):  # of a port or host that is none
+    except (ArgumentError, UnicodeError):  # from an invalid port or host
         raise StoreError(f"{shown(engine.url)}: its URL cannot be used; {USAGE}") from None
 
 
@@ -207,13 +207,13 @@ def _prepare(engine: Engine, create: bool, steps: Sequence[Sequence[str]]) -> No
     if found == known:
         return
     if found is None and not create:
-        raise StoreError(f"{shown(engine.url)}: holds no Plumbline tables; name the store that a run has written")
+        raise StoreError(f"{shown(engine.url)}: has no Plumbline tables; name a store that a run has written")
     if found is None and engine.dialect.name == "sqlite":
         _keep_write_ahead_log(engine)
     with writing(engine) as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('plumbline'))"))
-        found = _version(connection)  # again: another session may have been first
+        found = _version(connection)  # checked again: another session may have created it meanwhile
         if found is None:
             METADATA.create_all(connection)
             connection.execute(VERSIONS.insert().values(version=known))
@@ -236,8 +236,8 @@ def _version(connection: Connection) -> int | None:
 
 
 def _keep_write_ahead_log(engine: Engine) -> None:
-    """Readers then never block a writer. The mode stays in the file. SQLite's busy timeout does not cover this switch,
-    so a session that creates the same file at the same moment is waited for here."""
+    """Lets readers work while a writer does. The mode stays in the file. SQLite's busy timeout does not cover this
+    switch, so it retries while another session creates the same file."""
     deadline = time.monotonic() + BUSY_SECONDS
     with reading(engine) as connection:
         while True:

@@ -28,18 +28,18 @@ class Store:
 
     @classmethod
     def open(cls, url: str, create: bool = True) -> "Store":
-        """``url``: a path, ``sqlite:///FILE`` or ``postgresql://USER@HOST/DATABASE``. An older store is
-        migrated in place; a missing one is made, or with ``create=False`` a :class:`StoreError`."""
+        """``url``: a path, ``sqlite:///FILE`` or ``postgresql://USER@HOST/DATABASE``. An older store is migrated in
+        place; a missing one is created, or with ``create=False`` raises a :class:`StoreError`."""
         return cls(connect(url, create))
 
     @property
     def place(self) -> str:
-        """Where it is, without user or password."""
+        """The store's location, without user or password."""
         return place(self.engine.url)
 
     def begin(self, environment: Mapping[str, Any], command: str) -> str:
-        """Begin a run; its id sorts by the time, to the second: ``20261123-063155-a1b2c3``. Runs whose process has
-        ended without closing them are marked as killed."""
+        """Begins a run. Its id sorts by time, to the second: ``20261123-063155-a1b2c3``. Runs whose process has ended
+        without closing them are marked as killed."""
         run = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
         started = {"run": run, "command": storable(command), "status": "running", "started": now()}
         described = plain({**environment, "process": process()})
@@ -51,15 +51,15 @@ class Store:
         return run
 
     def _hold(self) -> None:
-        """Keeps SQLite's file open while a run is on: whoever closes it last moves the log into it, which takes longer
-        than all else, and every use would."""
+        """Keeps SQLite's file open during a run: the last connection to close merges the log into it, which is slow,
+        and every use would do so."""
         if self.engine.dialect.name == "sqlite" and self._held is None:
             self._held = self.engine.connect()
             self._held.execute(select(RUNS.c.run).limit(1)).all()
             self._held.rollback()
 
     def finish(self, run: str, status: str) -> None:
-        """End a run; ``status`` is finished, interrupted or failed."""
+        """Ends a run; ``status`` is finished, interrupted or failed."""
         if status not in ENDS:
             raise ValueError(f"status {status!r} is none of {', '.join(ENDS)}")
         with writing(self.engine) as connection:
@@ -71,7 +71,8 @@ class Store:
             self._held = None
 
     def add(self, run: str, case: Case, device: str, findings: Sequence[Finding]) -> None:
-        """Commit the findings of one case together, now. A later one of the same measure and quantity supersedes."""
+        """Commits the findings of one case together and immediately. A later finding of the same measure and quantity
+        supersedes an earlier one."""
         recorded = now()
         rows = [row(run, case, device, finding, recorded) for finding in findings]
         with writing(self.engine) as connection:
@@ -81,23 +82,24 @@ class Store:
                 connection.execute(RECORDS.insert(), rows)
 
     def records(self, run: str | None = None, **equals: object) -> list[dict[str, Any]]:
-        """Records as dicts of :data:`query.COLUMNS`, the oldest first, only the latest of each quantity; of the latest
-        run, of the ``run`` named, or of all (``"*"``). ``equals`` keeps those whose columns have these values."""
+        """Records as dicts of :data:`query.COLUMNS`, the oldest first, and only the latest of each quantity; from the
+        latest run, from the given ``run``, or from all runs (``"*"``). ``equals`` selects records by these columns'
+        values."""
         return query.records(self.engine, run, equals)
 
     def runs(self, run: str | None = None) -> list[dict[str, Any]]:
-        """All of them, the newest first, or the ``run`` named: run, command, status, started, finished, environment,
-        and the number of its records. The status is running, finished, interrupted, failed, or killed: its process has
-        ended without closing it."""
+        """All runs, the newest first, or the given ``run``: run, command, status, started, finished, environment, and
+        the number of its records. The status is running, finished, interrupted, failed, or killed (its process ended
+        without closing it)."""
         return query.runs(self.engine, run)
 
     def frame(self, run: str | None = None) -> "pandas.DataFrame":
-        """The records of ``run`` (as for :meth:`records`), one a row; absent figures are NaN."""
+        """The records of ``run`` (as for :meth:`records`), one per row; missing figures are NaN."""
         return query.frame(self.records(run))
 
     def run_frame(self, run: str | None = None) -> "pandas.DataFrame":
-        """The runs as :meth:`runs` gives them, one a row."""
+        """The runs of :meth:`runs`, one per row."""
         return query.run_frame(self.runs(run))
 
     def _unknown(self, run: str) -> StoreError:
-        return StoreError(f"{shown(self.engine.url)}: holds no run {run!r}; Store.begin gives the id of a new one")
+        return StoreError(f"{shown(self.engine.url)}: has no run {run!r}; Store.begin returns the id of a new one")

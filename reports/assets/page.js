@@ -1,4 +1,4 @@
-// Without this script the first screen is complete; with it, folds open, the search box finds, and the theme switches.
+// The first screen is complete without this script; the script opens folds, searches, and switches the theme.
 (() => {
   const root = document.documentElement;
   document.querySelector(".tools").hidden = false;
@@ -11,7 +11,7 @@
   prefersDark.addEventListener("change", label);
   label();
 
-  // What is folded waits in a template, no part of the document, until it is opened.
+  // Folded content is in a template, outside the document, until it is opened.
   const fill = (fold) => {
     const folded = fold.querySelector(":scope > template");
     if (folded) folded.replaceWith(folded.content);
@@ -31,7 +31,7 @@
   const find = document.getElementById("find");
   const found = document.getElementById("found");
   const steps = [document.getElementById("previous"), document.getElementById("next")];
-  let entries = null; // all that can be found, in the page's order: the node, its text, the folds that it waits in
+  let entries = null; // searchable entries in page order: the node, its text, its folds
   let matches = [];
   let at = -1;
   const collect = (part, folds) => {

@@ -70,7 +70,7 @@ def test_a_frozen_tensor_that_changes_by_its_last_place_is_found(lab: Lab) -> No
 def test_a_count_that_is_off_by_one_is_found(lab: Lab) -> None:
     found = broken(lab, low_rank.CARD, "tests.examples.low_rank.reference:counts_twice", "trace", "dp2")
     assert found["steps"].verdict == "fail"
-    assert found["steps"].reason == "step 1: 2 for 1"
+    assert found["steps"].reason == "step 1: 2 instead of 1"
     assert found["norm"].verdict == "pass"
 
 

@@ -127,4 +127,4 @@ def test_the_step_and_tensor_that_are_wrong_are_named() -> None:
 def test_a_gradient_that_is_missing_is_said() -> None:
     start, steps = drawn(torch.float32)
     found = optimizer.judge([{"matrix": step["matrix"]} for step in steps], [start] * (STEPS + 1), ADAMW)
-    assert (found.verdict, found.reason) == ("fail", "there is no gradient of gain")
+    assert (found.verdict, found.reason) == ("fail", "the gradient of gain is missing")

@@ -70,4 +70,4 @@ def test_where_cores_are_short_the_times_decide_nothing_but_the_count_does(cores
 def test_another_number_of_flights_fails_in_any_round_and_on_any_rank() -> None:
     found = judged([[one_rank(), one_rank()], [one_rank(), one_rank(flights=2)]])["flights"]
     assert (found.verdict, found.value) == ("fail", 2)
-    assert found.reason.startswith("1, 2 flights a rank and step, promised 1")
+    assert found.reason.startswith("1, 2 flights per rank and step, promised 1")

@@ -125,6 +125,6 @@ def test_rates_follow_from_the_median() -> None:
     assert finding.detail["tokens_per_second"] == pytest.approx(256 / finding.value)
     assert finding.detail["tflops"] == pytest.approx(1e-3 / finding.value)
     assert finding.detail["mfu"] == pytest.approx(1e-3 / finding.value)
-    assert "2 spoilt rounds were repeated" in finding.reason
+    assert "2 disturbed rounds were repeated" in finding.reason
     assert judged("torch", {"torch": rounds(0)}).detail["mfu"] is None
     assert len(finding.detail["samples"]) == ROUNDS * STEPS

@@ -143,7 +143,7 @@ def test_a_core_that_is_slower_is_not_the_schedules_fault_and_is_told_of() -> No
     assert found.value == pytest.approx(1 / 4)
     assert found.verdict == "pass"
     as_it_was = timeline.bubble(one_f_one_b(stretch=1.5))
-    assert f"{as_it_was:.3g} as long as they were" in found.reason
+    assert f"{as_it_was:.3g} with their real lengths" in found.reason
     assert found.detail["drawn"] == pytest.approx(as_it_was)
     assert found.detail["alike"]
     assert judged(2, alike=True, stretch=1.5, wait=0.5).verdict == "fail"
@@ -158,7 +158,7 @@ def test_stages_that_are_slower_fail_where_cores_do_not_differ(cores: int) -> No
 def test_where_ranks_share_cores_actions_are_alike_too_and_what_they_were_is_said() -> None:
     found = judged(1, alike=True, stretch=1.5, wait=0.5)
     assert found.verdict == "pass"
-    assert f"{timeline.bubble(one_f_one_b(stretch=1.5)):.3g} as long as they were" in found.reason
+    assert f"{timeline.bubble(one_f_one_b(stretch=1.5)):.3g} with their real lengths" in found.reason
     assert found.detail["replayed"]
 
 

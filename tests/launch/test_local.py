@@ -61,7 +61,7 @@ def test_a_rank_that_raises_is_a_value_and_comes_first(launcher: LocalLauncher) 
     assert not raised.echo
     assert isinstance(waiting, Hung)
     assert describe(outcomes).startswith("rank 1 · Raised")
-    assert "it waits in all_reduce" in waiting.text
+    assert "it is waiting in all_reduce" in waiting.text
     assert seconds < NOTICED
 
 
@@ -114,7 +114,7 @@ def test_a_rank_that_never_enters_a_collective_is_told_from_its_waiting_peer(
     waiting, stuck = outcomes
     assert isinstance(waiting, Hung)
     assert isinstance(stuck, Hung)
-    assert f"it waits in {where}" in waiting.text
+    assert f"it is waiting in {where}" in waiting.text
     assert "it is in no collective" in stuck.text
     assert f"in {job}" in stuck.text
     assert describe(outcomes).startswith("rank 1 · Hung")

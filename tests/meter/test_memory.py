@@ -77,7 +77,7 @@ def test_a_widened_products_copies_are_not_the_engines(ranks: Ranks) -> None:
     [
         ("/bin/false", "false failed with exit status 1"),
         ("/bin/sh -c 'sleep 600'", "sh gave no answer in 1 s"),
-        ("/nonexistent/c++", "the C++ compiler /nonexistent/c++, by CXX, is not there"),
+        ("/nonexistent/c++", "the C++ compiler /nonexistent/c++, named by CXX, does not exist"),
     ],
 )
 def test_a_compiler_that_fails_silently_or_hangs_or_is_missing_is_named(

@@ -234,7 +234,7 @@ def _memory(draw: random.Random, topic: str, variant: str, engine: str, topology
     over = engine == "reference" and variant == "zero3" and topology == "dp4"
     states = round(law * (1.31 if over else 1.0) + abs(scale - 1) * law * 0.01)
     if dtype == "bf16":
-        detail["products"] = "no instructions for it: products of matrices in float32, rounded once"
+        detail["products"] = "no bfloat16 instructions: matrix products are computed in float32 and rounded once"
     if engine == "megatron":
         detail["fallback"] = "no fused optimizer on the CPU: the plain one was used"
     reason = "31 % above 16Ψ/N: full gradients are kept until the update" if over else "within 1 % of the law"

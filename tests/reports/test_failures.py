@@ -119,7 +119,7 @@ def test_a_fault_in_a_template_is_one_line_that_says_where(
 
 
 def test_a_store_that_cannot_be_read_is_one_line(store: Store, tmp_path: Path) -> None:
-    assert "holds no run 'other'" in refusal(store, tmp_path / "site", "other")
+    assert "has no run 'other'" in refusal(store, tmp_path / "site", "other")
     (tmp_path / "some.sqlite").write_bytes(b"no database" * 1000)
     for beside in tmp_path.glob("some.sqlite-*"):
         beside.unlink()

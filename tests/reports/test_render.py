@@ -148,7 +148,10 @@ def test_a_fallback_is_said_in_words_and_marked_in_the_table(html: str) -> None:
 
 
 def test_how_bfloat16_was_multiplied_is_said_in_the_header(html: str) -> None:
-    assert "<dt>bfloat16</dt><dd>no instructions for it: products of matrices in float32, rounded once</dd>" in html
+    assert (
+        "<dt>bfloat16</dt><dd>no bfloat16 instructions: matrix products are computed in float32 and rounded once</dd>"
+        in html
+    )
 
 
 def test_the_shells_variables_stand_in_the_appendix(html: str) -> None:
@@ -197,16 +200,16 @@ def test_records_without_a_card_figures_or_details_still_make_a_page() -> None:
 
 
 def test_without_records_it_says_what_to_do() -> None:
-    with pytest.raises(ReportError, match=r"^run 'r7' holds no records; run pytest suites/ again"):
+    with pytest.raises(ReportError, match=r"^run 'r7' has no records; run pytest suites/ again"):
         render([], {"run": "r7"})
 
 
 def test_a_store_without_records_is_one_clear_line(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path / "empty.sqlite"))
-    with pytest.raises(ReportError, match=r"^the store's latest run holds no records: fill it with [^\n]+$"):
+    with pytest.raises(ReportError, match=r"^the store's latest run has no records: run pytest suites/ [^\n]+$"):
         write(store, None, tmp_path / "site")
     run = store.begin({}, "pytest suites/")
-    with pytest.raises(ReportError, match=f"^run '{run}' holds no records"):
+    with pytest.raises(ReportError, match=f"^run '{run}' has no records"):
         write(store, run, tmp_path / "site")
     assert not (tmp_path / "site").exists()
 

@@ -97,7 +97,7 @@ def test_a_torch_that_hangs_or_fails_is_one_line(
     monkeypatch.setattr(gpus, "ASK", code)
     nvidia_smi(LISTS_TWO)
     assert gpus.gpus() == ()
-    assert gpus.found().note.startswith("PyTorch cannot be asked for GPUs (python")
+    assert gpus.found().note.startswith("PyTorch cannot list the GPUs (python")
     assert said in gpus.found().note
     assert "\n" not in gpus.found().note
 

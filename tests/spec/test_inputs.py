@@ -41,7 +41,9 @@ def test_unequal_work_whose_cases_would_share_their_ids_is_refused(
     first: str, second: str, word: str, tmp_path: Path
 ) -> None:
     names = [workload(tmp_path, "lr = 0.1", first), workload(tmp_path, "lr = 0.2", second)]
-    message = f"{names[0]} and {names[1]} are different work, yet their cases would have the same ids, which end in "
+    message = (
+        f"{names[0]} and {names[1]} are different workloads, but their cases would have the same ids, which end in "
+    )
     with pytest.raises(InputError) as error:
         asked(names, 0)
     assert str(error.value) == f"{message}{word!r}; rename one of the files"
@@ -113,7 +115,10 @@ WEIGHTS: dict[str, tuple[Callable[[Path, dict[str, torch.Tensor]], object], str]
         lambda _, tensors: tensors.update({NORM: torch.ones(16, dtype=torch.int8)}),
         f"{NORM} is stored as I8; only",
     ),
-    "spare": (lambda _, tensors: tensors.update({"score.weight": torch.ones(1)}), "that this model has not: score"),
+    "spare": (
+        lambda _, tensors: tensors.update({"score.weight": torch.ones(1)}),
+        "that this model does not have: score",
+    ),
 }
 
 
@@ -198,7 +203,7 @@ def test_documents_that_nothing_parts_are_told(documents: tuple[str, ...], said:
         warnings.simplefilter("always")
         asked([workload(tmp_path, DATA + TABLE.format(12))], 0)
     messages = [str(warning.message) for warning in told]
-    expected = f"{tmp_path / 'tokenizer.json'} has no end-of-text token, so nothing parts the documents of "
+    expected = f"{tmp_path / 'tokenizer.json'} has no end-of-text token, so nothing separates the documents of "
     assert [expected in message for message in messages] == [True] * said
 
 

@@ -47,4 +47,4 @@ def test_an_engine_that_nobody_can_install_is_missing_whatever_is_here() -> None
 
 def test_an_engine_of_its_own_environment_is_not_to_be_installed_by_pip() -> None:
     engine = Engine("nowhere:build", ("no-such-engine>=2",), environment="odd-suites")
-    assert requires.missing(engine, cuda=False) == "no-such-engine is not installed; tox -e odd-suites has it"
+    assert requires.missing(engine, cuda=False) == "no-such-engine is not installed; tox -e odd-suites provides it"

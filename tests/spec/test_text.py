@@ -96,7 +96,7 @@ def test_a_long_text_without_a_space_is_still_cut(tmp_path: Path, monkeypatch: p
 
 
 FINE = lines({"text": "fine"})
-NO_TEXT = 'line 2 has no field "text", and only plain text is trained on; '
+NO_TEXT = 'line 2 has no field "text", and only plain text can be used; '
 NO_STRING = 'line 2: the field "text" must hold a string, not '
 FAULTS: dict[str, tuple[str, bytes | Callable[[Path], object], str]] = {
     "cut": ("a.jsonl", FINE + b'{"text": "hal', "a.jsonl, line 2 is not JSON: Unterminated string"),
@@ -118,7 +118,7 @@ FAULTS: dict[str, tuple[str, bytes | Callable[[Path], object], str]] = {
     "column": (
         "a.parquet",
         lambda path: pq.write_table(pa.table({"prompt": ["a"], "answer": ["b"]}), path),
-        'a.parquet has no field "text", and only plain text is trained on; its fields are prompt, answer',
+        'a.parquet has no field "text", and only plain text can be used; its fields are prompt, answer',
     ),
     "null_in_a_table": (
         "a.parquet",

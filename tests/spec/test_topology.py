@@ -30,10 +30,10 @@ def test_experts_are_spread_over_data_parallel_ranks() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is not axis sizes such as dp2tp2"),
-        ("dp", "is not axis sizes"),
-        ("2dp", "is not axis sizes"),
-        ("dp2,tp2", "is not axis sizes"),
+        ("", "is not a list of axis sizes such as dp2tp2"),
+        ("dp", "is not a list of axis sizes"),
+        ("2dp", "is not a list of axis sizes"),
+        ("dp2,tp2", "is not a list of axis sizes"),
         ("dp2xp2", "unknown axis 'xp'"),
         ("dp0", "dp must be at least 1"),
     ],

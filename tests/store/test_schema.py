@@ -96,11 +96,11 @@ def test_without_create_a_file_must_exist_and_hold_a_store(tmp_path: Path) -> No
     assert "no such file" in refusal(str(tmp_path / "none.db"), create=False)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "empty.db").touch()
-    assert "holds no Plumbline tables" in refusal(str(tmp_path / "empty.db"), create=False)
+    assert "has no Plumbline tables" in refusal(str(tmp_path / "empty.db"), create=False)
 
 
 def test_without_create_a_server_must_hold_a_store(postgresql: str) -> None:
-    assert "holds no Plumbline tables" in refusal(postgresql, create=False)
+    assert "has no Plumbline tables" in refusal(postgresql, create=False)
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("just text, long enough to look like a header" * 50)
     for create in (True, False):
-        assert "not a database; this file is something else" in refusal(str(file), create)
+        assert "not a database; this file has another format" in refusal(str(file), create)
     assert file.read_text().startswith("just text")
 
 

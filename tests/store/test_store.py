@@ -149,7 +149,7 @@ def test_runs_tell_their_command_status_times_environment_and_records(store: Sto
 
 def test_a_run_that_was_not_begun_can_be_neither_added_to_nor_finished(store: Store) -> None:
     for action in (lambda: store.add("nope", CASE, "cpu", [FINDING]), lambda: store.finish("nope", "failed")):
-        with pytest.raises(StoreError, match=r"holds no run 'nope'; Store\.begin"):
+        with pytest.raises(StoreError, match=r"has no run 'nope'; Store\.begin"):
             action()
     run = store.begin({}, "pytest")
     with pytest.raises(ValueError, match="status 'done' is none of finished, interrupted, failed"):

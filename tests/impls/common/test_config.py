@@ -169,7 +169,7 @@ def test_another_architecture_is_refused_by_the_fields_name(
     ("name", "content", "message"),
     [
         ("other.json", "{}", "config.json: weights must name a Hugging Face folder"),
-        ("adapter_config.json", "{}", "holds an adapter alone: merge it into its base model, and name that folder"),
+        ("adapter_config.json", "{}", "holds only an adapter: merge it into its base model, and name that folder"),
         ("config.json", "{", "config.json is not JSON"),
         ("config.json", '{\n// tweaked\n"model_type": "qwen3",\n}', "config.json is not JSON"),
         ("config.json", "[]", "model_type None is not supported"),

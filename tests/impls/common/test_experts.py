@@ -57,7 +57,7 @@ def test_who_knows_dense_layers_alone_says_so() -> None:
 
 
 def test_a_model_with_experts_is_not_written_as_a_dense_one() -> None:
-    with pytest.raises(ValueError, match="a model with experts is not written"):
+    with pytest.raises(ValueError, match="a model with experts cannot be written"):
         config_json(EXPERTS, "float32")
 
 

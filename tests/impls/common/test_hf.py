@@ -129,7 +129,7 @@ SPOILT = {
     ),
     "spare": (
         spoil(lambda stored: stored.update({"model.layers.0.self_attn.q_proj.bias": torch.ones(1)})),
-        r"has tensors that this model has not: model\.layers\.0\.self_attn\.q_proj\.bias",
+        r"has tensors that this model does not have: model\.layers\.0\.self_attn\.q_proj\.bias",
     ),
     "none": (
         lambda folder: (folder / "model.safetensors").unlink(),
@@ -137,7 +137,7 @@ SPOILT = {
     ),
     "pickled": (
         lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
-        r"but pytorch_model\.bin: load it with Transformers and save_pretrained\(\) it",
+        r"but pytorch_model\.bin: load it with Transformers and save it with save_pretrained\(\)",
     ),
     "cut": (
         lambda folder: (folder / "model.safetensors").write_bytes(b"\x20" * 20),

@@ -121,7 +121,7 @@ def test_an_unknown_workload_is_refused(text: str, message: str) -> None:
     ("content", "message"),
     [
         ("stepz = 3", "unknown field 'stepz'; did you mean steps?"),
-        ('name = "x"', "unknown field 'name'; a workload is called as its file is"),
+        ('name = "x"', "unknown field 'name'; a workload has the name of its file"),
         ("learning_rate = 3e-4", "unknown field 'learning_rate'; did you mean lr?"),
         ("max_steps = 3", "unknown field 'max_steps'; did you mean steps?"),
         ("gradient_accumulation_steps = 2", "unknown field 'gradient_accumulation_steps'; did you mean micro_batches?"),
