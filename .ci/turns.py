@@ -1,6 +1,6 @@
-"""A pytest plugin for a session of the suites that has not time for all: topics take turns, until the time is up.
+"""A pytest plugin for a session without enough time for all cases: topics take turns until the time is up.
 
-A turn is a case with all its measures, or a block of timed rounds. What was reached is kept in a file as it goes, since
+A turn is a case with all its measures, or a block of timed rounds. Progress is written to a file continuously, since
 the session may be killed.
 """
 
@@ -22,17 +22,20 @@ FILE, DEADLINE = "--turns", "--deadline"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(FILE, type=Path, required=True, help="where to keep what was reached, as JSON")
-    parser.addoption(DEADLINE, type=float, required=True, help="when to begin no more: seconds since the epoch")
+    parser.addoption(FILE, type=Path, required=True, help="the JSON file of the progress")
+    parser.addoption(
+        DEADLINE, type=float, required=True, help="the time after which no turn begins, in seconds since the epoch"
+    )
 
 
 def turn(case: Case, measure: str) -> tuple[Any, ...]:
-    """What is not to be interrupted by another topic: rounds are timed for all engines of a block at once."""
+    """The turn's key: another topic must not interrupt a turn, since rounds are timed for all engines of a block at
+    once."""
     return (case.topology, case.workload) if measure == "throughput" else (case.id,)
 
 
 def interleaved(turns: Sequence[tuple[str, list[Any]]]) -> list[Any]:
-    """Turns with their topics → their items, in an order in which every topic has one before any has two."""
+    """Turns with their topics → their items, ordered so that every topic has one turn before any has two."""
     by_topic: dict[str, list[list[Any]]] = {}
     for topic, items in turns:
         by_topic.setdefault(topic, []).append(items)
@@ -58,7 +61,7 @@ REACHED = pytest.StashKey[Reached]()
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> Generator[None, None, None]:
-    yield  # the suites' own order, in which a turn's items are neighbours within their topic
+    yield  # the suites' own order, in which a turn's items are adjacent within their topic
     turns: dict[tuple[Any, ...], list[Any]] = {}
     for item in items:
         case, measure = item.callspec.params["case"], item.callspec.params["measure"]
@@ -66,7 +69,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> Ge
     items[:] = interleaved([(key[0], found) for key, found in turns.items()])
     session = config.stash[SESSION]
     places = {item.callspec.params["case"].id: index for index, item in enumerate(items)}
-    session.checked.sort(key=lambda case: places[case.id])  # which are begun ahead
+    session.checked.sort(key=lambda case: places[case.id])  # these run ahead
     config.stash[REACHED] = Reached(config.getoption(FILE), items)
     config.stash[REACHED].write()
 

@@ -69,7 +69,7 @@ def test_a_dry_run_prints_wheels_stages_and_their_time_and_leaves_nothing(tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--seconds", "60"], "--seconds 60: 90 or more"),
+        (["--seconds", "60"], "--seconds 60: 90 or more are needed"),
         (["--wheels", "none"], "no wheels in none; gather some with: .ci/gpu wheels none"),
     ],
 )
@@ -103,7 +103,7 @@ def test_without_a_gpu_all_before_it_is_done_and_one_line_says_so(
 ) -> None:
     wheel(tmp_path / "wheels")
     monkeypatch.setattr(job, "ASK", f"import carried; {NO_GPU}")  # what was carried is there by then
-    with pytest.raises(job.Problem, match=r"no GPU: PyTorch 2.11.0 sees none; run it where there is one"):
+    with pytest.raises(job.Problem, match=r"no GPU: PyTorch 2.11.0 sees none; run this on a machine with a GPU"):
         job.run(Namespace(out=tmp_path / "out", wheels=tmp_path / "wheels", seconds=480.0, dry_run=False))
     assert (tmp_path / "out" / "log.txt").read_text() == ""
 

@@ -148,10 +148,8 @@ def test_a_fallback_is_said_in_words_and_marked_in_the_table(html: str) -> None:
 
 
 def test_how_bfloat16_was_multiplied_is_said_in_the_header(html: str) -> None:
-    assert (
-        "<dt>bfloat16</dt><dd>no bfloat16 instructions: matrix products are computed in float32 and rounded once</dd>"
-        in html
-    )
+    note = "no bfloat16 instructions: matrix products are computed in float32 and rounded once"
+    assert f"<dt>bfloat16</dt><dd>{note}</dd>" in html
 
 
 def test_the_shells_variables_stand_in_the_appendix(html: str) -> None:
