@@ -92,12 +92,12 @@ def gradients_kept_twice(workload: Workload, topology: Topology, **variant: Any)
 
 
 def losses_kept_with_their_graphs(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
-    """Each step's loss stays in a list, to be reported some time."""
+    """Each step's loss stays in a list, with the graph behind it and all that the graph keeps."""
     losses = []
 
     def keep(loss: Tensor) -> None:
         losses.append(loss)
-        loss.backward()
+        loss.backward(retain_graph=True)
 
     reference.accumulate = partial(accumulate, backward=keep)
     return reference.build(workload, topology, **variant)

@@ -110,7 +110,7 @@ class Asynchronous:
             versions.begin()
         micro_batches, weights, shares = mini_batches(batch, self.workload, self.topology, self.part.dp_rank, self.plan)
         losses = self.executor.run(micro_batches, weights, self.spans)  # [m]
-        total = (losses * torch.tensor(shares, dtype=losses.dtype, device=losses.device)).sum()
+        total = torch.stack([loss * share for loss, share in zip(losses, shares, strict=True)]).sum()
         dist.all_reduce(total, group=self.part.pp)
         return total
 
