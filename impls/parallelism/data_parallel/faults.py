@@ -142,6 +142,6 @@ FAULTS = {
     ),
     "no_master_weights": Fault("ddp", "dp2", {"parity": {"bf16": REPLAYED}}),
     "gradients_kept_twice": Fault("ddp", "dp2", {"memory": {"fp32": {"states"}}}),
-    "losses_kept_with_their_graphs": Fault("ddp", "dp2", {"memory": {"fp32": {"growth"}}}),
+    "losses_kept_with_their_graphs": Fault("ddp", "dp2", {"memory": {"fp32": {"growth", "states"}}}),
     "a_second_all_reduce": Fault("ddp", "dp2", {"traffic": {"fp32": {"bytes"}}}),
 }
