@@ -24,7 +24,7 @@ FILE, DEADLINE = "--turns", "--deadline"
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(FILE, type=Path, required=True, help="the JSON file of the progress")
     parser.addoption(
-        DEADLINE, type=float, required=True, help="the time after which no turn begins, in seconds since the epoch"
+        DEADLINE, type=float, required=True, help="no turn begins later (seconds since the epoch)"
     )
 
 

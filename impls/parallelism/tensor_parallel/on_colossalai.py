@@ -69,7 +69,7 @@ class TensorParallel:
     fallback = "the adapter adds the gradients of QK-norm's gains over the ranks: Shardformer has no policy for them"
 
     def __init__(self, workload: Workload, topology: Topology) -> None:
-        without_experts(workload, "Colossal-AI is given a policy for")
+        without_experts(workload, "Colossal-AI has a policy here for")
         if workload.dtype == "fp64":
             raise Unsupported("Colossal-AI trains in float32, float16 and bfloat16 only")
         if topology.dp > 1:

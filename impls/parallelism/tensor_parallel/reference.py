@@ -105,7 +105,7 @@ class TensorParallel:
         topology: Topology,
         decoder: Callable[[ModelConfig, Group], ParallelDecoder] = ParallelDecoder,
     ) -> None:
-        without_experts(workload, "tensor parallelism by itself cuts")
+        without_experts(workload, "tensor parallelism alone cuts")
         places = mesh(topology)
         self.workload, self.topology = workload, topology
         self.tp, self.dp, self.dp_rank = places.get_group("tp"), places.get_group("dp"), places.get_local_rank("dp")

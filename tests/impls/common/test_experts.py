@@ -51,9 +51,9 @@ def test_more_experts_a_token_than_there_are_is_an_error() -> None:
 
 
 def test_who_knows_dense_layers_alone_says_so() -> None:
-    with pytest.raises(Unsupported, match=r"AutoTP is given rules for dense layers alone.*hybrid_3d"):
-        without_experts(NAMED["meshed_experts"], "AutoTP is given rules for")
-    without_experts(NAMED["meshed"], "AutoTP is given rules for")
+    with pytest.raises(Unsupported, match=r"AutoTP has rules here for dense layers only.*hybrid_3d"):
+        without_experts(NAMED["meshed_experts"], "AutoTP has rules here for")
+    without_experts(NAMED["meshed"], "AutoTP has rules here for")
 
 
 def test_a_model_with_experts_is_not_written_as_a_dense_one() -> None:

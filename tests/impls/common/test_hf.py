@@ -97,7 +97,7 @@ def test_a_tied_model_may_store_its_head_if_it_is_the_embedding(tmp_path: Path) 
     save_file({**stored, "lm_head.weight": stored["model.embed_tokens.weight"].clone()}, file)
     assert dict(read_weights(tmp_path, TIED_GQA)).keys() == weights(TIED_GQA).keys()
     save_file({**stored, "lm_head.weight": stored["model.embed_tokens.weight"] + 1}, file)
-    with pytest.raises(ValueError, match=r"tie_word_embeddings is true, yet lm_head\.weight differs"):
+    with pytest.raises(ValueError, match=r"tie_word_embeddings is true, but lm_head\.weight differs"):
         list(read_weights(tmp_path, TIED_GQA))
 
 
@@ -178,5 +178,5 @@ def test_write_folder_refuses_what_is_not_the_model_whole(tmp_path: Path) -> Non
         with pytest.raises(ValueError, match=message):
             write_folder(tmp_path / message, TIED_GQA, wrong, torch.float32)
     write(tmp_path / "full", TIED_GQA)
-    with pytest.raises(ValueError, match=r"holds weights already \(model\.safetensors\); choose an empty folder"):
+    with pytest.raises(ValueError, match=r"already holds weights \(model\.safetensors\); choose an empty folder"):
         write(tmp_path / "full", TIED_GQA)

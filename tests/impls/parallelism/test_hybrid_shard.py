@@ -58,7 +58,7 @@ def test_two_hops_cross_once_where_hsdp_crosses_for_every_micro_batch(lab: Lab) 
     [
         ("mics", "deepspeed", DP2, "skipped", "MiCS ZeRO-3 sharding has been removed"),
         ("hsdp_zero1", "megatron", DP4, "skipped", "takes Adam only, not sgd"),
-        ("threes", "reference", DP4, "skipped", "dp 4 is no multiple of its groups of 3 ranks"),
+        ("threes", "reference", DP4, "skipped", "dp 4 is not a multiple of its groups of 3 ranks"),
     ],
 )
 def test_what_cannot_be_says_why(

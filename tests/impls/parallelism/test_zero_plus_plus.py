@@ -75,7 +75,7 @@ def test_the_reference_computes_what_the_dense_model_does_and_sends_what_the_law
 def test_groups_that_do_not_divide_the_ranks_are_skipped_with_the_reason(lab: Lab) -> None:
     (finding,) = lab.measure("parity", case("groups_of_three"))
     assert finding.verdict == "skipped"
-    assert "dp 4 is no multiple of its groups of 3 ranks" in finding.reason
+    assert "dp 4 is not a multiple of its groups of 3 ranks" in finding.reason
 
 
 @pytest.mark.parametrize(("variant", "topology"), [("qwz", DP2), ("qgz", DP4)], ids=str)
