@@ -20,8 +20,7 @@ from impls.engines.megatron.sequence_parallel import block, check
 
 
 def _to_cpu(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
-XX
-    numbers."""
+    """Megatron's own function converts only tensors from a GPU to numpy, as all_to_all_single needs its splits."""
     return tensor.numpy() if as_numpy and torch.is_tensor(tensor) else tensor
 
 

@@ -167,7 +167,7 @@ def test_an_exchange_gives_each_rank_the_key_heads_of_its_queries(
     share: int, kv_heads: int, ranks: int, n: int
 ) -> None:
     if kv_heads % ranks and ranks % kv_heads:
-        with pytest.raises(Refused, match=f"{kv_heads} key heads can neither be dealt out to {ranks} ranks"):
+        with pytest.raises(Refused, match=f"{kv_heads} key heads and {ranks} ranks: neither number"):
             ulysses.head_shares(share * ranks * kv_heads, kv_heads, ranks)
         return
     heads = share * max(ranks, kv_heads)  # a multiple of both
@@ -184,7 +184,7 @@ def test_an_exchange_gives_each_rank_the_key_heads_of_its_queries(
 
 
 def test_query_heads_that_ranks_do_not_divide_are_refused() -> None:
-    with pytest.raises(Refused, match="6 query heads cannot be dealt out to 4 ranks"):
+    with pytest.raises(Refused, match="6 query heads cannot be distributed to 4 ranks"):
         ulysses.head_shares(6, 2, 4)
 
 
@@ -307,7 +307,7 @@ def test_heads_that_cannot_be_dealt_out_are_a_reason_to_skip(worlds: Any) -> Non
     model = ModelConfig(num_attention_heads=6, num_key_value_heads=2, head_dim=4)
     outcomes = ran(worlds(4), Workload(model=model, sequence_length=8, batch_size=1), 4, group=0)
     assert all(isinstance(outcome, Unsupported) for outcome in outcomes)
-    assert "6 query heads cannot be dealt out to 4 ranks" in outcomes[0].reason
+    assert "6 query heads cannot be distributed to 4 ranks" in outcomes[0].reason
 
 
 # Laws
