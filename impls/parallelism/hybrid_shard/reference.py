@@ -3,8 +3,8 @@
 Zhao et al. 2023, "PyTorch FSDP", §3.2.2 (HSDP); Zhang et al. 2022, "MiCS", §3 (partition and replication groups).
 
 Sharding over all W ranks sends every weight over the slowest link. In groups of F, such as the GPUs of one node,
-weights are gathered only inside the group, and only each rank's shard of the gradient crosses groups. The sum is the same
-(Zhao et al., equation 1):
+weights are gathered only inside the group, and only each rank's shard of the gradient crosses groups. The sum is the
+same (Zhao et al., equation 1):
 
     Σ_{r=1}^{W} g_r  =  Σ_{i=1}^{W/F} Σ_{r ∈ S_i} g_r
 
