@@ -25,8 +25,8 @@ def activations(
 
     for n tokens, and the number of labels that count (8 bytes). With sequence parallelism the first two lines are for
     b·⌈s/t⌉ tokens; the naive form saves the second line gathered. So everything is ÷ t, like the paper's 34 + 5as/h,
-    while tensor parallelism alone leaves the first two lines whole, like the paper's 10. A fused attention saves no 5as/h.
-    An engine with a fused norm keeps less.
+    while tensor parallelism alone leaves the first two lines whole, like the paper's 10. A fused attention saves no
+    5as/h. An engine with a fused norm keeps less.
     """
     model, t, e = workload.model, topology.tp, workload.element_size
     w = max(4, e)

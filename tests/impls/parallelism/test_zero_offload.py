@@ -94,7 +94,7 @@ def test_a_rank_leaves_no_file_in_the_folder(tmp_path: Path, monkeypatch: pytest
     [
         ("offload_optimizer", "zenflow", CLIPPED.with_(optimizer="sgd"), "ZenFlow takes AdamW only, not sgd"),
         ("offload_params", "deepspeed", CLIPPED.with_(dtype="fp64"), "float32, float16 and bfloat16 only"),
-        ("nvme_optimizer", "deepspeed", CLIPPED, "take the device nvme for cpu without a word"),
+        ("nvme_optimizer", "deepspeed", CLIPPED, "treat the device nvme as cpu without a warning"),
     ],
 )
 def test_what_an_engine_does_not_take_is_skipped_with_the_reason(

@@ -150,7 +150,7 @@ def test_a_file_system_without_direct_access_is_said(monkeypatch: pytest.MonkeyP
         return 0
 
     monkeypatch.setattr("impls.parallelism.zero_offload.store.fcntl.fcntl", refuse)
-    assert Store(BLOCK, str(tmp_path)).fallback == f"{tmp_path} takes no O_DIRECT: its files go through the page cache"
+    assert Store(BLOCK, str(tmp_path)).fallback == f"{tmp_path} does not support O_DIRECT: its files go through the page cache"
 
 
 def test_a_file_has_no_name_and_its_blocks_are_free_when_the_store_is_gone(tmp_path: Path) -> None:
