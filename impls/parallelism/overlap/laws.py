@@ -15,7 +15,7 @@ def states(workload: Workload, topology: Topology, **variant: object) -> float:
 
 
 def activations(workload: Workload, topology: Topology, technique: str, overlap: bool = True) -> float:
-    """Bytes that autograd saves: halves and tiles together keep as much as the whole."""
+    """Bytes that autograd saves: halves and tiles together keep what the whole keeps."""
     return sequence_parallel.activations(workload, topology, sequence_parallel=technique in ALONG_THE_SEQUENCE)
 
 
