@@ -1,4 +1,5 @@
-"""A topic of each contract is one folder, measured as any other; a planted fault is found by the measure that must."""
+"""A topic of each contract is one folder, and is measured like any other; the named measure finds each planted
+fault."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -50,7 +51,7 @@ def test_each_contract_has_the_measures_that_suit_it() -> None:
 
 
 def broken(lab: Lab, card: Card, build: str, measure: str, topology: str, variant: str = "") -> dict[str, Finding]:
-    """By quantity, what is found of a planted fault."""
+    """Findings about a planted fault, by quantity."""
     name = build.partition(":")[2]
     faulty = replace(card, engines={"reference": card.engines["reference"], name: Engine(build)})
     lab.runner.cards = {**CARDS, card.name: faulty}

@@ -1,22 +1,22 @@
-"""What is wrong with a layout that was drawn."""
+"""The problems of a randomly drawn layout."""
 
 from harness.lab import Lab
 from harness.spec import Case, Finding
 
-# Of ever new layouts one in some thousands has a floor that is too small by luck. That is no matter where floors are
-# so low (1e-14, 1e-6): what is wrong in kind is hundreds of them off.
+# Among new layouts, one in some thousands has a floor that is too small by luck. This does not matter where floors are
+# so low (1e-14, 1e-6): a real fault exceeds them by a factor of hundreds.
 SAME = {"fp64": 1e-9, "fp32": 1e-4}
 
 
 def wrong(lab: Lab, case: Case) -> list[str]:
-    """The reasons of all that is not right, in parity and traffic; nothing may be skipped."""
-    lab._checked.clear()  # a name does not tell all of a layout
+    """The reasons of all findings in parity and traffic that do not pass; nothing may be skipped."""
+    lab._checked.clear()  # a name does not describe a layout completely
     found = [*lab.measure("parity", case), *(lab.measure("traffic", case) if case.topology.world_size > 1 else [])]
     return [f"{case.id}: {f.reason}" for f in found if f.verdict != "pass" and not _same(case, f)]
 
 
 def _same(case: Case, finding: Finding) -> bool:
-    if finding.measure == "traffic":  # what is no larger than a flag is counted as one, and some drawn parts are
+    if finding.measure == "traffic":  # some drawn parts are so small that they count as flags
         assert finding.law is not None
         assert finding.value is not None
         return 0 <= finding.law - finding.value <= finding.detail.get("control", 0.0)

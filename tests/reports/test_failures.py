@@ -100,7 +100,7 @@ def test_a_disk_without_room_leaves_the_former_report_and_no_cut_file(
     former = write(store, None, folder).read_bytes()
     assert len(former) > 4096
     request.getfixturevalue("small_files")
-    assert refusal(store, folder).startswith(f"cannot write {folder}/index.html: File too large; free some space")
+    assert refusal(store, folder).startswith(f"cannot write {folder}/index.html: File too large; free some")
     assert folder.joinpath("index.html").read_bytes() == former
     assert [path.name for path in folder.iterdir()] == ["index.html"]
 

@@ -1,4 +1,4 @@
-"""Latent attention: both forms on odd sizes, what a cache must hold, and what its claim and its rotary key are."""
+"""Latent attention: both forms on odd sizes, the size of the cache, its claim and its rotary key."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Our decoder with experts is Transformers' Qwen3-MoE; what cannot take one says so."""
+"""Our decoder with experts equals Transformers' Qwen3-MoE; code without support for experts reports it."""
 
 import pytest
 import torch

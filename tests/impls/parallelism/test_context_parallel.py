@@ -1,4 +1,4 @@
-"""Context parallelism: layouts by counting, rings and exchanges on two and four CPU ranks, and what is refused."""
+"""Context parallelism: layouts by counting, rings and exchanges on two and four CPU ranks, and rejected work."""
 
 import io
 import sys
@@ -28,7 +28,7 @@ from tests.impls.oracle import distance
 
 layouts = st.sampled_from(LAYOUTS)
 PROBLEM = problem.__name__
-quietly = settings(deadline=None)  # a neighbour's load is no failure
+quietly = settings(deadline=None)  # another process's load must not fail the test
 
 
 def on_ranks(layout: str, ranks: int, length: int) -> list[list[int]]:
@@ -90,12 +90,12 @@ def test_contiguous_leaves_the_last_rank_the_most_and_striped_nearly_the_same_fo
         counted = [sum(steps) for steps in work(layout, ranks, [size])]
         assert sum(counted) == total
         assert counted == sorted(counted)
-        # a later rank sees, of each earlier one, size² or size pairs more than that sees of it
+        # a later rank sees size² or size more pairs with each earlier rank than that one sees with it
         assert counted[-1] - counted[0] == (ranks - 1) * (size**2 if layout == "contiguous" else size)
 
 
 def steps(layout: str, ranks: int, length: int) -> list[str]:
-    """By position of the query: in which step of the ring it meets each key."""
+    """The step of the ring in which each query meets each key, by the query's position."""
     places = on_ranks(layout, ranks, length)
     met = [[" "] * length for _ in range(length)]
     for rank in range(ranks):
@@ -249,7 +249,7 @@ def worlds() -> Iterator[Callable[[int], World]]:
 
 
 def ran(world: World, workload: Workload, size: int, **variant: Any) -> tuple[Any, ...]:
-    """Every rank's outcome of the reference's checked run; no regard to what the workload says of the topology."""
+    """Every rank's outcome of the reference's checked run, whether or not the workload permits the topology."""
     arguments = {
         "build": f"{reference.__name__}:build",
         "variant": variant,
@@ -262,7 +262,7 @@ def ran(world: World, workload: Workload, size: int, **variant: Any) -> tuple[An
 
 
 def exactly(workload: Workload, narrow: bool, **variant: Any) -> dict[str, Tensor]:
-    """The plain formula's output and gradients, with inputs rounded to float32 beforehand if ``narrow``."""
+    """The plain formula's output and gradients; ``narrow`` first rounds the inputs to float32."""
     drawn = Drawn.of(PROBLEM, workload.with_(dtype="fp32") if narrow else workload, variant)
     drawn = drawn.to(TORCH_DTYPES[workload.dtype])
     inputs, cotangents = drawn.inputs, drawn.cotangents
@@ -318,7 +318,7 @@ def test_the_laws_are_those_of_the_papers_where_every_head_has_its_own_keys() ->
     workload, n, element = Workload(model=model, batch_size=1, sequence_length=64), 4, 4
     hidden = 4 * 8
     forth_and_back = 2 * element
-    ulysses = 4 * 64 * hidden / n * (n - 1) / n  # 4·s·h/N, less what a rank keeps
+    ulysses = 4 * 64 * hidden / n * (n - 1) / n  # 4·s·h/N, less the part that a rank keeps
     assert laws.traffic(workload, Topology(cp=n), group=0) == forth_and_back * ulysses
     ring = 2 * 64 * hidden * (n - 1) / n  # and the gradients besides
     assert laws.traffic(workload, Topology(cp=n)) == 1.5 * forth_and_back * ring

@@ -15,7 +15,7 @@ from impls.parallelism import data_parallel, zero
 
 DP2 = Topology(dp=2)
 UNEVEN_TIED = NAMED["uneven_tied"]
-# With so large an epsilon AdamW's step is nearly linear in the gradient: a wrong norm cannot hide in it.
+# With so large an epsilon AdamW's step is nearly linear in the gradient, so a wrong norm is visible.
 CLIPPED = UNEVEN_TIED.with_(
     name="uneven_tied_clipped", optimizer="adamw", lr=1.0, eps=1.0, weight_decay=0.1, max_grad_norm=0.5
 )
@@ -31,7 +31,7 @@ def with_a_larger_rate(workload: Workload, topology: Topology, adapter: str) -> 
 
 def with_collectives_of_its_own(workload: Workload, topology: Topology) -> Trainer:
     trainer: Trainer = importlib.import_module(f"{data_parallel.HERE}.reference").build(workload, topology)
-    trainer.unmetered = "they go through pigeons"  # type: ignore[attr-defined]
+    trainer.unmetered = "they go through another library"  # type: ignore[attr-defined]
     return trainer
 
 
@@ -105,11 +105,11 @@ def test_collectives_that_cannot_be_counted_are_no_figure(lab: Lab) -> None:
         (finding,) = lab.measure("traffic", case("ddp", "odd", Workload()))
     finally:
         lab.cards = CARDS
-    assert (finding.verdict, finding.reason, finding.value) == ("skipped", "they go through pigeons", None)
+    assert (finding.verdict, finding.reason, finding.value) == ("skipped", "they go through another library", None)
 
 
 def test_parity_may_be_asked_again(lab: Lab) -> None:
-    """Its tensors are gone by then, and what else the run gave is not."""
+    """The case's tensors are dropped by then, but its other results are kept."""
     asked = case("zero2", "deepspeed", UNEVEN_TIED)
     first = lab.measure("parity", asked)
     held = lab.checked(asked)

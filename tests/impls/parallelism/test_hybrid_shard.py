@@ -1,4 +1,4 @@
-"""Hybrid sharding: groups of every size, uneven and clipped work, what crosses, and what cannot be asked for."""
+"""Hybrid sharding: groups of every size, uneven and clipped work, traffic across groups, and rejected work."""
 
 from dataclasses import replace
 

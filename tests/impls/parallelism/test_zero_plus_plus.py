@@ -1,4 +1,5 @@
-"""ZeRO++ on two and four CPU ranks: other groups, micro-batches and lengths than the suites', and DeepSpeed's ways."""
+"""ZeRO++ on two and four CPU ranks: groups, micro-batches and lengths that the suites do not have, and DeepSpeed's
+modes."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,11 +24,11 @@ OTHER = {
     "groups_of_three": {**ALL, "group": 3},
 }
 CARD = replace(zero_plus_plus.CARD, variants={**zero_plus_plus.CARD.variants, **OTHER})
-# No size but those of the heads is even: there is padding, and shards end inside a block.
+# Only the heads' sizes are even: there is padding, and shards end inside a block.
 UNEVEN = Workload(
     "uneven_blocks", ModelConfig(131, 45, 77, 2, 4, 4, 6, tie_word_embeddings=True), sequence_length=13, dtype="fp64"
 )
-# Ranks and micro-batches have other numbers of tokens; with so large an epsilon AdamW hides no wrong norm.
+# Ranks and micro-batches have different numbers of tokens; with so large an epsilon AdamW does not hide a wrong norm.
 UNEQUAL = Workload(
     "unequal_clipped",
     UNEVEN.model,
@@ -66,7 +67,7 @@ def test_the_reference_computes_what_the_dense_model_does_and_sends_what_the_law
     findings = lab.measure("parity", asked)
     assert {finding.quantity for finding in findings} >= {"gradient", "update", "loss"}
     assert [finding.reason for finding in findings if finding.verdict != "pass"] == []
-    # No rounding decision is in doubt in float64: the floor has no room to hide a fault in.
+    # In float64 every rounding decision is certain: the floor cannot hide a fault.
     assert findings[0].detail["floor"] < 1e-12
     sent, across = lab.measure("traffic", asked)
     assert (sent.value, across.value) == (sent.law, across.law)
@@ -113,7 +114,7 @@ def test_the_laws_know_the_units_and_blocks(lab: Lab) -> None:
 
 @pytest.mark.parametrize("element_size", [2, 4])
 def test_many_large_groups_leave_a_quarter_of_the_traffic_and_the_scales(element_size: int) -> None:
-    """The paper's limit, a node's bytes over M: a ring's once, the second hop's once a rank."""
+    """The paper's limit, a node's bytes over M: a ring counts once, the second hop once per rank."""
     work = Workload(
         "large",
         ModelConfig(4096, 1024, 4096, 8, 16, 16, 64),
