@@ -8,9 +8,7 @@ from reports import palette, units
 from reports.figures import Figure
 from reports.tidy import CaseView, Record, TopicView
 
-Spans = Sequence[
-    Sequence[Sequence[float]]
-]  # by rank: (kind, stage, micro-batch, start, end) in microseconds
+Spans = Sequence[Sequence[Sequence[float]]]  # by rank: (kind, stage, micro-batch, start, end) in microseconds
 
 WIDTH, LINE, GAP, HEAD = 360.0, 9.0, 7.0, 15.0  # px
 OPACITY = ' opacity="0.45"'

@@ -1,4 +1,5 @@
-"""What engines compile: in the background, told, waited for by those that need it, gone when the session is."""
+"""Compilation for engines: in the background, reported, awaited by the cases that need it, and ended with the
+session."""
 
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from harness.run import builds
 from harness.run.builds import Builds
 from tests.launch.worlds import gone
 
-# Ninja gives each compiler a process group of its own.
+# Ninja gives each compiler its own process group.
 COMPILES = """
 import subprocess, sys, time
 from pathlib import Path
@@ -26,7 +27,7 @@ print("is built", flush=True)
 
 @pytest.fixture
 def compiling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Builds]:
-    """A build that ends when there is a file ``done``."""
+    """A build that ends when a file ``done`` exists."""
     (tmp_path / "compiles.py").write_text(COMPILES)
     monkeypatch.chdir(tmp_path)
     found = Builds()
@@ -81,7 +82,7 @@ def test_the_sessions_end_kills_it_with_its_compilers(compiling: Builds, tmp_pat
     compiler = int((tmp_path / "pids").read_text())
     compiling.close()
     assert gone([compiler], within=3.0)
-    compiling.wait("compiles")  # nobody waits for what is gone
+    compiling.wait("compiles")  # nobody waits for a finished build
     assert compiling.begin("another") is None
 
 

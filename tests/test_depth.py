@@ -1,4 +1,4 @@
-"""How much of the grid a depth runs: every engine once, every pair of choices, or all of it."""
+"""The part of the grid that a depth runs: every engine once, every pair of choices, or all of it."""
 
 import re
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ def planned(**changes: object) -> list[Case]:
 
 
 def pairs(cases: Iterable[Case]) -> set[tuple[str, ...]]:
-    """Of variant, engine, topology and work, each with its topic."""
+    """Pairs of variant, engine, topology and work, each with its topic."""
     found = set()
     for case in cases:
         work = f"{case.workload.name} {case.workload.dtype}"

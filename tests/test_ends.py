@@ -1,4 +1,4 @@
-"""How sessions end: interrupted twice, killed, without a report; and what pytest-benchmark is left with."""
+"""The ends of sessions: interrupted twice, killed, without a report; and pytest-benchmark's share of them."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""Which cases a session runs, and what is measured of each."""
+"""The cases that a session runs, and the measures of each."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -73,7 +73,7 @@ def test_a_row_of_a_grid_may_be_about_some_variants_and_work_that_is_asked_for_i
     assert variants(Request(topic, topologies=("dp2tp2pp2",))) == {"mesh", "mesh_sp", "mesh_zero1"}
     everything = {"mesh", "mesh_sp", "mesh_zero1", "resharding", "resharding_dp"}
     assert variants(Request(topic, topologies=("dp2tp2",))) == everything
-    assert variants(Request(topic, topologies=("tp2cp2",))) == everything  # in the grid, but of no session by itself
+    assert variants(Request(topic, topologies=("tp2cp2",))) == everything  # in the grid, but in no session by default
     assert variants(Request(topic, workloads=("meshed",), topologies=("dp2tp2pp2",))) == everything
 
 

@@ -9,8 +9,8 @@ SAME = {"fp64": 1e-9, "fp32": 1e-4}
 
 
 def wrong(lab: Lab, case: Case) -> list[str]:
-    """The reasons of all findings in parity and traffic that do not pass; nothing may be skipped."""
-    lab._checked.clear()  # a name does not describe a layout completely
+    """The reasons of all that is not right, in parity and traffic; nothing may be skipped."""
+    lab._checked.clear()  # a name does not tell all of a layout
     found = [*lab.measure("parity", case), *(lab.measure("traffic", case) if case.topology.world_size > 1 else [])]
     return [f"{case.id}: {f.reason}" for f in found if f.verdict != "pass" and not _same(case, f)]
 

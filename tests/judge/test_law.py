@@ -1,4 +1,4 @@
-"""Measured against promised: within the tolerance, to the byte where it is zero, padding apart."""
+"""Measured and promised values: within the tolerance, to the byte if it is zero, and with padding."""
 
 from dataclasses import replace
 

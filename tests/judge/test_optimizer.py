@@ -1,4 +1,4 @@
-"""Updates are replayed on the engine's own gradients: what an optimizer does wrong is seen, and rounding is not."""
+"""Updates are replayed on the engine's own gradients: an optimizer's errors are found, and rounding is not one."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -34,7 +34,7 @@ def drawn(dtype: torch.dtype) -> tuple[Mapping[str, Tensor], list[Mapping[str, T
 
 
 def by_pytorch(fused: bool, dtype: torch.dtype = torch.float32) -> Engine:
-    """PyTorch's optimizer on weights of a precision; gradients are clipped in their own."""
+    """PyTorch's optimizer on weights of a precision; gradients are clipped in their own precision."""
 
     def run(
         start: Mapping[str, Tensor], gradients: Sequence[Mapping[str, Tensor]], work: Workload
@@ -93,7 +93,7 @@ def no_masters(start, gradients, work):  # type: ignore[no-untyped-def]
 
 
 def a_larger_third_step(start, gradients, work):  # type: ignore[no-untyped-def]
-    """Right until the third step, whose gradient is taken half as large again."""
+    """Right until the third step, whose gradient is scaled by 1.5."""
     larger = {name: 1.5 * g for name, g in gradients[2].items()}
     return by_pytorch(False)(start, [*gradients[:2], larger], work)
 

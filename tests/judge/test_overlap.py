@@ -1,4 +1,4 @@
-"""Communication that is watched: its hidden share, what was waited, and its number."""
+"""Watched communication: its hidden share, its exposed share, and its count."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Errors, floors and verdicts on tensors made by hand."""
+"""Errors, floors and verdicts on handmade tensors."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -115,7 +115,7 @@ def test_a_scale_error_below_the_norms_floor_fails_by_its_slope() -> None:
 
 
 def noisy(seed: int, size: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """A truth of 2,000 elements, and the same with independent rounding errors of this size."""
+    """A true tensor of 2,000 elements, and the same with independent rounding errors of this size."""
     generator = torch.Generator().manual_seed(seed)
     truth = {name: torch.randn(1000, generator=generator, dtype=torch.float64) for name in ("a", "b")}
     return truth, {n: t + size * t.abs() * torch.randn(1000, generator=generator).double() for n, t in truth.items()}

@@ -1,4 +1,5 @@
-"""Step times of engines in interleaved rounds: noise decides nothing, a difference does, drift is nobody's."""
+"""Step times of engines in interleaved rounds: noise decides nothing, a difference does, and drift affects all
+alike."""
 
 from typing import Any
 

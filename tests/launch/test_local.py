@@ -1,4 +1,4 @@
-"""Worlds of forked ranks: whatever becomes of a rank is a value, noticed soon, and leaves nothing behind."""
+"""Worlds of forked ranks: any failure of a rank is a value, detected soon, and leaves nothing behind."""
 
 import time
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from tests.launch.worlds import JOBS, LONG, NOTICED, gone, run
 @pytest.fixture(scope="module")
 def launcher() -> Iterator[LocalLauncher]:
     with LocalLauncher() as launcher:
-        launcher.world(1, JOBS, JOBS).close()  # the server has imported torch when the clocks start
+        launcher.world(1, JOBS, JOBS).close()  # imports torch in the server before times are measured
         yield launcher
 
 
@@ -30,7 +30,7 @@ def test_all_ranks_of_a_world_join_one_collective(launcher: LocalLauncher) -> No
 
 def test_a_process_id_that_comes_round_again_is_a_new_rank(launcher: LocalLauncher) -> None:
     (server,) = launcher._servers.values()
-    server.ended |= dict.fromkeys(range(2**22), -9)  # ranks of long ago had every id that there is
+    server.ended |= dict.fromkeys(range(2**22), -9)  # earlier ranks have used every process id
     assert run(launcher, "total") == (Done(0, 3.0), Done(1, 3.0))
     server.ended.clear()
 

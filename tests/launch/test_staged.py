@@ -1,4 +1,4 @@
-"""Ranks that share a GPU: every collective through copies on the host gives what it gives without them."""
+"""Ranks that share a GPU: a staged collective returns the same result as a direct one."""
 
 import pytest
 import torch

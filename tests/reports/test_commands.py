@@ -1,4 +1,4 @@
-"""The command that reproduces a case, run as a reader would: it selects that case, and no other."""
+"""The command that reproduces a case, run like a reader would run it, selects that case and no other."""
 
 import html as markup
 import re
@@ -58,7 +58,7 @@ def test_the_command_selects_the_case_that_it_stands_beside_and_no_other(
 
 
 def _mine(options: tuple[str, ...]) -> str:
-    """What only the options make: cases of the added engine, or of the workload."""
+    """Cases that exist only with these options: cases of the added engine, or of the workload."""
     return "-own-" if ADDED[0] in options else "own_work" if WORK[0] in options else "torch"
 
 

@@ -1,4 +1,4 @@
-"""What the first screen says: who is right, lean and fast, and what was not tested."""
+"""The first screen names the engines that are right, lean and fast, and the work that was not tested."""
 
 from typing import Any
 

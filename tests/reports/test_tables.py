@@ -1,4 +1,4 @@
-"""The tables of a topic: promised against measured, folded where they are long."""
+"""The tables of a topic: promised and measured values, folded if they are long."""
 
 from reports import overview, pivot, tidy
 from reports.pages import issues, notes

@@ -1,4 +1,4 @@
-"""Findings: which one decides, and what becomes of a published claim."""
+"""Findings: the one that decides, and the outcome of a published claim."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What is found wrong with the user's work before anything runs."""
+"""Problems with the user's work that are found before anything runs."""
 
 import json
 import warnings
@@ -140,7 +140,7 @@ def test_weights_that_are_the_models_pass(tmp_path: Path) -> None:
 
 
 def letters(folder: Path, end: str = "<|endoftext|>") -> None:
-    """A tokenizer of words: a token a letter from a to j, and the end of the text."""
+    """A tokenizer of words: one token per letter from a to j, and the end of the text."""
     words = {letter: number for number, letter in enumerate("?abcdefghij")} | {end: 11}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="?"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()

@@ -1,4 +1,4 @@
-"""Requirements of engines: met, missing, too old, or of a GPU that is not there."""
+"""Requirements of engines: met, missing, too old, or a GPU that does not exist."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Documents in the user's files: every format gives the same, and each fault is one line that says where it is."""
+"""Documents in the user's files: every format gives the same result, and each fault is one line with its place."""
 
 import gzip
 import json

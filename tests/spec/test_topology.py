@@ -1,4 +1,4 @@
-"""Topologies: what they are called, how many ranks they have, and what is no topology."""
+"""Topologies: their names, their numbers of ranks, and texts that are not topologies."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""What ranks inherit of a shell's variables, and what of it is told."""
+"""The variables of a shell that ranks inherit, and those that are recorded."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Workloads: what cannot be one, and what does not fit a topology."""
+"""Workloads: invalid ones, and ones that do not fit a topology."""
 
 from math import inf, nan
 

@@ -1,4 +1,4 @@
-"""Passwords and home folders are in no text that is kept or shown."""
+"""No stored or shown text has passwords or home folders."""
 
 import os
 from pathlib import Path

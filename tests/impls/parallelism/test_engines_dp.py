@@ -31,7 +31,7 @@ def with_a_larger_rate(workload: Workload, topology: Topology, adapter: str) -> 
 
 def with_collectives_of_its_own(workload: Workload, topology: Topology) -> Trainer:
     trainer: Trainer = importlib.import_module(f"{data_parallel.HERE}.reference").build(workload, topology)
-    trainer.unmetered = "they go through another library"  # type: ignore[attr-defined]
+    trainer.unmetered = "they go through pigeons"  # type: ignore[attr-defined]
     return trainer
 
 
@@ -105,11 +105,11 @@ def test_collectives_that_cannot_be_counted_are_no_figure(lab: Lab) -> None:
         (finding,) = lab.measure("traffic", case("ddp", "odd", Workload()))
     finally:
         lab.cards = CARDS
-    assert (finding.verdict, finding.reason, finding.value) == ("skipped", "they go through another library", None)
+    assert (finding.verdict, finding.reason, finding.value) == ("skipped", "they go through pigeons", None)
 
 
 def test_parity_may_be_asked_again(lab: Lab) -> None:
-    """The case's tensors are dropped by then, but its other results are kept."""
+    """Its tensors are gone by then, and what else the run gave is not."""
     asked = case("zero2", "deepspeed", UNEVEN_TIED)
     first = lab.measure("parity", asked)
     held = lab.checked(asked)
