@@ -40,7 +40,7 @@ def test_every_case_runs_once_whatever_the_order_of_asking() -> None:
     checks.close()
 
 
-def test_what_a_run_raises_reaches_who_asked_for_it() -> None:
+def test_an_exception_of_a_run_reaches_its_caller() -> None:
     def fails(case: Case) -> None:
         raise ValueError(case.engine)
 
@@ -66,7 +66,7 @@ def test_nothing_runs_after_rest() -> None:
     checks.close()
 
 
-def test_what_else_is_to_be_done_comes_behind_what_is_begun_and_is_waited_for() -> None:
+def test_other_work_is_queued_behind_begun_runs_and_is_waited_for() -> None:
     begun: list[str] = []
     checks = Ahead(lambda case: begun.append(case.engine), CASES)
     checks(CASES[0])
@@ -77,7 +77,7 @@ def test_what_else_is_to_be_done_comes_behind_what_is_begun_and_is_waited_for() 
     checks.close()
 
 
-def test_what_was_not_begun_is_not_begun_after_close() -> None:
+def test_no_work_begins_after_close() -> None:
     begun: list[str] = []
     wait = threading.Event()
 

@@ -38,7 +38,7 @@ def compiling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Build
     found.close()
 
 
-def test_its_lines_are_told_while_others_go_on(compiling: Builds) -> None:
+def test_its_lines_are_reported_while_others_go_on(compiling: Builds) -> None:
     lines: list[str] = []
     deadline = time.monotonic() + 30.0
     while not compiling.told(lines.append) and time.monotonic() < deadline:
@@ -46,7 +46,7 @@ def test_its_lines_are_told_while_others_go_on(compiling: Builds) -> None:
     assert lines == ["compiles"]
 
 
-def test_who_waits_sees_that_it_goes_on_and_how_it_ends(
+def test_a_waiting_caller_sees_progress_and_outcome(
     compiling: Builds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(builds, "TOLD", 0.1)
@@ -63,7 +63,7 @@ def test_who_waits_sees_that_it_goes_on_and_how_it_ends(
     assert lines[-1] == "is built"
 
 
-def test_what_is_timed_waits_for_whatever_is_compiled_and_says_so(compiling: Builds, tmp_path: Path) -> None:
+def test_timed_cases_wait_for_all_compilation_and_report_it(compiling: Builds, tmp_path: Path) -> None:
     (tmp_path / "done").touch()
     lines: list[str] = []
     compiling.rest(lines.append)

@@ -108,7 +108,7 @@ def test_without_a_gpu_all_before_it_is_done_and_one_line_says_so(
     assert (tmp_path / "out" / "log.txt").read_text() == ""
 
 
-def test_what_is_carried_has_exact_versions_and_has_the_engines() -> None:
+def test_the_wheels_have_exact_versions_and_include_the_engines() -> None:
     lines = [Requirement(line) for line in (ROOT / ".ci" / "gpu-wheels.txt").read_text().splitlines() if line[0] != "#"]
     assert all(str(each.specifier).startswith("==") for each in lines)
     assert {"deepspeed", "megatron-core", "trl", "sqlalchemy"} <= {each.name for each in lines}
@@ -138,7 +138,7 @@ def stand_in(job: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     signal.signal(signal.SIGTERM, handler)
 
 
-def test_whatever_becomes_of_the_stages_store_parquet_report_log_and_summary_are_left(
+def test_store_parquet_report_log_and_summary_exist_whatever_the_stages_outcome(
     stand_in: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"

@@ -40,7 +40,7 @@ def reference(device: str, **runs: Any) -> Any:
     return Oracles(launcher, 1.0)._judged_by(planted, Workload(), ENSEMBLE)
 
 
-def test_what_another_machine_rounds_otherwise_is_in_the_floor() -> None:
+def test_another_machines_rounding_is_in_the_floor() -> None:
     floor = reference("cpu", moved=run(off=0.01), here=run(off=0.001)).floors["gradient"]
     assert floor.tensors["a"] == pytest.approx(0.01)
     assert reference("cpu", here=run(off=0.02)).floors["gradient"].tensors["a"] == pytest.approx(0.02)

@@ -85,7 +85,7 @@ def test_a_wrong_option_is_a_usage_error_in_one_line(user: pytest.Pytester, argu
     assert not user.path.joinpath("plumbline.db").exists()
 
 
-def test_documents_that_no_token_parts_are_told_in_the_summary(user: pytest.Pytester) -> None:
+def test_documents_without_a_separator_token_are_reported_in_the_summary(user: pytest.Pytester) -> None:
     tokenizer = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
     tokenizer.save(str(user.path / "tokenizer.json"))
     user.path.joinpath("text.jsonl").write_text('{"text": "a"}\n' * 8 * 33)

@@ -33,7 +33,7 @@ def lab() -> Iterator[Lab]:
 
 
 @pytest.mark.parametrize(("measure", "case"), every(), ids=str)
-def test_what_the_contract_promises_is_measured_and_passes(lab: Lab, measure: str, case: Case) -> None:
+def test_every_promise_of_the_contract_is_measured_and_passes(lab: Lab, measure: str, case: Case) -> None:
     found = lab.measure(measure, case)
     assert {finding.verdict for finding in found} == {"pass"}, [finding.reason for finding in found]
 

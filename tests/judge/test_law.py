@@ -34,7 +34,7 @@ def test_less_memory_than_promised_is_no_failure_and_is_said(law: Law) -> None:
     assert law_judge.judge(replace(law, measure="memory", direction="at_most"), 1000.0, 1100.0).verdict == "fail"
 
 
-def test_far_less_than_promised_is_inconclusive_since_the_meter_may_not_see_all() -> None:
+def test_far_less_than_promised_is_inconclusive_since_the_meter_may_miss_something() -> None:
     law = replace(ABOUT, measure="memory", direction="at_most")
     assert law_judge.judge(law, 1000.0, 501.0).verdict == "pass"
     finding = law_judge.judge(law, 1000.0, 499.0)

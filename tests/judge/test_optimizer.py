@@ -113,7 +113,7 @@ FAULTS = (without_decay, a_step_ahead, no_masters, a_larger_third_step, a_weight
 
 @pytest.mark.parametrize("gradients", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_an_adamw_does_wrong_fails_at_twice_the_bound(fault: Engine, gradients: torch.dtype) -> None:
+def test_an_error_of_adamw_fails_at_twice_the_bound(fault: Engine, gradients: torch.dtype) -> None:
     found = judged(fault, ADAMW, gradients)
     assert found.verdict == "fail"
     assert found.value >= 2 * found.bound  # type: ignore[operator]
@@ -124,7 +124,7 @@ def test_the_step_and_tensor_that_are_wrong_are_named() -> None:
     assert ", gain" in judged(a_weight_left_out, ADAMW).reason
 
 
-def test_a_gradient_that_is_missing_is_said() -> None:
+def test_a_missing_gradient_is_named() -> None:
     start, steps = drawn(torch.float32)
     found = optimizer.judge([{"matrix": step["matrix"]} for step in steps], [start] * (STEPS + 1), ADAMW)
     assert (found.verdict, found.reason) == ("fail", "the gradient of gain is missing")

@@ -137,7 +137,7 @@ def judged(cores: int, alike: bool = False, **about: float) -> Finding:
     return timeline.judge([one_f_one_b(**about)] * 3, cores, {"bubble": 0.25}, LAWS, alike=alike)[0]
 
 
-def test_a_core_that_is_slower_is_not_the_schedules_fault_and_is_told_of() -> None:
+def test_a_slower_core_is_not_the_schedules_fault_and_is_reported() -> None:
     """The schedule's own bubble, from its order and its waits, whatever the cores are like."""
     found = judged(2, alike=True, stretch=1.5)
     assert found.value == pytest.approx(1 / 4)
@@ -155,14 +155,14 @@ def test_stages_that_are_slower_fail_where_cores_do_not_differ(cores: int) -> No
     assert judged(cores).verdict == "pass"
 
 
-def test_where_ranks_share_cores_actions_are_alike_too_and_what_they_were_is_said() -> None:
+def test_actions_of_ranks_that_share_cores_count_as_equal_and_their_real_bubble_is_reported() -> None:
     found = judged(1, alike=True, stretch=1.5, wait=0.5)
     assert found.verdict == "pass"
     assert f"{timeline.bubble(one_f_one_b(stretch=1.5)):.3g} with their real lengths" in found.reason
     assert found.detail["replayed"]
 
 
-def test_what_unequal_actions_alone_enlarge_is_worth_another_look() -> None:
+def test_a_bubble_that_only_unequal_actions_enlarge_is_watched_again() -> None:
     def look(**about: float) -> bool:
         return timeline.unequal([judged(2, **about)])
 

@@ -171,13 +171,13 @@ def test_closed_worlds_and_launchers_leave_no_process_and_no_folder() -> None:
     assert not folder.exists()
 
 
-def test_what_a_rank_started_dies_with_it(launcher: LocalLauncher) -> None:
+def test_children_of_a_rank_die_with_it(launcher: LocalLauncher) -> None:
     children = [outcome.value for outcome in run(launcher, "leaves_a_child") if isinstance(outcome, Done)]
     assert len(children) == 2
     assert gone(children, within=1.0)
 
 
-def test_what_a_killed_rank_started_dies_too(launcher: LocalLauncher) -> None:
+def test_children_of_a_killed_rank_die_too(launcher: LocalLauncher) -> None:
     (dead,) = run(launcher, "leaves_a_child_and_dies", size=1)
     assert isinstance(dead, Killed)
     assert gone([int(dead.text.rsplit("child ", 1)[1])], within=1.0)

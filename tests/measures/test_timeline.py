@@ -62,7 +62,7 @@ def test_on_gpus_stages_that_differ_count_and_the_world_with_the_smallest_bubble
     ("first", "cores", "verdict"),
     [(EVEN, 2, "pass"), (SLOW_RANK, 2, "pass"), (LATE, 2, "fail"), (SLOW_RANK, 1, "pass"), (LATE, 1, "pass")],
 )
-def test_of_ranks_on_cores_one_world_tells(first: Any, cores: int, verdict: str) -> None:
+def test_one_world_is_enough_if_each_rank_has_a_core(first: Any, cores: int, verdict: str) -> None:
     """A slower core does not count, and messages are equally late in any world; a replay with one core each has
     none."""
     found, looked = watched(first, EVEN, cores=cores)
@@ -71,7 +71,7 @@ def test_of_ranks_on_cores_one_world_tells(first: Any, cores: int, verdict: str)
 
 
 @pytest.mark.parametrize("worlds", [[SLOW_RANK, SLOWER_RANK], [SLOWER_RANK, SLOW_RANK]])
-def test_of_two_bubbles_that_are_too_large_the_smaller_one_is_told(worlds: list[Any]) -> None:
+def test_the_smaller_of_two_excessive_bubbles_is_reported(worlds: list[Any]) -> None:
     smaller = watched(SLOW_RANK, SLOW_RANK, device="cuda")[0][0].value
     assert watched(*worlds, device="cuda")[0][0].value == smaller
 

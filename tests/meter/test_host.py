@@ -85,7 +85,7 @@ def test_the_kernels_threads_are_found_where_there_are_any() -> None:
     assert (host._kernel() > 0.0) == seen
 
 
-def test_what_a_process_of_ours_used_stays_ours_when_it_has_ended() -> None:
+def test_time_of_our_processes_stays_ours_after_they_have_ended() -> None:
     work = "import time\nwhile time.process_time() < 0.5: pass"
     before = _ours()
     subprocess.run([sys.executable, "-c", work], check=True)

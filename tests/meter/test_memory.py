@@ -110,6 +110,6 @@ with gauge() as held:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="streams are CUDA's")
-def test_what_another_stream_used_is_not_held_once_it_is_free() -> None:
+def test_memory_of_another_stream_is_not_held_once_it_is_free() -> None:
     done = subprocess.run([sys.executable, "-c", STREAMS], capture_output=True, text=True, check=True)
     assert int(done.stdout) == 0

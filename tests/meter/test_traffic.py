@@ -106,7 +106,7 @@ def test_a_collective_that_the_meter_does_not_know_is_an_error() -> None:
         torch.ops.c10d.telepathy_(torch.ones(2))
 
 
-def test_what_is_no_collective_is_not_counted() -> None:
+def test_other_operators_are_not_counted_as_collectives() -> None:
     with Traffic() as traffic:
         torch.ones(100) @ torch.ones(100)
     assert traffic.by_op == {}

@@ -94,7 +94,7 @@ def test_every_option_is_repeated_but_where_results_go() -> None:
         ("", "pytest suites/"),
     ],
 )
-def test_of_a_command_only_the_choice_of_work_is_repeated(command: str, again: str) -> None:
+def test_only_the_options_that_choose_work_are_repeated(command: str, again: str) -> None:
     assert repeated(command) == again
 
 

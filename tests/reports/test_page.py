@@ -48,7 +48,7 @@ def test_a_topic_is_light_until_it_is_unfolded(html: str) -> None:
     assert Live(html).count < MOST_NODES
 
 
-def test_what_failed_stands_before_anything_is_opened(html: str) -> None:
+def test_failures_are_visible_before_anything_is_opened(html: str) -> None:
     live = re.sub(r"<template>.*?</template>", "", html.split('<section id="topic-zero"')[1], flags=re.S)
     assert "gradient of model.layers.0.self_attn.q_proj.weight is 2310 × the noise floor" in live
 

@@ -12,7 +12,7 @@ from harness.spec.command import NoAnswer, answer
 from tests.launch.worlds import gone
 
 
-def test_what_a_program_prints_is_its_answer() -> None:
+def test_the_output_of_a_program_is_its_answer() -> None:
     assert answer((sys.executable, "-c", "print('  one\\ntwo')"), 60.0) == "one\ntwo"
 
 

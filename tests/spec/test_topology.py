@@ -38,6 +38,6 @@ def test_experts_are_spread_over_data_parallel_ranks() -> None:
         ("dp0", "dp must be at least 1"),
     ],
 )
-def test_what_is_no_topology_is_told_why(text: str, message: str) -> None:
+def test_an_invalid_topology_is_rejected_with_the_reason(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Topology.parse(text)

@@ -49,7 +49,7 @@ def test_a_process_of_another_boot_is_gone_if_the_store_is_a_file_and_unknown_if
     assert not gone(elsewhere, one_machine=False)
 
 
-def test_of_a_process_that_was_not_described_nothing_is_said() -> None:
+def test_a_process_that_was_not_described_is_not_judged() -> None:
     assert not gone({}, one_machine=True)
 
 

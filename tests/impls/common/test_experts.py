@@ -50,7 +50,7 @@ def test_more_experts_a_token_than_there_are_is_an_error() -> None:
         MoeConfig(num_experts_per_tok=9)
 
 
-def test_who_knows_dense_layers_alone_says_so() -> None:
+def test_code_for_dense_layers_only_rejects_experts() -> None:
     with pytest.raises(Unsupported, match=r"AutoTP has rules here for dense layers only.*hybrid_3d"):
         without_experts(NAMED["meshed_experts"], "AutoTP has rules here for")
     without_experts(NAMED["meshed"], "AutoTP has rules here for")

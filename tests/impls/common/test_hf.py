@@ -28,7 +28,7 @@ def write(folder: Path, config: ModelConfig, **changes: Any) -> Path:
 
 @pytest.mark.parametrize("shard", [SHARDED, WHOLE])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_what_transformers_saves_is_read_exactly_and_in_order(name: str, shard: int, tmp_path: Path) -> None:
+def test_folders_saved_by_transformers_are_read_exactly_and_in_order(name: str, shard: int, tmp_path: Path) -> None:
     config, model = CONFIGS[name], theirs(CONFIGS[name])
     model.save_pretrained(tmp_path, max_shard_size=shard)
     assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == (shard == SHARDED)
@@ -41,7 +41,7 @@ def test_what_transformers_saves_is_read_exactly_and_in_order(name: str, shard: 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("shard", [SHARDED, WHOLE])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_what_is_written_transformers_loads_exactly(name: str, shard: int, dtype: torch.dtype, tmp_path: Path) -> None:
+def test_transformers_loads_written_folders_exactly(name: str, shard: int, dtype: torch.dtype, tmp_path: Path) -> None:
     from transformers import Qwen3ForCausalLM
 
     config, given = CONFIGS[name], weights(CONFIGS[name])

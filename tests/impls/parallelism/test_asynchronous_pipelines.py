@@ -96,7 +96,7 @@ def test_an_update_costs_no_flush() -> None:
         ("pipedream_2bw", {"micro_batches": 1}, "an update of p micro-batches: 2 does not divide 1"),
     ],
 )
-def test_what_needs_a_flush_is_skipped_with_the_reason(
+def test_work_that_needs_a_flush_is_skipped_with_the_reason(
     lab: Lab, variant: str, changes: dict[str, object], reason: str
 ) -> None:
     work = SMALL.with_(name=f"{variant}_{len(reason)}", **changes)

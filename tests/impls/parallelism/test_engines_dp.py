@@ -118,7 +118,7 @@ def test_parity_may_be_asked_again(lab: Lab) -> None:
     assert [finding.verdict for finding in lab.measure("parity", asked)] == [finding.verdict for finding in first]
 
 
-def test_what_fails_parity_or_is_known_to_is_wrong(lab: Lab) -> None:
+def test_an_engine_that_fails_parity_or_is_known_to_is_wrong(lab: Lab) -> None:
     right, known = case("zero2", "deepspeed", UNEVEN_TIED), case("zero2", "fairscale_default", UNEVEN_TIED)
     lab.measure("parity", right)
     waivers = lab.waivers
@@ -149,7 +149,7 @@ def test_deepspeed_gathers_weights_twice_and_reduces_gradients_once_in_stage_3(l
         ("zero3", "fairscale", Workload(dtype="fp64"), "float32 weights only"),
     ],
 )
-def test_what_an_engine_does_not_take_is_skipped_with_the_reason(
+def test_unsupported_work_is_skipped_with_the_reason(
     lab: Lab, variant: str, engine: str, workload: Workload, reason: str
 ) -> None:
     (finding,) = lab.measure("parity", case(variant, engine, workload))

@@ -202,7 +202,7 @@ def test_zero_divides_the_states_of_the_optimizer_alone() -> None:
     assert divided == pytest.approx(whole * (4 + 12 / 2) / 16)
 
 
-def test_what_cannot_be_meshed_is_skipped_with_the_reason(lab: Lab) -> None:
+def test_an_impossible_mesh_is_skipped_with_the_reason(lab: Lab) -> None:
     (found,) = lab.measure("parity", Case("hybrid_3d", "mesh_sp", "reference", Topology(dp=2, pp=2), Workload()))
     assert found.verdict == "skipped"
     assert "no sequence parallelism without tensor parallelism" in found.reason

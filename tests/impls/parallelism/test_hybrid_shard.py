@@ -61,7 +61,7 @@ def test_two_hops_cross_once_where_hsdp_crosses_for_every_micro_batch(lab: Lab) 
         ("threes", "reference", DP4, "skipped", "dp 4 is not a multiple of its groups of 3 ranks"),
     ],
 )
-def test_what_cannot_be_says_why(
+def test_impossible_work_is_skipped_with_the_reason(
     lab: Lab, variant: str, engine: str, topology: Topology, verdict: str, reason: str
 ) -> None:
     (finding,) = lab.measure("parity", case(variant, Workload(), topology, engine))

@@ -89,7 +89,7 @@ def meanwhile(spans: list[Span]) -> float:
 
 
 @pytest.mark.parametrize("variant", ["domino", "domino_waiting", "async_tp", "async_tp_waiting"])
-def test_what_is_issued_is_counted_and_overlaps_only_where_it_should(lab: Lab, variant: str) -> None:
+def test_communications_are_counted_and_overlap_only_where_they_should(lab: Lab, variant: str) -> None:
     options = dict(CARD.variants[variant])
     for spans in in_ranks(lab, 2, "watched", variant=options, work=HALVES):
         assert sum(s.kind == "C" for s in spans) == laws.flights(HALVES, TP2, **options)
@@ -155,7 +155,9 @@ def test_a_ring_sends_nothing_but_messages_to_neighbours(lab: Lab) -> None:
         ("torch", "async_tp", WORK, "needs a CUDA GPU"),
     ],
 )
-def test_what_cannot_be_run_says_why(lab: Lab, engine: str, variant: str, work: Workload, reason: str) -> None:
+def test_work_that_cannot_run_is_skipped_with_the_reason(
+    lab: Lab, engine: str, variant: str, work: Workload, reason: str
+) -> None:
     (finding,) = lab.measure("parity", case(variant, work, engine=engine))
     assert finding.verdict == "skipped"
     assert reason in finding.reason

@@ -51,7 +51,7 @@ def in_flight(variant: str, value: float) -> dict[str, Any]:
         (claims.MEMORY | {"topology": "pp4"}, set(CARD.variants)),
     ],
 )
-def test_what_the_figures_are_told_from_is_measured(told: dict[str, str], variants: set[str]) -> None:
+def test_the_sources_of_the_figures_are_measured(told: dict[str, str], variants: set[str]) -> None:
     request = plan.Request(topics=(CARD.name,), engines=(told["engine"],), topologies=(told["topology"],))
     looked_at = [
         case

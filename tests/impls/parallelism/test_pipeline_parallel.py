@@ -77,7 +77,7 @@ def test_micro_batches_go_through_the_naive_pipeline_one_after_the_other(lab: La
         ("zb_v", Workload(model=ModelConfig(num_hidden_layers=2)), "2 layers do not fill 4 stages"),
     ],
 )
-def test_what_a_schedule_cannot_do_is_skipped_with_the_reason(
+def test_work_that_a_schedule_cannot_do_is_skipped_with_the_reason(
     lab: Lab, variant: str, work: Workload, reason: str
 ) -> None:
     (found,) = lab.measure(

@@ -124,7 +124,7 @@ def test_a_schedule_idles_as_long_as_its_law_says(name: str, pp: int, times: dic
     assert found == pytest.approx(promised)
 
 
-def test_what_is_promised_for_equal_times_is_not_promised_for_others() -> None:
+def test_a_promise_for_equal_times_does_not_cover_others() -> None:
     work, times = WORK.with_(model=type(WORK.model)(num_hidden_layers=8)), UNIT | {"B": 1.2}
     for name in ("zb_v", "dual_pipe_v", "dual_pipe"):
         assert laws.bubble(work, Topology(pp=4), schedule=name, times=UNIT) is not None

@@ -129,7 +129,9 @@ def test_the_reference_saves_what_the_law_says_to_the_byte(
         ("torch", "sp", "it is the variant sp_kept"),
     ],
 )
-def test_what_an_engine_cannot_do_is_skipped_with_the_reason(lab: Lab, engine: str, variant: str, reason: str) -> None:
+def test_work_that_an_engine_cannot_do_is_skipped_with_the_reason(
+    lab: Lab, engine: str, variant: str, reason: str
+) -> None:
     (finding,) = lab.measure("traffic", case(engine, UNEVEN, TP2, variant))
     assert finding.verdict == "skipped"
     assert reason in finding.reason

@@ -51,7 +51,7 @@ def test_double_precision_is_stepped_in_double_precision(lab: Lab) -> None:
     assert failed([finding for finding in findings if finding.quantity != "loss"]) == []  # the sum is in float32
 
 
-def test_what_is_in_files_is_not_in_memory(lab: Lab) -> None:
+def test_states_in_files_are_not_in_memory(lab: Lab) -> None:
     """Each step of the saving: the optimizer's 12Ψ/N, and in stage 3 the weights' 2Ψ/N, less the buffers."""
     variants = ("offload_optimizer", "nvme_optimizer", "nvme_params")
     held = [lab.measure("memory", case(variant, "reference", MIXED))[0] for variant in variants]
@@ -97,7 +97,7 @@ def test_a_rank_leaves_no_file_in_the_folder(tmp_path: Path, monkeypatch: pytest
         ("nvme_optimizer", "deepspeed", CLIPPED, "treat the device nvme as cpu without a warning"),
     ],
 )
-def test_what_an_engine_does_not_take_is_skipped_with_the_reason(
+def test_unsupported_work_is_skipped_with_the_reason(
     lab: Lab, variant: str, engine: str, workload: Workload, reason: str
 ) -> None:
     (finding,) = lab.measure("parity", case(variant, engine, workload))
@@ -163,7 +163,7 @@ def test_the_device_keeps_the_weights_and_the_host_the_rest() -> None:
     assert laws.states(MIXED, DP2, **CARD.variants["offload_params"]) == 8 * psi
 
 
-def test_of_what_is_in_files_the_buffers_count() -> None:
+def test_states_in_files_count_only_by_their_buffers() -> None:
     """Ψ 1,216: an attention block of 112, an MLP of 96, and the rest; the smallest piece is 4,096 elements."""
     work = Workload(model=ModelConfig(64, 8, 4, 1, 2, 1, 4), dtype="bf16", optimizer="adamw")
     attention, mlp, rest = 2 * 8 * 8 + 2 * 4 * 8 + 2 * 4, 3 * 4 * 8, 2 * 64 * 8 + 3 * 8

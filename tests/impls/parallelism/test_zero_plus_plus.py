@@ -100,7 +100,7 @@ def test_fsdp2_keeps_the_backward_gather_in_the_group_too(lab: Lab) -> None:
     assert [finding.value for finding in ours] == [finding.value for finding in theirs]
 
 
-def test_what_fsdp2_adds_to_divide_its_parameters_may_leave_the_group(lab: Lab) -> None:
+def test_padding_of_fsdp2_may_leave_the_group(lab: Lab) -> None:
     findings = lab.measure("traffic", case("hpz", "torch"))
     assert [finding.verdict for finding in findings] == ["pass", "pass"]
     assert findings[1].value > findings[1].law

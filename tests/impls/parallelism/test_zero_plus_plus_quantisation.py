@@ -75,7 +75,7 @@ def test_the_law_counts_a_message_as_it_is(n: int, bits: int) -> None:
 
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
 @pytest.mark.parametrize("bits", [4, 8])
-def test_what_is_not_finite_spoils_its_own_block_and_no_other(bad: float, bits: int) -> None:
+def test_values_that_are_not_finite_spoil_only_their_own_block(bad: float, bits: int) -> None:
     x = torch.ones(3 * BLOCK + 7)
     x[BLOCK + 3] = bad
     found = rounded(x, bits)
