@@ -23,9 +23,7 @@ FILE, DEADLINE = "--turns", "--deadline"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(FILE, type=Path, required=True, help="the JSON file of the progress")
-    parser.addoption(
-        DEADLINE, type=float, required=True, help="the time after which no turn begins, in seconds since the epoch"
-    )
+    parser.addoption(DEADLINE, type=float, required=True, help="no turn begins later (seconds since the epoch)")
 
 
 def turn(case: Case, measure: str) -> tuple[Any, ...]:

@@ -1,6 +1,9 @@
-"""Imports modules where nothing but what they may need can be found: ``python -m tests.alone`` with a JSON on stdin,
-``[{"modules": [names], "blocked": [names], "absent": [names]}, …]``, of top-level names. A required library that is not
-installed (``absent``) is a stand-in, so that what comes after its import is imported too. Prints the failures."""
+"""Imports modules in an environment where only their allowed requirements can be found.
+
+Run as ``python -m tests.alone`` with a JSON on stdin, ``[{"modules": [names], "blocked": [names], "absent": [names]},
+…]``, of top-level names. A required library that is not installed (``absent``) is replaced by a stub, so that the
+imports after it also run. Prints the failures.
+"""
 
 import json
 import os
@@ -15,7 +18,7 @@ from typing import Any
 
 
 class StandIn(ModuleType):
-    """Any name in it is a class."""
+    """Every attribute is a class."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -25,7 +28,7 @@ class StandIn(ModuleType):
 
 
 class Finder(Loader):
-    """Finds what the others find, but for ``blocked``; ``absent`` are stand-ins."""
+    """Finds the same modules as the other finders, except ``blocked``; ``absent`` ones are stubs."""
 
     def __init__(self, blocked: Sequence[str], absent: Sequence[str]) -> None:
         self.blocked, self.absent, self.others = set(blocked), set(absent), list(sys.meta_path)
@@ -59,7 +62,7 @@ def failures(modules: Sequence[str], blocked: Sequence[str], absent: Sequence[st
 
 
 def in_a_fork(work: dict[str, list[str]]) -> dict[str, str]:
-    """What one set imports, the next one must not find in sys.modules."""
+    """Removes one set's imports from sys.modules before the next set."""
     reading, writing = os.pipe()
     if (child := os.fork()) == 0:
         os.dup2(2, 1)
@@ -74,7 +77,7 @@ def in_a_fork(work: dict[str, list[str]]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    import torch  # noqa: F401  once for all of them
+    import torch  # noqa: F401  imported once for all sets
 
     found: dict[str, str] = {}
     for each in json.load(sys.stdin):

@@ -1,4 +1,4 @@
-"""A Lab as a session makes it, for tests that measure without one."""
+"""A Lab like a session's, for tests that measure without a session."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,5 +17,5 @@ def make(
     launcher: LocalLauncher | None = None,
     capacity: int = 4,
 ) -> Lab:
-    """Whoever makes it closes its runner."""
+    """The caller closes its runner."""
     return Lab(Runner(cards, launcher or LocalLauncher(), capacity=capacity), Recorder(write, waivers))

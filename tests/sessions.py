@@ -1,4 +1,4 @@
-"""Sessions of the suites, run as a user runs them: in a process and a folder of their own."""
+"""Sessions of the suites, run as a user runs them, each in its own process and folder."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from harness.store import Store
 
 SUITES = str(Path(__file__).parents[1] / "suites")
 TINY = ("--gpus", "0", "--workload", "tiny", "--topologies", "dp2")
-# Cases of two ranks, of which there is one: all are skipped with that reason, recorded and reported, and none started.
+# Cases of two ranks in a session of one: all are skipped with that reason, recorded and reported, and none is started.
 SKIPPED = (*TINY, "--ranks", "1", "--topics", "zero", "--engines", "reference", "--measures", "memory,traffic")
 
 
@@ -17,14 +17,14 @@ def run(user: pytest.Pytester, *arguments: str) -> pytest.RunResult:
 
 
 def collected(user: pytest.Pytester, *arguments: str) -> set[str]:
-    """The tests of cases; the ledger's go by other names."""
+    """The tests of cases; the ledger's have other names."""
     found = run(user, "--collect-only", "-q", *arguments)
     assert found.ret == pytest.ExitCode.OK
     return {line.partition("::")[2] for line in found.outlines if "::" in line and "ledger" not in line}
 
 
 def usage_error(found: pytest.RunResult) -> str:
-    """The one line of a session that was refused before anything ran."""
+    """The one line of a session that was rejected before anything ran."""
     assert found.ret == pytest.ExitCode.USAGE_ERROR, found.outlines
     (line,) = [line for line in found.errlines if line.strip()]
     assert line.startswith("ERROR: ")

@@ -1,4 +1,4 @@
-"""Checked runs that are begun ahead: each once, in order, none left when time is measured."""
+"""Checked runs begun ahead: each runs once, in order, and none is left when time is measured."""
 
 import random
 import threading
@@ -40,7 +40,7 @@ def test_every_case_runs_once_whatever_the_order_of_asking() -> None:
     checks.close()
 
 
-def test_what_a_run_raises_reaches_who_asked_for_it() -> None:
+def test_an_exception_of_a_run_reaches_its_caller() -> None:
     def fails(case: Case) -> None:
         raise ValueError(case.engine)
 
@@ -66,7 +66,7 @@ def test_nothing_runs_after_rest() -> None:
     checks.close()
 
 
-def test_what_else_is_to_be_done_comes_behind_what_is_begun_and_is_waited_for() -> None:
+def test_other_work_is_queued_behind_begun_runs_and_is_waited_for() -> None:
     begun: list[str] = []
     checks = Ahead(lambda case: begun.append(case.engine), CASES)
     checks(CASES[0])
@@ -77,7 +77,7 @@ def test_what_else_is_to_be_done_comes_behind_what_is_begun_and_is_waited_for() 
     checks.close()
 
 
-def test_what_was_not_begun_is_not_begun_after_close() -> None:
+def test_no_work_begins_after_close() -> None:
     begun: list[str] = []
     wait = threading.Event()
 
@@ -86,7 +86,7 @@ def test_what_was_not_begun_is_not_begun_after_close() -> None:
         wait.wait()
 
     checks = Ahead(waits, CASES)
-    asking = threading.Thread(target=checks, args=(CASES[0],))  # it and the next ones: one more than run at once
+    asking = threading.Thread(target=checks, args=(CASES[0],))  # it and the following ones: one more than run at once
     asking.start()
     while len(begun) < ahead.AT_ONCE or len(checks._begun) < ahead.LOOK:
         time.sleep(0.01)
@@ -104,7 +104,7 @@ def test_worlds_of_several_threads_share_a_server() -> None:
 
 
 def test_the_thread_that_ran_one_case_is_there_when_others_are_expected() -> None:
-    """A fork server ends with the thread that started it, and with it the ranks that others have from it."""
+    """A fork server ends with the thread that started it, and so do its ranks in other threads."""
     checks: Ahead[int] = Ahead(lambda case: threading.get_ident(), CASES[:1])
     worker = checks(CASES[0])
     checks.expect(lambda case: 0, CASES[1:2])

@@ -1,4 +1,5 @@
-"""What engines compile: in the background, told, waited for by those that need it, gone when the session is."""
+"""Compilation for engines: in the background, reported, awaited by the cases that need it, and ended with the
+session."""
 
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from harness.run import builds
 from harness.run.builds import Builds
 from tests.launch.worlds import gone
 
-# Ninja gives each compiler a process group of its own.
+# Ninja gives each compiler its own process group.
 COMPILES = """
 import subprocess, sys, time
 from pathlib import Path
@@ -26,7 +27,7 @@ print("is built", flush=True)
 
 @pytest.fixture
 def compiling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Builds]:
-    """A build that ends when there is a file ``done``."""
+    """A build that ends when a file ``done`` exists."""
     (tmp_path / "compiles.py").write_text(COMPILES)
     monkeypatch.chdir(tmp_path)
     found = Builds()
@@ -37,7 +38,7 @@ def compiling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Build
     found.close()
 
 
-def test_its_lines_are_told_while_others_go_on(compiling: Builds) -> None:
+def test_its_lines_are_reported_while_others_go_on(compiling: Builds) -> None:
     lines: list[str] = []
     deadline = time.monotonic() + 30.0
     while not compiling.told(lines.append) and time.monotonic() < deadline:
@@ -45,7 +46,7 @@ def test_its_lines_are_told_while_others_go_on(compiling: Builds) -> None:
     assert lines == ["compiles"]
 
 
-def test_who_waits_sees_that_it_goes_on_and_how_it_ends(
+def test_a_waiting_caller_sees_progress_and_outcome(
     compiling: Builds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(builds, "TOLD", 0.1)
@@ -62,7 +63,7 @@ def test_who_waits_sees_that_it_goes_on_and_how_it_ends(
     assert lines[-1] == "is built"
 
 
-def test_what_is_timed_waits_for_whatever_is_compiled_and_says_so(compiling: Builds, tmp_path: Path) -> None:
+def test_timed_cases_wait_for_all_compilation_and_report_it(compiling: Builds, tmp_path: Path) -> None:
     (tmp_path / "done").touch()
     lines: list[str] = []
     compiling.rest(lines.append)
@@ -81,7 +82,7 @@ def test_the_sessions_end_kills_it_with_its_compilers(compiling: Builds, tmp_pat
     compiler = int((tmp_path / "pids").read_text())
     compiling.close()
     assert gone([compiler], within=3.0)
-    compiling.wait("compiles")  # nobody waits for what is gone
+    compiling.wait("compiles")  # nobody waits for a finished build
     assert compiling.begin("another") is None
 
 

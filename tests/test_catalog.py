@@ -1,4 +1,4 @@
-"""Names → topics and engines: built-in ones, those of installed packages, those added for a session."""
+"""Topics and engines by name: built in, from installed packages, and added for a session."""
 
 import re
 import sys
@@ -26,7 +26,7 @@ CARD = Card("tiny_topic", "A tiny topic", ("Nobody 2026, §1",), {"tiny_one": {}
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An installed package, as an installer leaves it, that brings a topic and an engine."""
+    """An installed package, in the form an installer leaves it, with a topic and an engine."""
     folder, info = tmp_path / "tiny", tmp_path / "tiny-1.0.dist-info"
     folder.mkdir()
     info.mkdir()

@@ -1,4 +1,4 @@
-"""The command line: exit codes, what is piped, and what is printed for other programs."""
+"""The command line: exit codes, piped output, and output for other programs."""
 
 import csv
 import fcntl
@@ -45,7 +45,7 @@ def piped(*arguments: str) -> str:
 
 
 def terminal(*arguments: str, columns: int) -> str:
-    """What a terminal of some columns shows."""
+    """The output in a terminal of some columns."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
@@ -62,7 +62,7 @@ def terminal(*arguments: str, columns: int) -> str:
 def _read(descriptor: int) -> bytes:
     try:
         return os.read(descriptor, 1 << 16)
-    except OSError:  # how Linux says that the other end is closed
+    except OSError:  # Linux's error for a closed pipe
         return b""
 
 
@@ -186,7 +186,7 @@ def test_an_interrupt_has_pytests_exit_code(
         (["zero", "dpo"], "zero,dpo"),
         (["--topics", "zero,dpo"], "zero,dpo"),
         (["zero", "--topics", "dpo"], "zero,dpo"),
-        (["zero", "--topics", ""], "zero,"),  # for the suites to refuse
+        (["zero", "--topics", ""], "zero,"),  # the suites must reject it
     ],
 )
 def test_run_takes_topics_by_place_and_by_option(

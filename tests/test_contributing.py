@@ -1,4 +1,4 @@
-"""CONTRIBUTING shows what is there, and names all that a card may say."""
+"""CONTRIBUTING shows the code that exists, and names every field of a card."""
 
 import re
 from dataclasses import fields

@@ -1,4 +1,4 @@
-"""How much of the grid a depth runs: every engine once, every pair of choices, or all of it."""
+"""The part of the grid that a depth runs: every engine once, every pair of choices, or all of it."""
 
 import re
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ def planned(**changes: object) -> list[Case]:
 
 
 def pairs(cases: Iterable[Case]) -> set[tuple[str, ...]]:
-    """Of variant, engine, topology and work, each with its topic."""
+    """Pairs of variant, engine, topology and work, each with its topic."""
     found = set()
     for case in cases:
         work = f"{case.workload.name} {case.workload.dtype}"
@@ -70,7 +70,7 @@ def test_each_of_a_topics_cases_is_the_same_whatever_other_topics_are_asked_for(
 
 
 @pytest.mark.parametrize("asked", [{"workloads": ("tiny",)}, {"topologies": ("dp2",)}, {"dtypes": ("bf16",)}])
-def test_what_is_asked_for_is_run_whole(asked: dict[str, object]) -> None:
+def test_requested_work_runs_completely(asked: dict[str, object]) -> None:
     assert planned(topics=("zero",), depth="default", **asked) == planned(topics=("zero",), **asked)
 
 
@@ -95,7 +95,7 @@ SOME = st.lists(
 
 
 @given(SOME, st.randoms())
-def test_whatever_cases_there_are_no_pair_is_lost_and_what_is_given_stays(cases: list[Case], random: object) -> None:
+def test_no_pair_is_lost_and_given_cases_stay(cases: list[Case], random: object) -> None:
     kept = set(random.sample(cases, len(cases) // 3))  # type: ignore[attr-defined]
     chosen = depth.pairwise(cases, lambda case: case in kept)
     assert pairs(chosen) == pairs(cases)

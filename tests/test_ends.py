@@ -1,4 +1,4 @@
-"""How sessions end: interrupted twice, killed, without a report; and what pytest-benchmark is left with."""
+"""The ends of sessions: interrupted twice, killed, without a report; and pytest-benchmark's share of them."""
 
 import json
 import signal
@@ -91,7 +91,7 @@ def test_a_session_that_breaks_has_failed(user: pytest.Pytester) -> None:
     assert store().runs()[0]["status"] == "failed"
 
 
-def test_a_session_that_was_killed_is_told_as_killed(user: pytest.Pytester) -> None:
+def test_a_killed_session_is_reported_as_killed(user: pytest.Pytester) -> None:
     user.path.joinpath("dies.py").write_text(
         "import os, signal\ndef pytest_runtest_call(item):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )

@@ -1,4 +1,4 @@
-"""The installed plugin stays out of sessions that are not its own, and is there in those of the suites."""
+"""The installed plugin stays out of other projects' sessions, and is active in the suites'."""
 
 import subprocess
 import sys
@@ -48,7 +48,7 @@ def test_mine(case, lab, waiver):
 
 @pytest.fixture
 def project(user: pytest.Pytester) -> pytest.Pytester:
-    """Somebody else's, with names of ours."""
+    """Another project's suites, with the same names as ours."""
     assert "plumbline" in {point.name for point in entry_points(group="pytest11")}, "the plugin is not installed"
     user.makeconftest(GPUS)
     user.makepyfile(test_theirs=THEIRS)
@@ -154,7 +154,7 @@ def test_options_of_plugins_that_would_halve_or_repeat_a_session_are_refused(
 
 
 def test_a_plugin_that_shuffles_the_tests_changes_no_order(user: pytest.Pytester) -> None:
-    """As pytest-randomly does."""
+    """Shuffles like pytest-randomly."""
     code = """
 import random, pytest
 

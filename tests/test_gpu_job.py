@@ -1,4 +1,4 @@
-"""The script for a machine with one GPU, up to where it asks for one; and how topics take turns there."""
+"""The script for a machine with one GPU, up to the check for a GPU; and the order of topics there."""
 
 import importlib.util
 import json
@@ -43,7 +43,7 @@ def job() -> ModuleType:
 
 
 def wheel(folder: Path, name: str = "carried", size: int = 0) -> Path:
-    """A package of one module, which says where it lies."""
+    """A package of one module, which prints its location."""
     folder.mkdir(exist_ok=True)
     path, info = folder / f"{name}-1.0-py3-none-any.whl", f"{name}-1.0.dist-info"
     with zipfile.ZipFile(path, "w") as file:
@@ -102,13 +102,13 @@ def test_without_a_gpu_all_before_it_is_done_and_one_line_says_so(
     job: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wheel(tmp_path / "wheels")
-    monkeypatch.setattr(job, "ASK", f"import carried; {NO_GPU}")  # what was carried is there by then
+    monkeypatch.setattr(job, "ASK", f"import carried; {NO_GPU}")  # the earlier steps have succeeded by then
     with pytest.raises(job.Problem, match=r"no GPU: PyTorch 2.11.0 sees none; run this on a machine with a GPU"):
         job.run(Namespace(out=tmp_path / "out", wheels=tmp_path / "wheels", seconds=480.0, dry_run=False))
     assert (tmp_path / "out" / "log.txt").read_text() == ""
 
 
-def test_what_is_carried_has_exact_versions_and_has_the_engines() -> None:
+def test_the_wheels_have_exact_versions_and_include_the_engines() -> None:
     lines = [Requirement(line) for line in (ROOT / ".ci" / "gpu-wheels.txt").read_text().splitlines() if line[0] != "#"]
     assert all(str(each.specifier).startswith("==") for each in lines)
     assert {"deepspeed", "megatron-core", "trl", "sqlalchemy"} <= {each.name for each in lines}
@@ -123,7 +123,7 @@ def suites(job: ModuleType, out: Path, *options: str) -> list[str]:
 
 @pytest.fixture
 def stand_in(job: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The job with a GPU's name, on CPU ranks: a first stage that fails, the suites, and a stage that hangs."""
+    """The job with a simulated GPU, on CPU ranks: a first stage that fails, the suites, and a stage that hangs."""
     out = tmp_path / "out"
     stages = {
         "waits": [sys.executable, "-c", "raise SystemExit(1)"],
@@ -138,7 +138,7 @@ def stand_in(job: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     signal.signal(signal.SIGTERM, handler)
 
 
-def test_whatever_becomes_of_the_stages_store_parquet_report_log_and_summary_are_left(
+def test_store_parquet_report_log_and_summary_exist_whatever_the_stages_outcome(
     stand_in: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"

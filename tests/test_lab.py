@@ -1,4 +1,4 @@
-"""What a Lab asks its ranks for, and what it notes."""
+"""A Lab's requests to its ranks, and its notes."""
 
 from collections.abc import Iterator
 

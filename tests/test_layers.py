@@ -1,4 +1,4 @@
-"""The architecture, asserted: who imports whom, how long a file is, and that every card is complete."""
+"""Checks the architecture: the imports, the lengths of files, and the completeness of every card."""
 
 import ast
 import importlib.util
@@ -33,7 +33,7 @@ HOMES = packages_distributions()  # top-level module → its distributions
 INSTALLED = {distribution for homes in HOMES.values() for distribution in homes}
 LIBRARIES = HOMES.keys() | sys.stdlib_module_names
 
-# part of the project → what of the project it may import beside itself
+# part of the project → other parts that it may import
 BASE = {"harness.spec", "harness.catalog"}
 RANKS = BASE | {"harness.meter", "harness.launch"}
 RUN = RANKS | {"harness.judge", "harness.waivers"}
@@ -52,7 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "harness.plan": BASE | {"harness.measures"},
     "harness.options": {"harness.launch", "harness.measures", "harness.plan"},
     "harness.replay": set(),
-    "harness.plugin": set(),  # it is in every session of pytest, whosoever's
+    "harness.plugin": set(),  # it is loaded in every session of pytest, of any project
     "harness.usage": set(),
     "harness.session": TOP - {"harness.session", "harness.hooks"},
     "harness.hooks": TOP - {"harness.hooks"},
@@ -69,13 +69,13 @@ def module(path: Path) -> str:
 
 
 def part(name: str) -> str:
-    """``harness.launch.local`` → ``harness.launch``; of the other packages, the package."""
+    """``harness.launch.local`` → ``harness.launch``; for other packages, the package."""
     first, _, rest = name.partition(".")
     return f"{first}.{rest.partition('.')[0]}" if first == "harness" and rest else first
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Every module that the file names in an import, also inside functions."""
+    """Every module that the file imports, including inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -148,13 +148,13 @@ def test_no_test_file_is_longer_than_the_cap() -> None:
 
 @pytest.mark.parametrize("card", CARDS.values(), ids=CARDS)
 def test_no_module_of_a_topic_is_called_after_a_library(card: Card) -> None:
-    """Beside a file ``torch.py`` that is run as a script, ``import torch`` finds that one."""
+    """If a file ``torch.py`` is run as a script, ``import torch`` finds the file beside it."""
     folder = ROOT.joinpath(*catalog.folder(card).split("."))
     assert {path.stem for path in folder.glob("*.py")} & LIBRARIES == set()
 
 
 def layer(name: str) -> str:
-    """Of ``impls``: ``common``, ``engines``, or a topic as ``chapter.topic``; of the rest of the project nothing."""
+    """``common``, ``engines``, or a topic as ``chapter.topic`` for a part of ``impls``; nothing for other modules."""
     _, first, second, *_ = [*name.split("."), "", ""]
     if not name.startswith("impls.") or (not second and not first):
         return ""
@@ -204,7 +204,7 @@ def test_no_topic_needs_itself_through_another_one() -> None:
 
 
 def bases(name: str) -> Iterator[str]:
-    """``module.Class`` of whatever the classes of a module derive from, through the project, as far as that goes."""
+    """``module.Class`` of all classes that a module's classes derive from, as far as they are in the project."""
     path = ROOT.joinpath(*name.split(".")).with_suffix(".py")
     tree = ast.parse((path if path.exists() else path.with_suffix("") / "__init__.py").read_text())
     meant: dict[str, str] = {}
@@ -236,13 +236,13 @@ def distribution(requirement: str) -> str:
 
 
 def libraries(distributions: set[str]) -> set[str]:
-    """The top-level modules of distributions, by their name where they are not installed."""
+    """The top-level modules of distributions; the distribution's name if it is not installed."""
     found = {name for name, homes in HOMES.items() if {*homes} & distributions}
     return found | {name.replace("-", "_") for name in distributions - INSTALLED}
 
 
 def with_their_own(distributions: set[str]) -> set[str]:
-    """Distributions and those that they cannot be installed without."""
+    """Distributions and their installation requirements."""
     found, new = set[str](), distributions
     while new:
         found |= new
@@ -252,7 +252,7 @@ def with_their_own(distributions: set[str]) -> set[str]:
 
 
 REQUIRED = {engine.build.partition(":")[0]: {*map(distribution, engine.requires)} - {"cuda"} for engine in ENGINES}
-# The last are looked for by engines alone.
+# Only engines search for the last ones.
 ENGINE_MODULES = libraries({name for names in REQUIRED.values() for name in names})
 ENGINE_MODULES |= {"peft", "flash_attn", "apex", "xformers"}
 
@@ -266,7 +266,7 @@ def test_an_engine_is_imported_only_in_its_own_adapters_and_in_what_these_share(
 
 @pytest.fixture(scope="module")
 def failures() -> dict[str, str]:
-    """Module of an engine → how its import failed where only what its card requires of the engines is installed."""
+    """Module of an engine → its import error in an environment with only the card's requirements of the engine."""
     imported = {name.partition(".")[0] for path in IMPLS for name in imports(path)}
     together: dict[frozenset[str], list[str]] = {}
     for name, distributions in REQUIRED.items():
@@ -298,7 +298,7 @@ class TestEveryCard:
         assert card.variants
         assert card.topologies
         assert card.sources
-        # a paper's authors and year, and where in it
+        # a paper's authors and year, and the place in it
         assert all(re.search(r"\b(19|20)\d\d\b", source) for source in card.sources)
         assert "reference" in card.engines
         assert not card.engines["reference"].requires

@@ -1,4 +1,4 @@
-"""The main job on real input: a Qwen3 folder and real text, trained by four engines, compared and reported."""
+"""The main use case with real input: a Qwen3 folder and real text, trained by four engines, compared and reported."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ weight_decay = 0.1
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workload file, a Hugging Face folder with a tokenizer trained on the spot, and this project's own prose."""
+    """A workload file, a Hugging Face folder with a newly trained tokenizer, and this project's own prose."""
     folder = tmp_path_factory.mktemp("job")
     prose = "\n\n".join(path.read_text() for path in [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("harness/*.py"))])
     (folder / "corpus.txt").write_text(prose)

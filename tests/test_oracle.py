@@ -1,4 +1,4 @@
-"""What the noise floor is made of: the ensemble, another machine, and other draws of the model."""
+"""The parts of the noise floor: the ensemble, another machine, and other draws of the model."""
 
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
@@ -17,14 +17,14 @@ TRUTH = {"a": torch.tensor([3.0, 4.0], dtype=torch.float64), "b": torch.full((64
 
 
 def run(scale: float = 1.0, off: float = 0.0) -> Run:
-    """A run whose tensors are ``scale`` × the truth, ``a`` turned by ``off`` of its size, and its losses alike."""
+    """A run whose tensors are ``scale`` × the truth, ``a`` rotated by ``off`` of its size, and its losses likewise."""
     turned: dict[str, Tensor] = {name: scale * tensor for name, tensor in TRUTH.items()}
     turned["a"] = turned["a"] + off * torch.tensor([-4.0, 3.0])
     return Run({"gradient": turned}, [scale, 2.0 * scale])
 
 
 class Planted:
-    """What the ensemble, another machine and other draws give, by their settings and seed."""
+    """Results of the ensemble, another machine and other draws, by their settings and seed."""
 
     def __init__(self, here: Run, moved: Run, draw: Run, elsewhere: float = 1.0) -> None:
         self.here, self.moved, self.draw, self.elsewhere = here, moved, draw, elsewhere
@@ -40,7 +40,7 @@ def reference(device: str, **runs: Any) -> Any:
     return Oracles(launcher, 1.0)._judged_by(planted, Workload(), ENSEMBLE)
 
 
-def test_what_another_machine_rounds_otherwise_is_in_the_floor() -> None:
+def test_another_machines_rounding_is_in_the_floor() -> None:
     floor = reference("cpu", moved=run(off=0.01), here=run(off=0.001)).floors["gradient"]
     assert floor.tensors["a"] == pytest.approx(0.01)
     assert reference("cpu", here=run(off=0.02)).floors["gradient"].tensors["a"] == pytest.approx(0.02)

@@ -1,4 +1,4 @@
-"""Which cases a session runs, and what is measured of each."""
+"""The cases that a session runs, and the measures of each."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ def measured(case: Case, request: Request, cores: int = 8) -> list[str]:
     return plan.measures(case, replace(request, cores=cores), plan.cards(Request())[case.topic])
 
 
-def test_what_was_asked_for_is_what_runs() -> None:
+def test_exactly_the_requested_cases_run() -> None:
     request = Request(("zero",), ("reference", "deepspeed"), ("tiny",), ("dp2",))
     ids = {case.id for case in planned(request)}
     assert ids == {f"zero{stage}-{engine}-dp2-fp32" for stage in (1, 2, 3) for engine in ("reference", "deepspeed")}
@@ -34,7 +34,7 @@ def test_nothing_asked_for_runs_every_topic_engine_and_variant() -> None:
                 assert ((card.name, engine, variant) in found) is not bool(entry.unavailable)
 
 
-def test_an_engine_that_nobody_can_install_is_refused_with_the_reason() -> None:
+def test_an_unavailable_engine_is_refused_with_the_reason() -> None:
     with pytest.raises(ValueError, match="'pipedream' can no longer be installed: a repository without"):
         planned(Request(engines=("reference", "pipedream")))
 
@@ -73,7 +73,7 @@ def test_a_row_of_a_grid_may_be_about_some_variants_and_work_that_is_asked_for_i
     assert variants(Request(topic, topologies=("dp2tp2pp2",))) == {"mesh", "mesh_sp", "mesh_zero1"}
     everything = {"mesh", "mesh_sp", "mesh_zero1", "resharding", "resharding_dp"}
     assert variants(Request(topic, topologies=("dp2tp2",))) == everything
-    assert variants(Request(topic, topologies=("tp2cp2",))) == everything  # in the grid, but of no session by itself
+    assert variants(Request(topic, topologies=("tp2cp2",))) == everything  # in the grid, but in no session by default
     assert variants(Request(topic, workloads=("meshed",), topologies=("dp2tp2pp2",))) == everything
 
 
@@ -109,7 +109,7 @@ def test_a_topology_of_other_axes_than_a_topics_is_left_out_and_one_of_other_siz
         (Request(workloads=("tiny",), topologies=("tp3",)), "tp 3 does not divide model.num_attention_heads 8"),
     ],
 )
-def test_what_cannot_be_planned_is_told_in_one_line(request_: Request, message: str) -> None:
+def test_an_impossible_request_is_rejected_in_one_line(request_: Request, message: str) -> None:
     with pytest.raises(ValueError) as error:
         planned(request_)
     assert message in str(error.value)
@@ -159,7 +159,7 @@ def test_ranks_that_would_share_a_core_are_not_timed() -> None:
     assert "throughput" not in measured(large, Request(gpus=1), cores=8)
 
 
-def test_of_the_built_in_grid_one_workload_is_timed() -> None:
+def test_one_workload_of_the_built_in_grid_is_timed() -> None:
     timed = {
         (case.workload.name, case.workload.dtype)
         for case in planned(Request(topics=("zero",)))
@@ -168,7 +168,7 @@ def test_of_the_built_in_grid_one_workload_is_timed() -> None:
     assert timed == {("tiny", "fp32")}
 
 
-def test_of_a_topology_that_a_grid_leaves_out_nothing_is_timed_unless_it_is_asked_for_or_on_gpus() -> None:
+def test_a_topology_outside_the_grid_is_timed_only_on_request_or_on_gpus() -> None:
     def timed(request: Request) -> set[str]:
         return {str(case.topology) for case in planned(request) if "throughput" in measured(case, request)}
 

@@ -1,4 +1,4 @@
-"""The suites, run in a process of their own as a user runs them."""
+"""The suites, run in their own process as a user runs them."""
 
 import json
 import signal
@@ -85,7 +85,7 @@ def test_a_wrong_option_is_a_usage_error_in_one_line(user: pytest.Pytester, argu
     assert not user.path.joinpath("plumbline.db").exists()
 
 
-def test_documents_that_no_token_parts_are_told_in_the_summary(user: pytest.Pytester) -> None:
+def test_documents_without_a_separator_token_are_reported_in_the_summary(user: pytest.Pytester) -> None:
     tokenizer = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
     tokenizer.save(str(user.path / "tokenizer.json"))
     user.path.joinpath("text.jsonl").write_text('{"text": "a"}\n' * 8 * 33)
@@ -127,13 +127,13 @@ def test_gpus_that_pytorch_does_not_see_cannot_be_asked_for(user: pytest.Pyteste
 
 
 def test_a_plugin_that_has_an_option_timeout_is_no_hindrance(user: pytest.Pytester) -> None:
-    """pytest-timeout has it."""
+    """pytest-timeout has this option."""
     user.path.joinpath("other.py").write_text("def pytest_addoption(parser):\n    parser.addoption('--timeout')\n")
     assert collected(user, *TINY, "-p", "other", "--timeout", "9", "--case-timeout", "60", "--topics", "zero")
 
 
 def test_work_that_is_narrowed_by_options_leaves_no_waiver_unneeded(user: pytest.Pytester) -> None:
-    """Some fail at two ranks alone, say: a session of one rank cannot tell."""
+    """Some failures occur only at two ranks: a session of one rank cannot tell."""
     arguments = ("--gpus", "0", "--topics", "zero", "--engines", "fairscale,reference", "--topologies", "dp1")
     found = run(user, *arguments, "--dtypes", "fp32", "--measures", "memory")
     assert found.ret == pytest.ExitCode.OK, "\n".join(found.outlines[-20:])
@@ -236,7 +236,7 @@ def test_an_interrupt_where_a_frame_is_at_no_line_is_reported_as_any_other() -> 
 
 
 def _interruptible() -> None:
-    """A shell's background jobs, and with them their children, ignore Ctrl-C."""
+    """A shell's background jobs, and their children, ignore Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

@@ -1,4 +1,4 @@
-"""The command line and the suites where a machine is set up in an unusual way."""
+"""The command line and the suites on a machine with an unusual setup."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Waivers: data that is read strictly and held to account."""
+"""Waivers: data that is parsed strictly and must stay true."""
 
 import datetime
 from collections.abc import Collection, Sequence

@@ -1,1 +1,1 @@
-"""What every engine shares: the model, its weights, the data, the optimizer and the mesh."""
+"""Code that every engine shares: the model, its weights, the data, the optimizer and the mesh."""

@@ -1,17 +1,17 @@
-"""Activations of the decoder: what its forward pass keeps for the backward pass."""
+"""The decoder's activations: tensors that its forward pass keeps for the backward pass."""
 
 from harness.spec import Workload
 
 
 def saved(workload: Workload, tokens: int) -> float:
-    """Bytes that autograd saves for ``tokens`` tokens at once, in float32 or wider where w stands, else in the dtype e.
+    """Bytes that autograd saves for ``tokens`` tokens at once: w is float32 or wider, e is the model's dtype.
 
         RMSNorm of n       input, normalised input [n] and 1/rms [1] (w), and its output [n] for the product (e)
         attention          q, k rotated, v and the output (e), log Σ exp of each row and head (float32 at least)
         MLP                gate, SiLU(gate), up and their product (e)
         head               log-softmax of V logits (w), the sum of weights (w) and the number of labels (int64)
 
-    QK-norms are followed by the rotation, which saves its tables only. An engine with a fused norm keeps less.
+    QK-norms are followed by the rotation, which saves only its tables. An engine with a fused norm keeps less.
     """
     model, e = workload.model, workload.element_size
     w = max(4, e)

@@ -1,5 +1,5 @@
-"""The global norm of gradients that are spread over ranks, and clipping by it. The formula, and what is divided over
-which ranks, are in the topic gradient_clipping."""
+"""The global norm of gradients that are distributed over ranks, and clipping by it. The topic gradient_clipping
+explains the formula and the groups of ranks."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,11 +11,11 @@ from impls.common.mesh import device
 from impls.common.optimizer import clip, square
 
 Sharded = Mapping[tuple[dist.ProcessGroup, ...], Sequence[Tensor]]
-"""The groups among whose ranks some gradients' elements are divided → this rank's part of them."""
+"""The groups of ranks that divide some gradients' elements → this rank's part of them."""
 
 
 def global_norm(gradients: Sharded) -> Tensor:
-    """‖g‖, the same float64 scalar on every rank; each calls it with the same groups, even if it holds no part."""
+    """‖g‖, the same float64 scalar on every rank. All ranks call it with the same groups, even ranks without a part."""
     total = torch.zeros((), dtype=torch.float64, device=device())
     for groups, mine in gradients.items():
         part = square(mine)

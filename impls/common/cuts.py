@@ -1,4 +1,4 @@
-"""Where a pipeline cuts the decoder: which layers a stage has. Plain numbers, so that schedules need no PyTorch."""
+"""The layers of each stage of a pipeline, as plain numbers, so that schedules need no PyTorch."""
 
 import itertools
 
@@ -6,7 +6,8 @@ EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def split(layers: int, stages: int) -> list[range]:
-    """Layers of each stage, the first stages one more where they do not divide. ValueError if there are too few."""
+    """The number of layers of each stage; if they do not divide evenly, the first stages have one more. Raises
+    ValueError if there are too few."""
     if layers < stages:
         raise ValueError(f"{layers} layers do not fill {stages} stages")
     ends = [s * (layers // stages) + min(s, layers % stages) for s in range(stages + 1)]

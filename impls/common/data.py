@@ -11,18 +11,17 @@ from torch import Tensor
 from harness.spec import Batch, Workload
 from harness.spec.text import check_length, check_vocabulary, open_tokenizer, pieces, token_rows, tokenizer_file
 
-IGNORED = -100  # the label that does not count, PyTorch's default
+IGNORED = -100  # an ignored label, PyTorch's default
 
 
 def batch(workload: Workload, step: int, **options: Any) -> Batch:
-    """The global batch of one step, [batch_size, sequence_length] inputs and the labels that follow them.
+    """The global batch of one step: [batch_size, sequence_length] inputs and the labels that follow them.
 
-    It is the same whatever the dense model's ``options`` are.
-
-    InputError where ``workload.data`` or its tokenizer cannot serve.
+    It does not depend on the dense model's ``options``. Raises InputError if ``workload.data`` or its tokenizer cannot
+    be used.
     """
     tokens = _text(workload, step) if workload.data else _synthetic(workload, step)
-    inputs, labels = tokens[:, :-1].contiguous(), tokens[:, 1:].clone()  # of one row, contiguous() is a view
+    inputs, labels = tokens[:, :-1].contiguous(), tokens[:, 1:].clone()  # contiguous() of one row is a view
     if workload.min_length:
         ends = (workload.min_length, workload.sequence_length + 1)
         length = torch.randint(*ends, (len(labels), 1), generator=_generator(workload.seed + 1, step))
@@ -31,12 +30,12 @@ def batch(workload: Workload, step: int, **options: Any) -> Batch:
 
 
 def _generator(seed: int, draw: int) -> torch.Generator:
-    """Mixed into 32 bits: PyTorch's CPU generator drops all that is above them."""
+    """Mixed into 32 bits: PyTorch's CPU generator drops all higher bits."""
     return torch.Generator().manual_seed(zlib.crc32(f"{seed} {draw}".encode()))
 
 
 def _synthetic(workload: Workload, step: int) -> Tensor:
-    """A learnable stream: mostly next = (5·token + 7) mod V, one token in ten drawn afresh."""
+    """A learnable stream: usually next = (5·token + 7) mod V; one token in ten is random."""
     vocab, shape = workload.model.vocab_size, (workload.batch_size, workload.sequence_length + 1)
     generator = _generator(workload.seed, step)
     tokens = torch.randint(vocab, shape, generator=generator)
@@ -48,7 +47,7 @@ def _synthetic(workload: Workload, step: int) -> Tensor:
 
 
 def _text(workload: Workload, step: int) -> Tensor:
-    """Blocks of sequence_length + 1 tokens, each epoch in an own order; a rest that fills no batch is left out."""
+    """Blocks of sequence_length + 1 tokens, shuffled in each epoch; blocks that do not fill a batch are left out."""
     length = workload.sequence_length + 1
     tokens = _tokens(Path(workload.data), tokenizer_file(workload), workload.model.vocab_size)
     check_length(workload, len(tokens))

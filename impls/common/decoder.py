@@ -1,7 +1,7 @@
 """Qwen3's decoder (Yang et al. 2025, "Qwen3 Technical Report", §2): pre-RMSNorm, QK-norm, RoPE, GQA, SwiGLU, no biases.
 
-Equal to Transformers' ``Qwen3ForCausalLM`` on the same weights, under the same parameter names, and with experts to
-``Qwen3MoeForCausalLM``.
+Equal to Transformers' ``Qwen3ForCausalLM`` (with experts, ``Qwen3MoeForCausalLM``) on the same weights, with the same
+parameter names.
 
     b batch   s sequence   h hidden_size   a query heads   k key/value heads   d head_dim   V vocab_size
 """
@@ -18,7 +18,7 @@ def rope_table(
     length: int, config: ModelConfig, device: torch.device, positions: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """cos and sin, [length, d], in float32 whatever the model's precision: the angles define the model. ``positions``
-    [length] in the sequence, where they are not 0, 1, 2, …"""
+    [length] in the sequence, if they are not 0, 1, 2, …"""
     d = config.head_dim
     positions = torch.arange(length, device=device) if positions is None else positions
     frequency = 1.0 / config.rope_theta ** (torch.arange(0, d, 2, device=device, dtype=torch.float32) / d)
@@ -40,18 +40,20 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def wide(logits: Tensor) -> Tensor:
-    """In float32 where they are narrower, as every trainer has them."""
+    """At least in float32, as in every trainer."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """The mean over the labels that count; 0 where none does, say in a part of a sequence that ended before."""
+    """The mean over the labels that count; 0 if there are none, for example in a part of a sequence that ended
+    before."""
     total = F.cross_entropy(wide(logits).flatten(0, -2), labels.flatten(), reduction="sum")
     return total / (labels >= 0).sum().clamp(min=1)
 
 
 def mean(losses: Tensor, labels: Tensor) -> Tensor:
-    """Over the labels that count, 0 where none does. To take out the others the host would have to know how many."""
+    """The sum over the labels that count, 0 if there are none. Removing the others would require the host to know their
+    number."""
     counted = labels >= 0
     return losses.masked_fill(~counted, 0.0).sum() / counted.sum().clamp(min=1)
 
@@ -66,7 +68,7 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    attend = staticmethod(attend)  # one over several ranks' positions takes its place
+    attend = staticmethod(attend)  # attention over several ranks' positions replaces it
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -79,7 +81,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         b, s, _ = x.shape
-        # Heads are counted from the tensors, so that a tensor-parallel shard of the projections needs no other code.
+        # Heads are counted from the tensors, so that a tensor-parallel shard of the projections can use the same code.
         query = self.q_norm(self.q_proj(x).view(b, s, -1, self.d)).transpose(1, 2)  # [b, a, s, d]
         key = self.k_norm(self.k_proj(x).view(b, s, -1, self.d)).transpose(1, 2)  # [b, k, s, d]
         value = self.v_proj(x).view(b, s, -1, self.d).transpose(1, 2)
@@ -116,7 +118,7 @@ class Layer(nn.Module):
 
 
 class Body(nn.Module):
-    """Everything below the head: [b, s] token ids → [b, s, h]."""
+    """The model without the head: [b, s] token ids → [b, s, h]."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """Qwen3-MoE's layer of experts (Yang et al. 2025, "Qwen3 Technical Report", §2), every expert on its tokens in turn.
 
-y = Σ_i g_i(x) E_i(x)    over the k experts of the largest softmax(W_g x), whose shares g_i are made to add up to 1
+y = Σ_i g_i(x) E_i(x)    over the k experts with the largest softmax(W_g x), whose shares g_i are scaled to the sum 1
 E_i(x) = W_down (silu(W_gate x) ∘ W_up x)
 
 E experts   k num_experts_per_tok   f moe_intermediate_size   h hidden_size   T tokens
@@ -16,20 +16,20 @@ from harness.spec import MoeConfig, Unsupported, Workload
 
 
 def without_experts(workload: Workload, who: str) -> None:
-    """Raises Unsupported for a model with experts: ``who`` knows dense layers alone."""
+    """Raises Unsupported for a model with experts: ``who`` supports only dense layers."""
     if isinstance(workload.model, MoeConfig):
-        raise Unsupported(f"{who} dense layers alone; for a model with experts see the topic hybrid_3d")
+        raise Unsupported(f"{who} dense layers only; for a model with experts see the topic hybrid_3d")
 
 
 def route(x: Tensor, router: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """x [T, h], W_g [E, h] → experts and gates [T, k], best first; in float32 at least (Fedus et al. 2022, §2.4)."""
+    """x [T, h], W_g [E, h] → experts and gates [T, k], best first; at least in float32 (Fedus et al. 2022, §2.4)."""
     wide = torch.promote_types(x.dtype, torch.float32)
     gates, experts = F.linear(x.to(wide), router.to(wide)).softmax(-1).topk(k)
     return experts, gates / gates.sum(-1, keepdim=True)
 
 
 class Places(Protocol):
-    """Which part of the experts' weights a rank holds."""
+    """The part of the experts' weights that a rank holds."""
 
     def part(self, name: str, full: Tensor) -> Tensor:
         """This rank's part of the weights of this name."""
@@ -44,8 +44,8 @@ def is_expert(name: str) -> bool:
 
 
 class Weights(nn.Module):
-    """Of ``number`` experts of width f: gate_up_proj [number, 2f, h], the gate's rows first, and down_proj
-    [number, h, f]."""
+    """``number`` experts of width f: gate_up_proj [number, 2f, h], the gate's rows first, and down_proj [number, h,
+    f]."""
 
     def __init__(self, number: int, h: int, f: int) -> None:
         super().__init__()

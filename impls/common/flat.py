@@ -6,20 +6,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-LARGEST = 25 * 2**20  # bytes: enough for the network's full bandwidth (Li et al. 2020, §3.2.3)
-FEWEST = 4  # runs, unless they are small: of fewer nothing would overlap, and the copy of one would count
-SMALLEST = 2**16  # bytes: a message of less takes as long
+LARGEST = 25 * 2**20  # bytes: enough to use the network's full bandwidth (Li et al. 2020, §3.2.3)
+FEWEST = 4  # runs, unless they are small: fewer would not overlap, and the copy of a single run would matter
+SMALLEST = 2**16  # bytes: a smaller message takes as long
 
 
 def distinct(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    """Tied parameters once."""
+    """Lists tied parameters once."""
     return list(dict.fromkeys(parameters))
 
 
 def runs(
     parameters: Sequence[nn.Parameter], smallest: int = SMALLEST, fewest: int = FEWEST
 ) -> list[list[nn.Parameter]]:
-    """Neighbours that travel together, none of more bytes than are best for that (or of one parameter)."""
+    """Neighbours that travel together; a run has at most the best number of bytes, or one parameter."""
     room = min(LARGEST, max(smallest, sum(p.nbytes for p in parameters) // fewest))
     found: list[list[nn.Parameter]] = []
     for parameter in parameters:
@@ -30,14 +30,15 @@ def runs(
 
 
 def views(buffer: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """Consecutive pieces of ``buffer`` in the parameters' shapes; what is left at its end is padding."""
+    """Consecutive pieces of ``buffer`` in the parameters' shapes; the rest at its end is padding."""
     pieces = buffer[: sum(p.numel() for p in parameters)].split([p.numel() for p in parameters])
     return [piece.view(p.shape) for piece, p in zip(pieces, parameters, strict=True)]
 
 
 def flatten_gradients(parameters: Sequence[nn.Parameter], buffer: Tensor) -> None:
-    """Moves the parameters' gradients into ``buffer``, of which they become views; its padding becomes 0. Done when
-    all are there, by when activations have made room, it costs less than to have them added to a buffer of zeros."""
+    """Moves the parameters' gradients into ``buffer``, of which they become views; its padding becomes 0. This costs
+    less than adding them to a buffer of zeros if it happens when all gradients exist, since activations have been freed
+    by then."""
     places = views(buffer, parameters)
     torch._foreach_copy_(places, [gradient for p in parameters if (gradient := p.grad) is not None])
     buffer[sum(p.numel() for p in parameters) :] = 0
@@ -46,7 +47,7 @@ def flatten_gradients(parameters: Sequence[nn.Parameter], buffer: Tensor) -> Non
 
 
 def when_complete(parameters: Sequence[nn.Parameter], then: Callable[[], None]) -> None:
-    """Calls ``then`` in every backward pass from now on, as soon as the gradients of all ``parameters`` are there."""
+    """Calls ``then`` in every later backward pass as soon as the gradients of all ``parameters`` exist."""
     missing = len(parameters)
 
     def arrived(_: Tensor) -> None:

@@ -25,7 +25,7 @@ def read_weights(folder: str | Path, config: ModelConfig) -> Iterator[tuple[str,
     """Canonical name and float32 CPU tensor of each parameter, in the order of ``config.shapes()``, one at a time.
 
     Names and shapes are checked before the first tensor is read, and no weight may be NaN or infinite; an InputError
-    names the tensor. Some published tied models store the head all the same: it must then equal the embedding.
+    names the tensor. Some published tied models also store the head: it must then equal the embedding.
     """
     home = tensor_files(folder, config)
     with ExitStack() as stack:
@@ -33,7 +33,7 @@ def read_weights(folder: str | Path, config: ModelConfig) -> Iterator[tuple[str,
         if config.tie_word_embeddings and HEAD in home:
             head, embedding = (files[home[name]].get_tensor(name) for name in (HEAD, EMBEDDING))
             if not torch.equal(head, embedding):
-                raise InputError(f"{folder}: tie_word_embeddings is true, yet {HEAD} differs from {EMBEDDING}")
+                raise InputError(f"{folder}: tie_word_embeddings is true, but {HEAD} differs from {EMBEDDING}")
         for name, _ in config.shapes():
             tensor = files[home[name]].get_tensor(name).float()
             if not tensor.isfinite().all():
@@ -50,13 +50,13 @@ def write_folder(
 ) -> None:
     """Writes a folder that ``Qwen3ForCausalLM.from_pretrained`` loads, the weights rounded to ``dtype``.
 
-    In the order of ``config.shapes()`` no more than one shard is held in memory. ValueError if the folder holds
-    weights already, or a tensor is unknown, missing, repeated or of another shape.
+    If tensors come in the order of ``config.shapes()``, at most one shard is held in memory. Raises ValueError if the
+    folder already holds weights, or a tensor is unknown, missing, repeated or of another shape.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if old := sorted(folder.glob("*.safetensors*")):
-        raise ValueError(f"{folder} holds weights already ({old[0].name}); choose an empty folder")
+        raise ValueError(f"{folder} already holds weights ({old[0].name}); choose an empty folder")
     shards = _plan(config, dtype.itemsize, max_shard_bytes)
     expected, home = dict(config.shapes()), {name: file for file, names in shards.items() for name in names}
     waiting: dict[str, dict[str, Tensor]] = {file: {} for file in shards}
@@ -82,7 +82,7 @@ def write_folder(
 
 
 def _plan(config: ModelConfig, element_size: int, max_shard_bytes: int) -> dict[str, list[str]]:
-    """File → names of its tensors: filled in order, a larger tensor alone."""
+    """File → names of its tensors: files are filled in order; a larger tensor has a file of its own."""
     groups: list[list[str]] = [[]]
     filled = 0
     for name, shape in config.shapes():

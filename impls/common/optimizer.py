@@ -27,7 +27,7 @@ def optimizer(parameters: Iterable[Any], workload: Workload, fused: bool = True)
 class MasterWeights:
     """Steps float32 copies of narrow parameters and rounds them back (Micikevicius et al. 2018, §3.1).
 
-    For parameters that are float32 or wider there is no copy and this is the optimizer itself.
+    If parameters are float32 or wider, there is no copy, and this is the optimizer itself.
     """
 
     def __init__(
@@ -59,10 +59,11 @@ PIECE = 2**16  # elements that are widened at once
 
 
 def square(tensors: Iterable[Tensor]) -> Tensor:
-    """Σ x² over all elements, a float64 scalar on this rank's device; 0 of no tensors. They may lie on several.
+    """Σ x² over all elements, a float64 scalar on this rank's device; 0 without tensors. The tensors may be on several
+    devices.
 
     Every square and sum is float64. PyTorch rounds a bfloat16 norm to bfloat16, up to 0.4 % off, and its CPU kernel
-    adds float32 squares one after another: of 4·10⁶ numbers the norm is 8e-5 too small, of 10⁸ one percent.
+    adds float32 squares one after another: the norm of 4·10⁶ numbers is 8e-5 too small, that of 10⁸ one per cent.
     """
     total = torch.zeros((), dtype=torch.float64, device=device())
     for place, there in by_place(tensors).items():
@@ -73,7 +74,8 @@ def square(tensors: Iterable[Tensor]) -> Tensor:
 
 
 def clip(gradients: Sequence[Tensor], max_norm: float, norm: Tensor | None = None) -> None:
-    """Scales gradients in place to a global norm of at most ``max_norm`` (0: never). ``norm`` if already known."""
+    """Scales gradients in place to a global norm of at most ``max_norm`` (0: never). ``norm`` is used if it is
+    known."""
     if max_norm:
         norm = square(gradients).sqrt() if norm is None else norm
         scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
@@ -82,7 +84,7 @@ def clip(gradients: Sequence[Tensor], max_norm: float, norm: Tensor | None = Non
 
 
 def by_place(tensors: Iterable[Tensor]) -> dict[torch.device, list[Tensor]]:
-    """Those of each device: where the states are the host's, so are gradients."""
+    """The gradients of each device: if the states are on the host, so are gradients."""
     found: dict[torch.device, list[Tensor]] = {}
     for tensor in tensors:
         found.setdefault(tensor.device, []).append(tensor)

@@ -18,8 +18,8 @@ __all__ = ["Plain", "build", "initial", "options"]
 
 
 class Plain:
-    """``permute`` reorders the sequences of each batch; ``math`` takes unfused kernels, SDPA's and the optimizer's:
-    both are honest."""
+    """``permute`` reorders the sequences of each batch; ``math`` selects unfused kernels, SDPA's and the optimizer's.
+    Both are honest variants."""
 
     def __init__(self, workload: Workload, permute: bool = False, math: bool = False) -> None:
         self.workload, self.permute = workload, permute
@@ -55,5 +55,5 @@ def build(workload: Workload, topology: Topology, permute: bool = False, math: b
 
 
 def options(workload: Workload, topology: Topology, **variant: Any) -> dict[str, Any]:
-    """Every engine of every variant computes what this model does."""
+    """Every variant of every engine computes the same function as this model."""
     return {}

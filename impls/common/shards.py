@@ -1,4 +1,4 @@
-"""Which part of each weight a tensor-parallel rank holds (Shoeybi et al. 2019, §3), and the way back.
+"""The part of each weight that a tensor-parallel rank holds (Shoeybi et al. 2019, §3), and the inverse.
 
 rows of the matrix (dim 0, "column-parallel": Y = X Wᵀ is cut by columns)   q, k, v, gate, up, embedding, head
 columns (dim 1, "row-parallel")                                             o, down
@@ -22,7 +22,7 @@ def dim(name: str) -> int | None:
 
 
 def bounds(size: int, rank: int, t: int) -> tuple[int, int]:
-    """[start, end) of rank's part of ``size`` elements; where t does not divide, the first ranks have one more."""
+    """[start, end) of rank's part of ``size`` elements; if t does not divide size, the first ranks have one more."""
     part, more = divmod(size, t)
     start = rank * part + min(rank, more)
     return start, start + part + (rank < more)
@@ -44,7 +44,7 @@ def join(name: str, parts: Sequence[Tensor]) -> Tensor:
 
 
 def collect(mine: Mapping[str, Tensor], group: dist.ProcessGroup) -> dict[str, Tensor]:
-    """The full tensors, on the CPU, on the group's first rank; on the others nothing."""
+    """The full tensors, on the CPU, on the group's first rank; nothing on the others."""
     local = {name: own(tensor) for name, tensor in mine.items()}
     if group.size() == 1:
         return local

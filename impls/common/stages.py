@@ -7,8 +7,8 @@ from impls.common.decoder import Layer, RMSNorm, rope_table, wide
 
 
 class Block(nn.Module):
-    """A layer for engines that take a sequence of modules. It makes its rotary tables itself: between stages only
-    activations travel. ``layer``: a new one by default."""
+    """A layer for engines that take a sequence of modules. It computes its own rotary tables, since only activations
+    travel between stages. ``layer``: a new one by default."""
 
     def __init__(self, config: ModelConfig, layer: nn.Module | None = None) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class Block(nn.Module):
 
 
 class Part(nn.Module):
-    """What lies under ``model.`` in a stage."""
+    """The modules of a stage below ``model.``."""
 
     def __init__(self, config: ModelConfig, layers: range, first: bool, last: bool) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Stage(nn.Module):
     [b, s, V].
     """
 
-    positions: Tensor | None = None  # in the sequence, where a rank has not all of them
+    positions: Tensor | None = None  # in the sequence, if a rank does not have all of them
 
     def __init__(self, config: ModelConfig, layers: range, first: bool, last: bool) -> None:
         super().__init__()

@@ -23,8 +23,8 @@ def accumulate(
     """Accumulates the gradients of this rank's share and returns its mean loss, detached.
 
     ``scale`` multiplies the loss for the backward pass only: 1/N makes a sum of gradients over ranks their mean.
-    ``around(last)`` surrounds each micro-batch, say to communicate after the last one alone; ``backward`` is an
-    engine's own.
+    ``around(last)`` surrounds each micro-batch, for example to communicate only after the last one; ``backward``
+    replaces the loss's own.
     """
     micro_batches = list(share(batch, workload, rank, ranks))
     total = torch.zeros((), dtype=torch.float64, device=device())

@@ -1,4 +1,4 @@
-"""When each action of a step began and ended."""
+"""The start and end of each action of a step."""
 
 import itertools
 from collections.abc import Callable, Iterable
@@ -14,7 +14,7 @@ Action = tuple[str, int, int]  # kind, stage, micro-batch
 
 
 def now(spans: Spans | None) -> float:
-    """The time at which what was asked of the device is done; 0 where nobody asks."""
+    """The time at which the device has finished its queued work; 0 if no one records."""
     if spans is None:
         return 0.0
     if device().type == "cuda":
@@ -23,15 +23,15 @@ def now(spans: Spans | None) -> float:
 
 
 def in_order(actions: Iterable[Action], kind: str) -> Callable[..., Action]:
-    """For an engine's function that does not say which stage and micro-batch it is called for: the actions of its kind,
-    in the schedule's order, step after step."""
+    """For an engine's function that does not give its stage and micro-batch: the actions of its kind, in the schedule's
+    order, step after step."""
     order = itertools.cycle([action for action in actions if action[0] == kind])
     return lambda *_: next(order)
 
 
 def watched(trainer: Any, function: Callable[..., Any], action: Callable[..., Action]) -> Callable[..., Any]:
-    """An engine's ``function``, whose calls add a span to ``trainer.spans`` while that is a list. ``action`` is given
-    the call's positional arguments and says which action it was."""
+    """An engine's ``function``, whose calls append a span to ``trainer.spans`` while that is a list. ``action``
+    receives the call's positional arguments and returns the action."""
 
     @wraps(function)
     def call(*arguments: Any, **keywords: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Where every engine starts: the same weights, drawn once from the workload's seed or read from a folder."""
+"""The common start of every engine: the same weights, drawn once from the workload's seed or read from a folder."""
 
 import zlib
 from collections.abc import Iterator
@@ -15,14 +15,14 @@ assert TORCH_DTYPES.keys() == DTYPES.keys()
 
 
 def weight(workload: Workload, name: str, shape: tuple[int, ...]) -> Tensor:
-    """One initial parameter, float32 on the CPU. It depends on the seed and the name only, never on other draws.
+    """One initial parameter, float32 on the CPU. It depends only on the seed and the name, never on other draws.
 
-    All values are representable in bfloat16, so that every precision starts from the very same model.
+    All values are representable in bfloat16, so that every precision starts from exactly the same model.
     """
     generator = torch.Generator().manual_seed(zlib.crc32(f"{workload.seed} {name}".encode()))
     noise = torch.randn(shape, generator=generator)
     if len(shape) == 1:
-        return (1 + 0.1 * noise).bfloat16().float()  # a gain of exactly 1 could be left out unseen
+        return (1 + 0.1 * noise).bfloat16().float()  # an omitted gain of exactly 1 would not be noticed
     return (noise * shape[-1] ** -0.5).bfloat16().float()
 
 

@@ -1,1 +1,2 @@
-"""What several adapters of one library share: its start in a rank, and trainers around it. Only adapters import it."""
+"""Code shared by several adapters of one library: its start in a rank, and trainers around it. Only adapters import
+it."""

@@ -1,4 +1,4 @@
-"""Colossal-AI in a rank without a GPU: an accelerator that is the CPU, with streams that do nothing."""
+"""Colossal-AI in a rank without a GPU: an accelerator on the CPU, whose streams do nothing."""
 
 from contextlib import AbstractContextManager
 from typing import Any
@@ -9,8 +9,8 @@ from colossalai.accelerator.cpu_accelerator import CpuAccelerator
 
 
 class Host(CpuAccelerator):
-    """Its own for the CPU refuses to speak of streams and asks for random states as of a GPU, and its optimizers refuse
-    what is not called CUDA. That changes no arithmetic, no collective and no shape."""
+    """Colossal-AI's own CPU accelerator has no streams and no GPU random states, and its optimizers reject devices not
+    called CUDA. This class changes no arithmetic, no collective and no shape."""
 
     name = "cuda"
 
@@ -33,9 +33,9 @@ class Host(CpuAccelerator):
 
 
 def start() -> None:
-    """To be called in every rank, before any of its optimizers is made."""
+    """Must be called in every rank before any of its optimizers is created."""
     if get_accelerator().name == "cpu":
-        # Huawei's PyTorch has it; asked where there is no NCCL.
+        # exists in Huawei's PyTorch; requested if there is no NCCL
         vars(torch.distributed)["is_hccl_available"] = lambda: False
         torch.Tensor.record_stream = lambda self, stream: None
         set_accelerator(Host())

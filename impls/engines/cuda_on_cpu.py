@@ -1,4 +1,4 @@
-"""CUDA's streams and copies where there is no CUDA, for engines that ask for them and compute nothing that needs them.
+"""CUDA's streams and copies without CUDA, for engines that request them but compute nothing that needs them.
 
 The CPU's streams have the same interface and do nothing: no arithmetic, no collective and no shape changes.
 """
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Stream(torch.cpu.Stream):
-    """Which is its own event: what is asked of a CPU is done in order."""
+    """It is its own event: a CPU executes work in order."""
 
     def record_event(self, event: object = None) -> "Stream":
         return self
@@ -24,7 +24,7 @@ class Stream(torch.cpu.Stream):
 
 @functools.cache
 def redirect() -> None:
-    """For the rest of this process: ranks are fresh processes, and no other engine runs in them."""
+    """Applies to the rest of this process: ranks are fresh processes, and no other engine runs in them."""
     if torch.cuda.is_available():
         return
     torch.cuda.Stream = lambda *_args, **_kwargs: Stream()

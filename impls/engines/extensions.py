@@ -1,4 +1,4 @@
-"""Where an environment keeps what its engines compile."""
+"""The folder in which an environment keeps its engines' compiled code."""
 
 import os
 import sys
@@ -6,6 +6,6 @@ from pathlib import Path
 
 
 def folder() -> Path:
-    """TORCH_EXTENSIONS_DIR, else one of this environment's own. What is compiled names the headers of its environment:
-    in a folder that several share they would compile it anew in turns, for minutes."""
+    """TORCH_EXTENSIONS_DIR, or a folder of this environment. Compiled code depends on the headers of its environment:
+    environments that share a folder would recompile it in turns, for minutes each time."""
     return Path(os.environ.get("TORCH_EXTENSIONS_DIR") or Path(sys.prefix) / "torch_extensions")

@@ -1,4 +1,4 @@
-"""Projections of queries, keys and values in one matrix, as GPT's layers in Megatron-Core and DeepSpeed have it."""
+"""Projections of queries, keys and values in one matrix, as in the GPT layers of Megatron-Core and DeepSpeed."""
 
 import torch
 from torch import Tensor
@@ -7,8 +7,8 @@ from harness.spec import ModelConfig
 
 
 def pack(parts: list[Tensor], config: ModelConfig) -> Tensor:
-    """This rank's q, k, v as Megatron lays them out, [groups · (a/k + 2) · d, h]: each key/value head behind its query
-    heads. Everything else (gate and up, or a tensor by itself) is stacked."""
+    """This rank's q, k, v in Megatron's layout, [groups · (a/k + 2) · d, h]: each key/value head follows its query
+    heads. Everything else (gate and up, or a single tensor) is stacked."""
     if len(parts) < 3:
         return torch.cat(parts)
     groups = parts[1].shape[0] // config.head_dim

@@ -1,5 +1,5 @@
-"""The bare script beside which the harness's clock is held: no harness, a step and a clock. For each line in, a number
-of steps, a fresh process takes them and writes their times."""
+"""The bare script to which the harness's clock is compared: only a step and a clock. For each line of input, a number
+of steps, a fresh process takes that many steps and writes their times."""
 
 import os
 import sys
@@ -12,8 +12,8 @@ from impls.common.data import batch
 from impls.common.plain import build
 
 torch.set_num_threads(1)
-os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # as the harness binds its first rank
-build(Workload(), Topology())  # imports what it needs
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # like the harness's first rank
+build(Workload(), Topology())  # imports its requirements
 for line in sys.stdin:
     if os.fork():
         if os.wait()[1]:
@@ -28,4 +28,4 @@ for line in sys.stdin:
         trainer.update()
         times.append(time.perf_counter() - start)
     print(" ".join(map(str, times)), flush=True)
-    os._exit(0)  # at once: nothing is left that would share the core
+    os._exit(0)  # exits at once: nothing remains that would share the core

@@ -1,4 +1,4 @@
-"""What the harness costs: a fresh world, and a step that it times."""
+"""The cost of the harness: of a fresh world, and of a timed step."""
 
 import statistics
 import sys
@@ -35,9 +35,8 @@ def test_a_fresh_world_of_two_adds_less_than_a_quarter_second_to_a_case() -> Non
 
 
 def test_a_timed_step_is_as_fast_as_in_a_bare_script() -> None:
-    """As ratios of pairs of fresh processes, one after the other: what a core does and where memory lies make one
-    process slower than the next. 2 % are allowed; pairs go on until they tell, and only if they tell otherwise this
-    fails."""
+    """Ratios of pairs of fresh processes, one after the other: core state and memory layout make one process slower
+    than the next. 2 % are allowed; pairs are added until the interval decides."""
     script = [sys.executable, str(Path(__file__).with_name("bare.py"))]
     pairs = []
     with LocalLauncher() as launcher, Popen(script, stdin=PIPE, stdout=PIPE, text=True) as bare:
@@ -58,7 +57,7 @@ def test_a_timed_step_is_as_fast_as_in_a_bare_script() -> None:
 
 
 def timed(launcher: LocalLauncher) -> list[float]:
-    """Seconds of steps that a fresh world of one times."""
+    """Seconds of steps that a fresh world of one rank times."""
     arguments = {"build": f"{DENSE}:build", "variant": {}, "workload": Workload(), "topology": Topology()}
     world = launcher.world(1, "plain", MODULE)
     world.run(Job(f"{TASKS}:trainer", arguments | {"data": COMMON.data, "options": {}}), timeout=60)
@@ -69,5 +68,5 @@ def timed(launcher: LocalLauncher) -> list[float]:
 
 
 def quiet(seconds: list[float]) -> list[float]:
-    """The lower quartile, since whatever disturbs a step makes it longer."""
+    """The lower quartile, since disturbances only make a step longer."""
     return [statistics.quantiles(seconds)[0]]

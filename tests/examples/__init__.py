@@ -1,1 +1,1 @@
-"""A small topic of each contract: what one folder must hold, and no more."""
+"""A small topic for each contract: the required files of a topic's folder, and no others."""

@@ -1,4 +1,5 @@
-"""A topic of each contract is one folder, measured as any other; a planted fault is found by the measure that must."""
+"""A topic of each contract is one folder, and is measured like any other; the named measure finds each planted
+fault."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -33,7 +34,7 @@ def lab() -> Iterator[Lab]:
 
 
 @pytest.mark.parametrize(("measure", "case"), every(), ids=str)
-def test_what_the_contract_promises_is_measured_and_passes(lab: Lab, measure: str, case: Case) -> None:
+def test_every_promise_of_the_contract_is_measured_and_passes(lab: Lab, measure: str, case: Case) -> None:
     found = lab.measure(measure, case)
     assert {finding.verdict for finding in found} == {"pass"}, [finding.reason for finding in found]
 
@@ -51,7 +52,7 @@ def test_each_contract_has_the_measures_that_suit_it() -> None:
 
 
 def broken(lab: Lab, card: Card, build: str, measure: str, topology: str, variant: str = "") -> dict[str, Finding]:
-    """By quantity, what is found of a planted fault."""
+    """Findings about a planted fault, by quantity."""
     name = build.partition(":")[2]
     faulty = replace(card, engines={"reference": card.engines["reference"], name: Engine(build)})
     lab.runner.cards = {**CARDS, card.name: faulty}

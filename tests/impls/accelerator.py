@@ -1,11 +1,11 @@
-"""An accelerator where there is none: CPU tensors that are taken for CUDA's, so that a reference's step can be watched.
+"""A simulated accelerator: CPU tensors take the place of CUDA's, so that a reference's step can be watched.
 
-What is put on :data:`HERE` counts as there, and so does all that is computed of it. Then as with CUDA:
+Tensors put on :data:`HERE` count as being on the device, and so does everything computed from them. Then, as with CUDA:
 
-- an operator of tensors in both places raises, but for numbers of the host without a dimension;
-- whatever makes the host wait for the device is noted in ``waits``, as ``torch.cuda.set_sync_debug_mode`` warns of it.
+- an operator on tensors in both places raises, except for the host's numbers without a dimension;
+- every wait of the host for the device is recorded in ``waits``; ``torch.cuda.set_sync_debug_mode`` warns of the same.
 
-CUDA's kernels, its streams and NCCL's refusals are not to be had this way.
+CUDA's kernels and streams and NCCL's restrictions are not simulated.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from impls.common import mesh
 
 HERE, HOST = torch.device("cuda", 0), torch.device("cpu")
-# Their results' shapes or values are the host's to know.
+# The host needs their results' shapes or values.
 WAIT = {
     "_local_scalar_dense",
     "equal",
@@ -37,12 +37,12 @@ WAIT = {
 }
 READ = {Tensor.tolist, Tensor.numpy, Tensor.__array__}
 DATA = {torch.tensor, torch.as_tensor, Tensor.new_tensor}  # copied from the host's unpinned memory
-# On CUDA it asks for no value; on the CPU, for the largest and the smallest.
+# On CUDA it needs no value; on the CPU it computes the largest and the smallest.
 QUIET = {torch.nn.functional.one_hot, torch._C._nn.one_hot}
 
 
 class Accelerator:
-    """A context: :func:`impls.common.mesh.device` is HERE, and ``waits`` has the lines at which the host waited."""
+    """A context: :func:`impls.common.mesh.device` is HERE, and ``waits`` has the lines in which the host waited."""
 
     def __init__(self) -> None:
         self.waits: list[str] = []
@@ -53,10 +53,10 @@ class Accelerator:
         self._stack = contextlib.ExitStack()
         self._stack.callback(setattr, mesh.device, "__code__", mesh.device.__code__)
         mesh.device.__code__ = _here.__code__
-        handle = device_mesh._get_device_handle  # by which a mesh picks each rank's device
+        handle = device_mesh._get_device_handle  # a mesh picks each rank's device by it
         self._stack.callback(setattr, device_mesh, "_get_device_handle", handle)
         device_mesh._get_device_handle = lambda *_: None
-        # What calls the engine is an operator itself, in which the mode is off: hooks and backward passes need it.
+        # The engine is called by an operator in which the mode is off, but hooks and backward passes need it.
         run = torch.autograd._engine_run_backward
         self._stack.callback(setattr, torch.autograd, "_engine_run_backward", run)
         torch.autograd._engine_run_backward = partial(self._backward, run)
@@ -75,7 +75,7 @@ class Accelerator:
         return isinstance(tensor, Tensor) and _key(tensor) in self._there
 
     def put(self, tensor: Tensor) -> Tensor:
-        """It counts as on the device from now on."""
+        """The tensor counts as being on the device from now on."""
         self._there.setdefault(_key(tensor), StorageWeakRef(tensor.untyped_storage()))
         return tensor
 
@@ -90,7 +90,7 @@ class Accelerator:
         frames = [f for f in traceback.extract_stack() if "/impls/" in f.filename and "/tests/" not in f.filename]
         source = frames[-1].line or "" if frames else ""
         if ".wait()" in source or (what == "copy_" and source.startswith("dist.")):
-            return  # gloo's own copy: NCCL's are on the device
+            return  # gloo's own copy: NCCL's copies are on the device
         line = f"{frames[-1].filename.rpartition('/impls/')[2]}:{frames[-1].lineno}" if frames else "a backward pass"
         self.waits.append(f"{line} {what}")
 
@@ -114,7 +114,7 @@ def _on_host(value: Any) -> Any:
 
 
 class _Functions(TorchFunctionMode):
-    """What names a place, or asks for one."""
+    """The place that the arguments name or request."""
 
     def __init__(self, accelerator: Accelerator) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class _Functions(TorchFunctionMode):
             return at.pin(first.clone())
         if func in READ and there:
             at.wait(func.__name__)
-        pinned = kwargs.pop("pin_memory", None) is not None  # asked for where there is CUDA
+        pinned = kwargs.pop("pin_memory", None) is not None  # requested if there is CUDA
         named = [torch.device(value) for value in (*args, *kwargs.values()) if _is_device(value)]
         to = HOST if func is Tensor.cpu else next((p for p in named if p.type in ("cpu", "cuda")), None)
         args, kwargs = tree_map(_on_host, (args, kwargs))
@@ -161,7 +161,7 @@ class _Functions(TorchFunctionMode):
         return out
 
     def _across(self, func: Any, tensor: Tensor, to: torch.device, args: Any, kwargs: Any) -> Tensor:
-        """A copy between device and host. The host waits, unless it has said that it need not, of pinned memory."""
+        """A copy between device and host. The host waits, unless it has requested otherwise, from pinned memory."""
         free = kwargs.pop("non_blocking", False) or (True in args[1:])
         if not free or (to.type == "cuda" and not self.at.is_pinned(tensor)):
             self.at.wait(f"{func.__name__} {to.type}")
@@ -172,7 +172,7 @@ class _Functions(TorchFunctionMode):
 
 
 class _Operators(TorchDispatchMode):
-    """Where the results of operators are."""
+    """The place of operators' results."""
 
     def __init__(self, accelerator: Accelerator) -> None:
         super().__init__()

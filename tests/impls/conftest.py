@@ -1,4 +1,4 @@
-"""What the tests of topics share."""
+"""Fixtures that the tests of topics share."""
 
 from collections.abc import Iterator
 

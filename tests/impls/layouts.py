@@ -1,10 +1,10 @@
-"""What is wrong with a layout that was drawn."""
+"""The problems of a randomly drawn layout."""
 
 from harness.run.lab import Lab
 from harness.spec import Case, Finding
 
-# Of ever new layouts one in some thousands has a floor that is too small by luck. That is no matter where floors are
-# so low (1e-14, 1e-6): what is wrong in kind is hundreds of them off.
+# Among new layouts, one in some thousands has a floor that is too small by luck. This does not matter where floors are
+# so low (1e-14, 1e-6): a real fault exceeds them by a factor of hundreds.
 SAME = {"fp64": 1e-9, "fp32": 1e-4}
 
 
@@ -16,7 +16,7 @@ def wrong(lab: Lab, case: Case) -> list[str]:
 
 
 def _same(case: Case, finding: Finding) -> bool:
-    if finding.measure == "traffic":  # what is no larger than a flag is counted as one, and some drawn parts are
+    if finding.measure == "traffic":  # some drawn parts are so small that they count as flags
         assert finding.law is not None
         assert finding.value is not None
         return 0 <= finding.law - finding.value <= finding.detail.get("control", 0.0)

@@ -1,4 +1,4 @@
-"""Functions against the float64 oracle, and sources with a planted fault, for the tests of topics."""
+"""Functions compared with the float64 oracle, and sources with a planted fault, for the tests of topics."""
 
 import importlib.util
 import inspect
@@ -41,14 +41,14 @@ def computed(function: Function, inputs: Mapping[str, Tensor]) -> dict[str, Tens
 
 
 def distance(found: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> float:
-    """Relative L2 of everything together: a gradient that is zero by nature is measured against the others."""
+    """Relative L2 error of everything together: a gradient that is zero by nature is compared with the others' size."""
     assert found.keys() == exact.keys()
     wrong = sum(float((found[name].double() - x).square().sum()) for name, x in exact.items())
     return (wrong / sum(float(x.square().sum()) for x in exact.values())) ** 0.5
 
 
 def error_over_plain(function: Function, problem: Any, workload: Workload, **variant: Any) -> float:
-    """The function's distance to the oracle on its very inputs ÷ that of the plain formula in the same dtype."""
+    """The function's distance to the oracle on the same inputs ÷ that of the plain formula in the same dtype."""
     inputs = drawn(problem, workload, **variant)
     exact = plainly(problem, cast(inputs, torch.float64), **variant)
     found = computed(function, inputs)
@@ -56,7 +56,7 @@ def error_over_plain(function: Function, problem: Any, workload: Workload, **var
 
 
 def same_in_float64(function: Function, problem: Any, workload: Workload, **variant: Any) -> bool:
-    """Whether the function, in float64, is nearer to the oracle than the oracle is on inputs rounded to float32."""
+    """Whether the function in float64 is nearer to the oracle than the oracle on inputs rounded to float32."""
     inputs = drawn(problem, workload.with_(dtype="fp64"), **variant)
     exact = plainly(problem, inputs, **variant)
     rounded = plainly(problem, cast(cast(inputs, torch.float32), torch.float64), **variant)
@@ -68,7 +68,7 @@ def plainly(problem: Any, inputs: Mapping[str, Tensor], **variant: Any) -> dict[
 
 
 def with_fault(module: ModuleType, right: str, wrong: str) -> ModuleType:
-    """A copy of ``module`` in whose source ``right``, which must occur exactly once, reads ``wrong``."""
+    """A copy of ``module`` whose source has ``wrong`` in place of ``right``, which must occur exactly once."""
     source = inspect.getsource(module)
     assert source.count(right) == 1, f"{right!r} occurs {source.count(right)} times in {module.__name__}"
     spec = importlib.util.spec_from_loader(f"{module.__name__}_with_fault", loader=None)

@@ -1,4 +1,4 @@
-"""Jobs that take a reference's step and tell where the host waits for the device."""
+"""Jobs that take a reference's step and report the lines in which the host waits for the device."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,8 +18,9 @@ Variants = Mapping[str, tuple[Workload, Topology, Mapping[str, Any]]]
 
 
 def waits(context: Context, build: str, problem: str, variants: Variants) -> dict[str, list[str] | str]:
-    """Of a step of each variant where the host waits for a stand-in's device, or why there is no step."""
-    make = load(build)  # before CUDA's streams are redirected: annotations name them
+    """For a step of each variant: the lines in which the host waits for a simulated device, or the reason why there is
+    no step."""
+    make = load(build)  # before CUDA's streams are redirected, since annotations name them
     cuda_on_cpu.redirect()
     found: dict[str, list[str] | str] = {}
     for name, (workload, topology, options) in variants.items():
@@ -30,7 +31,7 @@ def waits(context: Context, build: str, problem: str, variants: Variants) -> dic
                 found[name] = str(reason)
                 continue
             step = _function(built, device, problem, workload, options) if problem else _trainer(built, workload)
-            step()  # after which the optimizer has its states
+            step()  # by then the optimizer has its states
             device.waits.clear()
             step()
             found[name] = device.waits
@@ -60,7 +61,7 @@ def _function(
 
 
 def step_without_waiting(context: Context, kind: str, **work: Any) -> None:
-    """On CUDA some steps as they are timed, then one in which RuntimeError is raised where the host waits."""
+    """On CUDA: some steps as they are timed, then one in which each wait of the host raises RuntimeError."""
     getattr(timed, kind)(context, **work)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")

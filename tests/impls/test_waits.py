@@ -1,4 +1,4 @@
-"""In a timed step of a reference the host waits for the device where the technique needs it, and nowhere else."""
+"""In a timed step of a reference, the host waits for the device only where the technique needs it."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,13 +22,13 @@ from impls.common.optimizer import MasterWeights, clip, square
 from tests.impls.accelerator import HERE, Accelerator
 from tests.impls.work import CLIPPED
 
-# File of each wait that a topic's technique needs, and why.
+# The file of each wait that a topic's technique needs, with the reason.
 NEEDED = {
-    "expert_parallel": ("dispatch.py", "how many rows go to each rank shapes the all-to-all"),
-    "preference": ("preference/reference.py", "how many tokens are projected shapes the logits"),
+    "expert_parallel": ("dispatch.py", "the number of rows for each rank shapes the all-to-all"),
+    "preference": ("preference/reference.py", "the number of projected tokens shapes the logits"),
     "zero_offload": ("optimizer.py", "gradients are scaled and states stepped on the host"),
 }
-# Kernels that a CPU does not have take the place of its own there.
+# On a CPU, other kernels replace missing ones.
 KERNELS = {"context_parallel": "SDPA's flash kernels", "latent_attention": "SDPA with values narrower than keys"}
 TOPICS = topics()
 SECONDS = 300.0
@@ -36,7 +36,7 @@ JOBS = "tests.impls.steps"
 
 
 def quick(topic: str) -> list[Case]:
-    """The reference's variants, each once on as few ranks as say something: of a dense model, without rings."""
+    """The reference's variants, each once on the smallest useful number of ranks: a dense model without rings."""
     request = Request(topics=(topic,), engines=("reference",), ranks=4)
     every = plan.cases(request, plan.cards(request))
     return depth.once(c for c in every if "cp" not in c.topology.used and not isinstance(c.workload.model, MoeConfig))
@@ -50,7 +50,7 @@ def launcher() -> Iterator[LocalLauncher]:
 
 @pytest.fixture(scope="module")
 def gpu() -> Iterator[Callable[[Job], Outcome]]:
-    """Runs a job on one rank over NCCL, the same one until it fails: each opens CUDA for seconds."""
+    """Runs jobs on one rank over NCCL, the same rank until it fails: opening CUDA takes seconds."""
     with LocalLauncher(gpus=1) as launcher:
         worlds: list[World] = []
 
@@ -87,12 +87,12 @@ def test_the_host_waits_only_where_the_technique_needs_it(topic: str, launcher: 
 
 
 def _clipped(case: Case) -> Any:
-    flushed = case.variant not in ("pipedream", "pipedream_2bw")  # which refuse to clip
+    flushed = case.variant not in ("pipedream", "pipedream_2bw")  # these reject clipping
     return case.workload.with_(max_grad_norm=0.3 if flushed else 0.0)
 
 
 def _first(world: World, job: Job) -> Any:
-    """What the first rank gave, where all gave something."""
+    """The first rank's result, if all ranks have one."""
     try:
         outcomes = world.run(job, SECONDS)
     finally:

@@ -1,12 +1,12 @@
-"""Work that several topics are tried on."""
+"""Workloads for several topics."""
 
 from harness.spec import ModelConfig, Workload
 
-# Odd sizes, tied embeddings, two micro-batches. With so large an epsilon AdamW's step is nearly linear in the gradient:
-# a wrong norm cannot hide in it.
+# Odd sizes, tied embeddings, two micro-batches. With so large an epsilon AdamW's step is nearly linear in the gradient,
+# so a wrong norm is visible.
 CLIPPED = Workload(
     "clipped",
-    ModelConfig(97, 23, 41, 2, 2, 1, 6, tie_word_embeddings=True),  # no unit's elements are a multiple of four
+    ModelConfig(97, 23, 41, 2, 2, 1, 6, tie_word_embeddings=True),  # no unit's number of elements is a multiple of four
     micro_batches=2,
     sequence_length=11,
     optimizer="adamw",

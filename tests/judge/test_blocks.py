@@ -1,4 +1,4 @@
-"""When a timed block has enough rounds, and what one with too few is."""
+"""The number of rounds that a timed block needs, and the verdict of a block with too few."""
 
 from harness.run.blocks import (
     BRIEF,

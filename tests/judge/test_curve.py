@@ -1,4 +1,4 @@
-"""Learning curves against the float64 model's."""
+"""Learning curves compared with the float64 model's."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Measured against promised: within the tolerance, to the byte where it is zero, padding apart."""
+"""Measured and promised values: within the tolerance, to the byte if it is zero, and with padding."""
 
 from dataclasses import replace
 
@@ -34,7 +34,7 @@ def test_less_memory_than_promised_is_no_failure_and_is_said(law: Law) -> None:
     assert law_judge.judge(replace(law, measure="memory", direction="at_most"), 1000.0, 1100.0).verdict == "fail"
 
 
-def test_far_less_than_promised_is_inconclusive_since_the_meter_may_not_see_all() -> None:
+def test_far_less_than_promised_is_inconclusive_since_the_meter_may_miss_something() -> None:
     law = replace(ABOUT, measure="memory", direction="at_most")
     assert law_judge.judge(law, 1000.0, 501.0).verdict == "pass"
     finding = law_judge.judge(law, 1000.0, 499.0)

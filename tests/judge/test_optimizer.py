@@ -1,4 +1,4 @@
-"""Updates are replayed on the engine's own gradients: what an optimizer does wrong is seen, and rounding is not."""
+"""Updates are replayed on the engine's own gradients: an optimizer's errors are found, and rounding is not one."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -34,7 +34,7 @@ def drawn(dtype: torch.dtype) -> tuple[Mapping[str, Tensor], list[Mapping[str, T
 
 
 def by_pytorch(fused: bool, dtype: torch.dtype = torch.float32) -> Engine:
-    """PyTorch's optimizer on weights of a precision; gradients are clipped in their own."""
+    """PyTorch's optimizer on weights of a precision; gradients are clipped in their own precision."""
 
     def run(
         start: Mapping[str, Tensor], gradients: Sequence[Mapping[str, Tensor]], work: Workload
@@ -93,7 +93,7 @@ def no_masters(start, gradients, work):  # type: ignore[no-untyped-def]
 
 
 def a_larger_third_step(start, gradients, work):  # type: ignore[no-untyped-def]
-    """Right until the third step, whose gradient is taken half as large again."""
+    """Right until the third step, whose gradient is scaled by 1.5."""
     larger = {name: 1.5 * g for name, g in gradients[2].items()}
     return by_pytorch(False)(start, [*gradients[:2], larger], work)
 
@@ -113,7 +113,7 @@ FAULTS = (without_decay, a_step_ahead, no_masters, a_larger_third_step, a_weight
 
 @pytest.mark.parametrize("gradients", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_an_adamw_does_wrong_fails_at_twice_the_bound(fault: Engine, gradients: torch.dtype) -> None:
+def test_an_error_of_adamw_fails_at_twice_the_bound(fault: Engine, gradients: torch.dtype) -> None:
     found = judged(fault, ADAMW, gradients)
     assert found.verdict == "fail"
     assert found.value >= 2 * found.bound  # type: ignore[operator]
@@ -124,7 +124,7 @@ def test_the_step_and_tensor_that_are_wrong_are_named() -> None:
     assert ", gain" in judged(a_weight_left_out, ADAMW).reason
 
 
-def test_a_gradient_that_is_missing_is_said() -> None:
+def test_a_missing_gradient_is_named() -> None:
     start, steps = drawn(torch.float32)
     found = optimizer.judge([{"matrix": step["matrix"]} for step in steps], [start] * (STEPS + 1), ADAMW)
     assert (found.verdict, found.reason) == ("fail", "the gradient of gain is missing")

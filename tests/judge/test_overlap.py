@@ -1,4 +1,4 @@
-"""Communication that is watched: its hidden share, what was waited, and its number."""
+"""Watched communication: its hidden share, its exposed share, and its count."""
 
 import pytest
 
@@ -27,14 +27,14 @@ def judged(
     return {finding.quantity: finding for finding in found}
 
 
-def test_what_is_hidden_is_what_the_same_rank_computes_meanwhile() -> None:
+def test_only_computation_of_the_same_rank_hides_communication() -> None:
     assert overlap.hidden([one_rank(wait=1.0)]) == pytest.approx(3 / 4)
     assert overlap.hidden([one_rank(wait=0.0), one_rank(wait=3.0)]) == pytest.approx((3 + 3) / (3 + 6))
     other = [Span("C", 0, 0, 0.0, 1.0), Span("F", 0, 0, 1.0, 9.0)]
     assert overlap.hidden([other, [Span("F", 0, 0, 0.0, 1.0)]]) == 0.0  # another rank computed
 
 
-def test_what_is_waited_is_exposed_as_a_share_of_the_step() -> None:
+def test_waiting_is_exposed_as_a_share_of_the_step() -> None:
     assert overlap.exposed([one_rank(wait=1.0)]) == pytest.approx(1 / 7)
     assert overlap.exposed([one_rank(wait=4.0), one_rank(wait=0.0)]) == pytest.approx(4 / 10 / 2)
 

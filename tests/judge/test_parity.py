@@ -1,4 +1,4 @@
-"""Errors, floors and verdicts on tensors made by hand."""
+"""Errors, floors and verdicts on handmade tensors."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -71,7 +71,7 @@ def test_all_zero_truth_divides_by_nothing() -> None:
         (with_("b", torch.ones(4)), r"b has shape \(4,\), the model's is \(2, 2\)"),
     ],
 )
-def test_what_is_missing_extra_or_misshapen_is_named(found: dict[str, Tensor], message: str) -> None:
+def test_missing_extra_and_misshapen_tensors_are_named(found: dict[str, Tensor], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parity.errors(found, TRUTH)
     verdict = judged(found)["gradient"]
@@ -115,7 +115,7 @@ def test_a_scale_error_below_the_norms_floor_fails_by_its_slope() -> None:
 
 
 def noisy(seed: int, size: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """A truth of 2,000 elements, and the same with independent rounding errors of this size."""
+    """A true tensor of 2,000 elements, and the same with independent rounding errors of this size."""
     generator = torch.Generator().manual_seed(seed)
     truth = {name: torch.randn(1000, generator=generator, dtype=torch.float64) for name in ("a", "b")}
     return truth, {n: t + size * t.abs() * torch.randn(1000, generator=generator).double() for n, t in truth.items()}
@@ -156,7 +156,7 @@ def test_one_tensor_alone_is_not_judged_where_only_the_whole_counts() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_what_is_not_finite_fails_everywhere(bad: float) -> None:
+def test_values_that_are_not_finite_fail_everywhere(bad: float) -> None:
     found = judged(with_("a", torch.tensor([3.0, bad])), [2.0, bad, 0.5])
     assert {finding.verdict for finding in found.values()} == {"fail"}
     assert found["gradient"].value == math.inf
@@ -202,7 +202,7 @@ def test_an_update_that_is_off_is_traced_to_the_first_loss_that_was() -> None:
     assert "first divergence: after the last step, update of" in finding.reason
 
 
-def test_what_passes_names_no_divergence() -> None:
+def test_a_pass_names_no_divergence() -> None:
     for finding in judged(TRUTH).values():
         assert "divergence" not in finding.reason
         assert "first_divergence" not in finding.detail

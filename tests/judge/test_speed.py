@@ -1,4 +1,5 @@
-"""Step times of engines in interleaved rounds: noise decides nothing, a difference does, drift is nobody's."""
+"""Step times of engines in interleaved rounds: noise decides nothing, a difference does, and drift affects all
+alike."""
 
 from typing import Any
 
@@ -78,7 +79,7 @@ def test_noise_that_could_hide_a_tenth_is_inconclusive_never_pass() -> None:
         assert judged("torch", pair).verdict == "inconclusive"
 
 
-def test_what_can_be_told_apart_shrinks_with_the_rounds() -> None:
+def test_the_detectable_difference_shrinks_with_the_rounds() -> None:
     def effect(count: int) -> float:
         return float(np.median([speed.effect(rounds(seed, 0.05, count=count)) for seed in range(20)]))
 

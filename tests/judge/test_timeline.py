@@ -1,4 +1,4 @@
-"""Bubbles, micro-batches in flight, and what the same actions would take on a core a rank."""
+"""Bubbles, micro-batches in flight, and the replayed time of the same actions with one core per rank."""
 
 import itertools
 import random
@@ -116,7 +116,7 @@ def test_a_bubble_that_other_rounds_would_have_let_pass_decides_nothing() -> Non
 
 
 def test_a_machine_that_slows_actions_by_chance_fails_no_schedule() -> None:
-    """Eight micro-batches of 1F1B, each action up to half as long again in some rounds: its bubble is 1/9."""
+    """Eight micro-batches of 1F1B; in some rounds each action takes up to 1.5 times as long. The bubble is 1/9."""
     plan = one_f_one_b_plan(2, 8)
     spans = [[Span(*action, at, at + 1) for at, action in enumerate(actions)] for actions in plan.actions]
     verdicts = []
@@ -137,8 +137,8 @@ def judged(cores: int, alike: bool = False, **about: float) -> Finding:
     return timeline.judge([one_f_one_b(**about)] * 3, cores, {"bubble": 0.25}, LAWS, alike=alike)[0]
 
 
-def test_a_core_that_is_slower_is_not_the_schedules_fault_and_is_told_of() -> None:
-    """Of the schedule's own: its order and its waits, whatever the cores are like."""
+def test_a_slower_core_is_not_the_schedules_fault_and_is_reported() -> None:
+    """The schedule's own bubble, from its order and its waits, whatever the cores are like."""
     found = judged(2, alike=True, stretch=1.5)
     assert found.value == pytest.approx(1 / 4)
     assert found.verdict == "pass"
@@ -155,25 +155,25 @@ def test_stages_that_are_slower_fail_where_cores_do_not_differ(cores: int) -> No
     assert judged(cores).verdict == "pass"
 
 
-def test_where_ranks_share_cores_actions_are_alike_too_and_what_they_were_is_said() -> None:
+def test_actions_of_ranks_that_share_cores_count_as_equal_and_their_real_bubble_is_reported() -> None:
     found = judged(1, alike=True, stretch=1.5, wait=0.5)
     assert found.verdict == "pass"
     assert f"{timeline.bubble(one_f_one_b(stretch=1.5)):.3g} with their real lengths" in found.reason
     assert found.detail["replayed"]
 
 
-def test_what_unequal_actions_alone_enlarge_is_worth_another_look() -> None:
+def test_a_bubble_that_only_unequal_actions_enlarge_is_watched_again() -> None:
     def look(**about: float) -> bool:
         return timeline.unequal([judged(2, **about)])
 
     assert look(stretch=1.5)
     assert not look()
-    assert not look(wait=0.5)  # every world's messages would be as late
+    assert not look(wait=0.5)  # every world's messages would be equally late
     assert not look(stretch=1.5, wait=0.5)
 
 
 def test_ranks_that_share_cores_are_judged_by_a_replay() -> None:
-    assert bubble(cores=1, wait=0.5) == "pass"  # the wait is the machine's, not the schedule's
+    assert bubble(cores=1, wait=0.5) == "pass"  # the machine causes the wait, not the schedule
 
 
 def test_where_others_took_the_cores_a_large_bubble_decides_nothing() -> None:

@@ -1,4 +1,4 @@
-"""Jobs that go wrong on purpose, for the tests of worlds."""
+"""Jobs that fail on purpose, for the tests of worlds."""
 
 import gc
 import importlib
@@ -108,7 +108,7 @@ def returns_what_only_it_knows(context: Context) -> object:
 
 
 def leaves_a_child(context: Context) -> int:
-    """The process id of a child that would sleep on for ten minutes."""
+    """The process id of a child that would sleep for ten minutes."""
     return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]).pid
 
 
@@ -119,7 +119,7 @@ def leaves_a_child_and_dies(context: Context) -> None:
 
 
 def remembers(context: Context) -> int:
-    """How often this world has been asked."""
+    """The number of calls in this world."""
     context.state["asked"] = context.state.get("asked", 0) + 1
     return int(context.state["asked"])
 
@@ -129,7 +129,7 @@ def pid(context: Context) -> int:
 
 
 def imports(context: Context, imported: str) -> None:
-    """What a case's job does first."""
+    """The first work of a case's job."""
     importlib.import_module(imported)
 
 
@@ -138,12 +138,12 @@ def has(context: Context, imported: str) -> bool:
 
 
 def imported(context: Context) -> bool:
-    """Whether what checked and timed runs need was here before this module, which the server imports last."""
+    """Whether the requirements of checked and timed runs were imported before this module, the server's last import."""
     before = list(sys.modules)[: list(sys.modules).index(__name__)]
     ours = {"harness.launch.outcome", "harness.launch.checked", "harness.launch.timed", "impls.common.data"}
     return ours | {"torch.utils.serialization.config"} <= set(before)
 
 
 def frozen(context: Context) -> int:
-    """How many objects this rank's garbage collections leave out."""
+    """The number of objects that this rank's garbage collections skip."""
     return gc.get_freeze_count()

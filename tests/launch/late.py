@@ -1,4 +1,4 @@
-"""Engines, and a problem of theirs, whose backend holds a buffer for a moment after each call, as gloo's threads do."""
+"""Engines, and a problem for them, whose backend holds a buffer for a moment after each call, like gloo's threads."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Collectives through :mod:`harness.launch.staged`, on CPU tensors: what it does with CUDA's happens to these."""
+"""Collectives through :mod:`harness.launch.staged`, on CPU tensors, which are treated like CUDA's."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ class Through(TorchDispatchMode):
 
 
 def collectives(context: Context) -> dict[str, Any]:
-    """What each gives on this rank of 2, whose tensors hold 1 + its rank."""
+    """The result of each on this rank of 2; its tensors hold 1 + the rank."""
     rank, size = context.rank, context.size
     mine = torch.full((4,), 1.0 + rank)
     found: dict[str, Tensor] = {}

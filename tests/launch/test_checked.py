@@ -1,4 +1,4 @@
-"""What is measured of a call is none of what the calls before it held."""
+"""The measurements of a call exclude memory that earlier calls held."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Worlds of forked ranks: whatever becomes of a rank is a value, noticed soon, and leaves nothing behind."""
+"""Worlds of forked ranks: any failure of a rank is a value, detected soon, and leaves nothing behind."""
 
 import time
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from tests.launch.worlds import JOBS, LONG, NOTICED, gone, run
 @pytest.fixture(scope="module")
 def launcher() -> Iterator[LocalLauncher]:
     with LocalLauncher() as launcher:
-        launcher.world(1, JOBS, JOBS).close()  # the server has imported torch when the clocks start
+        launcher.world(1, JOBS, JOBS).close()  # imports torch in the server before times are measured
         yield launcher
 
 
@@ -30,7 +30,7 @@ def test_all_ranks_of_a_world_join_one_collective(launcher: LocalLauncher) -> No
 
 def test_a_process_id_that_comes_round_again_is_a_new_rank(launcher: LocalLauncher) -> None:
     (server,) = launcher._servers.values()
-    server.ended |= dict.fromkeys(range(2**22), -9)  # ranks of long ago had every id that there is
+    server.ended |= dict.fromkeys(range(2**22), -9)  # earlier ranks have used every process id
     assert run(launcher, "total") == (Done(0, 3.0), Done(1, 3.0))
     server.ended.clear()
 
@@ -183,13 +183,13 @@ def test_closed_worlds_and_launchers_leave_no_process_and_no_folder() -> None:
     assert not folder.exists()
 
 
-def test_what_a_rank_started_dies_with_it(launcher: LocalLauncher) -> None:
+def test_children_of_a_rank_die_with_it(launcher: LocalLauncher) -> None:
     children = [outcome.value for outcome in run(launcher, "leaves_a_child") if isinstance(outcome, Done)]
     assert len(children) == 2
     assert gone(children, within=1.0)
 
 
-def test_what_a_killed_rank_started_dies_too(launcher: LocalLauncher) -> None:
+def test_children_of_a_killed_rank_die_too(launcher: LocalLauncher) -> None:
     (dead,) = run(launcher, "leaves_a_child_and_dies", size=1)
     assert isinstance(dead, Killed)
     assert gone([int(dead.text.rsplit("child ", 1)[1])], within=1.0)

@@ -1,4 +1,4 @@
-"""Other honest arithmetic: the same formula, other roundings, nothing else."""
+"""Other honest arithmetic: the same formula with other rounding, and nothing else."""
 
 from collections.abc import Callable
 
@@ -45,7 +45,7 @@ def test_the_order_follows_the_seed() -> None:
 
 
 def test_operands_on_a_gpu_are_ordered_there() -> None:
-    """Fake tensors know which operands lie on another device than an operator wants."""
+    """Fake tensors detect operands on another device than the operator expects."""
     with FakeTensorMode():
         x, y = (torch.empty(4, 48, 48, device="cuda") for _ in range(2))
         with Reordered(1):

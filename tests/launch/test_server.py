@@ -17,7 +17,7 @@ from harness.launch.local import LocalLauncher
 from harness.launch.outcome import Done, Hung, Job, Killed, Raised
 from tests.launch.worlds import JOBS, LONG, NOTICED, gone, run
 
-# What an engine's module may do to whoever imports it → what the case's outcome then is, and says.
+# An effect of importing an engine's module → the case's outcome and its message.
 BAD_IMPORTS = {
     "raises": ("import builtins\nassert not hasattr(builtins, 'half')\nbuiltins.half = 1\n1 / 0", Raised, "1 / 0"),
     "crashes": ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)", Killed, "SIGSEGV"),
@@ -73,7 +73,7 @@ def test_another_librarys_import_is_waited_for_at_the_end_only() -> None:
 
 
 def test_an_import_that_initialises_cuda_is_made_in_each_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """CUDA does not survive a fork: it stands in each rank or it stands nowhere."""
+    """CUDA does not survive a fork: each rank must initialise it itself."""
     (tmp_path / "eager_engine.py").write_text("import torch\ntorch.cuda.is_initialized = lambda: True")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with LocalLauncher() as launcher:
@@ -135,7 +135,7 @@ def test_a_killed_parent_leaves_no_process_and_no_folder() -> None:
     assert parent.stdout is not None
     with parent, parent.stdout:
         found = json.loads(parent.stdout.readline())
-        assert len(found["below"]) == 5  # a server, two ranks, and what the ranks started
+        assert len(found["below"]) == 5  # a server, two ranks, and the ranks' children
         assert set(found["children"]) < set(found["below"])
         parent.kill()
     assert gone(found["below"], within=3.0)
@@ -146,7 +146,7 @@ def test_a_killed_parent_leaves_no_process_and_no_folder() -> None:
 
 
 def test_ctrl_c_is_left_to_the_parent() -> None:
-    """A terminal sends it to every process of the foreground group; servers and ranks have groups of their own."""
+    """A terminal sends it to every process of the foreground group; servers and ranks have their own groups."""
     with LocalLauncher() as launcher:
         world = launcher.world(1, JOBS, JOBS)
         (found,) = world.run(Job(f"{JOBS}:pid", {}), LONG)

@@ -1,4 +1,4 @@
-"""Ranks that share a GPU: every collective through copies on the host gives what it gives without them."""
+"""Ranks that share a GPU: a staged collective returns the same result as a direct one."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def test_none_of_them_went_past(found: list[dict[str, list[float]]]) -> None:
     assert {"c10d::allreduce_", "c10d::send", "c10d::recv_", "c10d::alltoall_base_"} <= set(found[0]["went"])
 
 
-def test_what_comes_back_may_be_views_that_autograd_lets_nobody_write_into() -> None:
+def test_results_may_be_views_that_autograd_protects() -> None:
     """Megatron-Core gathers experts' tokens into parts of one split tensor."""
     parts = (torch.zeros(8, requires_grad=True) * 1).split(4)
     staged_up([(part, torch.ones(4)) for part in parts])

@@ -1,4 +1,4 @@
-"""Worlds in unusual surroundings: folders with long and odd names, and what a user's shell has set."""
+"""Worlds in unusual environments: folders with long and odd names, and variables of a user's shell."""
 
 import tempfile
 from pathlib import Path
@@ -22,7 +22,7 @@ def test_a_folder_for_temporary_files_may_have_any_name(
     folder = tmp_path / name
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
-    monkeypatch.setattr(tempfile, "tempdir", None)  # it is asked for once
+    monkeypatch.setattr(tempfile, "tempdir", None)  # requested once
     with LocalLauncher() as launcher:
         assert run(launcher, "total") == (Done(0, 3.0), Done(1, 3.0))
         assert list(folder.glob("plumbline-*"))

@@ -1,4 +1,4 @@
-"""Where timed steps run."""
+"""The cores on which timed steps run."""
 
 import gc
 import os

@@ -43,13 +43,13 @@ def test_a_product_is_exact_up_to_one_rounding(name: str, widen: Callable[[], No
     widen()
     found = PRODUCTS[name](*operands(torch.bfloat16))
     assert found.dtype == torch.bfloat16
-    assert (found == exact.bfloat16()).float().mean() > 0.99  # float32 may fall on the other side of a tie
+    assert (found == exact.bfloat16()).float().mean() > 0.99  # float32 may round a tie the other way
     assert (found - exact).abs().max() <= exact.abs().max() * 2**-8
 
 
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_other_dtypes_are_pytorchs_to_the_bit(name: str, widen: Callable[[], None]) -> None:
-    before = PRODUCTS[name](*operands(torch.float64))  # which float32 would spoil
+    before = PRODUCTS[name](*operands(torch.float64))  # which float32 would make inexact
     widen()
     assert torch.equal(PRODUCTS[name](*operands(torch.float64)), before)
 

@@ -1,4 +1,4 @@
-"""What the tests of worlds share."""
+"""Helpers that the tests of worlds share."""
 
 import time
 from typing import Any
@@ -9,7 +9,7 @@ from harness.launch.local import LocalLauncher
 from harness.launch.outcome import Job, Outcome
 
 JOBS = "tests.launch.jobs"
-LONG = 60.0  # seconds that no test should ever come near
+LONG = 60.0  # seconds, far more than any test needs
 NOTICED = 2.0
 
 
@@ -25,7 +25,7 @@ def run(
 
 
 def gone(pids: list[int], within: float) -> bool:
-    """Whether none of these processes runs any more, at the latest ``within`` seconds from now."""
+    """Whether all of these processes have ended, at most ``within`` seconds from now."""
     deadline = time.monotonic() + within
     while any(alive(pid) for pid in pids):
         if time.monotonic() > deadline:
@@ -35,7 +35,7 @@ def gone(pids: list[int], within: float) -> bool:
 
 
 def alive(pid: int) -> bool:
-    """An orphan that nobody reaps here is a zombie, and does not run."""
+    """An orphan without a parent that reaps it is a zombie, which counts as ended."""
     try:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:

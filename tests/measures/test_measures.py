@@ -1,4 +1,4 @@
-"""A measure is one file: what it must say, and that nothing else needs to know of it."""
+"""A measure is one file with the required names, and no other file refers to it."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""A step's peak is told: the highest of any rank."""
+"""The reported peak of a step is the highest of all ranks."""
 
 from types import SimpleNamespace
 from typing import Any

@@ -1,4 +1,4 @@
-"""In how many worlds a schedule is watched, and which of them counts."""
+"""The number of worlds in which a schedule is watched, and the one that counts."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ def world(stretch: float, wait: float) -> list[list[list[Span]]]:
 def watched(
     *worlds: list[list[list[Span]]], cores: int = 1, device: str = "cpu", case: Case = CASE
 ) -> tuple[list[Finding], int]:
-    """What is found by ranks on so many ``cores``, and in how many of ``worlds`` it was looked for."""
+    """The findings for ranks on this many ``cores``, and the number of ``worlds`` that were watched."""
     left: list[Any] = list(worlds)
     runner = SimpleNamespace(
         rest=lambda: None,
@@ -46,8 +46,8 @@ EVEN, SLOW_RANK, SLOWER_RANK, LATE = world(1.0, 0.0), world(1.4, 0.0), world(1.8
     ("worlds", "verdict", "looks"),
     [
         ([EVEN, SLOW_RANK], "pass", 1),
-        ([SLOW_RANK, EVEN], "pass", 2),  # what equal actions differ by in one world is the machine's
-        ([SLOW_RANK, SLOWER_RANK], "fail", 2),  # in all of them the engine's
+        ([SLOW_RANK, EVEN], "pass", 2),  # a difference between equal actions in only one world is the machine's
+        ([SLOW_RANK, SLOWER_RANK], "fail", 2),  # in all worlds it is the engine's
     ],
 )
 def test_on_gpus_stages_that_differ_count_and_the_world_with_the_smallest_bubble(
@@ -62,21 +62,22 @@ def test_on_gpus_stages_that_differ_count_and_the_world_with_the_smallest_bubble
     ("first", "cores", "verdict"),
     [(EVEN, 2, "pass"), (SLOW_RANK, 2, "pass"), (LATE, 2, "fail"), (SLOW_RANK, 1, "pass"), (LATE, 1, "pass")],
 )
-def test_of_ranks_on_cores_one_world_tells(first: Any, cores: int, verdict: str) -> None:
-    """A slower core does not count, and messages are as late in any world; a replay on a core each has none."""
+def test_one_world_is_enough_if_each_rank_has_a_core(first: Any, cores: int, verdict: str) -> None:
+    """A slower core does not count, and messages are equally late in any world; a replay with one core each has
+    none."""
     found, looked = watched(first, EVEN, cores=cores)
     assert {finding.quantity: finding.verdict for finding in found}["bubble"] == verdict
     assert looked == 1
 
 
 @pytest.mark.parametrize("worlds", [[SLOW_RANK, SLOWER_RANK], [SLOWER_RANK, SLOW_RANK]])
-def test_of_two_bubbles_that_are_too_large_the_smaller_one_is_told(worlds: list[Any]) -> None:
+def test_the_smaller_of_two_excessive_bubbles_is_reported(worlds: list[Any]) -> None:
     smaller = watched(SLOW_RANK, SLOW_RANK, device="cuda")[0][0].value
     assert watched(*worlds, device="cuda")[0][0].value == smaller
 
 
 def serial() -> list[list[list[Span]]]:
-    """One micro-batch at a time: half of the time is idle, however long actions take."""
+    """One micro-batch at a time: half of the time is idle, whatever the actions' lengths."""
     order = [[(kind, rank, micro) for micro in range(8) for kind in "FB"] for rank in range(2)]
     spans = [[Span(*action, at, at + 1) for at, action in enumerate(mine)] for mine in order]
     return [[mine] * 3 for mine in replay(spans, lambda rank, s: 1.0)]
@@ -84,7 +85,7 @@ def serial() -> list[list[list[Span]]]:
 
 @pytest.mark.parametrize(("engine", "cores"), [("torch", 2), ("torch", 1), ("reference", 1)])
 def test_on_cpu_ranks_a_bubble_beyond_its_bound_is_told_and_not_failed(engine: str, cores: int) -> None:
-    """But for a reference whose ranks have a core each."""
+    """Except for a reference whose ranks have a core each."""
 
     def verdict(engine: str, cores: int, device: str = "cpu") -> str:
         found, _ = watched(serial(), serial(), cores=cores, device=device, case=replace(CASE, engine=engine))

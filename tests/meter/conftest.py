@@ -13,7 +13,7 @@ JOBS = "tests.meter.jobs"
 
 @pytest.fixture(scope="session")
 def ranks() -> Iterator[Callable[..., list[Any]]]:
-    """What a job of ``tests.meter.jobs`` returns on each rank of a fresh world."""
+    """The results of a job of ``tests.meter.jobs`` on each rank of a fresh world."""
     with LocalLauncher() as launcher:
 
         def run(job: str, size: int = 2) -> list[Any]:

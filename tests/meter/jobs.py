@@ -1,4 +1,4 @@
-"""What the meters are pointed at, inside a rank."""
+"""Jobs that the meters measure, inside a rank."""
 
 from collections.abc import Callable
 from typing import Any
@@ -53,7 +53,7 @@ def held_and_peak(context: Context | None = None) -> dict[str, Any]:
 
 
 def widened_product(context: Context | None = None) -> dict[str, int]:
-    """Bytes at the end and at most of a product in bfloat16 that is taken in float32."""
+    """Final and largest bytes of a bfloat16 product that is computed in float32."""
     library = widened.install()
     left, right = torch.ones(300, 200, dtype=torch.bfloat16), torch.ones(200, 100, dtype=torch.bfloat16)
     with memory.gauge() as gauge:
@@ -65,7 +65,7 @@ def widened_product(context: Context | None = None) -> dict[str, int]:
 
 
 def training(context: Context | None = None) -> dict[str, int]:
-    """Bytes of a training step's states and peak, large enough that kernels' own workspaces do not count."""
+    """Bytes of a training step's states and peak, large enough to make kernels' own workspaces negligible."""
     with memory.gauge() as gauge:
         model = nn.Sequential(nn.Linear(512, 512, bias=False), nn.ReLU(), nn.Linear(512, 512, bias=False))
         optimizer = torch.optim.AdamW(model.parameters(), fused=True)
@@ -83,7 +83,7 @@ def ones(size: int = N) -> Tensor:
 
 
 def collectives(context: Context) -> dict[str, dict[str, dict[str, float]] | str]:
-    """What the traffic meter counts on this rank for each way to ask for a collective, or why there is no such way."""
+    """The traffic meter's count on this rank for each form of each collective, or the reason why a form is missing."""
     rank, other, world = context.rank, 1 - context.rank, dist.group.WORLD
     alone = [dist.new_group([peer]) for peer in range(context.size)][rank]
     # 0 keeps 100 and sends 900, 1 sends 300 and keeps 700.
@@ -154,7 +154,7 @@ def collectives(context: Context) -> dict[str, dict[str, dict[str, float]] | str
             with Traffic() as traffic:
                 call()
         except RuntimeError as error:
-            if "does not support" not in str(error):  # gloo has the list all-to-all only since PyTorch 2.12
+            if "does not support" not in str(error):  # gloo supports the list all-to-all only since PyTorch 2.12
                 raise
             found[name] = str(error)
         else:
@@ -163,7 +163,7 @@ def collectives(context: Context) -> dict[str, dict[str, dict[str, float]] | str
 
 
 def groups(context: Context) -> dict[tuple[int, ...], float]:
-    """Bytes by the ranks that take part, of four ranks in two pairs."""
+    """Bytes by the ranks that take part, for four ranks in two pairs."""
     pairs = [dist.new_group(pair) for pair in ([0, 1], [2, 3])]
     with Traffic() as traffic:
         dist.all_reduce(ones(), group=pairs[context.rank // 2])
@@ -177,13 +177,14 @@ def groups(context: Context) -> dict[tuple[int, ...], float]:
 
 
 def ddp(context: Context) -> dict[str, Any]:
-    """A step of DDP, and the elements of its model."""
+    """A step of DDP, and the number of its model's elements."""
     model = DistributedDataParallel(nn.Sequential(nn.Linear(100, 100), nn.Linear(100, 10)))
     return _step(model)
 
 
 def fsdp(context: Context) -> dict[str, Any]:
-    """A step of FSDP2, whose root keeps its weights between forward and backward pass; the layers' sizes apart."""
+    """A step of FSDP2 whose root keeps its weights between forward and backward pass; the layers' sizes are
+    separate."""
     model = nn.Sequential(nn.Linear(100, 100), nn.Linear(100, 10))
     fully_shard(model[0], reshard_after_forward=True)
     fully_shard(model, reshard_after_forward=False)
@@ -192,14 +193,14 @@ def fsdp(context: Context) -> dict[str, Any]:
 
 def _step(model: nn.Module) -> dict[str, Any]:
     sizes = [p.numel() for p in model.parameters()]
-    for _ in range(3):  # the first steps announce sizes and lay out buckets
+    for _ in range(3):  # the first steps exchange sizes and lay out buckets
         with Traffic() as traffic:
             model(torch.ones(4, 100)).sum().backward()
     return {"sizes": sizes, "by_op": traffic.by_op}
 
 
 def kept_by_decoders(context: Context, tied: bool = False) -> dict[str, tuple[int, float]]:
-    """By precision, what a decoder keeps for its backward pass and what the formula says."""
+    """By precision, the bytes that a decoder keeps for its backward pass, and the formula's bytes."""
     found = {}
     for dtype in ("fp64", "fp32", "bf16"):
         work = Workload(dtype=dtype, sequence_length=31)
@@ -208,7 +209,7 @@ def kept_by_decoders(context: Context, tied: bool = False) -> dict[str, tuple[in
         if dtype == "bf16" and widened.needed():
             widened.install()
         model, tokens = build_model(work), batch(work, 0)
-        model(*tokens).backward()  # the gradients are there from then on
+        model(*tokens).backward()  # gradients exist from now on
         with memory.gauge() as gauge, FirstBackward(gauge.current) as first:
             model(*tokens).backward()
         assert first.noted is not None
@@ -221,7 +222,7 @@ def kept_by_tied_decoders(context: Context) -> dict[str, tuple[int, float]]:
 
 
 class Hoarder(torch.autograd.Function):
-    """It keeps a tensor as an attribute, where hooks on saved tensors do not see it."""
+    """It keeps a tensor as an attribute, which hooks on saved tensors do not see."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What is held when the backward pass begins, whoever begins it, is what the forward pass keeps."""
+"""The memory held when the backward pass begins, through any call, is the memory that the forward pass keeps."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from torch.autograd import Variable
 
 from harness.meter.backward import FirstBackward
 
-SCALARS = 256  # bytes: losses, counts and weights of micro-batches, which the formula leaves out
+SCALARS = 256  # bytes: losses, counts and weights of micro-batches, which the formula omits
 
 Ranks = Callable[..., list[Any]]
 

@@ -1,4 +1,4 @@
-"""Model FLOPs of a step against the sum over its matrix products."""
+"""Model FLOPs of a step equal the sum over its matrix products."""
 
 import pytest
 

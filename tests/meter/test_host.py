@@ -1,4 +1,4 @@
-"""A busy process that is not ours is seen, one of ours is not."""
+"""A busy foreign process is detected; a busy process of ours is ignored."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from harness.meter import host
 from harness.meter.host import FOREIGN, CpuWatch, _ours
 
 SPIN = "while True: pass"
-# The middle process ends at once, so that the busy one belongs to init.
+# The middle process ends at once, so that init adopts the busy one.
 ORPHAN = f"""
 import subprocess, sys
 quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
@@ -49,7 +49,7 @@ def test_a_foreign_busy_process_is_seen() -> None:
     with foreigner() as process:
         assert process.pid not in {child.pid for child in psutil.Process().children(recursive=True)}
         watch, before, start = CpuWatch(), seconds(process), time.monotonic()
-        while seconds(process) - before < 0.5:  # it gets its half second, however busy the machine is
+        while seconds(process) - before < 0.5:  # it gets its half second even on a busy machine
             assert time.monotonic() < start + 30.0
             time.sleep(0.05)
         share = (seconds(process) - before) / (time.monotonic() - start)
@@ -58,7 +58,7 @@ def test_a_foreign_busy_process_is_seen() -> None:
 
 
 def test_our_own_work_and_that_of_our_children_is_not_foreign() -> None:
-    """Of all that the machine did, what this child did is taken away."""
+    """Subtracts this child's own time from the machine's total."""
     child = subprocess.Popen([sys.executable, "-c", SPIN])
     try:
         process, watch = psutil.Process(child.pid), CpuWatch()
@@ -85,7 +85,7 @@ def test_the_kernels_threads_are_found_where_there_are_any() -> None:
     assert (host._kernel() > 0.0) == seen
 
 
-def test_what_a_process_of_ours_used_stays_ours_when_it_has_ended() -> None:
+def test_time_of_our_processes_stays_ours_after_they_have_ended() -> None:
     work = "import time\nwhile time.process_time() < 0.5: pass"
     before = _ours()
     subprocess.run([sys.executable, "-c", work], check=True)

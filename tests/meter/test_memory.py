@@ -33,12 +33,12 @@ memory.install()
 from tests.meter import jobs
 print(json.dumps([jobs.held_and_peak(), jobs.training()]))
 """
-# AdamW in fp32: weights and two moments, and the batch; gradients are released after the step.
+# AdamW in fp32: weights, two moments and the batch; gradients are released after the step.
 WEIGHTS, BATCH = 2 * 512 * 512 * 4, 256 * 512 * 4
 
 
 def fallback(folder: Path, compiler: str) -> Any:
-    """The same job where no allocator can be compiled."""
+    """The same job in an environment where no allocator can be compiled."""
     environment = os.environ | {"CXX": compiler, "XDG_CACHE_HOME": str(folder)}
     command = [sys.executable, "-c", FALLBACK]
     return json.loads(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
@@ -110,6 +110,6 @@ with gauge() as held:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="streams are CUDA's")
-def test_what_another_stream_used_is_not_held_once_it_is_free() -> None:
+def test_memory_of_another_stream_is_not_held_once_it_is_free() -> None:
     done = subprocess.run([sys.executable, "-c", STREAMS], capture_output=True, text=True, check=True)
     assert int(done.stdout) == 0

@@ -1,4 +1,4 @@
-"""The traffic meter counts what a rank sends in a ring, however the collective was asked for."""
+"""The traffic meter counts the bytes that a rank sends in a ring, whichever form of the collective is called."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,8 @@ from tests.meter.jobs import N
 Ranks = Callable[..., list[Any]]
 B = 4 * N  # bytes of one buffer of float32
 
-# What each of the two ranks sends: a ring all-reduce 2(N−1)/N of the buffer, the others (N−1)/N of the whole one.
+# The bytes that each of the two ranks sends: a ring all-reduce 2(N−1)/N of the buffer, the others (N−1)/N of the whole
+# one.
 EXPECTED: dict[str, tuple[str, tuple[float, float]]] = {
     "all_reduce": ("all_reduce", (B, B)),
     "all_reduce async": ("all_reduce", (B, B)),
@@ -105,7 +106,7 @@ def test_a_collective_that_the_meter_does_not_know_is_an_error() -> None:
         torch.ops.c10d.telepathy_(torch.ones(2))
 
 
-def test_what_is_no_collective_is_not_counted() -> None:
+def test_other_operators_are_not_counted_as_collectives() -> None:
     with Traffic() as traffic:
         torch.ones(100) @ torch.ones(100)
     assert traffic.by_op == {}

@@ -1,4 +1,4 @@
-"""A report opened in headless Chromium, at a given width, and asked questions in JavaScript."""
+"""Opens a report in headless Chromium at a given width, and evaluates JavaScript in it."""
 
 import json
 import re
@@ -14,7 +14,7 @@ import pytest
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (or Chrome) to lay the page out")
 
-# A window is at least 500 px wide; a frame is as narrow as a phone, and media queries go by it.
+# A window is at least 500 px wide, but a frame can be as narrow as a phone, and media queries use the frame's width.
 FRAME = (
     '<body style="margin:0"><iframe src="page.html" width="WIDTH" height="900" style="border:0"></iframe><pre></pre>'
 )
@@ -25,7 +25,7 @@ ASKING = (
 
 
 def ask(html: str, script: str, folder: Path, width: int = 1440, options: Sequence[str] = ()) -> Any:
-    """What ``script``, the body of an async function run at the end of the page, returns; None if it raises."""
+    """The return value of ``script``, the body of an async function run at the end of the page; None if it raises."""
     assert CHROMIUM
     folder.joinpath("page.html").write_text(html + ASKING.replace("SCRIPT", script), encoding="utf-8")
     frame = folder / "frame.html"

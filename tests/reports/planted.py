@@ -1,4 +1,4 @@
-"""Planted records for the tests of the report: invented figures, shaped like a real run's. Never shown to a user."""
+"""Planted records for the tests of the report: invented figures in the form of a real run's. Never shown to a user."""
 
 import math
 import random
@@ -139,7 +139,7 @@ def finding(measure: str, quantity: str, value: float | None, unit: str, verdict
 
 
 def calibration() -> Record:
-    """What the margin of parity rests on, as a session keeps it."""
+    """The measurements behind parity's margin, as a session keeps them."""
     line = {
         "quantity": "gradient slope",
         "dtype": "bf16",

@@ -1,4 +1,4 @@
-"""The command that reproduces a case, run as a reader would: it selects that case, and no other."""
+"""The command that reproduces a case, run like a reader would run it, selects that case and no other."""
 
 import html as markup
 import re
@@ -58,7 +58,7 @@ def test_the_command_selects_the_case_that_it_stands_beside_and_no_other(
 
 
 def _mine(options: tuple[str, ...]) -> str:
-    """What only the options make: cases of the added engine, or of the workload."""
+    """Cases that exist only with these options: cases of the added engine, or of the workload."""
     return "-own-" if ADDED[0] in options else "own_work" if WORK[0] in options else "torch"
 
 
@@ -94,7 +94,7 @@ def test_every_option_is_repeated_but_where_results_go() -> None:
         ("", "pytest suites/"),
     ],
 )
-def test_of_a_command_only_the_choice_of_work_is_repeated(command: str, again: str) -> None:
+def test_only_the_options_that_choose_work_are_repeated(command: str, again: str) -> None:
     assert repeated(command) == again
 
 

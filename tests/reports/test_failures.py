@@ -1,4 +1,4 @@
-"""A report that cannot be made is one clear line, and no cut file; odd figures are no reason not to make it."""
+"""A report that cannot be made is one line, without a truncated file; odd figures do not prevent a report."""
 
 import math
 import random
@@ -26,7 +26,7 @@ ODD: dict[str, list[float | None]] = {
 
 
 def odd(value: Any, draw: random.Random, share: float, figures: list[float | None]) -> Any:
-    """``value`` with this share of the numbers in it replaced."""
+    """``value`` with this share of its numbers replaced."""
     if isinstance(value, dict):
         return {name: odd(item, draw, share, figures) for name, item in value.items()}
     if isinstance(value, list):
@@ -66,7 +66,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def refusal(store: Store, folder: Path, run: str | None = None) -> str:
-    """What is said where no report can be made: one line."""
+    """The one-line message of a report that cannot be made."""
     with pytest.raises(ReportError) as refused:
         write(store, run, folder)
     assert "\n" not in str(refused.value)
@@ -86,7 +86,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(store: Store, tmp_path: Pat
 
 @pytest.fixture
 def small_files() -> Iterator[None]:
-    """No file may grow beyond 4 KiB: what is longer fails midway, as on a full disk."""
+    """No file may exceed 4 KiB: a longer one fails midway, as on a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     yield

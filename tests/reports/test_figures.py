@@ -1,4 +1,4 @@
-"""Charts: fit for the inside of a page, in the page's own colours, and true to the records."""
+"""Charts: suitable for the inside of a page, in the page's own colours, and true to the records."""
 
 import re
 
@@ -66,7 +66,7 @@ def test_traffic_bars_end_where_the_figure_says() -> None:
     chart = figures.traffic(topic("zero", [base | found]))
     assert chart is not None
     widths = [float(width) for width in re.findall(r'<path d="M[\d.]+,3h([\d.]+)v10', chart.svg)]
-    assert widths == pytest.approx([57.5, 115, 57.5], abs=0.1)  # of 230 px: all_gather, reduce_scatter, the rest
+    assert widths == pytest.approx([57.5, 115, 57.5], abs=0.1)  # parts of 230 px: all_gather, reduce_scatter, the rest
 
 
 def test_long_curves_are_thinned_and_keep_their_ends() -> None:

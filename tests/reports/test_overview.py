@@ -1,4 +1,4 @@
-"""What the first screen says: who is right, lean and fast, and what was not tested."""
+"""The first screen names the engines that are right, lean and fast, and the work that was not tested."""
 
 from typing import Any
 
@@ -86,7 +86,7 @@ def test_memory_of_two_meters_is_not_compared() -> None:
     assert cell(found, "torch").lean.text == "no peer"  # type: ignore[union-attr]
 
 
-def test_one_engine_alone_has_nobody_to_win_against() -> None:
+def test_one_engine_alone_has_no_competitor() -> None:
     found = row(right("reference"), right("trl"), timed("reference", 2.0), timed("trl", 1.0))
     assert found.fastest == Winners()
 
@@ -121,7 +121,7 @@ def test_an_engine_that_was_skipped_says_why_and_one_without_adapter_says_so() -
     assert cell(first, "megatron").state == "absent"
 
 
-def test_an_engine_that_nobody_can_install_has_a_cell_that_says_why() -> None:
+def test_an_unavailable_engine_has_a_cell_with_the_reason() -> None:
     detail = {"engines": ["torch"], "unavailable": {"alpa": "a repository only"}}
     card = record("", **finding("card", "card", None, "", "pass", detail=detail)) | {"case": ""}
     view = tidy.view([card, right("torch")], planted.run(), {})
@@ -182,6 +182,6 @@ def test_speeds_from_cpu_ranks_are_marked_as_such(html: str) -> None:
     assert not overview.timed_on_cpu_only(tidy.view(planted.records(gpu=True), planted.run(), {}))
 
 
-def test_of_a_figure_recorded_twice_the_last_counts() -> None:
+def test_the_last_record_of_a_figure_counts() -> None:
     found = row(right("torch", "fail", 80.0), right("torch", "pass", 1.5))
     assert cell(found, "torch").right.verdict == "pass"  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""The page as a reader meets it in a browser: light, as wide as the screen, searched and read without a mouse."""
+"""The page in a reader's browser: light, as wide as the screen, and usable without a mouse."""
 
 import re
 from html.parser import HTMLParser
@@ -17,7 +17,7 @@ ENGINES = ("one", "two", "three", "four", "five", "six", "seven", "eight_with_a_
 
 
 def wide() -> list[planted.Record]:
-    """Engines without end: all of a topic's cases once more under each of these names."""
+    """Many engines: all of a topic's cases once more under each of these names."""
     records = planted.records()
     zero = [
         record for record in records if record["engine"] == "torch" and record["topic"] in ("zero", "data_parallel")
@@ -48,7 +48,7 @@ def test_a_topic_is_light_until_it_is_unfolded(html: str) -> None:
     assert Live(html).count < MOST_NODES
 
 
-def test_what_failed_stands_before_anything_is_opened(html: str) -> None:
+def test_failures_are_visible_before_anything_is_opened(html: str) -> None:
     live = re.sub(r"<template>.*?</template>", "", html.split('<section id="topic-zero"')[1], flags=re.S)
     assert "gradient of model.layers.0.self_attn.q_proj.weight is 2310 × the noise floor" in live
 
@@ -64,7 +64,8 @@ def test_the_matrix_has_few_columns_however_many_engines_there_are() -> None:
 
 
 def test_no_reason_stands_in_a_title_alone(html: str) -> None:
-    """A title is shown to a mouse, not to keys and fingers. Those inside a chart say what the drawing shows."""
+    """A title is visible to a mouse but not to keyboard and touch. Titles inside a chart repeat what the drawing
+    shows."""
     assert not re.search(r"<[^>]*\stitle=", html)
 
 
@@ -73,7 +74,7 @@ def test_every_button_of_a_note_opens_one_that_is_there(html: str) -> None:
     opened = re.findall(r' popovertarget="(n\d+)"', html)
     assert len(notes) == len(set(notes))
     assert set(opened) == set(notes)
-    for part in html.split("<template>"):  # what a button opens is unfolded with it
+    for part in html.split("<template>"):  # a button's content is unfolded with the button
         assert set(re.findall(r' popovertarget="(n\d+)"', part)) <= set(re.findall(r'<div id="(n\d+)"', part))
 
 
@@ -101,7 +102,7 @@ return [folded, measure()];
 
 @pytest.fixture(scope="session")
 def crowded() -> str:
-    """A page of many engines, and of a command that no line can break."""
+    """A page with many engines, and with a command that no line can break."""
     return render(wide(), planted.run() | {"command": f"pytest suites/ --workload {'x' * 300}"})
 
 
@@ -112,7 +113,7 @@ def test_the_page_is_as_wide_as_the_screen(width: int, crowded: str, tmp_path: P
         assert found["screen"] == width
         assert found["over"] == []
         assert found["page"] <= width
-        assert found["cut"] <= 0 or width == 768  # between, the matrix may scroll in its box
+        assert found["cut"] <= 0 or width == 768  # in between, the matrix may scroll in its box
 
 
 @needs_chromium

@@ -1,4 +1,4 @@
-"""The page as a whole: complete, self-contained, safe, and made from a store."""
+"""The whole page: complete, self-contained, safe, and made from a store."""
 
 import re
 import time
@@ -18,7 +18,7 @@ HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>&{{7*7}}"
 
 
 class Page(HTMLParser):
-    """The tags and attributes of a page; fails where an element is closed that was not the last one opened."""
+    """The tags and attributes of a page; fails if an element is closed that was not the last one opened."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -185,7 +185,7 @@ def test_a_topic_s_title_can_be_given_from_outside() -> None:
     records = [record for record in planted.records() if record["topic"] == "preference"]
     html = render(records, planted.run(), {"preference": {"title": "Preference optimisation"}})
     assert "<h2>Preference optimisation <code>preference</code></h2>" in html
-    assert "Rafailov et al. 2023, eq. 7" in html  # what is not given is still the card's
+    assert "Rafailov et al. 2023, eq. 7" in html  # other fields remain the card's
 
 
 def test_records_without_a_card_figures_or_details_still_make_a_page() -> None:

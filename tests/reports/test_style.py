@@ -1,4 +1,4 @@
-"""The style sheet: every colour that is used exists, and can be read in both themes."""
+"""The style sheet: every colour in use exists, and is readable in both themes."""
 
 import re
 from importlib.resources import files
@@ -46,7 +46,8 @@ def test_every_colour_that_the_page_names_is_defined(html: str) -> None:
 
 
 def test_every_box_that_scrolls_sideways_holds_what_is_hidden_in_it() -> None:
-    """Text for readers aloud alone is positioned absolutely: by the box, or else it widens the whole page."""
+    """Text for screen readers only is positioned absolutely, relative to the box: otherwise it widens the whole
+    page."""
     boxes = re.findall(r"(?m)^\s*([^{}\n]+) \{([^}]*overflow-x: auto[^}]*)\}", STYLE)
     assert {".scroll", "nav ul"} <= {name for name, _ in boxes}
     assert [name for name, rule in boxes if "position: relative" not in rule and name != "pre"] == []

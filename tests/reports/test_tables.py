@@ -1,4 +1,4 @@
-"""The tables of a topic: promised against measured, folded where they are long."""
+"""The tables of a topic: promised and measured values, folded if they are long."""
 
 from reports import overview, pivot, tidy
 from reports.pages import issues, notes
@@ -32,7 +32,7 @@ def test_a_long_table_is_folded_by_variant_and_keeps_every_setting() -> None:
     assert folded.sub.startswith("2 of 4 fail")
 
 
-def test_what_was_not_tested_is_an_empty_cell_and_not_a_pass() -> None:
+def test_an_untested_setting_is_an_empty_cell_and_not_a_pass() -> None:
     table = pivot.parity_table(topic("zero"))
     assert table is not None
     assert table.rows[2].cells[table.engines.index("megatron")] is None

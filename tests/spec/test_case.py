@@ -1,4 +1,4 @@
-"""Case ids: one alphabet, one case each."""
+"""Case ids: one alphabet, and one case for each."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Other programs' answers: bounded in time, and one line where there is none."""
+"""Other programs' answers: bounded in time, and one line if there is none."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from harness.spec.command import NoAnswer, answer
 from tests.launch.worlds import gone
 
 
-def test_what_a_program_prints_is_its_answer() -> None:
+def test_the_output_of_a_program_is_its_answer() -> None:
     assert answer((sys.executable, "-c", "print('  one\\ntwo')"), 60.0) == "one\ntwo"
 
 
@@ -48,7 +48,7 @@ def test_a_program_that_hangs_ends_in_time_with_all_that_it_has_started(tmp_path
 
 @pytest.mark.filterwarnings("ignore:.*Popen:pytest.PytestUnraisableExceptionWarning")
 def test_a_program_that_cannot_be_killed_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As one that hangs inside a driver."""
+    """Like a process that hangs inside a driver."""
     spared: list[int] = []
     monkeypatch.setattr(os, "killpg", lambda pid, _: spared.append(pid))
     start = time.monotonic()

@@ -1,4 +1,4 @@
-"""Findings: which one decides, and what becomes of a published claim."""
+"""Findings: the one that decides, and the outcome of a published claim."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def test_the_first_of_the_worst_verdict_decides() -> None:
 
 
 @pytest.mark.parametrize(("field", "value"), [("verdict", "ok"), ("direction", "up")])
-def test_a_word_that_nobody_knows_is_refused(field: str, value: str) -> None:
+def test_an_unknown_word_is_refused(field: str, value: str) -> None:
     with pytest.raises(ValueError, match=f"{field} '{value}' is none of "):
         finding("pass").but(**{field: value})
 

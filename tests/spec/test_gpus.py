@@ -1,4 +1,4 @@
-"""GPUs are those that PyTorch sees; why there are none where one would expect some is one line."""
+"""The GPUs are those that PyTorch sees; one line gives the reason if expected GPUs are missing."""
 
 import importlib.metadata
 import json
@@ -18,7 +18,7 @@ Put = Callable[[str], None]
 
 @pytest.fixture
 def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Put]:
-    """Puts a stand-in for nvidia-smi first on the search path."""
+    """Puts a substitute for nvidia-smi first on the search path."""
 
     def put(body: str) -> None:
         program = tmp_path / "nvidia-smi"
@@ -58,7 +58,7 @@ def test_a_torch_that_shows_fewer_is_believed(nvidia_smi: Put, torch_sees: Calla
 
 
 def test_gpus_that_the_environment_hides_are_hidden(nvidia_smi: Put, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The installed PyTorch is asked, whatever there is on this machine."""
+    """Queries the installed PyTorch, whatever this machine has."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     nvidia_smi(LISTS_TWO)
     assert gpus.gpus() == ()

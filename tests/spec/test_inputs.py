@@ -1,4 +1,4 @@
-"""What is found wrong with the user's work before anything runs."""
+"""Problems with the user's work that are found before anything runs."""
 
 import json
 import warnings
@@ -140,7 +140,7 @@ def test_weights_that_are_the_models_pass(tmp_path: Path) -> None:
 
 
 def letters(folder: Path, end: str = "<|endoftext|>") -> None:
-    """A tokenizer of words: a token a letter from a to j, and the end of the text."""
+    """A tokenizer of words: one token per letter from a to j, and the end of the text."""
     words = {letter: number for number, letter in enumerate("?abcdefghij")} | {end: 11}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="?"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -196,7 +196,7 @@ def test_each_fault_of_the_data_is_found_before_anything_runs(
 
 
 @pytest.mark.parametrize(("documents", "said"), [(ENOUGH, True), (("a b c d e f g h i j",), False)])
-def test_documents_that_nothing_parts_are_told(documents: tuple[str, ...], said: bool, tmp_path: Path) -> None:
+def test_documents_without_a_separator_are_reported(documents: tuple[str, ...], said: bool, tmp_path: Path) -> None:
     letters(tmp_path, end="<|im_end|>")
     corpus(tmp_path, *documents)
     with warnings.catch_warnings(record=True) as told:
@@ -207,7 +207,7 @@ def test_documents_that_nothing_parts_are_told(documents: tuple[str, ...], said:
     assert [expected in message for message in messages] == [True] * said
 
 
-def test_of_a_large_file_the_start_alone_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_start_of_a_large_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "PIECE", 1)
     monkeypatch.setattr(inputs, "SAMPLE", 2)
     letters(tmp_path)

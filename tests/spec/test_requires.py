@@ -1,4 +1,4 @@
-"""Requirements of engines: met, missing, too old, or of a GPU that is not there."""
+"""Requirements of engines: met, missing, too old, or a GPU that does not exist."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def needing(*requirements: str) -> Engine:
         ("sm90", "needs a GPU of compute capability 9.0; this run has none"),
     ],
 )
-def test_what_is_missing_on_cpu_ranks(requirement: str, reason: str) -> None:
+def test_requirements_that_cpu_ranks_do_not_meet_are_named(requirement: str, reason: str) -> None:
     found = requires.missing(needing(requirement), cuda=False)
     assert found.startswith(reason)
     assert bool(found) == bool(reason)
@@ -41,7 +41,7 @@ def test_the_first_thing_that_is_missing_is_named() -> None:
     assert requires.missing(needing("pytest", "no-such-engine", "cuda"), cuda=False).startswith("no-such-engine")
 
 
-def test_an_engine_that_nobody_can_install_is_missing_whatever_is_here() -> None:
+def test_an_unavailable_engine_is_missing_on_every_machine() -> None:
     assert requires.missing(Engine(unavailable="a repository only"), cuda=True) == "a repository only"
 
 

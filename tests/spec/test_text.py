@@ -1,4 +1,4 @@
-"""Documents in the user's files: every format gives the same, and each fault is one line that says where it is."""
+"""Documents in the user's files: every format gives the same result, and each fault is one line with its place."""
 
 import gzip
 import json
@@ -144,7 +144,7 @@ def test_each_fault_is_one_line_that_says_where(fault: str, tmp_path: Path) -> N
     assert "\n" not in str(error.value)
 
 
-def test_what_precedes_a_fault_is_read_before_it_is_met(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_documents_before_a_fault_are_read_before_it_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The start of a file is checked without the rest."""
     monkeypatch.setattr(text, "PIECE", 1)
     pieces = text.pieces(write(tmp_path / "a.jsonl", FINE + b"{"))

@@ -1,4 +1,4 @@
-"""Topologies: what they are called, how many ranks they have, and what is no topology."""
+"""Topologies: their names, their numbers of ranks, and texts that are not topologies."""
 
 import pytest
 from hypothesis import given
@@ -38,6 +38,6 @@ def test_experts_are_spread_over_data_parallel_ranks() -> None:
         ("dp0", "dp must be at least 1"),
     ],
 )
-def test_what_is_no_topology_is_told_why(text: str, message: str) -> None:
+def test_an_invalid_topology_is_rejected_with_the_reason(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Topology.parse(text)

@@ -1,4 +1,4 @@
-"""What ranks inherit of a shell's variables, and what of it is told."""
+"""The variables of a shell that ranks inherit, and those that are recorded."""
 
 import pytest
 
@@ -26,12 +26,12 @@ from harness.spec import variables
         "PYTHONWARNINGS",
     ],
 )
-def test_what_would_change_an_engines_work_is_not_inherited(name: str) -> None:
+def test_variables_that_would_change_an_engines_work_are_not_inherited(name: str) -> None:
     assert name not in variables.inherited({name: "1"})
     assert variables.told({name: "1"}) == {}
 
 
-def test_what_the_machine_needs_is_inherited() -> None:
+def test_variables_that_the_machine_needs_are_inherited() -> None:
     needed = {
         "PATH": "/bin",
         "HOME": "/home/me",
@@ -50,7 +50,7 @@ def test_what_the_machine_needs_is_inherited() -> None:
     assert variables.inherited(needed) == needed | variables.SET
 
 
-def test_what_every_rank_has_is_not_told_as_the_shells() -> None:
+def test_variables_of_every_rank_are_not_recorded_as_the_shells() -> None:
     assert variables.inherited({"OMP_NUM_THREADS": "9"})["OMP_NUM_THREADS"] == "1"
     assert variables.told({"OMP_NUM_THREADS": "9"}) == {}
 
@@ -72,9 +72,9 @@ def test_what_every_rank_has_is_not_told_as_the_shells() -> None:
         ("MKL_VERBOSE", "1\nme@example.org", False),
     ],
 )
-def test_what_may_change_figures_is_told_but_no_path_address_or_secret(name: str, value: str, shown: bool) -> None:
+def test_variables_that_may_change_figures_are_recorded_without_secrets(name: str, value: str, shown: bool) -> None:
     assert variables.told({name: value}) == {name: value if shown else "(not recorded)"}
 
 
-def test_what_changes_no_figure_is_not_told() -> None:
+def test_variables_that_change_no_figure_are_not_recorded() -> None:
     assert variables.told({"HOME": "/home/me", "EDITOR": "vi", "PGPASSWORD": "secret"}) == {}

@@ -1,4 +1,4 @@
-"""Workloads: what cannot be one, and what does not fit a topology."""
+"""Workloads: invalid ones, and ones that do not fit a topology."""
 
 from math import inf, nan
 
@@ -29,7 +29,7 @@ from harness.spec import ModelConfig, Topology, Workload
         ({"seed": -3}, "seed must be 0 or more, not -3"),
     ],
 )
-def test_what_cannot_be_a_workload_is_told_why(change: dict[str, object], message: str) -> None:
+def test_an_invalid_workload_is_rejected_with_the_reason(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Workload().with_(**change)
 

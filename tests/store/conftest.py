@@ -1,4 +1,4 @@
-"""A SQLite file and a real PostgreSQL server, so that every promise of the store is put to both."""
+"""A SQLite file and a real PostgreSQL server, so that both test every promise of the store."""
 
 import glob
 import os
@@ -15,12 +15,12 @@ from sqlalchemy import URL, create_engine, make_url, text
 
 from harness.store import Store
 
-PASSWORD = "s3cret@/:%"  # with every character that a URL has a use for
+PASSWORD = "s3cret@/:%"  # with every character that has a meaning in a URL
 
 
 @pytest.fixture(scope="session")
 def public_folder() -> Iterator[Path]:
-    """A folder that other users may enter; pytest's own are closed to them."""
+    """A folder that other users may enter; they may not enter pytest's own."""
     with tempfile.TemporaryDirectory(prefix="plumbline-") as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -29,7 +29,7 @@ def public_folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def postgresql_server(public_folder: Path) -> Iterator[URL]:
-    """A throwaway cluster on a free port of 127.0.0.1, with one user ``plumbline`` who has a password."""
+    """A throwaway cluster on a free port of 127.0.0.1, with one user ``plumbline``, who has a password."""
     pytest.importorskip("psycopg", reason="needs the driver: pip install 'plumbline[postgresql]'")
     found = shutil.which("initdb") or next(iter(sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"))), None)
     if found is None:

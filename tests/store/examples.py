@@ -1,4 +1,4 @@
-"""A case and its findings, and what another process does to a store."""
+"""A case with its findings, and another process's use of a store."""
 
 import os
 import signal
@@ -24,7 +24,8 @@ FINDING = Finding(
 
 
 def write(url: str, started: Barrier, quantities: int) -> None:
-    """One session: opens (and perhaps creates) the store at the same moment as others, then writes one by one."""
+    """One session: opens (and perhaps creates) the store at the same time as others, then writes findings one by
+    one."""
     started.wait()
     store = Store.open(url)
     run = store.begin({}, "pytest")
@@ -41,7 +42,7 @@ def write_and_die(url: str) -> None:
 
 
 def written(store: Store, *findings: Finding, case: Case = CASE, **filters: Any) -> list[dict[str, Any]]:
-    """What comes back when ``findings`` are stored in a new run."""
+    """``findings`` after they were stored in a new run and read back."""
     run = store.begin({}, "pytest")
     store.add(run, case, "cpu", findings)
     return store.records(run, **filters)

@@ -1,4 +1,4 @@
-"""Provenance, and the key that keeps unlike hardware apart."""
+"""Provenance, and the key that distinguishes hardware."""
 
 import getpass
 import json
@@ -20,7 +20,7 @@ SOURCE = sys.modules["harness.store.environment"].__file__ or ""
 
 
 def put_program(folder: Path, name: str, body: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in for ``name``, first on the search path."""
+    """A substitute for ``name``, first on the search path."""
     folder.mkdir(exist_ok=True)
     program = folder / name
     program.write_text(f"#!/bin/sh\n{body}\n")
@@ -29,7 +29,7 @@ def put_program(folder: Path, name: str, body: str, monkeypatch: pytest.MonkeyPa
 
 
 def checkout_of(source: Path) -> tuple[object, object]:
-    """Commit and dirty flag as the copy ``source`` of the module sees them."""
+    """Commit and dirty flag in the view of the copy ``source`` of the module."""
     code = f"import runpy, json; e = runpy.run_path({str(source)!r})['environment'](); print(json.dumps(e))"
     found = json.loads(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout)
     return found["commit"], found["dirty"]
@@ -99,7 +99,7 @@ def test_the_commit_is_that_of_the_source_and_says_if_files_differ(tmp_path: Pat
     assert checkout_of(source) == (None, None)
     git = (*GIT, "-C", str(tmp_path))
     subprocess.run([*git, "init", "-q"], check=True)
-    # the checkout of something else, with the source lying in it
+    # the checkout of another project, with the source inside
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
     assert checkout_of(source) == (None, None)
     subprocess.run([*git, "add", source.name], check=True)

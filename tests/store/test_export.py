@@ -1,4 +1,4 @@
-"""The frame, and what leaves the store through it."""
+"""The frame and the exports of the store."""
 
 import csv
 import io
@@ -23,13 +23,13 @@ def store(tmp_path: Path) -> Store:
     store = Store.open(str(tmp_path / "store.db"))
     run = store.begin({}, "pytest")
     failed = FINDING.but(quantity="step", value=math.nan, law=None, bound=None, detail={}, reason=REASON)
-    # nothing but the carriage return calls for quotes
+    # only the carriage return requires quotes
     store.add(run, CASE, "cpu", [FINDING, failed, FINDING.but(quantity="bar", reason="50%\r100%")])
     return store
 
 
 def read(content: bytes, format: str) -> list[dict[str, Any]]:
-    """The records in an exported file, as a reader of that format alone gets them."""
+    """The records in an exported file, in the view of a program that reads only that format."""
     if format == "json":
         return list(json.loads(content))
     if format == "csv":

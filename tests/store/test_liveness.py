@@ -1,4 +1,4 @@
-"""Whether a run's process is gone: known of this machine's, and of no other."""
+"""Whether a run's process has ended: known on its own machine, and on no other."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def test_a_process_that_nobody_has_waited_for_is_gone() -> None:
         found = json.loads(child.stdout.readline())
         assert not gone(found, one_machine=False)
         child.send_signal(signal.SIGKILL)
-        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays a zombie
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and remains a zombie
         assert gone(found, one_machine=False)
 
 
@@ -49,7 +49,7 @@ def test_a_process_of_another_boot_is_gone_if_the_store_is_a_file_and_unknown_if
     assert not gone(elsewhere, one_machine=False)
 
 
-def test_of_a_process_that_was_not_described_nothing_is_said() -> None:
+def test_a_process_that_was_not_described_is_not_judged() -> None:
     assert not gone({}, one_machine=True)
 
 

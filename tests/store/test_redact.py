@@ -1,4 +1,4 @@
-"""Passwords and home folders are in no text that is kept or shown."""
+"""No stored or shown text has passwords or home folders."""
 
 import os
 from pathlib import Path
@@ -72,7 +72,7 @@ def test_a_home_behind_a_link_is_a_tilde_by_both_names(tmp_path: Path, monkeypat
     assert redact(f"{tmp_path}/real/x and {os.path.realpath(tmp_path)}/link/x") == "~/x and ~/x"
 
 
-def test_what_an_engine_says_is_kept_without_passwords_and_home(
+def test_an_engines_output_is_stored_without_passwords_and_home(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -104,7 +104,7 @@ def test_what_an_engine_says_is_kept_without_passwords_and_home(
         "me:{}@127.0.0.1/db",
     ],
 )
-def test_whatever_is_wrong_with_a_url_its_password_is_not_repeated(
+def test_the_password_of_a_bad_url_is_never_repeated(
     form: str, secret: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("psycopg", reason="needs the driver: pip install 'plumbline[postgresql]'")

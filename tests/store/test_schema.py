@@ -1,4 +1,4 @@
-"""Opening: versions, and every way in which a store cannot be used."""
+"""Opening a store: versions, and every reason why a store cannot be used."""
 
 import os
 import socket
@@ -20,7 +20,7 @@ STEPS = (("ALTER TABLE plumbline_records ADD COLUMN note TEXT", "UPDATE plumblin
 
 
 def refusal(url: str, create: bool = True) -> str:
-    """The message, which is one line and free of the password."""
+    """The message, which is one line without the password."""
     with pytest.raises(StoreError) as caught:
         Store.open(url, create)
     message = str(caught.value)
@@ -33,16 +33,16 @@ def refusal(url: str, create: bool = True) -> str:
 def test_a_path_is_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     store = Store.open("100% a?b #1.db")
-    monkeypatch.chdir("/")  # later uses do not follow the working directory
+    monkeypatch.chdir("/")  # later uses do not depend on the working directory
     assert len(written(store, FINDING)) == 1
     names = {file.name.removesuffix("-shm").removesuffix("-wal") for file in tmp_path.iterdir()}
-    assert names == {"100% a?b #1.db"}  # its log lies beside it
+    assert names == {"100% a?b #1.db"}  # its log is beside it
 
 
 def test_a_sqlite_store_is_one_file_when_its_run_has_ended(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path / "store.db"))
     run = store.begin({}, "pytest suites/")
-    assert (tmp_path / "store.db-wal").exists()  # closed after each use, it would be moved into the file each time
+    assert (tmp_path / "store.db-wal").exists()  # without a permanent connection, the log would be merged each time
     store.finish(run, "finished")
     assert [file.name for file in tmp_path.iterdir()] == ["store.db"]
 

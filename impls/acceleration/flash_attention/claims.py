@@ -1,6 +1,6 @@
-"""Published figures of FlashAttention against what the reference shows here, each in less than two seconds.
+"""Published figures of FlashAttention compared with the reference, each in less than two seconds.
 
-A *growth* is the factor by which a figure rises when N doubles, and its *power* log₂ of that, rounded: 1 is linear,
+A *growth* is the factor by which a figure rises when N doubles, and its *power* is log₂ of that, rounded: 1 is linear,
 2 quadratic.
 """
 
@@ -30,7 +30,7 @@ def _draw(heads: int, length: int) -> list[Tensor]:
 
 
 def _saved(attention: Attention, length: int) -> int:
-    """Bytes kept for the backward pass besides the inputs, of one head with d = 64."""
+    """Bytes kept for the backward pass in addition to the inputs, for one head with d = 64."""
     inputs = [x.requires_grad_() for x in _draw(1, length)]
     kept: dict[int, Tensor] = {}
 
@@ -47,7 +47,7 @@ def _saved(attention: Attention, length: int) -> int:
 
 
 def _seconds(length: int, heads: int, causal: bool) -> float:
-    """Of the processor, for one forward pass of the reference: a neighbour's load does not count."""
+    """Processor seconds of one forward pass of the reference: another process's load does not count."""
     inputs = _draw(heads, length)
     start = process_time()
     FlashAttention.apply(*inputs, causal)
@@ -71,7 +71,7 @@ def memory_growth(records: Records) -> Finding:
         "reproduced" if same else "contradicted",
         f"kept for the backward pass, one head of 64, MiB standard/flash at N {shown}: the growth is judged, not the "
         "sizes, since heads, batch and head dimension were not published",
-        f"growths of the published standard figures are {growths}: the middle one is short of N²'s 4, as if 25 "
+        f"growths of the published standard figures are {growths}: the middle one is below N²'s 4, as if 25 "
         "matrices of N² floats were held up to N = 512 and 20 beyond",
         value=ours[0][2048] / ours[1][2048],
         detail={
@@ -88,8 +88,8 @@ def time_linear(records: Records) -> Finding:
     return assessed(
         "time_linear",
         "reproduced" if round(log2(growth)) == 1 else "contradicted",
-        f"the forward pass takes {growth:.2f} × as long for each doubling of N; memory is what is linear",
-        "4·N²·d FLOPs whatever the tiling: 4 × a doubling; the published times themselves grow 3.8 × a doubling",
+        f"the forward pass takes {growth:.2f} × as long for each doubling of N; only memory is linear",
+        "4·N²·d FLOPs with any tiling: 4 × per doubling; the published times also grow 3.8 × per doubling",
         value=growth,
         law=2.0,
         direction="lower",

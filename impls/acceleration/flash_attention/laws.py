@@ -1,10 +1,10 @@
-"""What FlashAttention promises (Dao et al. 2022, theorem 1; Dao 2023, algorithm 1)."""
+"""The promises of FlashAttention (Dao et al. 2022, theorem 1; Dao 2023, algorithm 1)."""
 
 from harness.spec import Topology, Workload
 
 
 def saved(workload: Workload, topology: Topology, causal: bool) -> float:
-    """Bytes kept from the forward to the backward pass besides the inputs: the output and one log-sum-exp a row,
+    """Bytes kept from the forward to the backward pass beyond the inputs: the output and one log-sum-exp per row,
 
         b · h · s · (d · element_size + 4)
 
@@ -12,5 +12,5 @@ def saved(workload: Workload, topology: Topology, causal: bool) -> float:
     """
     model = workload.model
     rows = workload.batch_size * model.num_attention_heads * workload.sequence_length
-    statistic = max(4, workload.element_size)  # float32, or float64 where everything is
+    statistic = max(4, workload.element_size)  # float32, or float64 if the inputs are
     return float(rows * (model.head_dim * workload.element_size + statistic))

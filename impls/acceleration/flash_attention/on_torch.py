@@ -1,4 +1,4 @@
-"""PyTorch's scaled_dot_product_attention, one back end at a time: exactly the one that is named, or Unsupported."""
+"""PyTorch's scaled_dot_product_attention with exactly the named back end, or Unsupported."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -25,7 +25,7 @@ def _build(backend: SDPBackend, workload: Workload, topology: Topology, causal: 
             allowed = ", ".join(str(dtype) for dtype in CUDA_DTYPES[backend])
             raise Unsupported(f"SDPA's {backend.name} on CUDA takes {allowed}, not {query.dtype}")
         if backend is SDPBackend.EFFICIENT_ATTENTION:
-            # Its kernel wants as many key heads as query heads: the copies are part of what it costs.
+            # The kernel requires as many key heads as query heads: the copies are part of its cost.
             group = query.shape[1] // key.shape[1]
             key, value = (x.repeat_interleave(group, dim=1) if group > 1 else x for x in (key, value))
         with sdpa_kernel(backend):

@@ -4,10 +4,10 @@
     S = τ Q Kᵀ,   P = softmax(S) along each row,   O = P V
 
 The naive form writes the s × s matrices S and P to memory and keeps P for the backward pass. The tiled form walks over
-blocks of keys with a running maximum and a running sum (the online softmax), keeps one number a row, L = log Σ exp S,
-and computes each tile of P anew in the backward pass as exp(S − L): memory linear in s.
+blocks of keys with a running maximum and a running sum (the online softmax), keeps one number per row, L = log Σ exp S,
+and recomputes each tile of P in the backward pass as exp(S − L): memory linear in s.
 
-Lines of the algorithms are numbered as in the paper; it has one head, here all of them are computed at once.
+Lines of the algorithms are numbered as in the paper; the paper has one head, this code computes all heads at once.
 
     b     batch size                         h     heads of Q: h_k of K and V × g queries for each (GQA)
     s     sequence length                    d     head dimension
@@ -20,8 +20,8 @@ Causal attention leaves out the tiles above the diagonal (section 3.1):
     ■ ■ ■      ■ ◣ ·    · skipped
     ■ ■ ■      ■ ■ ◣
 
-Tiles are computed in float32 at least, as tensor cores accumulate; inputs, outputs and what is kept have the inputs'
-dtype, L excepted.
+Tiles are computed at least in float32, as tensor cores accumulate; inputs, outputs and saved tensors have the inputs'
+dtype, except L.
 """
 
 from collections.abc import Iterator, Mapping
@@ -59,7 +59,8 @@ def skipped(rows: slice, columns: slice, causal: bool) -> bool:
 
 
 def masked(s_ij: Tensor, rows: slice, columns: slice, causal: bool) -> Tensor:
-    """A tile of S [..., B_r, B_c], −∞ where the key comes after the query; below the diagonal none does."""
+    """A tile of S [..., B_r, B_c], −∞ where the key comes after the query. Below the diagonal there are no such
+    keys."""
     if not causal or columns.stop <= rows.start + 1:
         return s_ij
     queries, keys = (torch.arange(x.start, x.stop, device=s_ij.device) for x in (rows, columns))

@@ -1,7 +1,7 @@
-"""The work of this topic: a threshold that every step's gradient exceeds, some three times over.
+"""The work of this topic: every step's gradient exceeds the threshold, some by a factor of three.
 
-With so large an epsilon AdamW's step is nearly linear in the gradient, so that a wrong norm cannot hide in it; under
-its usual epsilon it would not depend on the gradient's scale at all.
+With so large an epsilon, AdamW's step is nearly linear in the gradient, so that a wrong norm is visible; with the usual
+epsilon the step would hardly depend on the gradient's scale.
 """
 
 from harness.spec import Grid, Row

@@ -1,4 +1,4 @@
-"""What clipping costs: a number a group of ranks. The rest is the traffic of the parallelism below."""
+"""The cost of clipping: one number per group of ranks. The rest is the traffic of the underlying parallelism."""
 
 from harness.spec import Topology, Workload
 from impls.acceleration.gradient_clipping.layout import SCHEDULE, pipelined
@@ -10,7 +10,7 @@ from impls.parallelism.zero import laws as zero
 
 
 def traffic(workload: Workload, topology: Topology, stage: int = 0) -> float | None:
-    """Bytes of data that a rank sends in a step, as if nothing were clipped."""
+    """Bytes of data that a rank sends in a step, the same as without clipping."""
     if topology.ep > 1:
         return hybrid.traffic(workload, topology)
     if topology.tp > 1:

@@ -1,4 +1,4 @@
-"""DeepSpeed's ``gradient_clipping``, of which each of its optimizers has its own: stages 0, 1 (and 2), 3, AutoTP."""
+"""DeepSpeed's ``gradient_clipping``, which each of its optimizers implements: stages 0, 1 (and 2), 3, AutoTP."""
 
 from harness.spec import Topology, Trainer, Workload
 from impls.acceleration.gradient_clipping.layout import check, pipelined

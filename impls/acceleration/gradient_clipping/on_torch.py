@@ -1,5 +1,5 @@
-"""PyTorch's ``clip_grad_norm_``: on plain tensors under DDP, on DTensors under FSDP2 and tensor parallelism. Over the
-stages of a pipeline it has none."""
+"""PyTorch's ``clip_grad_norm_``: on plain tensors under DDP, on DTensors under FSDP2 and tensor parallelism. It cannot
+clip over the stages of a pipeline."""
 
 from torch.distributed.pipelining import Schedule1F1B
 from torch.nn.utils import clip_grad_norm_
@@ -22,7 +22,7 @@ class Clipped(DDP):
 def build(workload: Workload, topology: Topology, stage: int = 0) -> Trainer:
     check(topology, stage)
     if topology.ep > 1:
-        raise Unsupported("PyTorch itself has no layer whose experts lie on several ranks")
+        raise Unsupported("PyTorch itself has no layer with experts on several ranks")
     if topology.tp > 1:
         return TensorParallel(workload, topology)
     if topology.pp > 1:

@@ -1,4 +1,4 @@
-"""Multi-head latent attention: keys and values of all heads from one short vector a token."""
+"""Multi-head latent attention: keys and values of all heads from one short vector per token."""
 
 from harness.spec import Card, Claim, Engine, Functions, Law
 
@@ -16,7 +16,7 @@ CARD = Card(
         "transformers": Engine(f"{HERE}.on_transformers:build", requires=("transformers>=5",), variants=("mla",)),
     },
     topologies=("dp1", "tp2"),
-    contract=Functions(f"{HERE}.problem", telling=()),  # both forms compute the same
+    contract=Functions(f"{HERE}.problem", telling=()),  # both forms compute the same function
     laws=(Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.0, "Shoeybi et al. 2019, section 3, of latents back"),),
     claims=(Claim("cache", "KV cache 93.3 % smaller than DeepSeek 67B's", f"{V2}, abstract", f"{HERE}.claims:cache"),),
 )

@@ -1,8 +1,8 @@
 """Megatron-Core's MLASelfAttention (local specification: no Transformer Engine).
 
-There its down projections are cut by columns too, and what they make is gathered. Of a gather's gradient every rank
-takes its own part, which is right for the latents, whose gradients a column-parallel product has summed, and wrong for
-the rotary key, which all heads use directly: kv_down's gradient and x's lack the other ranks' heads.
+It also cuts the down projections by columns, and gathers their outputs. Every rank takes its own part of a gather's
+gradient. This is right for the latents, whose gradients a column-parallel product has summed, but wrong for the rotary
+key, which all heads use directly: kv_down's and x's gradients lack the other ranks' heads.
 """
 
 from collections.abc import Mapping
@@ -34,23 +34,23 @@ NAMES = {
 
 
 class CoreAttention(DotProductAttention):
-    """MLASelfAttention names the widths of keys and values, which only Transformer Engine's attention takes."""
+    """MLASelfAttention passes the widths of keys and values, which only Transformer Engine's attention accepts."""
 
     def __init__(self, *arguments: Any, k_channels: int = 0, v_channels: int = 0, **options: Any) -> None:
         super().__init__(*arguments, **options)
 
 
 class Attention(Heads):
-    fallback = "Megatron-Core's own DotProductAttention, given no k_channels and v_channels: it takes none"
+    fallback = "Megatron-Core's own DotProductAttention is called without k_channels and v_channels"
     cut = CUT | {"q_down": 0, "kv_down": 0}
 
     def __init__(self, workload: Workload, topology: Topology, absorbed: bool) -> None:
         super().__init__(topology)
         if workload.dtype == "fp64":
-            raise Unsupported("Megatron-Core's attention takes its softmax in float32")
+            raise Unsupported("Megatron-Core's attention computes its softmax in float32")
         start(topology)
         if not isinstance(multi_latent_attention.TELinear, type):
-            multi_latent_attention.HAVE_TE = False  # without Transformer Engine it is a stand-in, yet true
+            multi_latent_attention.HAVE_TE = False  # without Transformer Engine it is a placeholder, but true
         model = workload.model
         heads, r_q, r, d, d_r = sizes(model)
         config = MLATransformerConfig(

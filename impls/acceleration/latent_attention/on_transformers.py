@@ -28,7 +28,7 @@ NAMES = {
 class Attention:
     def __init__(self, workload: Workload, topology: Topology, absorbed: bool) -> None:
         if topology.world_size > 1:
-            raise Unsupported("Transformers' DeepseekV3Attention is a module of one process")
+            raise Unsupported("Transformers' DeepseekV3Attention runs in one process")
         if workload.dtype == "fp64":
             raise Unsupported("Transformers' DeepseekV3RMSNorm takes its mean in float32")
         model = workload.model

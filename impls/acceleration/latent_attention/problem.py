@@ -16,7 +16,7 @@ EPS, THETA = 1e-6, 10000.0
 def rotated(x: Tensor, theta: float) -> Tensor:
     """RoPE (Su et al. 2021, equation 34) on [b, heads, s, d], with neighbours as pairs, as in DeepSeek's models:
     dimensions 2i and 2i + 1 turn by position · θ^(−2i/d).
-    The firsts of the pairs then come before the seconds: for scores one order is as good as another."""
+    Afterwards the first elements of all pairs precede the second ones; the order does not affect scores."""
     wide = torch.promote_types(x.dtype, torch.float32)
     s, d = x.shape[-2:]
     frequency = theta ** (-torch.arange(0, d, 2, device=x.device, dtype=torch.float32) / d)
@@ -46,7 +46,7 @@ def draw(workload: Workload, absorbed: bool = False) -> dict[str, Tensor]:
 
 
 def plain(inputs: Mapping[str, Tensor], absorbed: bool = False) -> dict[str, Tensor]:
-    """Every head's keys and values written out, and the s × s scores: what both forms compute."""
+    """Writes out every head's keys and values and the s × s scores: the function that both forms compute."""
     x = inputs["x"]
     b, s, _ = x.shape
     r_q, r = len(inputs["q_norm"]), len(inputs["kv_norm"])

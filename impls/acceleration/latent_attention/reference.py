@@ -1,17 +1,17 @@
-"""Multi-head latent attention (DeepSeek-AI 2024, "DeepSeek-V2", §2.1, equations 9–19): a token leaves one latent c and
-one rotary key k_R for all heads, from which each head makes its keys and values.
+"""Multi-head latent attention (DeepSeek-AI 2024, "DeepSeek-V2", §2.1, equations 9–19): a token keeps one latent c
+and one rotary key k_R for all heads, from which each head computes its keys and values.
 
     c_q = norm(W_DQ x)     q_i = [W_UQ c_q ; rope(W_QR c_q)]_i                          i over a heads
     c   = norm(W_DKV x)    k_i = [W_UK c]_i ; rope(W_KR x)         v_i = [W_UV c]_i
     y   = W_O [softmax(q_iᵀ k_i / √(d + d_R)) v_i]_i
 
 Training writes k_i and v_i out. Decoding *absorbs* W_UK into the query and W_UV into the output (§2.1.2): heads then
-attend to the latents themselves, r + d_R numbers a token, which are all that a cache must keep:
+attend to the latents themselves, r + d_R numbers per token, and a cache keeps nothing else:
 
     q_iᵀ k_i = (W_UKᵢᵀ q_i)ᵀ c + rope(·)ᵀ k_R        Σ w v_i = W_UVᵢ Σ w c
 
-Tensor parallelism cuts the heads. Latents and rotary key are computed by every rank, and each rank's heads add to their
-gradients: those are summed, k_R's too, in one all-reduce of b·s·(r_q + r + d_R) elements.
+Tensor parallelism divides the heads. Every rank computes the latents and the rotary key, and each rank's heads add to
+their gradients, which one all-reduce of b·s·(r_q + r + d_R) elements sums.
 
     b batch   s sequence   h hidden   a heads   d of a head   d_R rotary   r_q, r latent ranks   t tensor-parallel ranks
 """
@@ -60,7 +60,7 @@ class LatentAttention(Heads):
         return attention(torch.cat([q, q_r], -1), torch.cat([key, k_r.expand(*key.shape[:3], -1)], -1), value)
 
     def _latents(self, q: Tensor, q_r: Tensor, c: Tensor, k_r: Tensor, up: Tensor) -> Tensor:
-        """As many queries, but one key and one value, [b, 1, s, r + d_R] and [b, 1, s, r]."""
+        """The same number of queries, but one key and one value, [b, 1, s, r + d_R] and [b, 1, s, r]."""
         up_key, up_value = up.chunk(2, 1)
         latent, scale = c.unsqueeze(1), (q.shape[-1] + q_r.shape[-1]) ** -0.5
         mixed = attention(torch.cat([q @ up_key, q_r], -1), torch.cat([latent, k_r], -1), latent, scale)
@@ -68,8 +68,8 @@ class LatentAttention(Heads):
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
-    """Causal. Kernels that are linear in s want values as wide as keys, CUDA's but for groups of queries excepted: they
-    are widened by zeros."""
+    """Causal attention. Kernels that are linear in s need values as wide as keys (except CUDA's for groups of queries),
+    so zeros widen the values."""
     grouped, width = query.shape[1] != key.shape[1], value.shape[-1]
     if grouped or not query.is_cuda:
         value = F.pad(value, (0, key.shape[-1] - width))

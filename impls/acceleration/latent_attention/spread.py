@@ -1,4 +1,5 @@
-"""Who holds what: a tensor-parallel rank has its heads' rows of q_up and kv_up, their columns of out, and all else."""
+"""The distribution: a tensor-parallel rank has its heads' rows of q_up and kv_up, their columns of out, and all of the
+rest."""
 
 from collections.abc import Mapping
 
@@ -19,7 +20,7 @@ class Heads:
     def __init__(self, topology: Topology) -> None:
         self.tp = topology.tp
         if topology.world_size != self.tp:
-            raise Unsupported(f"latent attention by itself is cut along tp only, not over {topology}")
+            raise Unsupported(f"latent attention alone is divided along tp only, not over {topology}")
 
     def split(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if self.tp == 1:

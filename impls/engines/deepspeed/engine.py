@@ -1,4 +1,4 @@
-"""DeepSpeed's engine around our decoder: what its adapters share."""
+"""DeepSpeed's engine around our decoder: code shared by its adapters."""
 
 import logging
 import os
@@ -17,29 +17,29 @@ from impls.engines.extensions import folder
 
 os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(folder()))
 if not torch.cuda.is_available():
-    # Read at the import: DeepSpeed must not choose a device of its own.
+    # Read at import: DeepSpeed must not choose its own device.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import deepspeed
 import deepspeed.ops
-import deepspeed.runtime.zero.muon.muon_optimizer  # initialize() imports it, for seconds: rather before the fork
+import deepspeed.runtime.zero.muon.muon_optimizer  # initialize() imports it for seconds: better before the fork
 from deepspeed.ops import op_builder
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
 
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 if not torch.cuda.is_available():
-    # A faster all-reduce in shared memory, which it would compile for 40 s at the first start; gloo serves as well.
+    # A faster all-reduce in shared memory, which DeepSpeed would compile for 40 s at the first start; gloo suffices.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def configuration(workload: Workload, topology: Topology, zero: Mapping[str, Any]) -> dict[str, Any]:
-    """DeepSpeed's configuration for this work; ``zero`` is its section ``zero_optimization``."""
+    """DeepSpeed's configuration for this workload; ``zero`` is its section ``zero_optimization``."""
     return {
         "train_micro_batch_size_per_gpu": workload.batch_size // (topology.dp * workload.micro_batches),
         "gradient_accumulation_steps": workload.micro_batches,
         "gradient_clipping": workload.max_grad_norm,  # its default is 1.0
         "bf16": {"enabled": workload.dtype == "bf16"},
-        # Gradients are kept and sent in the weights' own precision, as the laws have it.
+        # Gradients are kept and sent in the weights' own precision, as the laws assume.
         "data_types": {"grad_accum_dtype": workload.dtype},
         "communication_data_type": workload.dtype,
         "zero_allow_untested_optimizer": True,  # PyTorch's SGD is
@@ -48,13 +48,13 @@ def configuration(workload: Workload, topology: Topology, zero: Mapping[str, Any
 
 
 def builder(name: str) -> Any:
-    """What compiles one of DeepSpeed's operators, such as ``"CPUAdamBuilder"``."""
+    """The builder of one of DeepSpeed's operators, such as ``"CPUAdamBuilder"``."""
     return getattr(op_builder, name)()
 
 
 class Engine:
-    """A training engine; ``zero`` is the configuration's section ``zero_optimization``, ``sections`` are others of it.
-    One of these may be an ``optimizer`` of its own; PyTorch's otherwise."""
+    """A training engine; ``zero`` is the configuration's section ``zero_optimization``, ``sections`` are further ones.
+    They may include an ``optimizer``; otherwise PyTorch's is used."""
 
     def __init__(self, workload: Workload, topology: Topology, zero: Mapping[str, Any], **sections: Any) -> None:
         if workload.dtype == "fp64":
@@ -74,12 +74,12 @@ class Engine:
                 self.engine.step()  # between micro-batches it only counts
             loss = self.engine(*micro)
             loss = loss * self.weigh(part)
-            self.engine.backward(loss * self.workload.micro_batches)  # which it divides by
+            self.engine.backward(loss * self.workload.micro_batches)  # the engine divides by it
             total += loss.detach()
         return total
 
     def weigh(self, part: float) -> float:
-        """What a micro-batch's mean loss counts for: its part of the batch's tokens, of which DDP takes the mean."""
+        """The weight of a micro-batch's mean loss: its part of the batch's tokens; DDP takes the mean."""
         return part * self.topology.dp
 
     def update(self) -> None:
@@ -99,5 +99,5 @@ class DataParallel(Engine):
         super().__init__(workload, topology, {"stage": 0})
 
     def parameters(self) -> Mapping[str, Tensor]:
-        masters = self.engine.optimizer.param_groups[0]["params"]  # in bfloat16 its float32 copies
+        masters = self.engine.optimizer.param_groups[0]["params"]  # float32 copies in bfloat16
         return {name: master.detach().cpu() for name, master in zip(self.names, masters, strict=True)}

@@ -1,5 +1,5 @@
-"""DeepSpeed's PipelineModule and PipelineEngine, which runs 1F1B. ``train_batch`` includes the optimizer's step, so the
-instruction for it waits until :meth:`update`."""
+"""DeepSpeed's PipelineModule and PipelineEngine, which run 1F1B. ``train_batch`` includes the optimizer's step, so the
+step's instruction waits until :meth:`update`."""
 
 from collections.abc import Mapping
 from types import MethodType
@@ -26,20 +26,20 @@ from impls.engines.deepspeed.engine import configuration
 
 
 def project(embedding: nn.Embedding, x: Tensor) -> Tensor:
-    """The head of a model whose embedding is tied to it."""
+    """The head of a model with a tied embedding."""
     return F.linear(x, embedding.weight)
 
 
 class Pipeline:
     """``zero`` is the configuration's section ``zero_optimization``, over the data-parallel ranks; ``sections`` are
-    others of it."""
+    further ones."""
 
     def __init__(self, workload: Workload, topology: Topology, zero: Mapping[str, Any], **sections: Any) -> None:
         if workload.dtype == "fp64":
             raise Unsupported("DeepSpeed's engine trains in float32, float16 and bfloat16 only")
         self.workload, self.topology = workload, topology
         self.places = mesh(topology)
-        deepspeed.init_distributed(dist_init_required=False)  # takes the process group that there is
+        deepspeed.init_distributed(dist_init_required=False)  # uses the existing process group
         config = workload.model
         size = (config.vocab_size, config.hidden_size)
         first, last = LayerSpec(nn.Embedding, *size), LayerSpec(nn.Linear, *size[::-1], bias=False)
@@ -52,7 +52,7 @@ class Pipeline:
             layers=[first, *layers, norm, last],
             topology=PipeDataParallelTopology(topology.pp, topology.dp),
             loss_fn=self._loss,
-            partition_method="type:Block",  # as many layers on each rank
+            partition_method="type:Block",  # the same number of layers on each rank
         ).to(device(), TORCH_DTYPES[workload.dtype])
         names = {f"{1 + i}.layer.": f"model.layers.{i}." for i in range(config.num_hidden_layers)}
         names |= {"0.": "model.embed_tokens.", f"{1 + len(layers)}.": "model.norm.", f"{2 + len(layers)}.": "lm_head."}
@@ -81,7 +81,7 @@ class Pipeline:
             self.engine._INSTRUCTION_MAP[instruction] = watched(self, known[instruction], order)
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Of a micro-batch; the engine averages them over micro-batches and over the data-parallel ranks."""
+        """The loss of a micro-batch; the engine averages it over micro-batches and over the data-parallel ranks."""
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum") * self.scale
 
@@ -102,7 +102,7 @@ class Pipeline:
         return gather(found, self.places.get_group("pp"))
 
     def parameters(self) -> Mapping[str, Tensor]:
-        # The engine keeps float32 masters of what is narrower, and of float32 weights none.
+        # The engine keeps float32 masters of narrower weights, and none of float32 weights.
         narrow = self.workload.dtype == "bf16"
         found = {name: safe_get_full_fp32_param(p) if narrow else p for name, p in self.names.items()}
         return gather(found, self.places.get_group("pp"))

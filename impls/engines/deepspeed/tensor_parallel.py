@@ -1,4 +1,4 @@
-"""DeepSpeed's AutoTP on our decoder: its rules for which layer is cut how, written for our names, and its own
+"""DeepSpeed's AutoTP on our decoder: its rules for cutting layers, written for our names, and its own
 vocabulary-parallel head and loss."""
 
 from collections.abc import Callable, Iterable, Mapping
@@ -26,7 +26,7 @@ RULES = [
 
 
 class HookedDecoder(Decoder):
-    """Takes its loss from ``loss_function``, the hook by which AutoTP puts its vocabulary-parallel loss in."""
+    """Takes its loss from ``loss_function``, the hook through which AutoTP installs its vocabulary-parallel loss."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -42,9 +42,9 @@ class TensorParallel(Engine):
     def __init__(self, workload: Workload, topology: Topology) -> None:
         if workload.dtype == "fp64":
             raise Unsupported("DeepSpeed's engine trains in float32, float16 and bfloat16 only")
-        without_experts(workload, "AutoTP is given rules for")
+        without_experts(workload, "AutoTP has rules here for")
         self.workload, self.topology = workload, topology
-        self.rank = dist.get_rank() // topology.tp  # among the data-parallel ranks
+        self.rank = dist.get_rank() // topology.tp  # group of the data-parallel ranks
         model = HookedDecoder(workload.model).to(device(), TORCH_DTYPES[workload.dtype])
         fill(model, workload)
         config = configuration(workload, topology, {"stage": 0})
@@ -63,10 +63,10 @@ class TensorParallel(Engine):
         return self._collect(safe_get_full_grad(parameter) for parameter in self.names.values())
 
     def parameters(self) -> Mapping[str, Tensor]:
-        return self._collect(self.engine.optimizer.param_groups[0]["params"])  # in bfloat16 its float32 copies
+        return self._collect(self.engine.optimizer.param_groups[0]["params"])  # float32 copies in bfloat16
 
     def _collect(self, held: Iterable[Tensor]) -> Mapping[str, Tensor]:
-        """The full tensors on the first rank. AutoTP has left an embedding that is not tied to the head whole."""
+        """The full tensors on the first rank. AutoTP leaves an embedding that is not tied to the head whole."""
         shapes, t = dict(self.workload.model.shapes()), self.topology.tp
         group: Any = groups.get_tensor_model_parallel_group() if t > 1 else dist.group.WORLD
         parts = {

@@ -9,17 +9,17 @@ from impls.engines.deepspeed.engine import Engine
 
 def section(workload: Workload, stage: int) -> dict[str, Any]:
     """The configuration's section ``zero_optimization``."""
-    # In proportion to the model: the default of 5e8 elements is more than many a model.
+    # In proportion to the model: the default of 5e8 elements exceeds many models.
     bucket = workload.model.parameters // 64
     return {
         "stage": stage,
         "reduce_bucket_size": bucket,
         "overlap_comm": True,
         "contiguous_gradients": True,
-        # Each gradient goes to its owner alone. By default buckets are all-reduced, with twice the traffic.
+        # Each gradient goes only to its owner. By default buckets are all-reduced, with twice the traffic.
         "use_multi_rank_bucket_allreduce": False,
         # Everything is sharded, and gathered for the forward and again for the backward pass. By default small
-        # parameters, and up to 1e9 elements of the others, stay whole once they are gathered.
+        # parameters, and up to 1e9 elements of the others, stay whole after a gather.
         "stage3_param_persistence_threshold": 0,
         "stage3_max_reuse_distance": 0,
         "stage3_max_live_parameters": 4 * bucket,
@@ -28,7 +28,7 @@ def section(workload: Workload, stage: int) -> dict[str, Any]:
 
 
 class Zero(Engine):
-    """``options`` are more of :func:`section`, ``sections`` more of the configuration."""
+    """``options`` are further ones of :func:`section`, ``sections`` further ones of the configuration."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Zero(Engine):
         self.stage = stage
 
     def padding(self) -> int:
-        """Elements by which all ranks' partitions together exceed the parameters."""
+        """The number of elements by which all ranks' partitions together exceed the parameters."""
         if self.stage == 3:
             held = sum(p.ds_tensor.ds_numel * self.topology.dp for p in self.names.values())
         else:

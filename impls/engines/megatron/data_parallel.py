@@ -19,8 +19,8 @@ BUCKET = 40_000_000  # elements: Megatron's default
 
 
 class DataParallel:
-    """``shard`` spreads the optimizer's states over the ranks: Megatron's distributed optimizer, in so many
-    ``instances``."""
+    """``shard`` distributes the optimizer's states over the ranks: Megatron's distributed optimizer, in ``instances``
+    instances."""
 
     def __init__(self, workload: Workload, topology: Topology, shard: bool = False, instances: int = 1) -> None:
         if workload.dtype == "fp64":
@@ -39,12 +39,12 @@ class DataParallel:
             bf16=workload.dtype == "bf16",
         )
         communication = DistributedDataParallelConfig(
-            grad_reduce_in_fp32=False,  # gradients travel in the weights' own precision, as the traffic law has it
+            grad_reduce_in_fp32=False,  # gradients travel in the weights' own precision, as the traffic law assumes
             overlap_grad_reduce=True,
             overlap_param_gather=shard,
             use_distributed_optimizer=shard,
             num_distributed_optimizer_instances=instances,
-            # Several buckets even in a small model: with a single one nothing overlaps. They are views, not copies.
+            # Several buckets even for a small model: a single one would overlap nothing. They are views, not copies.
             bucket_size=min(BUCKET, workload.model.parameters // 4),
         )
         self.model = DistributedDataParallel(config, communication, model)
@@ -75,7 +75,7 @@ class DataParallel:
         return {name: master.detach().cpu() for name, master in masters.items()}
 
     def padding(self) -> int:
-        """Elements by which Megatron's flat buffers exceed the parameters."""
+        """The number of elements by which Megatron's flat buffers exceed the parameters."""
         return sum(buffer.numel for buffer in self.model.buffers) - self.workload.model.parameters
 
 

@@ -20,16 +20,16 @@ from impls.engines.megatron.sequence_parallel import block, check
 
 
 def _to_cpu(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
-    """Megatron's own converts to numpy, which all_to_all_single's splits must be, only what comes from a GPU."""
+    """Megatron's own function converts only tensors from a GPU to numpy, as all_to_all_single needs its splits."""
     return tensor.numpy() if as_numpy and torch.is_tensor(tensor) else tensor
 
 
 def on_this_device() -> None:
-    """What a rank needs before its first MoELayer."""
+    """Sets up a rank for its first MoELayer."""
     if not torch.cuda.is_available():
         moe_utils.maybe_move_tensor_to_cpu = token_dispatcher.maybe_move_tensor_to_cpu = _to_cpu
     if not moe_utils.HAVE_TE:
-        moe_utils.te_general_gemm = None  # router_gating_linear asks for it, but only Transformer Engine binds it
+        moe_utils.te_general_gemm = None  # router_gating_linear requests it, but only Transformer Engine binds it
 
 
 class ExpertParallel(Gpt):
@@ -77,7 +77,7 @@ class ExpertParallel(Gpt):
         return block(layer, self.layers) if self.sequence_parallel else layer
 
     def initial(self) -> Iterator[tuple[str, Tensor]]:
-        """Of the experts this rank's, each by itself, since Megatron has them so."""
+        """This rank's experts, each as separate weights, as in Megatron."""
         for name, full in initial(self.workload):
             if is_expert(name):
                 for index, weight in enumerate(self.experts.part(name, full)):

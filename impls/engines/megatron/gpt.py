@@ -64,7 +64,7 @@ def canonical(name: str) -> tuple[str, ...]:
 
 
 def transformer_config(workload: Workload, topology: Topology, **changes: Any) -> TransformerConfig:
-    """Qwen3's layer. What is off here needs Apex or a GPU, or computes something else (see each)."""
+    """Qwen3's layer. Options that are off need Apex or a GPU, or compute something else (see each)."""
     model = workload.model
     return TransformerConfig(
         num_layers=model.num_hidden_layers,
@@ -103,8 +103,8 @@ def specification() -> ModuleSpec:
 
 
 class Gpt:
-    """GPTModels of this rank's pipeline stages (one stage is the whole model where there is no pipeline), ``chunks`` of
-    them. ``shard_states``: by the distributed optimizer; ``changes`` to :func:`transformer_config`."""
+    """GPTModels of this rank's pipeline stages, ``chunks`` of them; without a pipeline, one stage is the whole model.
+    ``shard_states`` selects the distributed optimizer; ``changes`` apply to :func:`transformer_config`."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class Gpt:
         if workload.dtype == "fp64":
             raise Unsupported("Megatron-Core's optimizers take float32, float16 and bfloat16 weights only")
         if "num_moe_experts" not in changes:
-            without_experts(workload, "Megatron-Core's GPTModel is given here")
+            without_experts(workload, "Megatron-Core's GPTModel is set up here with")
         if workload.model.vocab_size % topology.tp:
             raise Unsupported(
                 f"Megatron-Core cuts the vocabulary into equal parts only, and tp {topology.tp} does not divide "
@@ -154,7 +154,7 @@ class Gpt:
                 rotary_base=model.rope_theta,
                 vp_stage=stage["vp_stage"],
             )
-            parts.append(part.to(device(), self.config.params_dtype))  # the norms are born in float32
+            parts.append(part.to(device(), self.config.params_dtype))  # the norms are created in float32
         self.weights = {self._global(name, part): p for part in parts for name, p in part.named_parameters()}
         self._fill()
         communication = DistributedDataParallelConfig(
@@ -169,7 +169,8 @@ class Gpt:
         self.optimizer = megatron_optimizer(workload, self.config, self.parts, shard_states)
 
     def _global(self, name: str, part: GPTModel) -> str:
-        """Megatron counts the layers of each stage from 0; and a tied head on another rank than the embedding."""
+        """Megatron counts the layers of each stage from 0; and a tied head may be on another rank than the
+        embedding."""
         if name.startswith("decoder.layers."):
             _, _, local, rest = name.split(".", 3)
             return f"decoder.layers.{part.decoder.layers[int(local)].layer_number - 1}.{rest}"
@@ -184,7 +185,7 @@ class Gpt:
         return dim(part)
 
     def _fill(self) -> None:
-        """Copies this rank's part of the initial weights into the model, a parameter at a time."""
+        """Copies this rank's part of the initial weights into the model, one parameter at a time."""
         waiting = {part: name for name in self.weights for part in canonical(name)}
         parts: dict[str, Tensor] = {}
         with torch.no_grad():
@@ -196,8 +197,8 @@ class Gpt:
                 if all(each in parts for each in canonical(name)):
                     held = [parts.pop(each) for each in canonical(name)]
                     self.weights[name].copy_(pack(held, self.workload.model))
-                    # As Megatron's own initialisers do; of a weight without the mark only rank 0's part would enter
-                    # the norm that clips.
+                    # As in Megatron's own initialisers; without the mark, only rank 0's part of a weight would enter
+                    # the clipping norm.
                     if (cut := self.cut(part)) is not None:
                         set_tensor_model_parallel_attributes(self.weights[name], True, cut, 1)
         if waiting:
@@ -216,7 +217,7 @@ class Gpt:
             forward_only=False,
         )
         total = torch.zeros((), device=device())
-        for loss in losses:  # of the last stage; elsewhere there are none
+        for loss in losses:  # losses of the last stage; other stages have none
             total += loss
         if self.topology.pp > 1:
             dist.all_reduce(total, group=self.pp)
@@ -228,7 +229,10 @@ class Gpt:
 
         def loss(losses: Tensor) -> tuple[Tensor, Tensor]:
             value = mean(losses, labels) * weight
-            return value * self.workload.micro_batches, value.detach()  # the schedule divides the first by their number
+            return (
+                value * self.workload.micro_batches,
+                value.detach(),
+            )  # the schedule divides the first by this number
 
         return model(tokens, positions, None, labels=labels.clamp(min=0)), loss
 
@@ -258,6 +262,6 @@ class Gpt:
             yield from zip(parts, unpack(tensor.detach(), len(parts), self.workload.model), strict=True)
 
     def padding(self) -> int:
-        """Elements by which Megatron's flat gradient buffers exceed the parameters."""
+        """The number of elements by which Megatron's flat gradient buffers exceed the parameters."""
         held = sum(buffer.numel for part in self.parts for buffer in (*part.buffers, *part.expert_parallel_buffers))
         return held - sum(p.numel() for p in self.weights.values())

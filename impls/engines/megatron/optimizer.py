@@ -1,4 +1,4 @@
-"""Megatron-Core's optimizer for a workload, and what its distributed optimizer (ZeRO-1) keeps where."""
+"""Megatron-Core's optimizer for a workload, and the memory layout of its distributed optimizer (ZeRO-1)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
@@ -18,7 +18,7 @@ from harness.spec import Unsupported, Workload
 def megatron_optimizer(
     workload: Workload, config: TransformerConfig, parts: Sequence[DistributedDataParallel], shard: bool = False
 ) -> Any:
-    """``shard`` spreads the states over data-parallel ranks: the distributed optimizer."""
+    """``shard`` distributes the states over data-parallel ranks: the distributed optimizer."""
     if shard and workload.optimizer != "adamw":
         raise Unsupported(f"Megatron-Core's distributed optimizer takes Adam only, not {workload.optimizer}")
     settings = OptimizerConfig(
@@ -35,13 +35,14 @@ def megatron_optimizer(
         use_distributed_optimizer=shard,
         overlap_param_gather=shard,
     )
-    # Without overrides it would put norms into a group that a scheduler does not decay; the workload decays all.
+    # Without overrides it would put norms into a group that a scheduler does not decay; the workload decays all
+    # parameters.
     return get_megatron_optimizer(settings, list(parts), config_overrides={}, use_gloo_process_groups=False)
 
 
 def shards(optimizer: Any) -> Iterator[tuple[nn.Parameter, Tensor, slice]]:
-    """Each parameter of which this rank of a distributed optimizer owns a part: the parameter, the part's master, its
-    place among the parameter's elements."""
+    """Each parameter of which this rank of a distributed optimizer owns a part: the parameter, its part's master, and
+    the part's position among the parameter's elements."""
     for each in optimizer.chained_optimizers:
         parameters = chain(*each.model_float16_groups, *each.model_fp32_groups)
         masters = chain(*each.shard_fp32_from_float16_groups, *each.shard_fp32_groups)
@@ -51,26 +52,26 @@ def shards(optimizer: Any) -> Iterator[tuple[nn.Parameter, Tensor, slice]]:
 
 
 def gradient(parameter: nn.Parameter) -> Tensor:
-    """Where Megatron keeps it: a view of its flat buffer."""
+    """The gradient in Megatron's own storage, a view of its flat buffer."""
     found: Tensor = parameter.main_grad  # type: ignore[attr-defined]
     return found
 
 
 def sharded_gradients(optimizer: Any, names: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """Whole, on the CPU: after the reduce-scatter only this rank's own part of the buffer holds the mean."""
+    """Whole gradients, on the CPU: after the reduce-scatter only this rank's own part of the buffer holds the mean."""
     return _assembled(((p, place, gradient(p).flatten()[place]) for p, _, place in shards(optimizer)), names)
 
 
 def sharded_parameters(optimizer: Any, names: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """The masters, whole, on the CPU."""
+    """The whole masters, on the CPU."""
     return _assembled(((p, place, master) for p, master, place in shards(optimizer)), names)
 
 
 def _assembled(
     parts: Iterator[tuple[nn.Parameter, slice, Tensor]], names: Mapping[str, nn.Parameter]
 ) -> dict[str, Tensor]:
-    """Whole float32 tensors from the parts of every rank of an instance (of experts: that has copies of them), each
-    element owned by one of them."""
+    """Whole float32 tensors from the parts of every rank of an instance (for experts, of a group with copies of them);
+    each element is owned by one of them."""
     instance = parallel_state.get_data_parallel_group(with_context_parallel=True, partial_data_parallel=True)
     copies = parallel_state.get_expert_data_parallel_group()
     whole = {p: torch.zeros(p.numel(), device=p.device) for p in names.values()}

@@ -12,8 +12,8 @@ from impls.engines.megatron.gpt import Gpt, specification
 
 
 class Norm(WrappedTorchNorm):
-    """Megatron's PyTorch norm refuses ``sequence_parallel``, for which it has Apex's and Transformer Engine's. All that
-    it lacks is the mark on its gain by which ``finalize_model_grads`` sums the gradient over ranks."""
+    """Megatron's PyTorch norm rejects ``sequence_parallel``, for which it has the norms of Apex and Transformer Engine.
+    It lacks only the mark on its gain by which ``finalize_model_grads`` sums the gradient over ranks."""
 
     def __new__(cls, config: TransformerConfig, hidden_size: int, eps: float) -> nn.Module:  # type: ignore[misc]
         plain = copy.copy(config)
@@ -24,7 +24,7 @@ class Norm(WrappedTorchNorm):
 
 
 def block(layer: ModuleSpec, layers: int) -> TransformerBlockSubmodules:
-    """Of as many layers as Megatron specifies one, with the norms exchanged."""
+    """The layer specification with these norms, for each layer that Megatron specifies."""
     parts = layer.submodules
     parts.input_layernorm = parts.pre_mlp_layernorm = Norm
     attention = parts.self_attention.submodules
@@ -33,7 +33,7 @@ def block(layer: ModuleSpec, layers: int) -> TransformerBlockSubmodules:
 
 
 def check(workload: Workload, topology: Topology) -> None:
-    """Unsupported, with the reason, where there is none."""
+    """Raises Unsupported, with the reason, if there is no sequence parallelism."""
     if topology.tp == 1:
         raise Unsupported("Megatron-Core has no sequence parallelism without tensor parallelism")
     if workload.sequence_length % topology.tp:

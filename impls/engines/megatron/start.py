@@ -1,7 +1,7 @@
-"""Megatron-Core in a rank: its process groups for a topology and, where there is no GPU, its device names redirected.
+"""Megatron-Core in a rank: its process groups for a topology and, without a GPU, its device names redirected.
 
-Megatron-Core (0.16) names the device "cuda" and asks CUDA's generator for random states, but nothing that it computes
-here needs a GPU. The redirect changes no arithmetic, no collective and no shape.
+Megatron-Core (0.16) uses the device "cuda" and CUDA's generator for random states, but nothing that it computes here
+needs a GPU. The redirect changes no arithmetic, no collective and no shape.
 """
 
 import functools
@@ -18,7 +18,7 @@ from impls.engines import cuda_on_cpu
 
 logging.getLogger("megatron.core").setLevel(logging.WARNING)
 with warnings.catch_warnings():
-    # That Transformer Engine, Apex and CUDA are absent is a matter for the environment's record.
+    # The environment's record already tells that Transformer Engine, Apex and CUDA are absent.
     warnings.simplefilter("ignore")
     from megatron.core import parallel_state
     from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
@@ -26,11 +26,11 @@ with warnings.catch_warnings():
 
 
 def start(topology: Topology, chunks: int = 1, seed: int = 0, instances: int = 1) -> None:
-    """Opens the process groups of a topology, tensor-parallel ranks adjacent, and seeds the ranks' random states.
-    ``chunks``: stages a rank of an interleaved pipeline; ``instances`` of the distributed optimizer share the
+    """Opens the process groups of a topology, with adjacent tensor-parallel ranks, and seeds the ranks' random states.
+    ``chunks``: stages per rank of an interleaved pipeline; ``instances`` of the distributed optimizer share the
     data-parallel ranks, neighbours together.
 
-    To be called in every rank, before any other part of Megatron. Called again it replaces the groups.
+    Must be called in every rank before any other part of Megatron. A second call replaces the groups.
     """
     if not torch.cuda.is_available():
         _redirect_to_cpu()
@@ -51,7 +51,7 @@ def start(topology: Topology, chunks: int = 1, seed: int = 0, instances: int = 1
 
 @functools.cache
 def _redirect_to_cpu() -> None:
-    """For the rest of this process: ranks are fresh processes, and no other engine runs in them."""
+    """Applies to the rest of this process: ranks are fresh processes, and no other engine runs in them."""
     # parallel_state, param_and_grad_buffer, layers, mappings, attention: device=torch.cuda.current_device().
     torch.cuda.current_device = lambda: torch.device("cpu")  # type: ignore[return-value]
     # optimizer, clip_grads, grad_scaler, transformer.utils: a literal device="cuda".
@@ -59,17 +59,17 @@ def _redirect_to_cpu() -> None:
         setattr(torch, name, _on_cpu(getattr(torch, name)))
     # optimizer, distrib_optimizer, clip_grads compare param.type() with "torch.cuda.FloatTensor".
     Tensor.type = _cuda_type(Tensor.type)
-    # p2p_communication waits after a batch of messages; distributed_data_parallel and param_and_grad_buffer, with
-    # several instances of the distributed optimizer, communicate on a stream.
+    # p2p_communication waits after a batch of messages; distributed_data_parallel and param_and_grad_buffer communicate
+    # on a stream if there are several instances of the distributed optimizer.
     cuda_on_cpu.redirect()
-    # jit: it would compile for seconds what takes microseconds.
+    # jit: it would spend seconds compiling code that runs for microseconds.
     torch.compiler.set_stance("force_eager")
     # tensor_parallel.random: the states of dropout and of parallel initialisation.
     torch.cuda.manual_seed = torch.manual_seed
     torch.cuda.get_rng_state = lambda *_args, **_kwargs: torch.get_rng_state()
     megatron_random._get_cuda_rng_state = torch.cuda.get_rng_state
     megatron_random._set_cuda_rng_state = lambda state, *_args, **_kwargs: torch.set_rng_state(state)
-    # It warns when the CPU's generator moved inside a fork; here that is the generator it forks.
+    # It warns if the CPU's generator moved inside a fork; here that is the generator it forks.
     logging.getLogger(megatron_random.__name__).setLevel(logging.ERROR)
 
 

@@ -1,4 +1,4 @@
-"""PyTorch's FSDP2, ``fully_shard``: a unit a layer, and the rest."""
+"""PyTorch's FSDP2, ``fully_shard``: one unit per layer, and one for the rest."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +19,7 @@ from impls.common.weights import TORCH_DTYPES, build_model
 
 class Sharded:
     """Stage 2 keeps the weights gathered between forward and backward pass, stage 3 (``reshard``) does not. ``shards``:
-    the mesh over which to shard, by default all data-parallel ranks. ``offload``: where shards are between steps."""
+    the mesh to shard over, by default all data-parallel ranks. ``offload``: the place of shards between steps."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Sharded:
         narrow = TORCH_DTYPES[workload.dtype]
         policy = MixedPrecisionPolicy(param_dtype=narrow, reduce_dtype=narrow)
         options: dict[str, Any] = {"mesh": self.shards, "mp_policy": policy, "reshard_after_forward": reshard}
-        options["offload_policy"] = offload or OffloadPolicy()  # the default: nowhere else
+        options["offload_policy"] = offload or OffloadPolicy()  # the default: no offload
         for layer in self.model.model.layers:
             fully_shard(layer, **options)
         fully_shard(self.model, **options)

@@ -1,5 +1,5 @@
-"""torch.distributed.pipelining: one of its schedules on its PipelineStages. It leaves to its user, and here is done: to
-sum a tied embedding's gradients, to take the mean over data-parallel ranks, to clip, to step."""
+"""torch.distributed.pipelining: one of its schedules on its PipelineStages. It leaves some work to its user, which is
+done here: summing a tied embedding's gradients, averaging over data-parallel ranks, clipping, stepping."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -23,7 +23,7 @@ from impls.common.weights import TORCH_DTYPES, initial
 
 
 class Pipelining:
-    """``kind`` is one of PyTorch's schedules; ``rank_of`` each stage, the rank that holds it."""
+    """``kind`` is one of PyTorch's schedules; ``rank_of`` gives the rank that holds each stage."""
 
     def __init__(
         self, workload: Workload, topology: Topology, kind: Callable[..., Any], rank_of: Sequence[int]
@@ -45,7 +45,7 @@ class Pipelining:
             for name, full in initial(workload):
                 if name in self.weights:
                     self.weights[name].copy_(full)
-        # A tied embedding is at both ends, and counts on the first of them.
+        # A tied embedding is on the first and last stages, and counts on the first of them.
         self.first, self.last = rank_of[0] == rank, rank_of[last] == rank
         self.tied = workload.model.tie_word_embeddings and rank_of[0] != rank_of[last] and (self.first or self.last)
         ends = [[line[rank_of[0]], line[rank_of[last]]] for line in lines(self.places, "pp")]
@@ -58,12 +58,13 @@ class Pipelining:
         for part in parts:
             self._watch(part)
         several = isinstance(kind, type) and issubclass(kind, schedules.PipelineScheduleMulti)
-        self.scale = 0.0  # what a token's loss weighs
+        self.scale = 0.0  # the weight of a token's loss
         given = parts if several else parts[0]
         self.schedule = kind(given, workload.micro_batches, loss_fn=self._loss, scale_grads=False)
 
     def _register(self, stage: Stage) -> None:
-        """A stage's parameters by their canonical names; where a rank has both ends, they share the embedding."""
+        """A stage's parameters by their canonical names; if a rank has the first and last stages, they share the
+        embedding."""
         for name, parameter in list(stage.named_parameters()):
             if name == HEAD and self.workload.model.tie_word_embeddings:
                 name = EMBEDDING

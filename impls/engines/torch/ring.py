@@ -1,7 +1,8 @@
 """PyTorch's experimental context parallelism: its templates of ring attention around SDPA's flash kernels.
 
-``context_parallel`` itself knows the operators of CUDA alone; on the CPU its templates are given the kernel that SDPA
-uses there. With load balancing its layout is the zig-zag, without it is contiguous."""
+``context_parallel`` itself supports only CUDA's operators; on the CPU its templates receive the kernel that SDPA uses
+there. With load balancing its layout is zig-zag, without it contiguous.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -61,9 +62,9 @@ class OnCuda(Function):
 
 
 def ring(mesh: DeviceMesh, layout: str) -> tuple[Callable[[Tensor, Tensor, Tensor], Tensor], str]:
-    """Attention of this rank's queries, keys and values over a mesh of one axis, and how it falls back here."""
+    """Attention of this rank's queries, keys and values over a mesh of one axis, and its fallback here."""
     templates._cp_options.enable_load_balance = layout == "zigzag"
     if torch.cuda.is_available():
         return partial(OnCuda.apply, mesh), ""
-    text = "context_parallel's templates around the CPU's kernel: it has operators for CUDA alone"
+    text = "context_parallel's templates around the CPU's kernel, since it has operators only for CUDA"
     return partial(OnCpu.apply, mesh.get_group()), text

@@ -24,7 +24,7 @@ from impls.common.mesh import device, mesh, share
 from impls.common.optimizer import MasterWeights, clip, optimizer
 from impls.common.weights import TORCH_DTYPES, initial
 
-# One all-reduce for q, k and v together, and one for gate and up: without these each product asks for its own.
+# One all-reduce for q, k and v together, and one for gate and up: without these, each product would have its own.
 _ATTENTION_INPUT = PrepareModuleInput(
     input_layouts=(Replicate(), None, None), desired_input_layouts=(Replicate(), None, None)
 )
@@ -35,7 +35,7 @@ PLAN = {
     "model.layers.*.self_attn.q_proj": ColwiseParallel(),
     "model.layers.*.self_attn.k_proj": ColwiseParallel(),
     "model.layers.*.self_attn.v_proj": ColwiseParallel(),
-    # Heads lie in dimension 2 of [b, s, heads, d]; the gain is replicated and its gradient a partial sum.
+    # Heads are dimension 2 of [b, s, heads, d]; the gain is replicated and its gradient a partial sum.
     "model.layers.*.self_attn.q_norm": SequenceParallel(sequence_dim=2, use_local_output=True),
     "model.layers.*.self_attn.k_norm": SequenceParallel(sequence_dim=2, use_local_output=True),
     "model.layers.*.self_attn.o_proj": RowwiseParallel(),
@@ -48,7 +48,7 @@ PLAN = {
 
 
 def by_mesh(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
-    """Tensors of one mesh together, and plain ones: multi-tensor kernels take no mixture."""
+    """Groups tensors by mesh, with plain ones together: multi-tensor kernels accept no mixture."""
     groups: dict[object, list[Tensor]] = {}
     for tensor in tensors:
         groups.setdefault(tensor.device_mesh if isinstance(tensor, DTensor) else None, []).append(tensor)
@@ -57,7 +57,7 @@ def by_mesh(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
 
 def make_optimizer(parameters: Iterable[Tensor], workload: Workload) -> torch.optim.Optimizer:
     groups = [{"params": group} for group in by_mesh(parameters)]
-    if workload.optimizer == "sgd":  # its fused kernel takes no DTensor
+    if workload.optimizer == "sgd":  # its fused kernel does not accept DTensors
         return torch.optim.SGD(groups, lr=workload.lr, weight_decay=workload.weight_decay, foreach=True)
     return optimizer(groups, workload)
 
@@ -66,19 +66,19 @@ class TensorParallel:
     def __init__(self, workload: Workload, topology: Topology, plan: Mapping[str, ParallelStyle] = PLAN) -> None:
         if topology.dp > 1:
             raise Unsupported("DTensor's data parallelism is FSDP2: see the topic hybrid_3d")
-        without_experts(workload, "parallelize_module is given a plan for")
+        without_experts(workload, "parallelize_module has a plan here for")
         self.workload = workload
         with torch.device("meta"):
             self.model: nn.Module = Decoder(workload.model).to(TORCH_DTYPES[workload.dtype])
         parallelize_module(self.model, mesh(topology)["tp"], dict(plan))
         self.model.to_empty(device=device())
-        if workload.model.tie_word_embeddings:  # parallelize_module and to_empty untie; both cut the rows
+        if workload.model.tie_word_embeddings:  # parallelize_module and to_empty untie the embedding; both cut the rows
             self.model.lm_head.weight = self.model.model.embed_tokens.weight
         self.weights: dict[str, Any] = dict(self.model.named_parameters())
         with torch.no_grad():
             for name, full in initial(workload):
                 mine = self.weights[name]
-                if isinstance(mine, DTensor):  # every rank has drawn the same: nothing is to be sent
+                if isinstance(mine, DTensor):  # every rank has drawn the same weights: no communication is needed
                     full = distribute_tensor(full.to(device()), mine.device_mesh, mine.placements, src_data_rank=None)
                 mine.copy_(full)
         self.optimizer = MasterWeights(self.weights.values(), workload, make_optimizer)
@@ -93,7 +93,7 @@ class TensorParallel:
         return total
 
     def update(self) -> None:
-        for parameter in self.weights.values():  # sums over ranks, before master weights widen what is to be sent
+        for parameter in self.weights.values():  # sums over ranks before master weights widen the gradients to be sent
             gradient = parameter.grad
             if isinstance(parameter, DTensor) and gradient.placements != parameter.placements:
                 parameter.grad = gradient.redistribute(placements=parameter.placements)

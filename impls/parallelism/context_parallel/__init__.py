@@ -46,7 +46,7 @@ CARD = Card(
         ),
     },
     topologies=("cp2", "cp4"),
-    contract=Functions(f"{HERE}.problem", telling=("packed",)),  # the others say where it is computed
+    contract=Functions(f"{HERE}.problem", telling=("packed",)),  # the other arguments only choose where to compute it
     grid=GRID,
     laws=(
         Law(
@@ -54,7 +54,7 @@ CARD = Card(
             "saved",
             f"{HERE}.laws:saved",
             0.01,
-            "output and log-sum-exp, and what is exchanged: ÷ N",
+            "output, log-sum-exp and exchanged tensors: ÷ N",
             direction="at_most",
         ),
         Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.0, f"{ULYSSES}, §3.2; {RING}, §3; N−1 hops"),

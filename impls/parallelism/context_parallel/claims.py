@@ -1,6 +1,6 @@
-"""Published figures of context parallelism against what is measured here, on one core and in a few seconds.
+"""Published figures of context parallelism compared with measurements on one core within a few seconds.
 
-Seconds are the processor's, so that a neighbour's load does not count.
+Seconds are processor seconds, so that another process's load does not count.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,8 +19,8 @@ from impls.parallelism.context_parallel.ring import merge
 
 Records = Sequence[Mapping[str, Any]]
 REPEATS, ROUNDS = 2, 5
-WITHIN = 0.05  # of a share, or of a ratio: what two may differ by and be called the same
-RANKS, LENGTH = 4, 4096  # of the balance: long enough that a block's time is its work
+WITHIN = 0.05  # of a share or a ratio: two values closer than this count as equal
+RANKS, LENGTH = 4, 4096  # positions for the balance: enough that a block's time is its work
 
 
 def _draw(heads: int, length: int) -> list[Tensor]:
@@ -29,7 +29,7 @@ def _draw(heads: int, length: int) -> list[Tensor]:
 
 
 def _seconds(query: Tensor, key: Tensor, value: Tensor, d_output: Tensor, causal: bool) -> tuple[float, float]:
-    """Of one forward and one backward pass of a block."""
+    """Processor seconds of one forward and one backward pass of a block."""
     start = process_time()
     output, logsumexp = attend(query, key, value, causal)
     middle = process_time()
@@ -38,14 +38,14 @@ def _seconds(query: Tensor, key: Tensor, value: Tensor, d_output: Tensor, causal
 
 
 def quadratic_cost(records: Records) -> Finding:
-    """512 → 8192 positions cost 256 × as much: of attention, whose forward pass is timed."""
+    """512 → 8192 positions cost 256 × as much: true for attention, whose forward pass is timed."""
     times = {n: min(_seconds(*_draw(1, n), causal=False)[0] for _ in range(REPEATS)) for n in (512, 8192)}
     growth = times[8192] / times[512]
     return assessed(
         "quadratic_cost",
         "reproduced" if round(log2(growth)) == 8 else "contradicted",
         f"the forward pass of one head takes {growth:.0f} × as long; 2^7.5 to 2^8.5 counts as 256 × here",
-        f"(8192 / 512)² = {(8192 // 512) ** 2}: of the s × s products alone; a layer's other products grow 16 ×",
+        f"(8192 / 512)² = {(8192 // 512) ** 2}: only for the s × s products; a layer's other products grow 16 ×",
         value=growth,
         law=256.0,
         detail={"seconds": times},
@@ -53,7 +53,7 @@ def quadratic_cost(records: Records) -> Finding:
 
 
 def activations(records: Records) -> Finding:
-    """Activations 1/CP: what a rank keeps from forward to backward, at 2 and at 4 ranks."""
+    """Activations 1/CP: the bytes that a rank keeps from forward to backward, at 2 and at 4 ranks."""
     work_of = {"engine": "reference", "measure": "memory", "quantity": "saved", "dtype": "fp32"}
     ratios = {}
     for variant in ("ring", "ring_zigzag", "usp", "ulysses"):
@@ -61,7 +61,7 @@ def activations(records: Records) -> Finding:
         if two and four:
             ratios[variant] = two[0] / four[0]
     arithmetic = (
-        "output and log-sum-exp of s/N rows, what is exchanged of as many: 2 from 2 to 4 ranks; not where key heads "
+        "output, log-sum-exp and exchanged tensors of s/N rows: 2 from 2 to 4 ranks; not if the key heads "
         "are fewer than the ranks that exchange heads, and are copied"
     )
     figures = {"law": 2.0}
@@ -82,7 +82,7 @@ def activations(records: Records) -> Finding:
 
 
 def recomputation(records: Records) -> Finding:
-    """Recomputation costs about 30 %: one more forward pass, as a share of forward and backward."""
+    """Recomputation costs about 30 %: one more forward pass as a share of forward and backward."""
     rounds = [_seconds(*_draw(2, 2048), causal=True) for _ in range(3 * REPEATS)]
     forward, backward = (min(times) for times in zip(*rounds, strict=True))
     share = forward / (forward + backward)
@@ -90,8 +90,8 @@ def recomputation(records: Records) -> Finding:
         "recomputation",
         "reproduced" if abs(share - 0.30) <= WITHIN else "contradicted",
         f"one more forward pass of the attention is {share:.1%} of a forward and backward pass here",
-        "2 products of s × s forward and 5 backward: 2/7 = 28.6 % for attention; for linear layers 1/3; that the "
-        "course means this, and of what, is not said",
+        "2 products of s × s forward and 5 backward: 2/7 = 28.6 % for attention; 1/3 for linear layers; the "
+        "course does not define its figure",
         value=share,
         law=0.30,
         detail={"seconds": rounds},
@@ -99,7 +99,7 @@ def recomputation(records: Records) -> Finding:
 
 
 def sum_of_softmaxes(records: Records) -> Finding:
-    """A ring that adds each block's own softmax, without the log-sum-exp, against attention over all blocks."""
+    """A ring that adds each block's own softmax, without the log-sum-exp, compared with attention over all blocks."""
     query, key, value, _ = (x.double() for x in _draw(1, 256))
     parts = [attend(query, k, v, False) for k, v in zip(key.chunk(4, 2), value.chunk(4, 2), strict=True)]
     exact = naive(query, key, value, torch.full((query.shape[2],), key.shape[2]))
@@ -112,7 +112,7 @@ def sum_of_softmaxes(records: Records) -> Finding:
         "sum_of_softmaxes",
         "contradicted" if wrong > WITHIN else "reproduced",
         f"over 4 blocks the sum is off by {wrong:.0%} of the output's norm; merged by log-sum-exp, by {merged:.0e}",
-        "each block's weights sum to 1, so those of N blocks sum to N: even their mean weighs the blocks alike",
+        "each block's weights sum to 1, so those of N blocks sum to N; their mean gives all blocks the same weight",
         value=wrong,
         law=0.0,
         unit="relative error",
@@ -124,7 +124,7 @@ def balance(records: Records) -> Finding:
     """Zig-zag gives every rank the same causal work: seconds of each rank's blocks, one rank after another."""
     lengths = [LENGTH // RANKS]
     counted = {layout: _imbalance([sum(steps) for steps in work(layout, RANKS, lengths)]) for layout in LAYOUTS}
-    rounds = [  # one after another, so that a slow moment is not one rank's
+    rounds = [  # in alternation, so that a slow moment does not hit only one rank
         {layout: [_rank_seconds(layout, rank, lengths) for rank in range(RANKS)] for layout in LAYOUTS}
         for _ in range(ROUNDS)
     ]
@@ -146,7 +146,7 @@ def balance(records: Records) -> Finding:
 
 
 def _rank_seconds(layout: str, rank: int, lengths: Sequence[int]) -> float:
-    """Of all the blocks that a rank computes, forward and backward."""
+    """Processor seconds of all the blocks that a rank computes, forward and backward."""
     query, key, value, d_output = _draw(1, sum(lengths))
     plan = [block for source in range(RANKS) for block in blocks(layout, rank, source, lengths)]
     return sum(

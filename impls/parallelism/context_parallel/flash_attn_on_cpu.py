@@ -1,7 +1,7 @@
-"""Stands in for flash-attn, which has no kernels for the CPU, under libraries that are built around it.
+"""A substitute for flash-attn, which has no kernels for the CPU, under libraries that are built around it.
 
-Its functions, with the arguments that those libraries give them, by PyTorch's flash kernel: what they do among ranks,
-and how they merge blocks, is their own. Dropout, windows, slopes and soft caps are refused.
+It provides flash-attn's functions, with the arguments that those libraries use, by PyTorch's flash kernel.
+Communication and the merging of blocks remain the libraries' own. Dropout, windows, slopes and soft caps are rejected.
 
     q dq o do [b, s, h, d]    k dk v dv [b, s, h_k, d]    L [b, h, s] float32; packed, the first two dims are one
 """
@@ -22,7 +22,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from impls.parallelism.context_parallel.block_attention import attend, attend_backward
 
 FALLBACK = "PyTorch's flash kernel in place of flash-attn's, which has none for the CPU"
-NARROW = "its rings add float32 gradients to the kernel's own buffers where these are float32 too"
+NARROW = "its rings add float32 gradients to the kernel's own buffers if these are float32 too"
 
 
 def _forward(
@@ -140,14 +140,15 @@ def _differentiable(
 
 @contextmanager
 def stand_in() -> Iterator[str]:
-    """Inside, ``import flash_attn`` gives this where there is neither a GPU nor flash-attn. Yields what falls back."""
+    """Inside, ``import flash_attn`` returns this module if there is neither a GPU nor flash-attn. Yields the fallback's
+    text."""
     if torch.cuda.is_available() or find_spec("flash_attn"):
         yield ""
         return
     package, interface = (ModuleType(name) for name in ("flash_attn", "flash_attn.flash_attn_interface"))
     interface._flash_attn_forward, interface._flash_attn_backward = _forward, _backward
     interface._flash_attn_varlen_forward, interface._flash_attn_varlen_backward = _varlen_forward, _varlen_backward
-    # yunchang asks for the version: the arguments above are those since 2.6.3.
+    # yunchang checks the version: the arguments above exist since 2.6.3.
     package.flash_attn_interface, package.flash_attn_func, package.__version__ = interface, _differentiable, "2.8.3"
     with patch.dict(sys.modules, {module.__name__: module for module in (package, interface)}):
         yield FALLBACK

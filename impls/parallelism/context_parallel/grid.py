@@ -1,4 +1,5 @@
-"""The work of this topic: attention at a length at which it outweighs the calls; of no multiple of a tile."""
+"""The work of this topic: attention whose arithmetic outweighs its calls, at a length that is not a multiple of a
+tile."""
 
 from harness.spec import Grid, Row
 

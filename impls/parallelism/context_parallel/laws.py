@@ -1,12 +1,12 @@
-"""What context parallelism promises: the traffic of its exchanges and its ring, and activations ÷ N.
+"""The promises of context parallelism: the traffic of its exchanges and its ring, and activations ÷ N.
 
-Per rank and layer, with e bytes an element, n = s/N positions of each of b sequences and d a head's width:
+Per rank and layer, with e bytes per element, n = s/N positions of each of b sequences and d a head's width:
 
     Ulysses   TOPICS       4·s·h·d/N, for queries, keys, values and output, forward and again backward
               here         (U−1)/U of b·n·d·(2h + 2·max(h_k, U)): a rank's own part stays, GQA has fewer key heads, and
                            fewer of them than ranks go to several
     ring      R−1 hops     2·b·(s/R)·d·h_k/U elements, keys and values, forward and again backward; and their gradients
-                           backward, as wide as they are summed in, float32 at least
+                           backward, in the dtype of their sum, float32 at least
 """
 
 from harness.spec import Topology, Workload
@@ -22,7 +22,7 @@ def _sizes(workload: Workload, topology: Topology, layout: str, group: int, pack
 
 
 def _wide(workload: Workload) -> int:
-    """Bytes of what is summed: float32, or float64 where everything is."""
+    """Bytes per element of a sum: float32, or float64 if everything is."""
     return max(4, workload.element_size)
 
 
@@ -47,8 +47,8 @@ def _rings(ring: int, keys_and_values: int, element: int, wide: int) -> float:
 def across_groups(
     workload: Workload, topology: Topology, layout: str = "contiguous", group: int = 1, packed: bool = False
 ) -> float | None:
-    """Of these, the bytes that leave a group of neighbours, say a node: the ring's alone. Where all ranks are one
-    group, or each is one, all of them."""
+    """The bytes of these that leave a group of neighbours, such as a node: only the ring's. If all ranks are one group,
+    or each rank is a group, all of them."""
     if group in (0, 1):
         return traffic(workload, topology, layout, group, packed)
     ring, exchange, tokens = _sizes(workload, topology, layout, group, packed)
@@ -59,9 +59,9 @@ def across_groups(
 def saved(
     workload: Workload, topology: Topology, layout: str = "contiguous", group: int = 1, packed: bool = False
 ) -> float:
-    """Bytes kept from the forward to the backward pass besides the inputs, an N-th of what one rank would keep: the
-    output and one log-sum-exp a row; with an exchange besides, what the attention in it was given and gave. Where
-    there are fewer key heads than ranks that exchange, their copies are kept too, and that is no N-th any more."""
+    """Bytes kept from the forward to the backward pass beyond the inputs, an N-th of one rank's: the output and one
+    log-sum-exp per row; with an exchange also the inputs and outputs of the attention in it. If there are fewer key
+    heads than ranks that exchange, their copies are also kept, and the amount is more than an N-th."""
     _, exchange, tokens = _sizes(workload, topology, layout, group, packed)
     model, element = workload.model, workload.element_size
     heads, kv_heads = model.num_attention_heads, max(model.num_key_value_heads, exchange)

@@ -1,4 +1,4 @@
-"""Which positions of a sequence lie on which rank, and what of a block of keys a rank's queries may see: no tensors.
+"""The positions of a sequence on each rank, and the part of a block of keys that a rank's queries may see: no tensors.
 
 Positions of a sequence on N = 4 ranks, at the smallest length each layout can have:
 
@@ -6,14 +6,14 @@ Positions of a sequence on N = 4 ranks, at the smallest length each layout can h
     striped      0 4 │ 1 5 │ 2 6 │ 3 7            Brandon et al. 2023, §3: rank r has every N-th position from r on
     zigzag       0 7 │ 1 6 │ 2 5 │ 3 4            Llama Team 2024, §3.3.2: rank r has runs r and 2N−1−r of 2N
 
-A rank's queries against the keys that were rank s's, at first:
+The queries of rank r and the keys that were on rank s at first:
 
                  s = r       s < r            s > r
     contiguous   causal      all              nothing
     striped      causal      causal           causal, without the first query and the last key
     zigzag       causal      all × half the keys (the first)     half the queries (the second) × all
 
-In which step of a ring (``ring``) the query of a row meets the key of a column, by their positions:
+The step of a ring (``ring``) in which the query of a row meets the key of a column, by their positions:
 
             contiguous           striped              zigzag
     0       0                    0                    0
@@ -25,9 +25,9 @@ In which step of a ring (``ring``) the query of a row meets the key of a column,
     6       3 3 2 2 1 1 0        2 1 0 3 2 1 0        1 0 3 2 2 3 0
     7       3 3 2 2 1 1 0 0      3 2 1 0 3 2 1 0      0 3 2 1 1 2 3 0
 
-With zigzag every rank has the same work in every step, with striped nearly the same; contiguous, rank 0 (rows 0 and 1)
-has work in step 0 alone, and the last rank in all. Several documents in one sequence are laid out one by one: each is
-spread over all ranks, and is a block of its own.
+With zigzag every rank has the same work in every step, with striped nearly the same. With contiguous, rank 0 (rows 0
+and 1) has work only in step 0, and the last rank in all. Several documents in one sequence are laid out one by one:
+each is distributed over all ranks, and is a block of its own.
 """
 
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ CUTS = 3  # a packed sequence holds one document more
 
 
 class Block(NamedTuple):
-    """Queries ``rows`` see keys ``columns``, all of them or, of as many, those up to their own place."""
+    """Queries ``rows`` see keys ``columns``: all of them, or, for equal numbers, those up to their own place."""
 
     rows: slice
     columns: slice
@@ -50,14 +50,14 @@ class Block(NamedTuple):
 
     @property
     def pairs(self) -> int:
-        """Queries and keys that meet: what the block costs."""
+        """The number of pairs of query and key that meet: the cost of the block."""
         rows, columns = (part.stop - part.start for part in self[:2])
         return rows * (rows + 1) // 2 if self.causal else rows * columns
 
 
 def documents(workload: Workload, packed: bool) -> tuple[int, ...]:
-    """Lengths of what is attended to by itself: each sequence of the batch, alike; or, packed into one, the documents
-    that each consists of, whose ends are drawn from the workload's seed."""
+    """Lengths of the separate pieces of attention: the sequences of the batch, all alike; or, packed into one, the
+    documents of each, whose ends are drawn from the workload's seed."""
     length = workload.sequence_length
     if not packed:
         return (length,)
@@ -67,14 +67,14 @@ def documents(workload: Workload, packed: bool) -> tuple[int, ...]:
 
 
 def padded(length: int, layout: str, ranks: int, group: int = 1) -> int:
-    """``length``, up to the next that the layout can cut on ``ranks`` rings of ``group`` ranks each. What is added
-    comes after the last position, so no query but its own sees it."""
+    """``length`` rounded up so that the layout can divide it over ``ranks`` rings of ``group`` ranks each. The padding
+    comes after the last position, so only its own queries see it."""
     unit = ranks * group * (2 if layout == "zigzag" else 1)
     return -(-length // unit) * unit
 
 
 def runs(layout: str, rank: int, ranks: int, length: int) -> list[slice]:
-    """The positions of a sequence of ``length``, a multiple of the layout's unit, that lie on ``rank``, in order."""
+    """The positions on ``rank`` of a sequence of ``length``, a multiple of the layout's unit, in order."""
     if layout == "contiguous":
         size = length // ranks
         return [slice(rank * size, (rank + 1) * size)]
@@ -87,7 +87,7 @@ def runs(layout: str, rank: int, ranks: int, length: int) -> list[slice]:
 
 
 def blocks(layout: str, rank: int, source: int, lengths: Sequence[int]) -> list[Block]:
-    """What ``rank`` computes with the keys of ``source``; ``lengths``: of each document, the positions on one rank."""
+    """The work of ``rank`` with the keys of ``source``; ``lengths``: the positions of each document on one rank."""
     found = []
     for end, size in zip(accumulate(lengths), lengths, strict=True):
         start, middle = end - size, end - size // 2
@@ -107,7 +107,7 @@ def blocks(layout: str, rank: int, source: int, lengths: Sequence[int]) -> list[
 
 
 def work(layout: str, ranks: int, lengths: Sequence[int]) -> list[list[int]]:
-    """Pairs of query and key that meet, by rank and by step of the ring. All wait for a step's slowest."""
+    """Pairs of query and key that meet, by rank and by step of the ring. In each step all wait for the slowest rank."""
     return [
         [sum(block.pairs for block in blocks(layout, rank, (rank - step) % ranks, lengths)) for step in range(ranks)]
         for rank in range(ranks)

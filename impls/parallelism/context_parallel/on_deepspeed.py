@@ -14,7 +14,7 @@ from impls.parallelism.context_parallel.spread import SequenceFirst
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """[b, s, h, d], as DeepSpeed lays them out."""
+    """[b, s, h, d], DeepSpeed's layout."""
     needs_flash(query)
     tensors = (x.transpose(1, 2) for x in (query, key, value))
     return scaled_dot_product_attention(*tensors, is_causal=True, enable_gqa=True).transpose(1, 2)
@@ -25,7 +25,7 @@ class Ulysses(SequenceFirst):
         super().__init__(workload, topology, layout, group, packed)
         if workload.model.num_key_value_heads < self.group:
             raise Unsupported(
-                f"DeepSpeed deals out key heads and repeats none: {workload.model.num_key_value_heads} are too few for "
+                f"DeepSpeed divides key heads and repeats none: {workload.model.num_key_value_heads} are too few for "
                 f"{self.group} ranks"
             )
         deepspeed.comm.init_distributed(dist_init_required=False)

@@ -1,6 +1,7 @@
 """Megatron-Core's context parallelism: ``TEDotProductAttention``, whose rings and exchanges are Transformer Engine's.
 
-Both take a sequence that is laid out zig-zag, the exchange of heads (cp_comm_type "a2a") too."""
+Both need a sequence in the zig-zag layout, including the exchange of heads (cp_comm_type "a2a").
+"""
 
 from collections.abc import Mapping
 

@@ -1,5 +1,5 @@
-"""ring-flash-attn's rings: contiguous, striped and zig-zag, and the zig-zag of packed documents. It is built around
-flash-attn; on the CPU another kernel stands in for that."""
+"""ring-flash-attn's rings: contiguous, striped and zig-zag, and zig-zag for packed documents. It is built around
+flash-attn, which has a substitute kernel on the CPU."""
 
 import sys
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from harness.spec import Topology, Unsupported, Workload
 from impls.parallelism.context_parallel.flash_attn_on_cpu import NARROW, stand_in
 from impls.parallelism.context_parallel.spread import SequenceFirst
 
-# Its modules without its __init__: that patches Transformers, and a name that it wants is gone from Transformers 5.
+# Imports its modules without its __init__, which patches Transformers and uses a name that Transformers 5 removed.
 _FOUND = find_spec("ring_flash_attn")
 if _FOUND:
     sys.modules["ring_flash_attn"] = ModuleType("ring_flash_attn")

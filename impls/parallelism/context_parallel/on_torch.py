@@ -1,6 +1,7 @@
 """PyTorch's experimental context parallelism: its templates of ring attention around SDPA's flash kernels.
 
-With load balancing its layout is the zig-zag, without it is contiguous."""
+With load balancing its layout is zig-zag, without it contiguous.
+"""
 
 from collections.abc import Mapping
 

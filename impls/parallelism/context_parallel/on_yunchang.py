@@ -1,7 +1,8 @@
 """yunchang's Ulysses, and its ``LongContextAttention``: USP, whose rings are those of ring-flash-attn.
 
-It is built around flash-attn, for which another kernel stands in on the CPU: yunchang's own choices of PyTorch's
-kernels have no backward pass."""
+It is built around flash-attn, which has a substitute kernel on the CPU, since yunchang's own choices of PyTorch's
+kernels have no backward pass.
+"""
 
 from collections.abc import Mapping
 
@@ -24,7 +25,7 @@ class Unified(SequenceFirst):
         super().__init__(workload, topology, layout, group, packed)
         if workload.model.num_key_value_heads % self.group:
             raise Unsupported(
-                f"yunchang deals out key heads and repeats none: {workload.model.num_key_value_heads} do not divide "
+                f"yunchang divides key heads and repeats none: {workload.model.num_key_value_heads} do not divide "
                 f"among {self.group} ranks"
             )
         narrow = workload.dtype == "bf16"

@@ -23,7 +23,7 @@ def draw(workload: Workload, packed: bool = False, **variant: Any) -> dict[str, 
 
 
 def plain(inputs: Mapping[str, Tensor], **variant: Any) -> dict[str, Tensor]:
-    """softmax(QKᵀ/√d) V with what comes later masked, of every document by itself (Vaswani et al. 2017, §3.2)."""
+    """softmax(QKᵀ/√d) V with later positions masked, for each document separately (Vaswani et al. 2017, §3.2)."""
     tensors = [inputs[name] for name in ("query", "key", "value")]
     if "cu_seqlens" not in inputs:
         return {"output": whole(*tensors)}
@@ -33,5 +33,5 @@ def plain(inputs: Mapping[str, Tensor], **variant: Any) -> dict[str, Tensor]:
 
 
 def whole(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Of all the sequence's queries."""
+    """The attention of all queries of the sequence."""
     return naive(query, key, value, torch.arange(query.shape[2], device=query.device))

@@ -11,7 +11,7 @@
                  group 1      rank 2    rank 3
                                  │ pass on keys and values
 
-Which positions a rank has, and what its queries see of another's keys, is told in ``layouts``: contiguous (Ring
+``layouts`` gives the positions of each rank, and the keys of other ranks that its queries see: contiguous (Ring
 Attention), striped (Brandon et al. 2023, arXiv:2311.09431, §3) or zig-zag (Llama Team 2024, arXiv:2407.21783, §3.3.2).
 
     s n    sequence length, s/N          h h_k  heads of queries, of keys          b d    batch size, head dimension
@@ -53,11 +53,11 @@ class ContextParallel:
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         q, k, v = (inputs[name] for name in ("query", "key", "value"))
-        # 1. Among neighbours: all positions of the group, of a part of the heads.
+        # 1. Among neighbours: exchange parts of the sequence for parts of the heads.
         exchanges = self.group.size() > 1
         if exchanges:
             q, k, v = to_heads(q, k, v, self.group)  # [b, h/U, s/R, d], [b, max(h_k/U, 1), s/R, d] twice
-        # 2. Across groups: all keys and values, by the ring. A ring of one rank is attention.
+        # 2. Across groups: the ring brings all keys and values. A ring of one rank is plain attention.
         o = RingAttention.apply(self.ring, q, k, v)  # [b, h/U, s/R, d]
         # 3. Among neighbours: back.
         return {"output": to_sequence(o, self.group) if exchanges else o}
@@ -66,5 +66,5 @@ class ContextParallel:
 def build(
     workload: Workload, topology: Topology, layout: str = "contiguous", group: int = 1, packed: bool = False
 ) -> ContextParallel:
-    """``group``: neighbouring ranks that exchange heads, 0 for all; the rings run across the groups."""
+    """``group``: the number of neighbouring ranks that exchange heads, 0 for all; the rings run across the groups."""
     return ContextParallel(workload, topology, layout, group, packed)

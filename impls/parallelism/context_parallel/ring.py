@@ -1,7 +1,7 @@
 """Ring Attention (Liu et al. 2023, arXiv:2310.01889, §3, algorithm 1): keys and values go round a ring of N ranks.
 
-Each rank keeps its queries, and in each step computes attention with the block of keys and values that is there. While
-it does, the block is on its way to the next rank, so no rank has more than two. k₀ is the block that rank 0 has first:
+Each rank keeps its queries, and in each step computes attention with the block of keys and values that it holds.
+Meanwhile the block is sent to the next rank, so no rank holds more than two. k₀ is rank 0's first block:
 
     step         0    1    2    3
     rank 0      k₀   k₃   k₂   k₁        0 → 1
@@ -9,7 +9,7 @@ it does, the block is on its way to the next rank, so no rank has more than two.
     rank 2      k₂   k₁   k₀   k₃        3 ← 2
     rank 3      k₃   k₂   k₁   k₀
 
-What of a block a rank's queries may see depends on the layout (``layouts``).
+The layout determines the part of a block that a rank's queries may see (``layouts``).
 
     N      ranks of the ring                     q o do    [b, h, n, d]      of this rank
     n      positions of a rank                   k v       [b, h_k, n, d]    of the block that is here
@@ -31,7 +31,7 @@ from impls.parallelism.context_parallel.layouts import Block
 
 
 class Ring(NamedTuple):
-    """A ring and this rank in it; ``plan``: what it computes with the keys of each rank."""
+    """A ring and this rank in it; ``plan``: its computations with the keys of each rank."""
 
     group: dist.ProcessGroup
     rank: int
@@ -39,15 +39,15 @@ class Ring(NamedTuple):
     plan: list[list[Block]]
 
     def source(self, step: int) -> int:
-        """Whose keys are here in this step."""
+        """The owner of the keys that are here in this step."""
         return (self.rank - step) % self.size
 
 
 class Passing:
-    """Tensors on their way to the next rank, while those of the rank before arrive."""
+    """Tensors in transit to the next rank, while those of the previous rank arrive."""
 
     def __init__(self, ring: Ring, tensors: Sequence[Tensor]) -> None:
-        self.sent = [x.contiguous() for x in tensors]  # kept until they have left
+        self.sent = [x.contiguous() for x in tensors]  # kept until they have been sent
         self.received = [torch.empty_like(x) for x in self.sent]
         there, here = (dist.get_global_rank(ring.group, (ring.rank + i) % ring.size) for i in (1, -1))
         operations = [dist.P2POp(dist.isend, x, there, ring.group) for x in self.sent]
@@ -66,7 +66,7 @@ def merge(o: Tensor, logsumexp: Tensor, o_b: Tensor, l_b: Tensor) -> None:
         O ← O + σ(L_b − L) (O_b − O)        L ← log(e^L + e^L_b)
 
     where the logistic function σ(L_b − L) = e^L_b / (e^L + e^L_b) is the block's share of the sum of exponentials.
-    o and o_b [b, h, n, d], L and L_b [b, h, n]. Adding up the blocks' own softmaxes would be something else."""
+    o and o_b [b, h, n, d], L and L_b [b, h, n]. Adding the blocks' own softmaxes would give a different result."""
     o.lerp_(o_b.to(o.dtype), torch.sigmoid(l_b - logsumexp).unsqueeze(-1))
     torch.logaddexp(logsumexp, l_b, out=logsumexp)
 
@@ -82,11 +82,11 @@ class RingAttention(Function):
         for step in range(ring.size):
             # 1. The block goes on to the next rank.
             onward = Passing(ring, (k_s, v_s)) if step + 1 < ring.size else None
-            # 2. Meanwhile attention with what these queries see of it, added to the softmax so far.
+            # 2. Meanwhile these queries attend to the visible part of the block, which is added to the softmax so far.
             for rows, columns, causal in ring.plan[ring.source(step)]:
                 o_b, l_b = attend(q[:, :, rows], k_s[:, :, columns], v_s[:, :, columns], causal)
                 merge(o[:, :, rows], logsumexp[:, :, rows], o_b, l_b)
-            # 3. The block of the rank before is here.
+            # 3. The block of the previous rank has arrived.
             if onward:
                 k_s, v_s = onward.wait()
         o = o.to(q.dtype)
@@ -97,19 +97,19 @@ class RingAttention(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, do: Tensor) -> tuple[Tensor | None, ...]:
-        """With the L of all blocks P = e^(S − L) is a block's part of the whole softmax, so the gradients of the blocks
-        just add up. Those of keys and values travel behind their block, from the first rank that it visits until they
-        are home: N − 1 hops. What its own rank has to add waits there."""
+        """With the L of all blocks, P = e^(S − L) is a block's part of the whole softmax, so the gradients of the
+        blocks simply add up. The gradients of keys and values follow their block, from the first rank that it visits to
+        its owner: N − 1 hops. The owner's own contribution waits there."""
         q, k, v, o, logsumexp = ctx.saved_tensors
         ring: Ring = ctx.ring
-        # Of this rank's own positions: [b, h, n, d], and twice [b, h_k, n, d].
+        # For this rank's own positions: [b, h, n, d], and twice [b, h_k, n, d].
         dq, dk, dv = (torch.zeros_like(x, dtype=logsumexp.dtype) for x in (q, k, v))
         k_s, v_s = k, v  # [b, h_k, n, d]: of the block that is here
-        following: Passing | None = None  # the gradients of the next block, on their way
+        following: Passing | None = None  # the gradients of the next block, in transit
         for step in range(ring.size):
             # 1. The block goes on to the next rank.
             onward = Passing(ring, (k_s, v_s)) if step + 1 < ring.size else None
-            # 2. Meanwhile the gradients of these queries, and the block's by these queries.
+            # 2. Meanwhile the gradients of these queries, and the block's gradients from these queries, are computed.
             parts = []
             for rows, columns, causal in ring.plan[ring.source(step)]:
                 of_rows = do[:, :, rows], q[:, :, rows]
@@ -117,7 +117,7 @@ class RingAttention(Function):
                 dq_b, dk_b, dv_b = attend_backward(*of_rows, k_s[:, :, columns], v_s[:, :, columns], *whole, causal)
                 dq[:, :, rows] += dq_b
                 parts.append((columns, dk_b, dv_b))
-            # 3. The block's gradients by the ranks before have followed it; this rank's are added.
+            # 3. The block's gradients from the previous ranks have arrived; this rank's are added.
             if step == 0:
                 dk_s, dv_s = dk, dv
             elif following is None:
@@ -127,13 +127,13 @@ class RingAttention(Function):
             for columns, dk_b, dv_b in parts:
                 dk_s[:, :, columns] += dk_b
                 dv_s[:, :, columns] += dv_b
-            # 4. They follow the block.
+            # 4. The gradients follow the block.
             if step > 0:
                 following = Passing(ring, (dk_s, dv_s))
-            # 5. The block of the rank before is here.
+            # 5. The block of the previous rank has arrived.
             if onward:
                 k_s, v_s = onward.wait()
-        # 6. The gradients of this rank's own keys and values are home.
+        # 6. The gradients of this rank's own keys and values have returned.
         if following:
             for total, of_others in zip((dk, dv), following.wait(), strict=True):
                 total += of_others

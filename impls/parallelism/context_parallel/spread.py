@@ -1,4 +1,4 @@
-"""This rank's part of whole tensors, and the whole of the ranks' parts: what every engine here shares."""
+"""This rank's part of whole tensors, and the inverse: code that every engine here shares."""
 
 from collections.abc import Mapping
 
@@ -23,18 +23,19 @@ def unfolded(x: Tensor, batch: int) -> Tensor:
 
 
 def grid(topology: Topology, group: int) -> tuple[int, int]:
-    """Ranks of a ring, and ranks that exchange heads: ``group`` neighbours, or all of them if that is 0."""
+    """The number of ranks in a ring, and of ranks that exchange heads: ``group`` neighbours, or all ranks if that is
+    0."""
     cp = topology.cp
     if topology.world_size != cp:
-        raise Unsupported(f"attention by itself is spread over cp ranks only, not over {topology}")
+        raise Unsupported(f"attention alone is distributed over cp ranks only, not over {topology}")
     if cp % (group or cp):
         raise Unsupported(f"groups of {group} ranks do not divide cp {cp}")
     return cp // (group or cp), group or cp
 
 
 class Spread:
-    """Sequences on ``ring`` × ``group`` ranks: the layout cuts each document for the rings, and what a ring's rank has
-    is cut once more, in order, for those that exchange heads. Rank = ring rank · group + group rank."""
+    """Sequences on ``ring`` × ``group`` ranks: the layout divides each document among the ring's ranks, and each part
+    is divided again, in order, among the ranks that exchange heads. Rank = ring rank · group + group rank."""
 
     def __init__(self, workload: Workload, topology: Topology, layout: str, group: int, packed: bool) -> None:
         self.workload, self.layout, self.packed = workload, layout, packed
@@ -44,7 +45,7 @@ class Spread:
         self.lengths = [length // self.ring for length in self.padded]  # on each rank of a ring
 
     def mesh(self) -> DeviceMesh:
-        """Dims "ring" and "group"; those that exchange heads are neighbours, for they send most."""
+        """Dimensions "ring" and "group"; ranks that exchange heads are neighbours, since they send most."""
         return init_device_mesh(device().type, (self.ring, self.group), mesh_dim_names=("ring", "group"))
 
     def part(self, whole: Tensor, rank: int) -> Tensor:
@@ -74,7 +75,7 @@ class Spread:
         return unfolded(tokens, self.workload.batch_size) if self.packed else tokens
 
     def split(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """This rank's parts; of cu_seqlens, where the documents begin in them."""
+        """This rank's parts; for cu_seqlens, the starts of the documents in them."""
         starts = torch.tensor([0, *self.lengths]).cumsum(0)
         return {n: starts if n == "cu_seqlens" else self.part(x, dist.get_rank()) for n, x in tensors.items()}
 
@@ -90,7 +91,7 @@ class Spread:
 
 
 class SequenceFirst(Spread):
-    """For engines whose own tensors are [b, n, h, d]: the parts lie in memory so, and no copy is made of them."""
+    """For engines whose own tensors are [b, n, h, d]: the parts have this memory layout, so they are not copied."""
 
     def part(self, whole: Tensor, rank: int) -> Tensor:
         return super().part(whole, rank).transpose(1, 2).contiguous().transpose(1, 2)

@@ -10,7 +10,7 @@ from impls.common.optimizer import optimizer
 
 
 class Bucket:
-    """``weights`` [Ψ_b] are the parameters, flat; ``gradient`` [Ψ_b] is there from the last arrival to the update."""
+    """``weights`` [Ψ_b] are the parameters, flat; ``gradient`` [Ψ_b] exists from the last arrival to the update."""
 
     def __init__(self, parameters: list[nn.Parameter], workload: Workload) -> None:
         self.parameters = parameters
@@ -23,7 +23,7 @@ class Bucket:
         self.work: dist.Work | None = None
 
     def arrive(self, parameter: nn.Parameter) -> bool:
-        """Whether this gradient was the last one that was missing."""
+        """Whether this was the last missing gradient."""
         self.missing.discard(parameter)
         if self.missing:
             return False

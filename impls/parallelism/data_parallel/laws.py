@@ -1,4 +1,4 @@
-"""What data parallelism promises."""
+"""The promises of data parallelism."""
 
 from harness.spec import Topology, Workload
 

@@ -1,4 +1,4 @@
-"""Horovod's DistributedOptimizer over its own gloo, which all-reduces each gradient as soon as it is there."""
+"""Horovod's DistributedOptimizer over its own gloo; it all-reduces each gradient as soon as it is computed."""
 
 import os
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ from impls.common.weights import build_model
 
 
 class Horovod:
-    unmetered = "Horovod's collectives do not go through torch.distributed, where they could be counted"
+    unmetered = "Horovod's collectives do not go through torch.distributed, so they cannot be counted"
 
     def __init__(self, workload: Workload, topology: Topology) -> None:
         if workload.element_size < 4:
-            raise Unsupported("Horovod knows no bfloat16")
+            raise Unsupported("Horovod does not support bfloat16")
         if device().type == "cuda" and not hvd.nccl_built():
             raise Unsupported("this Horovod was built without NCCL")
         self.workload, self.topology = workload, topology
@@ -30,7 +30,7 @@ class Horovod:
         self.optimizer = hvd.DistributedOptimizer(
             optimizer(self.model.parameters(), workload),
             named_parameters=self.model.named_parameters(),
-            backward_passes_per_step=workload.micro_batches,  # their gradients are added; over ranks they are averaged
+            backward_passes_per_step=workload.micro_batches,  # gradients are added; over ranks they are averaged
         )
         hvd.broadcast_parameters(self.model.state_dict(), root_rank=0)
 
@@ -41,7 +41,7 @@ class Horovod:
 
     def update(self) -> None:
         clip([p.grad for p in self.model.parameters()], self.workload.max_grad_norm)
-        with self.optimizer.skip_synchronize():  # backward() did
+        with self.optimizer.skip_synchronize():  # backward() has clipped and synchronised
             self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -53,7 +53,7 @@ class Horovod:
 
 
 def _start(ranks: int) -> None:
-    """As ``horovodrun`` does it for processes that are there already: the first rank has the rendezvous."""
+    """Does the work of ``horovodrun`` for existing processes: the first rank has the rendezvous."""
     rank, port = dist.get_rank(), [0]
     if rank == 0:
         server = RendezvousServer(verbose=0)

@@ -30,7 +30,7 @@ from impls.common.step import accumulate
 from impls.common.weights import build_model
 from impls.parallelism.data_parallel.bucket import Bucket
 
-SMALLEST = 2**20  # bytes of a bucket: between busy CPU ranks each message more takes as long as the sum of so many
+SMALLEST = 2**20  # bytes of a bucket: an extra message between busy CPU ranks takes as long as this many
 
 
 class Naive:
@@ -44,7 +44,7 @@ class Naive:
         self.optimizer = MasterWeights(self.model.parameters(), workload)
 
     def backward(self, batch: Batch) -> Tensor:
-        # Dividing by N here makes the sum over ranks their mean.
+        # Dividing by N here turns the sum over ranks into their mean.
         loss = accumulate(self.model, batch, self.workload, self.rank, self.ranks, scale=1 / self.ranks)
         for parameter in self.model.parameters():
             dist.all_reduce(parameter.grad)
@@ -69,7 +69,7 @@ class Bucketed:
         self.workload, self.rank, self.ranks = workload, dist.get_rank(), dist.get_world_size()
         self.model = build_model(workload)
         self.sync = True
-        # The backward pass meets the parameters last to first.
+        # The backward pass reaches the last parameters first.
         self.buckets = [Bucket(run, workload) for run in runs(distinct(self.model.parameters())[::-1], SMALLEST)]
         for bucket in self.buckets:
             self._send_when_full(bucket)
@@ -114,6 +114,6 @@ class Bucketed:
 
 
 def build(workload: Workload, topology: Topology, bucketed: bool = True, micro_batches: int = 0) -> Naive | Bucketed:
-    """``micro_batches`` overrides the workload's, to accumulate where it does not."""
+    """``micro_batches`` overrides the workload's, for accumulation without it."""
     workload = workload.with_(micro_batches=micro_batches) if micro_batches else workload
     return Bucketed(workload) if bucketed else Naive(workload)

@@ -1,4 +1,4 @@
-"""Expert parallelism: a mixture-of-experts layer whose experts are spread over the data-parallel ranks."""
+"""Expert parallelism: a mixture-of-experts layer with its experts distributed over the data-parallel ranks."""
 
 from harness.spec import Card, Claim, Engine, Functions, Law
 from impls.parallelism.expert_parallel.grid import GRID
@@ -63,7 +63,7 @@ CARD = Card(
             "activations of the rows that a rank's experts receive",
             direction="at_most",
         ),
-        Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.0, f"{GSHARD}, section 3.2: k rows of h a token, each way"),
+        Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.0, f"{GSHARD}, section 3.2: k rows of h per token, each way"),
     ),
     claims=(
         Claim(

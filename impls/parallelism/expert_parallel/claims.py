@@ -1,4 +1,4 @@
-"""Published figures of expert parallelism against arithmetic and against what this topic's routers do."""
+"""Published figures of expert parallelism compared with arithmetic and with this topic's routers."""
 
 from collections.abc import Mapping, Sequence
 from math import log
@@ -12,7 +12,7 @@ from impls.parallelism.expert_parallel.problem import draw
 from impls.parallelism.expert_parallel.router import SPEED, Rule, balance, choose
 
 Records = Sequence[Mapping[str, Any]]
-RATE, STEPS = 3.0, 100  # of gradient descent on the router alone, under the auxiliary loss alone
+RATE, STEPS = 3.0, 100  # steps of gradient descent on the router alone, under the auxiliary loss alone
 
 
 def practice_parameters(records: Records) -> Finding:
@@ -31,7 +31,7 @@ def practice_parameters(records: Records) -> Finding:
 
 
 def practice_entropy(records: Records) -> Finding:
-    """Entropy of the experts' loads, 2.0672 of at most 2.0794: two routers put to balance."""
+    """Entropy of the experts' loads, 2.0672 of at most 2.0794, compared with two balanced routers."""
     most, published = log(8), 2.0672
     before, by_loss = _under_auxiliary_loss()
     raw, by_bias = _under_bias()
@@ -41,7 +41,7 @@ def practice_entropy(records: Records) -> Finding:
         "reproduced" if best >= published else "contradicted",
         f"on {Workload().tokens} tokens, 2 of 8 experts each: {before:.4f} → {by_loss:.4f} in {STEPS} steps of the "
         f"auxiliary loss, {raw:.4f} → {by_bias:.4f} in {STEPS} updates of the bias",
-        f"ln 8 = {most:.4f} is the entropy of eight equal loads, though the same practice counts parameters of four "
+        f"ln 8 = {most:.4f} is the entropy of eight equal loads, but the same practice counts the parameters of four "
         f"experts (ln 4 = {log(4):.4f}); 2.0672 is {published / most:.1%} of it",
         value=best,
         law=published,

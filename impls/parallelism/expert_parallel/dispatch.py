@@ -1,14 +1,14 @@
-"""Dispatch and combine: the way of a token's rows to its experts, wherever these are, and back.
+"""Dispatch and combine: a token's rows are sent to its experts, on any rank, and back.
 
 Two ranks with two experts each; each token has k slots, one for each expert that it chose:
 
-    1. permute        ┌ expert 0 ┬ expert 1 ┬ expert 2 ┬ expert 3 ┐    rank 0's rows, sorted by expert: what goes to
+    1. permute        ┌ expert 0 ┬ expert 1 ┬ expert 2 ┬ expert 3 ┐    rank 0's rows, sorted by expert: the rows for
                        ╲─ to rank 0 ───────╱ ╲─ to rank 1 ───────╱     a rank is one run
-    2. all-to-all     ┌ 0 of rank 0 │ 1 of rank 0 │ 0 of rank 1 │ 1 of rank 1 ┐    what arrives on rank 0
+    2. all-to-all     ┌ 0 of rank 0 │ 1 of rank 0 │ 0 of rank 1 │ 1 of rank 1 ┐    rows received by rank 0
     3. permute        ┌ 0 of rank 0 │ 0 of rank 1 │ 1 of rank 0 │ 1 of rank 1 ┐    each expert's rows together
 
-Combine is the same way back. As a linear map it is the transpose of dispatch, so the backward pass of each has the
-traffic of the other.
+Combine is the same path in reverse. As a linear map it is the transpose of dispatch, so the backward pass of each has
+the traffic of the other.
 
     t tokens   k choices   E experts, E/ep of them on a rank   n rows sent, t·k less those dropped   m rows received
 """
@@ -26,7 +26,7 @@ Group = dist.ProcessGroup
 
 class AllToAll(Function):
     """x [n, …], whose first send[0] rows go to rank 0 and so on → [m, …], of which receive[0] are from rank 0. The
-    gradient takes the same way back."""
+    gradient takes the same path in reverse."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, send: list[int], receive: list[int], group: Group) -> Tensor:
@@ -44,7 +44,7 @@ class AllToAll(Function):
 
 @dataclass(frozen=True)
 class Route:
-    """Where the rows of this rank's tokens go, and which rows this rank's experts get."""
+    """The destination of the rows of this rank's tokens, and the rows that this rank's experts receive."""
 
     slots: Tensor  # [n]: the slots (token · k + choice) in the order in which their rows leave
     by_expert: Tensor  # [m]: the received rows in the order of the experts
@@ -60,11 +60,11 @@ def plan(experts: Tensor, kept: Tensor | None, number: int, group: Group) -> Rou
     dropped.
 
     The host waits for the device once, in step 3: the splits of an all-to-all are numbers on the host. A layer that
-    drops no token cannot do without (one that pads each expert to its capacity can)."""
+    drops no token cannot avoid this (a layer that pads each expert to its capacity can)."""
     ranks, here = group.size(), group.rank()
     chosen = experts.flatten()  # [t·k]
     if kept is not None:
-        chosen = chosen.masked_fill(~kept.flatten(), number)  # behind the last expert
+        chosen = chosen.masked_fill(~kept.flatten(), number)  # after the last expert
 
     # 1. Count this rank's rows for each expert.
     load = count(chosen, number)  # [E]
@@ -76,14 +76,14 @@ def plan(experts: Tensor, kept: Tensor | None, number: int, group: Group) -> Rou
         dist.all_gather_into_tensor(table, load, group=group)
     table = table.view(ranks, ranks, -1)  # [ep, ep, E/ep]: from a rank, to a rank, for each expert there
 
-    # 3. The host learns the splits.
+    # 3. The host reads the splits.
     rows = table.tolist()
     send = [sum(to_rank) for to_rank in rows[here]]
     receive = [sum(from_rank[here]) for from_rank in rows]
     counts = [sum(for_expert) for for_expert in zip(*(from_rank[here] for from_rank in rows), strict=True)]
 
     # 4. The two permutations: slots by expert, and received rows by expert.
-    slots = chosen.argsort(stable=True)[: sum(send)]  # [n]: those dropped come last
+    slots = chosen.argsort(stable=True)[: sum(send)]  # [n]: dropped slots come last
     arriving = table[:, here].flatten()  # [ep · E/ep]: lengths of the runs that arrive, by rank, then by expert
     expert_of_run = torch.arange(number // ranks, device=chosen.device).repeat(ranks)  # [ep · E/ep]
     expert_of_row = expert_of_run.repeat_interleave(arriving, output_size=sum(receive))  # [m]
@@ -99,15 +99,15 @@ def dispatch(x: Tensor, route: Route) -> Tensor:
 
 
 def combine(y: Tensor, route: Route, slots: int) -> Tensor:
-    """y [m, …], each expert's rows together → [t·k, …], zeros in the slots of what was dropped.
-    index_put keeps nothing of y for the backward pass, where index_add and index_copy would."""
+    """y [m, …], each expert's rows together → [t·k, …], zeros in dropped slots. index_put keeps nothing of y for the
+    backward pass, unlike index_add and index_copy."""
     y = torch.zeros_like(y).index_put((route.by_expert,), y)  # [m, …], by rank, then by expert
     y = AllToAll.apply(y, route.receive, route.send, route.group)  # [n, …]
     return y.new_zeros(slots, *y.shape[1:]).index_put((route.slots,), y)  # [t·k, …]
 
 
 def count(experts: Tensor, number: int) -> Tensor:
-    """How often each of 0 … number − 1 is among them, [number]. CUDA's bincount makes the host wait."""
+    """The number of occurrences of each of 0 … number − 1, [number]. CUDA's bincount makes the host wait."""
     flat = experts.flatten()
     return flat.new_zeros(number + 1).scatter_add_(0, flat, torch.ones_like(flat))[:number]
 

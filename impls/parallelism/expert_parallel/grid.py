@@ -1,4 +1,4 @@
-"""The work of this topic: a layer on a few hundred tokens, of even and of odd sizes."""
+"""The work of this topic: a layer on a few hundred tokens, with even and odd sizes."""
 
 from harness.spec import Grid, Row
 

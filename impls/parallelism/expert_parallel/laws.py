@@ -1,4 +1,4 @@
-"""What expert parallelism promises: rows that leave a rank, counted on the very tokens that are drawn."""
+"""The promises of expert parallelism: rows that leave a rank, counted on the drawn tokens themselves."""
 
 import functools
 
@@ -9,7 +9,7 @@ from impls.parallelism.expert_parallel.router import Rule
 
 @functools.cache
 def rows(workload: Workload, topology: Topology, rule: Rule, **variant: object) -> list[list[int]]:
-    """[dp][E]: the rows that each rank has for each expert, dropped ones left out."""
+    """[dp][E]: the rows on each rank for each expert, without dropped ones."""
     inputs = draw(workload, **variant)
     chosen, gates = choose(inputs, rule)
     kept = keep(chosen, gates.detach(), rule)
@@ -20,13 +20,13 @@ def rows(workload: Workload, topology: Topology, rule: Rule, **variant: object) 
 
 
 def traffic(workload: Workload, topology: Topology, **variant: object) -> float | None:
-    """Bytes that the busiest rank sends in a forward and backward pass. None where there is one rank.
+    """Bytes that the busiest rank sends in a forward and backward pass. None for one rank.
 
     all-to-alls   2 (o + i) rows of h, and o + i gates in float32 or wider:  o rows leave for experts elsewhere
-                  (tokens forward, gradients of y backward), i rows return to where they came from
+                  (tokens forward, gradients of y backward), i rows return to their origin
     counts        an all-gather of E int64 among the ep ranks, so that every rank knows its splits
     gradients     all-reduces in a ring: the router's over dp, the experts' over their dp/ep replicas
-    load          where a loss or the bias looks at the whole batch: an all-reduce of E counts over dp
+    load          if a loss or the bias depends on the whole batch: an all-reduce of E counts over dp
     cut experts   all-reduces over tp: of y forward, of the gradients of x and of the gates backward
     """
     rule, model, element = Rule(**variant), workload.model, workload.element_size  # type: ignore[arg-type]
@@ -54,9 +54,10 @@ def saved(workload: Workload, topology: Topology, **variant: object) -> float:
     """Bytes that the busiest rank keeps between the forward and the backward pass, if each product keeps its factors:
 
         of its m rows       x (h), W_gate_up x (2f), silu(gate), p silu(gate), p silu(gate) up (f each; f/tp, if cut)
-        of its t tokens     y (h), and x again in float32 for the router where it is narrower
+        of its t tokens     y (h), and x again in float32 for the router if x is narrower
 
-    m is what came, not t k: where experts are not chosen alike, neither are ranks. Scores and indices are not counted.
+    m is the number of received rows, not t k: experts are not chosen equally, and neither are ranks. Scores and indices
+    are not counted.
     """
     rule, model, element = Rule(**variant), workload.model, workload.element_size  # type: ignore[arg-type]
     table, local = rows(workload, topology, rule, **variant), rule.experts // topology.ep

@@ -1,6 +1,6 @@
-"""DeepSpeed's MoE layer: TopKGate, an all-to-all of every expert's whole capacity, experts of the user's own module.
+"""DeepSpeed's MoE layer: TopKGate, an all-to-all of every expert's whole capacity, and the user's own experts.
 
-Its capacity is that of one call, so each group of tokens is a call, as a micro-batch is.
+Its capacity holds for one call, so each group of tokens is a call, like a micro-batch.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from torch.func import functional_call
 from harness.spec import Topology, Unsupported, Workload
 from impls.common.mesh import device
 from impls.common.weights import TORCH_DTYPES
-from impls.engines.deepspeed.engine import deepspeed  # which sets the device first
+from impls.engines.deepspeed.engine import deepspeed  # it sets the device first
 from impls.engines.deepspeed.experts import Expert
 from impls.parallelism.expert_parallel.dispatch import count
 from impls.parallelism.expert_parallel.router import Rule
@@ -29,13 +29,13 @@ class Layer:
         if rule.bias:
             raise Unsupported("deepspeed.moe.layer.MoE's gates have no bias on the choice of experts")
         if rule.z:
-            raise Unsupported("deepspeed.moe.layer.MoE has no z-loss, and does not give its logits")
+            raise Unsupported("deepspeed.moe.layer.MoE has no z-loss, and does not return its logits")
         if rule.drop == "priority":
             raise Unsupported("DeepSpeed's top-1 gate drops by position or at random; by gate only for k > 2")
         if rule.k == 1 and not torch.cuda.is_available():
             raise Unsupported(
-                "DeepSpeed's top-1 gate leaves it to the ties of torch.topk whom a full expert drops, and on a CPU they"
-                " are in no order"
+                "DeepSpeed's top-1 gate lets ties in torch.topk decide which token a full expert drops, and on a CPU"
+                " those are in no order"
             )
         if workload.dtype == "fp64":
             raise Unsupported("DeepSpeed's gate computes in float32")
@@ -49,10 +49,10 @@ class Layer:
             num_experts=rule.experts,
             ep_size=topology.ep,
             k=rule.k,
-            capacity_factor=rule.capacity,  # times k inside
-            min_capacity=0,  # its default of 4 would be another capacity
-            use_rts=False,  # or it drops at random
-            top2_2nd_expert_sampling=False,  # or it adds noise to the second choice
+            capacity_factor=rule.capacity,  # multiplied by k inside
+            min_capacity=0,  # its default of 4 would give another capacity
+            use_rts=False,  # otherwise it drops at random
+            top2_2nd_expert_sampling=False,  # otherwise it adds noise to the second choice
         ).to(device(), TORCH_DTYPES[workload.dtype])
         self.moe.set_deepspeed_parallelism()
         self.kept: list[Tensor] = []
@@ -65,7 +65,7 @@ class Layer:
                 weights[f"deepspeed_moe.experts.deepspeed_experts.{index}.{name}.weight"] = part
         self.kept.clear()
         calls = [functional_call(self.moe, weights, (part,)) for part in inputs["x"].chunk(self.mine)]
-        chosen = torch.cat(self.kept, 1)  # [k, t], −1 where it was dropped
+        chosen = torch.cat(self.kept, 1)  # [k, t], −1 for a dropped token
         loss = torch.stack([call[1] for call in calls]).sum() / self.rule.groups
         return {
             "output": torch.cat([call[0] for call in calls]),

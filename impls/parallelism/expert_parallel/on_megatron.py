@@ -1,8 +1,8 @@
 """Megatron-Core's MoELayer (local specification: no Transformer Engine), with either of its token dispatchers.
 
-Its auxiliary losses are never returned: they enter the backward pass by themselves, times one scale for all of them
-(MoEAuxLossAutoScaler), and are logged. So the scale is set to the cotangent of ``router_loss``, and the values are the
-log's. Its capacity is that of one call, so each group of tokens is a call, as a micro-batch is.
+Its auxiliary losses are never returned: they enter the backward pass automatically, times one scale for all of them
+(MoEAuxLossAutoScaler), and are logged. So the scale is set to the cotangent of ``router_loss``, and the values come
+from the log. Its capacity holds for one call, so each group of tokens is a call, like a micro-batch.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ from impls.parallelism.expert_parallel.spread import Spread, summed, unstacked
 
 
 class _Scale(Function):
-    """Stands for the losses that Megatron adds by itself. It is the last node made, so the first that runs back."""
+    """Represents the losses that Megatron adds automatically. This node is created last, so its backward runs first."""
 
     @staticmethod
     def forward(ctx: Any, after: Tensor) -> Tensor:
@@ -40,13 +40,13 @@ class _Scale(Function):
 
 
 def configuration(workload: Workload, topology: Topology, rule: Rule, dispatcher: str, calls: int) -> TransformerConfig:
-    """``calls``: of all ranks, over which Megatron takes the mean of what it computes a call."""
+    """``calls``: the number of calls on all ranks; Megatron averages per-call values over them."""
     model, tokens = workload.model, workload.tokens
     balancing = "none" if not rule.auxiliary else "aux_loss" if rule.capacity else "global_aux_loss"
     return TransformerConfig(
         num_layers=1,
         hidden_size=model.hidden_size,
-        num_attention_heads=topology.tp,  # it has none; tp must divide them
+        num_attention_heads=topology.tp,  # it has no tensor parallelism; tp must divide the heads
         ffn_hidden_size=model.intermediate_size,
         moe_ffn_hidden_size=model.intermediate_size,
         num_moe_experts=rule.experts,
@@ -55,12 +55,12 @@ def configuration(workload: Workload, topology: Topology, rule: Rule, dispatcher
         sequence_parallel=topology.tp > 1,
         moe_token_dispatcher_type=dispatcher,
         moe_router_topk=rule.k,
-        moe_router_pre_softmax=rule.k == 1,  # of several, its softmax over k logits is their share
+        moe_router_pre_softmax=rule.k == 1,  # for several choices, its softmax over k logits is their share
         moe_router_score_function="sigmoid" if rule.bias else "softmax",
         moe_router_enable_expert_bias=rule.bias,
         moe_router_dtype="fp32",
         moe_router_load_balancing_type=balancing,
-        moe_aux_loss_coeff=rule.auxiliary * tokens / (calls if rule.capacity else 1),  # a global loss is one already
+        moe_aux_loss_coeff=rule.auxiliary * tokens / (calls if rule.capacity else 1),  # a global loss already is one
         moe_z_loss_coeff=rule.z * tokens / calls * topology.tp or None,  # it divides by tp itself
         moe_expert_capacity_factor=rule.capacity or None,
         moe_token_drop_policy={"priority": "probs", "position": "position"}[rule.drop],
@@ -81,8 +81,8 @@ class Layer:
         self.rule = rule = Rule(**variant)
         if topology.tp > 1 and rule.capacity:
             raise Unsupported(
-                "Megatron-Core's MoELayer with tensor and expert parallelism takes tokens that are cut along the"
-                " sequence, and its capacity is that of a rank's: no group of tokens would be whole"
+                "Megatron-Core's MoELayer with tensor and expert parallelism needs tokens that are cut along the"
+                " sequence, and its capacity counts only a rank's tokens: no group would be whole"
             )
         if topology.tp > 1 and dispatcher == "alltoall" and not torch.cuda.is_available():
             raise Unsupported(
@@ -90,7 +90,7 @@ class Layer:
                 " which gloo refuses"
             )
         if workload.dtype == "fp64":
-            raise Unsupported("Megatron-Core's router takes its softmax and sigmoid in float32")
+            raise Unsupported("Megatron-Core's router computes its softmax and sigmoid in float32")
         if rule.capacity and rule.k > 1:
             raise Unsupported(
                 "Megatron-Core's auxiliary loss counts all k choices and its capacity gives first choices no precedence"
@@ -98,7 +98,7 @@ class Layer:
             )
         if rule.capacity and rule.drop == "position" and not torch.cuda.is_available():
             raise Unsupported(
-                "Megatron-Core's drop policy 'position' leaves it to the ties of torch.topk whom a full expert drops,"
+                "Megatron-Core's drop policy 'position' lets ties in torch.topk decide which token a full expert drops,"
                 " and on a CPU those are in no order"
             )
         start(topology)
@@ -138,7 +138,7 @@ class Layer:
         return found | self._losses(output)
 
     def _losses(self, output: Tensor) -> dict[str, Tensor]:
-        """This rank's part, from the log, which adds up calls."""
+        """This rank's part, from the log, which adds calls."""
         log = {name: entry["values"].sum() for name, entry in moe_utils.get_moe_layer_wise_logging_tracker().items()}
         found = {}
         if self.rule.capacity:

@@ -1,4 +1,5 @@
-"""Transformers' Mixtral block, undistributed: its experts one after another, or by PyTorch's grouped matrix product."""
+"""Transformers' Mixtral block, not distributed: its experts run one after another, or by PyTorch's grouped matrix
+product."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -20,13 +21,13 @@ class Layer:
     def __init__(self, implementation: str, workload: Workload, topology: Topology, **variant: object) -> None:
         self.rule = rule = Rule(**variant)
         if topology.world_size > 1:
-            raise Unsupported("Transformers' MixtralSparseMoeBlock is a module of one process")
+            raise Unsupported("Transformers' MixtralSparseMoeBlock runs in one process")
         if rule.capacity:
             raise Unsupported("Transformers' MixtralSparseMoeBlock has no capacity: it drops no token")
         if rule.bias:
-            raise Unsupported("Transformers' DeepseekV3TopkRouter holds its bias as a buffer that nothing updates")
+            raise Unsupported("Transformers' DeepseekV3TopkRouter holds its bias in a buffer that is never updated")
         if workload.dtype == "fp64":
-            raise Unsupported("Transformers' MixtralTopKRouter takes its softmax in float32")
+            raise Unsupported("Transformers' MixtralTopKRouter computes its softmax in float32")
         config = MixtralConfig(
             hidden_size=workload.model.hidden_size,
             intermediate_size=workload.model.intermediate_size,
@@ -47,7 +48,7 @@ class Layer:
         }
         output = functional_call(self.block, weights, (inputs["x"],))
         logits, _, chosen = self.routed
-        auxiliary = load_balancing_loss_func((logits,), rule.experts, rule.k) / rule.k  # which sums shares to k
+        auxiliary = load_balancing_loss_func((logits,), rule.experts, rule.k) / rule.k  # whose shares sum to k
         z = router_z_loss_func(logits[None])
         return {
             "output": output,

@@ -1,8 +1,8 @@
-"""A mixture-of-experts layer on tokens whose routing is beyond doubt.
+"""A mixture-of-experts layer on tokens whose routing is unambiguous.
 
-Top-k turns a rounding error into another expert, so what is drawn keeps its distance: a token's k + 1 best experts are
-MARGIN apart, and where gates decide who is dropped, so are the gates on either side of an expert's capacity. Tokens,
-router and bias are numbers that bfloat16 has, so every precision is given the same ones.
+Top-k turns a rounding error into another expert, so the drawn values keep a distance: a token's k + 1 best experts are
+MARGIN apart, and if gates decide which tokens are dropped, so are the gates on either side of an expert's capacity.
+Tokens, router and bias are representable in bfloat16, so every precision gets the same values.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from impls.parallelism.expert_parallel.reference import naive
 from impls.parallelism.expert_parallel.router import SPEED, Rule
 from impls.parallelism.expert_parallel.spread import reported, slope
 
-MARGIN = 0.03  # of logits, or of sigmoid scores with their bias: logits up to 4 in bfloat16 are off by 0.008
+MARGIN = 0.03  # of logits, or of sigmoid scores with their bias: logits up to 4 have an error of 0.008 in bfloat16
 GATE_MARGIN = 1e-4  # of gates, which every engine computes in float32
 
 
@@ -49,7 +49,7 @@ def draw(workload: Workload, **variant: object) -> dict[str, Tensor]:
 
 
 def doubtful(inputs: Mapping[str, Tensor], rule: Rule) -> Tensor:
-    """[b, s], true for tokens that rounding might route or drop otherwise."""
+    """[b, s], true for tokens that rounding might route or drop differently."""
     logits, _ = scores(inputs, rule)
     by = logits.sigmoid() + inputs["bias"] if rule.bias else logits
     best = by.topk(rule.k + 1).values
@@ -74,7 +74,8 @@ def scores(inputs: Mapping[str, Tensor], rule: Rule) -> tuple[Tensor, Tensor]:
 
 
 def choose(inputs: Mapping[str, Tensor], rule: Rule) -> tuple[Tensor, Tensor]:
-    """The experts [T, k] of each token, best first, and their gates [T, k]: of several, each one's share."""
+    """The experts [T, k] of each token, best first, and their gates [T, k]; if k > 1, each gate is a share of their
+    sum."""
     _, score = scores(inputs, rule)
     chosen = (score.detach() + inputs["bias"] if rule.bias else score.detach()).topk(rule.k).indices
     gates = score.gather(1, chosen)

@@ -12,9 +12,9 @@ section 2), with an all-to-all in two of them:
         │          with uneven splits     its rows    add up
         └ auxiliary loss, z-loss, or a bias on the choice
 
-A token's rows go to its experts and back once forward and once backward: 4 k T h elements, if no expert is near. The
-gate of a row goes with it and multiplies before W_down. The product is the same as behind W_down, but nothing of width
-h has to be kept for the gradient of the gate.
+A token's rows travel to its experts and back once forward and once backward: 4 k T h elements, if no expert is local.
+The gate of a row travels with it and multiplies before W_down. The result is the same as after W_down, but nothing of
+width h has to be kept for the gradient of the gate.
 
 Routers: Switch (k = 1) and GShard (k = 2) with a capacity; ST-MoE/Mixtral and DeepSeek-V3 without (``router``).
 
@@ -56,7 +56,7 @@ def feed_forward(x: Tensor, p: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
 def expert_parallel(
     x: Tensor, gates: Tensor, way: Route, gate_up: Tensor, down: Tensor, tp: Group | None = None
 ) -> Tensor:
-    """What ``naive`` gives for this rank's tokens, with this rank's experts: x [t, h], gates [t, k], gate_up
+    """The result of ``naive`` for this rank's tokens, with this rank's experts: x [t, h], gates [t, k], gate_up
     [E/ep, 2f, h], down [E/ep, h, f] → [t, h]. Over ``tp`` each expert is cut as an MLP is, to f/tp."""
     if tp is not None:
         x, gates = copy(x, tp), copy(gates, tp)
@@ -70,13 +70,13 @@ def expert_parallel(
     runs = zip(rows.split(way.counts), p.split(way.counts), gate_up, down, strict=True)
     y = torch.cat([feed_forward(*run) for run in runs])  # [m, h]
 
-    # 4. Combine: back to the tokens; the rows of each add up.
+    # 4. Combine: back to the tokens, whose rows are added.
     output = combine(y, way, t * k).view(t, k, -1).sum(1)  # [m, h] → [t·k, h] → [t, h]
     return reduce(output, tp) if tp is not None else output
 
 
 class ExpertParallel:
-    """A layer with all that its router reports, as a function of its inputs and weights."""
+    """A layer with all reported values of its router, as a function of its inputs and weights."""
 
     def __init__(self, topology: Topology, rule: Rule) -> None:
         self.rule, self.spread = rule, Spread(topology, rule.experts)
@@ -111,9 +111,9 @@ class ExpertParallel:
 
 
 class ParallelExperts(nn.Module):
-    """The same as a decoder's layer: x [b, s, h] → [b, s, h], with the parameters' names of the dense layer. Their
-    gradients are this rank's alone; an expert's is of all tokens along ep. Without ``sums`` the output is this rank's
-    part of a sum over tp, and so is the router's gradient."""
+    """The same layer in a decoder: x [b, s, h] → [b, s, h], with the parameter names of the dense layer. Gradients are
+    only this rank's; an expert's gradient covers all tokens along ep. Without ``sums`` the output is this rank's part
+    of a sum over tp, and so is the router's gradient."""
 
     def __init__(self, config: MoeConfig, ep: Group, tp: Group, sums: bool = True) -> None:
         super().__init__()

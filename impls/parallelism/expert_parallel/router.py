@@ -1,4 +1,4 @@
-"""The router: which experts a token goes to, how much each counts, and the losses that keep the experts' loads alike.
+"""The router: a token's experts and their gates, and the losses that balance the experts' loads.
 
 t tokens of this rank   T of all ranks   E experts   k choices   g groups of this rank, each of S = t/g tokens
 C the capacity of an expert, for each group
@@ -13,18 +13,18 @@ from torch import Tensor
 
 from impls.parallelism.expert_parallel.dispatch import Group, add_up
 
-SPEED = 2.0**-10  # γ, by which the bias moves in a step; DeepSeek-V3 has 0.001 (section 4.2)
+SPEED = 2.0**-10  # γ, the size of a step of the bias; DeepSeek-V3 has 0.001 (section 4.2)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How a layer routes: the arguments of a variant.
+    """The routing of a layer: the arguments of a variant.
 
     ``capacity``: the factor of each expert's capacity; 0 drops no token. ``groups``: runs of whole sequences of the
-    batch. Each has its own capacity and auxiliary loss, so that neither depends on the number of ranks. ``drop``: who
-    comes first when an expert is full, by ``position`` (first choices of all tokens, then second ones) or by
-    ``priority`` (the largest gates). ``auxiliary``, ``z``: the weights α and β of the two losses. ``bias``: sigmoid
-    scores, and a bias that takes part in the choice alone.
+    batch. Each has its own capacity and auxiliary loss, so that neither depends on the number of ranks. ``drop``: the
+    order when an expert is full, by ``position`` (first choices of all tokens, then second ones) or by ``priority``
+    (the largest gates). ``auxiliary``, ``z``: the weights α and β of the two losses. ``bias``: sigmoid scores, and a
+    bias that affects only the choice.
     """
 
     experts: int
@@ -37,7 +37,7 @@ class Rule:
     bias: bool = False
 
     def slots(self, tokens: int) -> int:
-        """C = ⌈k S / E · factor⌉: how many tokens of a group an expert takes."""
+        """C = ⌈k S / E · factor⌉: the number of tokens of a group that an expert accepts."""
         return ceil(self.k * tokens / self.experts * self.capacity)
 
 
@@ -48,7 +48,7 @@ def choose(logits: Tensor, bias: Tensor | None, rule: Rule) -> tuple[Tensor, Ten
         sigmoid   s = σ(logits); the k largest s + b;            (DeepSeek-V3, equations 13–16)
                   gates are of s alone
 
-    Where k > 1, gates are divided by their sum (GShard, algorithm 1, line 9; Mixtral's softmax over the k logits).
+    If k > 1, gates are divided by their sum (GShard, algorithm 1, line 9; Mixtral's softmax over the k logits).
     """
     scores = logits.sigmoid() if rule.bias else logits.softmax(-1)  # [t, E]
     ranking = scores.detach() if bias is None else scores.detach() + bias  # [t, E]
@@ -61,12 +61,12 @@ def keep(experts: Tensor, gates: Tensor, rule: Rule, groups: int) -> Tensor:
     """[t, k], false where the expert has no room left. The queue in a group: first choices of all its tokens, then
     second ones (GShard, algorithm 1); or by falling gate (V-MoE, section 4.1)."""
     size = len(experts) // groups
-    # 1. Queue up: choice by choice, and in each token by token.
+    # 1. Order the queue: choice by choice, and token by token within each choice.
     queue, weights = (x.view(groups, size, rule.k).mT.reshape(groups, -1) for x in (experts, gates))  # [g, k S]
     if rule.drop == "priority":
         order = weights.argsort(descending=True)  # [g, k S]
         queue = queue.gather(1, order)
-    # 2. The place of each in the queue of its own expert, from 1: the first C have room.
+    # 2. The position in the queue of the expert, from 1: the first C have room.
     places = F.one_hot(queue, rule.experts).cumsum(1)  # [g, k S, E]
     kept = places.gather(2, queue[..., None]).squeeze(2) <= rule.slots(size)  # [g, k S]
     # 3. Back to tokens and choices.

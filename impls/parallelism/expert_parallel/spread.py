@@ -1,12 +1,12 @@
-"""Who holds what: tokens by data-parallel rank, experts by their rank in a group of ep adjacent ranks.
+"""The distribution: tokens by data-parallel rank, experts by their rank in a group of ep adjacent ranks.
 
 dp4ep2      rank 0          rank 1          rank 2          rank 3
 tokens      quarter 0       quarter 1       quarter 2       quarter 3
 experts     first half      second half     first half      second half      {0, 1}, {2, 3} exchange tokens
             └──────────── replicas: gradients add up ───────┘                {0, 2}, {1, 3} sum gradients
 
-With tensor parallelism t neighbours share all that a rank has above, and each has a t-th of an expert's width; with
-sequence parallelism beside it (``cut_tokens``) each has a t-th of the tokens, too.
+With tensor parallelism t neighbours share the parts of one rank above, and each has a t-th of an expert's width; with
+additional sequence parallelism (``cut_tokens``) each also has a t-th of the tokens.
 """
 
 from collections.abc import Callable, Mapping
@@ -50,7 +50,7 @@ class Spread:
         return tensor.chunk(self.dp.size())[self.dp.rank()] if name in TOKENS else tensor
 
     def gather(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The router's gradient, and those of an expert's replicas, are sums already."""
+        """The router's gradient, and those of an expert's replicas, are already summed."""
         return {name: self._whole(name, part.detach()) for name, part in parts.items()}
 
     def _whole(self, name: str, part: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def narrowed(name: str, experts: Tensor, tp: Group) -> Tensor:
     t, rank = tp.size(), tp.rank()
     if name == "down":
         return experts.chunk(t, 2)[rank].contiguous()
-    # As many of the gate's rows as of the other's.
+    # Equal numbers of the gate's rows and of the other half's.
     return torch.cat([half.chunk(t, 1)[rank] for half in experts.chunk(2, 1)], 1) if t > 1 else experts
 
 
@@ -93,7 +93,7 @@ def widened(name: str, part: Tensor, tp: Group) -> Tensor:
 
 
 def _pieces(part: Tensor, group: dist.ProcessGroup) -> list[Tensor]:
-    """Every rank's, in their order."""
+    """All ranks' parts, in their order."""
     if group.size() == 1:
         return [part]
     pieces = [torch.empty_like(part, memory_format=torch.contiguous_format) for _ in range(group.size())]
@@ -102,7 +102,7 @@ def _pieces(part: Tensor, group: dist.ProcessGroup) -> list[Tensor]:
 
 
 class Summed(Function):
-    """A replicated weight: itself forward, its gradient summed over the group backward."""
+    """A replicated weight: unchanged forward, its gradient summed over the group backward."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, group: dist.ProcessGroup) -> Tensor:
@@ -129,15 +129,15 @@ class Unstack(Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         whole = ctx.buffer.pop()
         for part, gradient in zip(whole, gradients, strict=True):
-            if gradient.data_ptr() != part.data_ptr():  # of an expert that no token has reached
+            if gradient.data_ptr() != part.data_ptr():  # an expert without tokens
                 part.copy_(gradient)
         return add_up(whole, ctx.group), None, None
 
 
 def unstacked(weights: Tensor, group: Group) -> tuple[Tensor, ...]:
-    """Weights [e, …] as engines want them: one tensor each. Each gradient is moved into its place as soon as there is
-    one, as engines do with their gradient buffers: stacked at the end, they would be held twice. Then they are summed
-    over the experts' replicas."""
+    """Weights [e, …] in the form that engines need: one tensor each. Each gradient is moved to its place as soon as it
+    exists, as engines do with their gradient buffers; stacking them at the end would hold them twice. Then they are
+    summed over the experts' replicas."""
     buffer: list[Tensor] = []
     parts = Unstack.apply(weights, group, buffer)
     for index, part in enumerate(parts):
@@ -153,10 +153,11 @@ def _move(buffer: list[Tensor], like: Tensor, index: int, gradient: Tensor) -> T
 
 
 def slope(loss: Tensor) -> Tensor:
-    """The loss with its gradient and without its value."""
+    """The loss with its gradient but without its value."""
     return loss - loss.detach()
 
 
 def reported(loss: Tensor) -> Tensor:
-    """To three places: whether the last one of a single float32 is right is luck, and so would be its noise floor."""
+    """Rounded to three places: the last digit of a single float32 is right only by luck, and so would be its noise
+    floor."""
     return loss.detach().round(decimals=3)

@@ -1,4 +1,4 @@
-"""What accumulation over k micro-batches promises: a k-th of the activations, and of k batches' traffic."""
+"""The promises of accumulation over k micro-batches: a k-th of the activations, and of k batches' traffic."""
 
 from harness.spec import Topology, Workload
 from impls.common.activations import saved

@@ -1,4 +1,5 @@
-"""Accelerate's ``accumulate()``: its ``backward`` divides each loss by k, so tokens are weighed beforehand."""
+"""Accelerate's ``accumulate()``: its ``backward`` divides each loss by k, so losses are weighted by tokens
+beforehand."""
 
 from collections.abc import Mapping
 
@@ -27,7 +28,7 @@ class Accumulation:
         )
         model = build_model(workload)
         self.names = [name for name, _ in model.named_parameters()]
-        # Its own wrapper of an optimizer knows nothing of float32 master weights: ours stands outside.
+        # Its own wrapper of an optimizer does not support float32 master weights, so ours stays outside it.
         self.optimizer = MasterWeights(model.parameters(), workload)
         self.model = self.accelerator.prepare_model(model)
         if topology.dp > 1 and not isinstance(self.model, DistributedDataParallel):

@@ -1,11 +1,11 @@
-"""DeepSpeed's ``gradient_accumulation_steps``: a mean of the losses it is given, so tokens are weighed beforehand."""
+"""DeepSpeed's ``gradient_accumulation_steps`` averages the losses, so they are weighted by tokens beforehand."""
 
 from harness.spec import Topology, Workload
 from impls.engines.deepspeed.engine import DataParallel
 
 
 class Means(DataParallel):
-    """What the engine does by itself."""
+    """The engine's own behaviour."""
 
     def weigh(self, part: float) -> float:
         return 1 / self.workload.micro_batches

@@ -1,4 +1,4 @@
-"""PyTorch's DistributedDataParallel under ``no_sync``; the weights of micro-batches are the training loop's affair."""
+"""PyTorch's DistributedDataParallel under ``no_sync``; the training loop chooses the weights of micro-batches."""
 
 import torch
 from torch import Tensor

@@ -1,16 +1,16 @@
 """Gradient accumulation (Goyal et al. 2017, §3; Ott et al. 2018, §3.4): k micro-batches on N ranks make one update.
 
-The loss of a batch is a mean over its tokens, and so must be what the parts add up to (Goyal et al., remark 3: the
-loss is normalised by the size of the whole batch, not by that of each worker's part):
+The loss of a batch is a mean over its tokens, and so must be the sum of its parts (Goyal et al., remark 3: the loss is
+normalised by the size of the whole batch, not by that of each worker's part):
 
     L = 1/T · Σ_n Σ_i Σ_t ℓ_nit = Σ_n Σ_i T_ni/T · mean_t ℓ_nit          T = Σ_n Σ_i T_ni
 
-A mean of means, 1/(N·k) · Σ_n Σ_i mean_t ℓ_nit, is the same where all T_ni are equal. Where sequences differ in length
-it gives the tokens of short micro-batches more weight than those of long ones: another objective.
+A mean of means, 1/(N·k) · Σ_n Σ_i mean_t ℓ_nit, is the same if all T_ni are equal. If sequences differ in length,
+it gives the tokens of short micro-batches more weight than those of long ones, which is a different objective.
 
     N ranks   k micro-batches a rank   ℓ_nit loss of token t in micro-batch i of rank n   T_ni its tokens with a label
 
-Nothing is sent before the last micro-batch, and each one's activations are free before the next begins.
+Nothing is sent before the last micro-batch, and each one's activations are freed before the next begins.
 """
 
 import torch
@@ -23,7 +23,7 @@ from impls.parallelism.data_parallel.reference import Bucketed
 
 
 def token_weights(labels: list[Tensor]) -> Tensor:
-    """T_ni/T of this rank's micro-batches, [k] float64; the ranks agree on T, which takes one number each."""
+    """T_ni/T of this rank's micro-batches, [k] float64; the ranks agree on T by exchanging one number each."""
     counts = torch.stack([(part >= 0).sum() for part in labels])
     total = counts.sum()
     dist.all_reduce(total)

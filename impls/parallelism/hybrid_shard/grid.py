@@ -1,4 +1,5 @@
-"""The work of this topic: four micro-batches, of which MiCS lets only the sum cross; uneven sizes and tied weights."""
+"""The work of this topic: four micro-batches, of which MiCS sends only the sum across groups; uneven sizes and tied
+weights."""
 
 from harness.spec import Grid, Row
 

@@ -1,4 +1,4 @@
-"""DeepSpeed's MiCS (``mics_shard_size``). DeepSpeed 0.19 has removed it and says so itself."""
+"""DeepSpeed's MiCS (``mics_shard_size``). DeepSpeed 0.19 has removed it and reports so itself."""
 
 from harness.spec import Topology, Unsupported, Workload
 from impls.engines.deepspeed.engine import Engine, deepspeed

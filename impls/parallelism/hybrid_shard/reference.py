@@ -2,9 +2,9 @@
 
 Zhao et al. 2023, "PyTorch FSDP", §3.2.2 (HSDP); Zhang et al. 2022, "MiCS", §3 (partition and replication groups).
 
-Sharding over all W ranks sends every weight over the slowest link. In groups of F, say the GPUs of one node, weights
-are gathered inside the group only, and what crosses is each rank's shard of the gradient. That is the same sum
-(Zhao et al., equation 1):
+Sharding over all W ranks sends every weight over the slowest link. In groups of F, such as the GPUs of one node,
+weights are gathered only inside the group, and only each rank's shard of the gradient crosses groups. The sum is the
+same (Zhao et al., equation 1):
 
     Σ_{r=1}^{W} g_r  =  Σ_{i=1}^{W/F} Σ_{r ∈ S_i} g_r
 
@@ -14,16 +14,16 @@ are gathered inside the group only, and what crosses is each rank's shard of the
                         └───────── R_2 ─────────┘
          ────── S_1 ──────       ────── S_2 ──────                           W = 4, F = 2
 
-    W  ranks   F  ranks in a group   S_i  sharding group i, neighbours   R_j  replication group j: who holds shard j
+    W  ranks   F  ranks in a group   S_i  sharding group i, neighbours   R_j  replication group j: has shard j
     g_r  [Ψ], the gradient of rank r's share of the batch                Ψ  parameters
 
-Over the micro-batches i = 1 … k of one batch the second hop may wait, for sums commute (Zhang et al., "2-hop gradient
+The second hop may wait over the micro-batches i = 1 … k of one batch, since sums commute (Zhang et al., "2-hop gradient
 synchronisation"):
 
     hsdp    hop 1 · hop 2   hop 1 · hop 2   …   hop 1 · hop 2        across groups: k · 2(W/F−1)/(W/F) · Ψ/F elements
     mics    hop 1           hop 1           …   hop 1 · hop 2                           2(W/F−1)/(W/F) · Ψ/F
 
-In stage 1 a group shares the optimizer's states alone, and both hops are taken once.
+In stage 1 a group shares only the optimizer's states, and both hops happen once.
 """
 
 from collections.abc import Callable
@@ -61,7 +61,7 @@ def both_hops(whole: Tensor, shard: dist.ProcessGroup, replicate: dist.ProcessGr
 
 
 class SecondHopOnce:
-    """mics, hsdp_zero1: ``inside`` each group the gradients of all micro-batches are added up before they cross."""
+    """mics, hsdp_zero1: the gradients of all micro-batches are added ``inside`` each group before they cross groups."""
 
     def __init__(self, inside: Stage, replicate: dist.ProcessGroup) -> None:
         self.inside, self.replicate = inside, replicate

@@ -1,4 +1,4 @@
-"""Model parallelism by layers: one micro-batch at a time goes through all ranks."""
+"""Model parallelism by layers: one micro-batch at a time passes through all ranks."""
 
 from harness.spec import Card, Claim, Engine, Law
 from impls.parallelism.model_parallel.grid import GRID

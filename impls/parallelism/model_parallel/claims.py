@@ -1,4 +1,4 @@
-"""The AIInfra course's figures for model parallelism: one by arithmetic, one against this session's traffic."""
+"""The AIInfra course's figures for model parallelism: one checked by arithmetic, one by this session's traffic."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +9,8 @@ Records = Sequence[Mapping[str, Any]]
 
 
 def boundary_traffic(records: Records) -> Finding:
-    """2·Σ sᵢ·b: what crosses a boundary goes forward once and comes back once; at pp2 each rank sends it once."""
+    """2·Σ sᵢ·b: activations cross a boundary forward and their gradients cross it backward; at pp2 each rank sends
+    once."""
     work = Workload()
     promised = 2.0 * work.tokens * work.model.hidden_size * work.element_size
     arithmetic = (
@@ -37,6 +38,6 @@ def boundary_traffic(records: Records) -> Finding:
 def gpt3_weights(records: Records) -> Finding:
     """175 B parameters of 4 bytes."""
     found = 175e9 * 4 / 1e9
-    reason = "a model of that size is not run here"
+    reason = "a model of that size cannot run here"
     arithmetic = f"175 · 10⁹ × 4 B = {found:.0f} GB of weights alone; with gradients and Adam's moments four times that"
     return assessed("gpt3_weights", "formula only", reason, arithmetic, value=found, law=700.0, unit="GB")

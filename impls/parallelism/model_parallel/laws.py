@@ -1,4 +1,4 @@
-"""What model parallelism by layers promises: a p-th of the states, and idle ranks."""
+"""The promises of model parallelism by layers: a p-th of the states, and idle ranks."""
 
 from harness.spec import Topology, Workload
 from impls.parallelism.pipeline_parallel import laws as pipeline
@@ -10,13 +10,13 @@ def states(workload: Workload, topology: Topology) -> float | None:
 
 
 def traffic(workload: Workload, topology: Topology) -> float | None:
-    """Bytes that the rank which sends most sends in a step: b·s·h elements forward and as many backward across each
-    boundary, and the sum of a tied embedding's gradients."""
+    """Bytes that the busiest rank sends in a step: b·s·h elements forward and as many backward across each boundary,
+    and the sum of a tied embedding's gradients."""
     return pipeline.traffic(workload, topology, "gpipe")
 
 
 def bubble(workload: Workload, topology: Topology, times: object = None) -> float:
-    """(p − 1)/p of the time a rank waits: one of them works at a time."""
+    """A rank waits (p − 1)/p of the time: only one of them works at a time."""
     return (topology.pp - 1) / topology.pp
 
 

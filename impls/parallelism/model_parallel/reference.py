@@ -4,8 +4,8 @@
     rank 1        └─▶ F_1 ─┐       ┌─▶ B_1 ─┘                activations [b, s, h] ──▶, their gradients ◀──
     rank 2                 └─▶ F_2 B_2 ────┘
 
-Each rank holds a p-th of the layers and waits for its neighbours: one of p works, the others idle, (p − 1)/p of the
-time. Several micro-batches go through one after the other. Pipelines (the topic pipeline_parallel) fill the idle time.
+Each rank holds a p-th of the layers and waits for its neighbours: one of p ranks works, and each is idle for (p − 1)/p
+of the time. Several micro-batches pass one after the other. Pipelines (the topic pipeline_parallel) fill the idle time.
 
     p ranks   b batch   s sequence   h hidden_size
 """
@@ -42,7 +42,7 @@ class ModelParallel:
         return self.part.combine(total)
 
     def pass_through(self, micro: int, batch: Batch, weight: float) -> Tensor:
-        """One micro-batch forward and backward; the weighted loss on the last rank, elsewhere 0."""
+        """One micro-batch forward and backward; returns the weighted loss on the last rank, and 0 elsewhere."""
         rank, stage = self.rank, self.stage
         x = batch.inputs if stage.first else self._receive(batch, rank - 1).requires_grad_()
         start = now(self.spans)

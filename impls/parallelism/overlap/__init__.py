@@ -12,7 +12,7 @@ CARD = Card(
     name="overlap",
     title="Communication overlap",
     sources=(DOMINO, DECOMPOSITION, FLUX),
-    # Each technique; the same pieces with nothing overlapped; and what it overlaps, whole.
+    # Each technique; the same pieces without overlap; and the whole operation that it divides.
     variants={
         "domino": {"technique": "domino"},
         "domino_waiting": {"technique": "domino", "overlap": False},
@@ -30,7 +30,7 @@ CARD = Card(
     topologies=("tp2", "tp4"),
     grid=GRID,
     laws=(
-        Law("memory", "states", f"{HERE}.laws:states", 0.05, "those of tensor parallelism", direction="at_most"),
+        Law("memory", "states", f"{HERE}.laws:states", 0.05, "the bytes of tensor parallelism", direction="at_most"),
         Law(
             "memory",
             "activations",

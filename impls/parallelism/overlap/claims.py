@@ -1,7 +1,8 @@
-"""Published figures of overlap against this session's.
+"""Published figures of overlap compared with this session's.
 
-All are of GPUs, whose copy engines and links work beside the units that multiply. Here the ranks are CPU processes and
-the transfer takes the cores that compute: what is measured is what becomes of the technique there, no verdict on it.
+All figures are from GPUs, whose copy engines and links work beside the arithmetic units. Here the ranks are CPU
+processes, and the transfer uses the cores that compute: the measurements describe the technique on this device and do
+not judge it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,17 +41,17 @@ def _speedup(name: str, published: float, variant: str, records: Records) -> Fin
 
 
 def _gain(variant: str, records: Records) -> str:
-    """What overlapping gains and costs on the device of this run, in words."""
+    """The gain and the cost of overlap on the device of this run, in words."""
     pieces, whole = (_ratio(variant, f"{variant}_{other}", records) for other in ("waiting", "off"))
     if pieces is None or whole is None:
         return "this run has no step times of it"
     text = f"on CPU ranks a step takes {pieces:.2f} × that of the same pieces without overlap and {whole:.2f} × that "
     text += "of the whole"
-    return text + ("" if whole < 1 else ": whatever is hidden, the device gains nothing by it")
+    return text + ("" if whole < 1 else ": the device gains nothing from the hidden time")
 
 
 def _ratio(variant: str, other: str, records: Records) -> float | None:
-    """Seconds a step of the one ÷ the other's, of the same interleaved rounds."""
+    """Seconds per step of the first ÷ the second's, from the same interleaved rounds."""
     found = [
         measured(records, variant=name, measure="throughput", quantity="step_time", **WORK) for name in (variant, other)
     ]

@@ -3,7 +3,7 @@
     compute   A₀  A₁  M₀  M₁  A₀  …        A attention, M MLP, each with the norm before it; ₀ ₁ the halves
     wire          a₀  a₁  m₀  m₁  …        the sum of a half's partial results, behind the other half's next block
 
-and backward in the same turns, with the sums of the blocks' input gradients:
+The backward pass alternates in the same way, with the sums of the blocks' input gradients:
 
     compute   M₁  M₀  A₁  A₀  …
     wire          m₁  m₀  a₁  …
@@ -31,7 +31,7 @@ from impls.parallelism.tensor_parallel.vocabulary import CrossEntropy, embedding
 
 
 class Half:
-    """Half of the rows on its way through the stages: what is in flight, and what is kept for the backward pass."""
+    """Half of the rows in the stages: its sum in flight, and its tensors kept for the backward pass."""
 
     flight: Flight
     x: Tensor
@@ -40,9 +40,9 @@ class Half:
 
     def __init__(self, model: "DominoDecoder", index: int, tokens: Tensor, labels: Tensor, count: Tensor) -> None:
         self.model, self.wire, self.index = model, model.wire, index
-        self.tokens, self.labels, self.count = tokens, labels, count  # of the labels of both halves
-        self.roots: list[GradientEdge] = []  # of each stage: where its graph begins backward
-        self.norms: list[tuple[Tensor, Tensor, Tensor]] = []  # before each but the first: its input, output, and n
+        self.tokens, self.labels, self.count = tokens, labels, count  # of the labels in both halves
+        self.roots: list[GradientEdge] = []  # start of each stage's graph for the backward pass
+        self.norms: list[tuple[Tensor, Tensor, Tensor]] = []  # before each stage but the first: input, output, n
 
     def forward(self, stage: int) -> None:
         if not stage:
@@ -67,7 +67,7 @@ class Half:
         self.flight = self.wire.sum(partial.detach())
 
     def backward(self, stage: int, scale: Tensor) -> None:
-        """Begins with what is left of the stage behind: the norm before it."""
+        """Begins with the remainder of the stage behind: the norm before it."""
         root = self.roots.pop()
         if stage == self.model.stages - 1:
             self.wire.compute("B", stage, self.index)
@@ -84,7 +84,7 @@ class Half:
 
 
 class Turns(Function):
-    """A loss whose backward pass is ``run``. ``anchor`` only makes autograd call it."""
+    """A loss with the backward pass ``run``. ``anchor`` only makes autograd call it."""
 
     @staticmethod
     def forward(ctx: Any, anchor: Tensor, loss: Tensor, run: Callable[[Tensor], None]) -> Tensor:
@@ -115,8 +115,8 @@ class DominoDecoder(ParallelDecoder):
         return layer.self_attn(n, *self.rope) if stage % 2 else layer.mlp(n)
 
     def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """Token ids [b, s] and labels [b, s] → mean cross-entropy, the same scalar on every rank. b at least 2; of an
-        odd number of rows the first half has one more."""
+        """Token ids [b, s] and labels [b, s] → mean cross-entropy, the same scalar on every rank. b is at least 2; if
+        it is odd, the first half has one row more."""
         dtype = self.lm_head.weight.dtype
         self.rope = [table.to(dtype) for table in rope_table(tokens.shape[1], self.config, tokens.device)]
         count = (labels >= 0).sum()

@@ -1,8 +1,9 @@
-"""The work of this topic: five rows a micro-batch, whose halves differ by one; sequences that no rank count divides."""
+"""The work of this topic: five rows per micro-batch, whose halves differ by one; sequences that no rank count
+divides."""
 
 from harness.spec import Grid, ModelConfig, Row, Workload
 
-# As many key/value heads as query heads, since DeepSpeed's Domino knows no other attention.
+# As many key/value heads as query heads, since DeepSpeed's Domino supports no other attention.
 HALVES = Workload(
     "halves",
     ModelConfig(num_key_value_heads=8),

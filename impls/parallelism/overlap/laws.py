@@ -1,4 +1,4 @@
-"""What overlap promises: the memory and the bytes of tensor and sequence parallelism, in pieces that can be counted."""
+"""The promises of overlap: the memory and bytes of tensor and sequence parallelism, in pieces that can be counted."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ ALONG_THE_SEQUENCE = ("async_tp", "sequence_parallel")
 
 
 def states(workload: Workload, topology: Topology, **variant: object) -> float:
-    """Bytes: those of tensor parallelism."""
+    """Bytes of states: those of tensor parallelism."""
     return tensor_parallel.states(workload, topology)
 
 
@@ -27,7 +27,7 @@ def activations(workload: Workload, topology: Topology, technique: str, overlap:
 
 def traffic(workload: Workload, topology: Topology, technique: str, overlap: bool = True) -> float | None:
     """Bytes that a rank sends in a step. Domino: the all-reduces of tensor parallelism, each in two halves. A ring: t−1
-    messages of ⌈s/t⌉·b·h elements for what a gather or a reduce-scatter of sequence parallelism sends."""
+    messages of ⌈s/t⌉·b·h elements for each gather or reduce-scatter of sequence parallelism."""
     return sequence_parallel.traffic(workload, topology, sequence_parallel=technique in ALONG_THE_SEQUENCE)
 
 
@@ -38,13 +38,13 @@ def flights(
     overlap: bool = True,
     times: Mapping[str, float] | None = None,
 ) -> float:
-    """What a rank issues in a step, for each micro-batch of L layers, forward and backward:
+    """The number of communications that a rank issues in a step, per micro-batch of L layers, forward and backward:
 
         Domino          2 sums, of the two halves, at 2L + 1 boundaries of stages; backward as many
-        asynchronous    rings of t−1 messages: 2L + 1 gathers and 2L scatters; backward 2L gathers of what was
-                        scattered, and of what was gathered 2L + 1 again and 2L + 1 scatters of its gradient
+        asynchronous    rings of t−1 messages: 2L + 1 gathers and 2L scatters; backward 2L gathers for the scatters,
+                        and for the gathers 2L + 1 gathers again and 2L + 1 scatters of their gradients
 
-    and one collective for each of these, and the embedding's, where nothing is in pieces and nobody watches.
+    and one collective for each of these and for the embedding, if nothing is in pieces and nothing is watched.
     """
     layers, t = workload.model.num_hidden_layers, topology.tp
     sums, rings = 2 * (2 * layers + 1), 10 * layers + 3

@@ -1,8 +1,8 @@
 """DeepSpeed's Domino: its ``DominoTransformer``, which has the halves, their order, the asynchronous products and sums.
 
 Its layer is GPT's: LayerNorm, GELU, no QK-norm, and ``gated_linear_unit`` is read but has no effect. Norms, activation,
-first product of the MLP and rotation are parts that can be exchanged, and here are Qwen3's; the attention, with a head
-of keys and values for every head of queries, is not. Embedding, head, loss and optimizer, which Domino leaves to the
+first product of the MLP and rotation can be exchanged, and here are Qwen3's; the attention, with a head of keys and
+values for every head of queries, cannot. Embedding, head, loss and optimizer, which Domino leaves to the
 training script, are tensor parallelism's.
 """
 
@@ -28,7 +28,7 @@ from impls.engines.fused import pack, unpack
 from impls.parallelism.tensor_parallel.operators import Group, column_parallel, reduce
 from impls.parallelism.tensor_parallel.vocabulary import CrossEntropy, embedding
 
-# Domino's name of each part of a layer → the canonical parameters that it holds; q, k and v head by head.
+# Domino's name of each part of a layer → its canonical parameters; q, k and v head by head.
 LAYER = {
     "input_layernorm": ("input_layernorm",),
     "self_attention.query_key_value": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -43,7 +43,7 @@ OUTSIDE = {"embedding": "model.embed_tokens", "body.final_layernorm": "model.nor
 
 
 def canonical(name: str) -> tuple[str, ...]:
-    """The canonical parameters that our module's parameter of this name holds."""
+    """The canonical parameters in our module's parameter of this name."""
     module = name.removesuffix(".weight")
     if module in OUTSIDE:
         return (f"{OUTSIDE[module]}.weight",)
@@ -57,7 +57,7 @@ def swiglu(x: Tensor) -> Tensor:
 
 
 class Norm(RMSNorm):
-    """Domino's products view their input as a matrix, and half of [s, b, h] is not contiguous."""
+    """Domino's products view their input as a matrix, but half of [s, b, h] is not contiguous."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.contiguous())
@@ -149,7 +149,7 @@ class Domino:
             loss = self.model(*micro) * part * self.topology.dp
             loss.backward()
             total += loss.detach()
-        # A QK-norm's gain acts on this rank's heads only: its gradient is a sum over tp.
+        # A QK-norm's gain acts only on this rank's heads, so its gradient is a sum over tp.
         sum_flat([p.grad for n, p in self.weights.items() if "q_norm" in n or "k_norm" in n], self.tp)
         mean_flat([p.grad for p in self.weights.values()], self.dp)
         return total
@@ -191,6 +191,6 @@ def build(workload: Workload, topology: Topology, technique: str) -> Domino:
         )
     if (rows := workload.batch_size // (topology.dp * workload.micro_batches)) < 2:
         raise Unsupported(
-            f"DeepSpeed's Domino chunks a micro-batch into two halves of its rows, and this one has {rows}"
+            f"DeepSpeed's Domino divides a micro-batch into two halves of its rows, but this one has {rows}"
         )
     return Domino(workload, topology)

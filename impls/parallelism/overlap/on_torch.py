@@ -1,9 +1,10 @@
-"""PyTorch's asynchronous tensor parallelism: fused operators over symmetric memory, in our decoder, with
-sequence parallelism's step.
+"""PyTorch's asynchronous tensor parallelism: fused operators over symmetric memory, in our decoder, with sequence
+parallelism's step.
 
-``torch.compile`` with ``_inductor.config._micro_pipeline_tp`` would put the same operators in. But in 2.13 that pass
-leaves out, without a word, each group for which ``enable_symm_mem_for_group`` was not called, which is deprecated as
-no longer needed; and of what DTensor makes of our decoder it matches nothing. So they are called by name.
+``torch.compile`` with ``_inductor.config._micro_pipeline_tp`` would insert the same operators. But in 2.13 that pass
+skips, without a warning, each group for which ``enable_symm_mem_for_group`` was not called (which is deprecated as no
+longer needed), and it matches nothing in the graph that DTensor makes of our decoder. So the operators are called by
+name.
 """
 
 from dataclasses import replace

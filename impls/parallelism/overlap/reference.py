@@ -1,9 +1,9 @@
 """Communication of tensor parallelism hidden behind computation, in two ways.
 
 **Domino** (Wang et al. 2024, "Domino: Eliminating Communication in LLM Training via Generic Tensor Slicing and
-Overlapping", row-wise split of the inputs). A block's sum is needed by the next block at once, so of one batch nothing
-can be computed meanwhile. Rows of a batch do not depend on each other: cut in two halves, the sum of one half is on its
-way while the other half is computed. What is sent is the same, in twice as many pieces (domino.py):
+Overlapping", row-wise split of the inputs). The next block needs a block's sum at once, so one batch leaves nothing to
+compute meanwhile. But rows of a batch do not depend on each other: with two halves, the sum of one half is sent while
+the other half is computed. The bytes are the same, in twice as many pieces (domino.py):
 
     tensor parallelism                     Domino
     compute   A ─ · ─ M ─ · ─              A₀ A₁ M₀ M₁
@@ -12,14 +12,14 @@ way while the other half is computed. What is sent is the same, in twice as many
 **Asynchronous tensor parallelism** (Wang et al. 2023, "Overlap Communication with Dependent Computation via
 Decomposition in Large Deep Learning Models"; Chang et al. 2024, "FLUX: Fast Software-based Communication Overlap On
 GPUs Through Kernel Fusion"). With sequence parallelism a product follows a gather, or a reduce-scatter follows a
-product. Both are cut into t tiles that go round a ring, each behind the product of another one (ring.py).
+product. Both are cut into t tiles that pass round a ring, each during the product of another one (ring.py).
 
-With ``overlap=False`` all that is issued is waited for at once: the same pieces, nothing hidden. The two are compared
-with that, and with tensor and sequence parallelism themselves.
+With ``overlap=False`` every communication is waited for at once: the same pieces, nothing hidden. The two techniques
+are compared with that, and with tensor and sequence parallelism themselves.
 
-A sum in flight is hidden as far as the same rank computes; whether that gains time is another question: on a CPU the
-transfer takes the cores that compute. Not overlapped, and not watched, are the cross-entropy's three numbers a token,
-the sum of the gains' gradients, and in ``async_tp`` the embedding's sum, after which there is no product.
+A sum in flight is hidden while the same rank computes. This need not gain time: on a CPU the transfer uses the cores
+that compute. Some communication is neither overlapped nor watched: the cross-entropy's three numbers per token, the
+sum of the gains' gradients, and in ``async_tp`` the embedding's sum, which no product follows.
 """
 
 from typing import Any
@@ -39,7 +39,7 @@ from impls.parallelism.tensor_parallel.reference import TensorParallel, heads
 
 
 class RingDecoder(SequenceParallelDecoder):
-    """Sequence parallelism's part of the decoder, its gathers and scatters inside the products beside them."""
+    """Sequence parallelism's part of the decoder, with its gathers and scatters inside the adjacent products."""
 
     def __init__(self, config: ModelConfig, group: Group, wire: Wire) -> None:
         super().__init__(config, group, self._columns)
@@ -91,7 +91,7 @@ class AsyncTensorParallel(Watched, SequenceParallel):
 
 
 def build(workload: Workload, topology: Topology, technique: str, overlap: bool = True) -> TensorParallel:
-    """``technique``: domino, async_tp, or what they overlap, whole: tensor_parallel, sequence_parallel."""
+    """``technique``: domino, async_tp, or the whole operation that they divide: tensor_parallel, sequence_parallel."""
     if technique == "tensor_parallel":
         return TensorParallel(workload, topology)
     if technique == "sequence_parallel":
@@ -104,5 +104,5 @@ def build(workload: Workload, topology: Topology, technique: str, overlap: bool 
         return AsyncTensorParallel(workload, topology, decoder)
     rows = workload.batch_size // (topology.dp * workload.micro_batches)
     if rows < 2:
-        raise Unsupported(f"Domino cuts a micro-batch into two halves of its rows, and this one has {rows}")
+        raise Unsupported(f"Domino divides a micro-batch into two halves of its rows, but this one has {rows}")
     return Domino(workload, topology, decoder)

@@ -1,11 +1,11 @@
-"""Products whose communication goes round a ring, a tile a rank, each tile behind the product of another one
+"""Products whose communication passes round a ring, one tile per rank, each tile during the product of another one
 (Wang et al. 2023, "Overlap Communication with Dependent Computation via Decomposition"; Chang et al. 2024, "FLUX").
 
     gather, then product              product, then sum and scatter        rank 0 of 4; X_c tile c, Y_c its product
     compute   X₀W  X₃W  X₂W  X₁W      compute   Y₃  Y₂  Y₁  Y₀
     wire      X₀→  X₃→  X₂→           wire          Y₃→  ΣY₂→  ΣY₁→        → to rank 1
 
-A tile is the part of the sequence that a rank holds, [⌈s/t⌉, b, h]; of the last ones a part may lie beyond s: zeros,
+A tile is the part of the sequence that a rank holds, [⌈s/t⌉, b, h]; part of the last tiles may lie beyond s: zeros,
 which are sent but not multiplied.
 
     s sequence   b batch   h hidden_size   n rows of a weight, over all ranks   t ranks   r this rank   c a tile's owner
@@ -24,7 +24,7 @@ from impls.parallelism.tensor_parallel.operators import input_gradient
 
 
 def travel(wire: Wire, part: Tensor, kind: str, stage: int) -> Iterator[tuple[int, Tensor]]:
-    """Every rank's tile and its owner, this rank's first. While the caller works on one, the next one is on its way."""
+    """Every rank's tile and its owner, this rank's first. While the caller works on one, the next one is in transit."""
     r, t = wire.group.rank(), wire.group.size()
     for step in range(t):
         flight = wire.hand_on(part) if step < t - 1 else None
@@ -35,8 +35,8 @@ def travel(wire: Wire, part: Tensor, kind: str, stage: int) -> Iterator[tuple[in
 
 
 def summed(wire: Wire, produce: Callable[[int], Tensor], kind: str, stage: int) -> Tensor:
-    """Σ over ranks of ``produce(r)``, this rank's tile. While a tile is produced, the sum so far of the same tile over
-    the ranks before is on its way here."""
+    """Σ over ranks of ``produce(r)``, this rank's tile. While a tile is produced, the partial sum of the same tile over
+    the previous ranks is in transit."""
     r, t = wire.group.rank(), wire.group.size()
     flight, total = None, None
     for step in range(t):
@@ -51,14 +51,14 @@ def summed(wire: Wire, produce: Callable[[int], Tensor], kind: str, stage: int) 
 
 
 def tile(c: int, s: int, t: int) -> slice:
-    """The positions of tile c that there are."""
+    """The existing positions of tile c."""
     p = positions(s, t)
     return slice(min(c * p, s), min((c + 1) * p, s))
 
 
 class Columns(Function):
-    """g and the products after it: [⌈s/t⌉, b, h] → [s, b, n/t] for each [n/t, h] weight. Backward the tiles travel
-    again, for the weights' gradients, and with them the input's gradient."""
+    """g and the following products: [⌈s/t⌉, b, h] → [s, b, n/t] for each [n/t, h] weight. In the backward pass the
+    tiles travel again, for the weights' gradients, together with the input's gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, wire: Wire, stage: int, s: int, *weights: Tensor) -> tuple[Tensor, ...]:
@@ -90,7 +90,8 @@ class Columns(Function):
 
 
 class Rows(Function):
-    """A product and ḡ after it: [s, b, n/t] and [h, n/t] → [⌈s/t⌉, b, h]. Backward the output's gradient travels."""
+    """A product and the following ḡ: [s, b, n/t] and [h, n/t] → [⌈s/t⌉, b, h]. In the backward pass the output's
+    gradient travels."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, wire: Wire, stage: int, weight: Tensor) -> Tensor:
@@ -107,7 +108,7 @@ class Rows(Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         z, weight = ctx.saved_tensors
-        dz, dw = z.new_empty(z.shape), torch.zeros_like(weight)  # contiguous, as z is not
+        dz, dw = z.new_empty(z.shape), torch.zeros_like(weight)  # contiguous, unlike z
         for c, part in travel(ctx.wire, gradient.contiguous(), "B", ctx.stage):
             own = tile(c, len(z), ctx.wire.group.size())
             rows = part[: own.stop - own.start].flatten(0, 1)
@@ -117,7 +118,7 @@ class Rows(Function):
 
 
 def _padded(rows: Tensor, like: Tensor) -> Tensor:
-    """[positions · b, h] → the shape of ``like``, zeros beyond."""
+    """[positions · b, h] → the shape of ``like``, with zeros beyond."""
     if rows.numel() == like.numel():
         return rows.view_as(like)
     whole = rows.new_zeros(like.shape)

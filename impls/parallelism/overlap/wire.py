@@ -1,4 +1,4 @@
-"""Communication that is on its way while this rank computes, and, where asked, when each of the two took place."""
+"""Communication in transit while this rank computes, and, if it is recorded, the times of both."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -11,11 +11,11 @@ from torch import Tensor
 from harness.spec import Span, Spans, Unsupported
 from impls.common.mesh import device
 
-Start = Callable[[], tuple[Tensor, Sequence[dist.Work]]]  # the tensor is there once all the work is done
+Start = Callable[[], tuple[Tensor, Sequence[dist.Work]]]  # the tensor is ready once all the work is done
 
 
 class Flight:
-    """Something issued. ``wait`` gives the tensor, when it is there."""
+    """An issued communication. ``wait`` returns the tensor when it is ready."""
 
     def __init__(self, wire: "Wire", start: Start) -> None:
         wire.pause()
@@ -41,24 +41,24 @@ class Flight:
 
 
 def _wait(works: Sequence[dist.Work]) -> float:
-    """The time when all of it is done."""
+    """The time at which all of it is done."""
     for work in works:
         work.wait()
     return time.monotonic()
 
 
 class Wire:
-    """The communication of one group. Without ``overlap`` all that is issued is waited for at once.
+    """The communication of one group. Without ``overlap`` every communication is waited for at once.
 
-    Once ``spans`` is a list it takes this rank's actions (F, B), each from ``compute`` to the next thing that is issued
-    or waited for; C, from issue to completion; and X, in which the rank issued or waited.
+    Once ``spans`` is a list, it collects this rank's actions (F, B), each from ``compute`` to the next issue or wait;
+    C, from issue to completion; and X, while the rank issues or waits.
     """
 
     def __init__(self, group: dist.ProcessGroup, overlap: bool = True) -> None:
         self.group, self.overlap = group, overlap
         self.spans: Spans | None = None
         self.action, self.since = ("F", 0, 0), 0.0
-        self.waiters = ThreadPoolExecutor(4)  # has no threads before there is work for them
+        self.waiters = ThreadPoolExecutor(4)  # creates its threads only when there is work for them
 
     def record(self, spans: Spans | None) -> None:
         if device().type != "cpu":
@@ -66,8 +66,8 @@ class Wire:
         self.spans, self.since = spans, 0.0
 
     def landing(self, works: Sequence[dist.Work]) -> "Future[float]":
-        """The time when all of it is done: a collective calls back; for gloo's messages, which do not, a thread waits.
-        Both may be late, when they get no core, but neither is ever early."""
+        """The time at which all of it is done. A collective calls back; gloo's messages do not, so a thread waits for
+        them. Both may be late if they get no core, but neither is ever early."""
         if len(works) > 1:
             return self.waiters.submit(_wait, works)
         landed: Future[float] = Future()
@@ -79,7 +79,7 @@ class Wire:
         return Flight(self, lambda: (x, [dist.all_reduce(x, group=self.group, async_op=True)]))
 
     def hand_on(self, x: Tensor) -> Flight:
-        """x to the next rank of the ring; what comes from the one before."""
+        """Sends x to the next rank of the ring; receives from the previous one."""
         rank, t = self.group.rank(), self.group.size()
         found = torch.empty_like(x)
         pair = [
@@ -89,7 +89,7 @@ class Wire:
         return Flight(self, lambda: (found, dist.batch_isend_irecv(pair)))
 
     def compute(self, kind: str, stage: int, micro: int) -> None:
-        """From here on this rank computes this action."""
+        """From now on this rank computes this action."""
         if self.spans is not None:
             self.pause()
             self.action, self.since = (kind, stage, micro), time.monotonic()

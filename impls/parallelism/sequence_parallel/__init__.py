@@ -1,4 +1,5 @@
-"""Sequence parallelism: what tensor parallelism leaves whole between its blocks is cut along the sequence."""
+"""Sequence parallelism: the tensors that tensor parallelism leaves whole between its blocks are cut along the
+sequence."""
 
 from harness.spec import Card, Claim, Engine, Law
 from impls.parallelism.sequence_parallel.grid import GRID
@@ -11,7 +12,7 @@ CARD = Card(
     name="sequence_parallel",
     title="Sequence parallelism",
     sources=(f"{KORTHIKANTI}, §4.2.2, figures 5 and 6, table 2",),
-    # The technique; its naive form, which saves what was gathered; and without it: tensor parallelism alone.
+    # The technique; its naive form, which saves the gathered tensors; and tensor parallelism alone.
     variants={"sp": {}, "sp_kept": {"gather_again": False}, "sp_off": {"sequence_parallel": False}},
     engines={
         "reference": Engine(f"{HERE}.reference:build"),
@@ -26,7 +27,7 @@ CARD = Card(
             "states",
             f"{HERE}.laws:states",
             0.05,
-            f"{KORTHIKANTI}, §4.2.2: those of tensor parallelism",
+            f"{KORTHIKANTI}, §4.2.2: the states of tensor parallelism",
             direction="at_most",
         ),
         Law(

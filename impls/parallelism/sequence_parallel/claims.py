@@ -1,4 +1,4 @@
-"""Published figures of sequence parallelism and selective recomputation against this session's."""
+"""Published figures of sequence parallelism and selective recomputation compared with this session's."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,14 +12,15 @@ WORK = {"engine": "reference", "workload": "tiny", "dtype": "fp32", "quantity": 
 
 
 def activation_memory(records: Records) -> Finding:
-    """÷ 5: a layer of tensor parallelism against one with sequence parallelism whose attention saves no scores."""
+    """÷ 5: a layer of tensor parallelism, compared with one with sequence parallelism whose attention saves no
+    scores."""
     factors = {n: (10 + 24 / T + 5 * a * S / (h * T)) / (34 / T) for n, (a, h) in MODELS.items()}
     arithmetic = (
         f"table 2 at t {T}, s {S}, (10 + 24/t + 5as/ht) ÷ (34/t): "
         + ", ".join(f"{name} ÷ {factor:.1f}" for name, factor in factors.items())
         + ": holds"
     )
-    reason = "selective recomputation has no measurement here, and the models need 8 GPUs of 80 GB at least"
+    reason = "selective recomputation is not measured here, and the models need at least 8 GPUs of 80 GB"
     for t in (2, 4):
         kept = [measured(records, variant=variant, topology=f"tp{t}", **WORK) for variant in ("sp_off", "sp")]
         if all(kept):
@@ -31,14 +32,14 @@ def activation_memory(records: Records) -> Finding:
 
 
 def recomputation_time(records: Records) -> Finding:
-    """Over 90 %: what selective recomputation repeats of a layer, QKᵀ and its product with V, of a whole forward."""
+    """Over 90 %: the part of a whole forward pass that selective recomputation repeats, QKᵀ and its product with V."""
     recovered = {name: 1 - S / (6 * h + S) for name, (_, h) in MODELS.items()}
     arithmetic = (
-        "attention's two products are 4bs²h of a layer's 24bsh² + 4bs²h operations, so of what a full recomputation "
-        "repeats 1 − s/(6h + s) is spared: "
+        "attention's two products are 4bs²h of a layer's 24bsh² + 4bs²h operations, and "
+        "1 − s/(6h + s) of a full recomputation is saved: "
         + ", ".join(f"{name} {share:.0%}" for name, share in recovered.items())
         + ": holds in operations"
     )
-    reason = "a time, which would take activation recomputation beside sequence parallelism on 8 GPUs"
+    reason = "the figure is a time; it needs activation recomputation beside sequence parallelism on 8 GPUs"
     figures = {"law": 0.9, "unit": "share of the recomputation's time"}
     return assessed("recomputation_time", "out of reach here", reason, arithmetic, **figures)

@@ -1,4 +1,4 @@
-"""What sequence parallelism promises: all activations ÷ t, for the bytes of tensor parallelism or a quarter more."""
+"""The promises of sequence parallelism: all activations ÷ t, for the bytes of tensor parallelism or a quarter more."""
 
 from harness.spec import Topology, Workload
 from impls.parallelism.tensor_parallel import laws as tensor_parallel
@@ -6,7 +6,7 @@ from impls.parallelism.tensor_parallel.laws import held, ring
 
 
 def states(workload: Workload, topology: Topology, **variant: bool) -> float:
-    """Bytes of weights, gradients and the optimizer's: sequence parallelism cuts none of them."""
+    """Bytes of weights, gradients and the optimizer's states: sequence parallelism cuts none of them."""
     return tensor_parallel.states(workload, topology)
 
 
@@ -23,9 +23,9 @@ def activations(
         MLP, f/t wide                             gate, SiLU(gate), up and their product (e)
         embedding and head                        index and mask each, the labels' mask; softmax of V/t logits (w)
 
-    of n tokens, and the number of labels that count (8 bytes); but with sequence parallelism the first two lines of
-    b·⌈s/t⌉; the naive form saves the second as it was gathered. So everything is ÷ t, like the paper's 34 + 5as/h,
-    while tensor parallelism alone leaves the first two lines whole, as the paper's 10. A fused attention saves no
+    for n tokens, and the number of labels that count (8 bytes). With sequence parallelism the first two lines are for
+    b·⌈s/t⌉ tokens; the naive form saves the second line gathered. So everything is ÷ t, like the paper's 34 + 5as/h,
+    while tensor parallelism alone leaves the first two lines whole, like the paper's 10. A fused attention saves no
     5as/h. An engine with a fused norm keeps less.
     """
     model, t, e = workload.model, topology.tp, workload.element_size

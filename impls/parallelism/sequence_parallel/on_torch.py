@@ -1,6 +1,6 @@
 """PyTorch's DTensor: tensor parallelism's plan with ``Shard(1)``, the sequence of [b, s, h], between the blocks.
 
-It saves what was gathered for the gradients of the weights: the technique's naive form.
+It saves gathered tensors for the gradients of the weights: the technique's naive form.
 """
 
 import torch
@@ -15,9 +15,9 @@ from torch.distributed.tensor.parallel import (
 from harness.spec import Topology, Unsupported, Workload
 from impls.engines.torch.tensor_parallel import PLAN, TensorParallel
 
-EVEN_BEFORE = "2.13"  # its views of a part that is not contiguous fail in linear
+EVEN_BEFORE = "2.13"  # views of a part that is not contiguous fail in linear
 
-# Between the blocks are DTensors: of a plain part DTensor takes it that all ranks have as much.
+# DTensors are used between the blocks: for a plain part, DTensor assumes that all ranks have equal parts.
 _OUT = RowwiseParallel(output_layouts=Shard(1), use_local_output=False)
 SEQUENCE_PLAN = PLAN | {
     "model.embed_tokens": RowwiseParallel(input_layouts=Replicate(), output_layouts=Shard(1), use_local_output=False),
@@ -36,7 +36,7 @@ SEQUENCE_PLAN = PLAN | {
 
 def build(workload: Workload, topology: Topology, gather_again: bool = True) -> TensorParallel:
     if gather_again:
-        raise Unsupported("DTensor saves what its products were given, gathered: it is the variant sp_kept")
+        raise Unsupported("DTensor saves its products' gathered inputs: it is the variant sp_kept")
     if workload.sequence_length % topology.tp and torch.__version__ < EVEN_BEFORE:
-        raise Unsupported(f"DTensor multiplies no parts of unequal length before PyTorch {EVEN_BEFORE}")
+        raise Unsupported(f"DTensor cannot multiply parts of unequal length before PyTorch {EVEN_BEFORE}")
     return TensorParallel(workload, topology, SEQUENCE_PLAN)

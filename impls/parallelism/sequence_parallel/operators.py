@@ -4,11 +4,11 @@
     gather    g   parts joined               Σ over ranks, own part     before a column-parallel product
     scatter   ḡ   Σ over ranks, own part     parts joined               after a row-parallel product
 
-An all-reduce is a reduce-scatter and an all-gather: g and ḡ send what f and g of tensor parallelism send.
+An all-reduce is a reduce-scatter and an all-gather: g and ḡ send as much as f and g of tensor parallelism.
 
 The sequence comes first, as in the paper, [s, b, h], so that a part is one piece of memory. Every rank holds ⌈s/t⌉
-positions; what the last ranks hold beyond s is zeros, which norms and sums leave zeros, and which is cut off before
-any product.
+positions; positions beyond s on the last ranks are zeros, which norms and sums preserve, and are removed before any
+product.
 
     s sequence   b batch   h hidden_size   n rows of a weight, over all ranks   t ranks
 """
@@ -30,13 +30,13 @@ def positions(s: int, t: int) -> int:
 
 
 def start_join(x: Tensor, group: Group) -> tuple[Tensor, dist.Work]:
-    """[⌈s/t⌉, b, h] → [t·⌈s/t⌉, b, h], there once the work is done."""
+    """[⌈s/t⌉, b, h] → [t·⌈s/t⌉, b, h], ready once the work is done."""
     whole = x.new_empty(group.size() * x.shape[0], *x.shape[1:])
     return whole, dist.all_gather_into_tensor(whole, x.contiguous(), group=group, async_op=True)
 
 
 def start_sum(x: Tensor, group: Group) -> tuple[Tensor, dist.Work]:
-    """[s, b, h] → this rank's [⌈s/t⌉, b, h] of the sum over ranks, there once the work is done."""
+    """[s, b, h] → this rank's [⌈s/t⌉, b, h] of the sum over ranks, ready once the work is done."""
     part = x.new_empty(positions(x.shape[0], group.size()), *x.shape[1:])
     excess = group.size() * part.shape[0] - x.shape[0]
     x = F.pad(x, (0, 0, 0, 0, 0, excess)) if excess else x.contiguous()
@@ -66,14 +66,15 @@ def scatter(x: Tensor, group: Group) -> Tensor:
 
 
 def naive_columns(x: Tensor, group: Group, s: int, *weights: Tensor) -> tuple[Tensor, ...]:
-    """x Wᵀ, [s, b, n/t], for each of this rank's [n/t, h] weights: g, then products that save what was gathered."""
+    """x Wᵀ, [s, b, n/t], for each of this rank's [n/t, h] weights: g, then products that save the gathered input."""
     whole = gather(x, group, s)
     return tuple(F.linear(whole, weight) for weight in weights)
 
 
 class Columns(Function):
-    """g and the products that follow it in one, which saves this rank's part and gathers it again (§4.2.2): while the
-    gradient of the input is computed. That is summed while the gradients of the weights are computed."""
+    """g and the following products in one operator, which saves this rank's part. The backward pass gathers the part
+    again (§4.2.2) while it computes the input's gradient, and sums that gradient while it computes the weights'
+    gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: Group, s: int, *weights: Tensor) -> tuple[Tensor, ...]:
@@ -97,5 +98,5 @@ class Columns(Function):
 
 
 def columns(x: Tensor, group: Group, s: int, *weights: Tensor) -> tuple[Tensor, ...]:
-    """:func:`naive_columns`, one all-gather more for t times less memory."""
+    """:func:`naive_columns` with one more all-gather for t times less memory."""
     return Columns.apply(x, group, s, *weights)

@@ -1,8 +1,8 @@
 """Sequence parallelism (Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models",
 §4.2.2).
 
-Tensor parallelism leaves norms, residual sums and the blocks' inputs whole: every rank computes and keeps the same.
-They act on each token alone, so each rank may keep to its part of the sequence (figure 5):
+Tensor parallelism leaves norms, residual sums and the blocks' inputs whole: every rank computes and keeps the same
+tensors. These operations act on each token alone, so each rank can process only its part of the sequence (figure 5):
 
          │   sequence    │       heads       │   sequence    │   width of MLP    │ sequence
     x ───┼─┬──── norm ───┼ g ─ attention ─ ḡ ┼─ + ─┬─ norm ──┼ g ──── MLP ──── ḡ ┼─ + ───
@@ -10,17 +10,17 @@ They act on each token alone, so each rank may keep to its part of the sequence 
          │ [s/t, b, h]   │     [s, b, h]     │  [s/t, b, h]  │     [s, b, h]     │ [s/t, b, h]
 
 g joins the parts (all-gather), ḡ sums the blocks' partial results and gives each rank its part of the sum
-(reduce-scatter); backward each does what the other does forward. The embedding ends in ḡ, the head begins with g.
-A gain sees this rank's part of the sequence only, so its gradient is a sum over ranks.
+(reduce-scatter); in the backward pass the two change roles. The embedding ends in ḡ, the head begins with g.
+A gain sees only this rank's part of the sequence, so its gradient is a sum over ranks.
 
-Of Y, the norm's output, each rank saves its part Y_i and gathers Y again in the backward pass. Then everything that a
-layer saves is divided by t. In bytes, of the paper's layer (table 2: 2-byte elements, GELU, dropout, attention that
-saves its s × s scores; of ours see laws.py):
+Each rank saves its part Y_i of the norm's output Y, and gathers Y again in the backward pass. Then everything that a
+layer saves is divided by t. The bytes of the paper's layer (table 2: 2-byte elements, GELU, dropout, attention that
+saves its s × s scores; laws.py has ours):
 
     tensor parallelism                          s·b·h (10 + 24/t + 5as/(ht))
     tensor parallelism + sequence parallelism   s·b·h (34 + 5as/h) / t
 
-Where t does not divide s, every rank holds ⌈s/t⌉ positions, those beyond s zeros.
+If t does not divide s, every rank holds ⌈s/t⌉ positions, with zeros beyond s.
 
     b batch   s sequence   h hidden_size   a heads   V vocab_size   v this rank's part of V   t ranks
 """
@@ -79,7 +79,7 @@ class SequenceParallelDecoder(ParallelDecoder):
 
 
 class SequenceParallel(TensorParallel):
-    summed = ("norm.weight",)  # of the QK-norms over heads, as before; of the others over the sequence
+    summed = ("norm.weight",)  # over heads for the QK-norms, as before; over the sequence for the others
 
 
 def build(

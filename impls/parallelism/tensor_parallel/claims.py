@@ -1,4 +1,4 @@
-"""Published figures of tensor parallelism against this session's."""
+"""Published figures of tensor parallelism compared with this session's."""
 
 from collections.abc import Mapping, Sequence
 from math import log
@@ -8,7 +8,7 @@ from harness.spec import Finding, assessed, measured
 
 Records = Sequence[Mapping[str, Any]]
 ADAM = {"engine": "reference", "workload": "tiny_adamw", "dtype": "fp32", "measure": "memory"}
-WITHIN = 0.05  # of a share: what two shares may differ by and be called the same
+WITHIN = 0.05  # of a share: two shares closer than this count as equal
 
 
 def practice_memory(records: Records) -> Finding:
@@ -34,9 +34,10 @@ def practice_memory(records: Records) -> Finding:
 
 
 def practice_loss(records: Records) -> Finding:
-    """10.31 → 1.58: the start is the logarithm of the vocabulary; that tp changes no loss is measured."""
+    """10.31 → 1.58: the start is the logarithm of the vocabulary; a measurement shows that tp does not change the
+    loss."""
     start = log(30_000)
-    arithmetic = f"ln 30,000 = {start:.2f}: the loss of an untrained model, so the start holds; 1.58 is their data's"
+    arithmetic = f"ln 30,000 = {start:.2f}: an untrained model's loss, so the start holds; 1.58 depends on their data"
     figures = {"law": 10.31, "value": start, "unit": "loss at the start"}
     work = {"engine": "reference", "measure": "parity", "quantity": "loss", "dtype": "fp32"}
     found = [value for t in ("tp2", "tp4") for value in measured(records, topology=t, **work)]

@@ -1,22 +1,22 @@
-"""What tensor parallelism promises: states ÷ t, and the all-reduces of f and g."""
+"""The promises of tensor parallelism: states ÷ t, and the all-reduces of f and g."""
 
 from math import prod
 
 from harness.spec import Topology, Workload
 
-MOMENTS = {"sgd": 0, "adamw": 8}  # bytes a parameter: AdamW's two, in float32
-REPLICATED = "norm.weight"  # how the names of the only parameters end that are not cut
+MOMENTS = {"sgd": 0, "adamw": 8}  # bytes per parameter: AdamW's two moments, in float32
+REPLICATED = "norm.weight"  # endings of the names of the only uncut parameters
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
-CONTROL = 16  # bytes: a buffer that is no larger is counted as control, not as data
+CONTROL = 16  # bytes: a buffer up to this size counts as control, not as data
 
 
 def held(workload: Workload, t: int) -> float:
-    """Parameters a rank holds: its t-th of the matrices and all the norms (Shoeybi et al. 2019, §3)."""
+    """The number of parameters on a rank: its t-th of the matrices and all the norms (Shoeybi et al. 2019, §3)."""
     return sum(part(name, shape, t) for name, shape in workload.model.shapes())
 
 
 def part(name: str, shape: tuple[int, ...], t: int) -> float:
-    """Of a parameter, on the first rank, which has a row more of a vocabulary that t does not divide."""
+    """A parameter's elements on the first rank, which has one more row of a vocabulary that t does not divide."""
     if name.endswith(REPLICATED):
         return prod(shape)
     if name in VOCABULARY:
@@ -25,8 +25,8 @@ def part(name: str, shape: tuple[int, ...], t: int) -> float:
 
 
 def states(workload: Workload, topology: Topology) -> float:
-    """Bytes of weights, gradients, masters where the weights are narrower than float32, and moments. An engine that
-    pads the vocabulary holds more and names it."""
+    """Bytes of weights, gradients, moments, and masters if the weights are narrower than float32. An engine that pads
+    the vocabulary holds more and reports it."""
     element = workload.element_size
     moments = MOMENTS[workload.optimizer] * (2 if element == 8 else 1)
     return held(workload, topology.tp) * (2 * element + (4 if element < 4 else 0) + moments)
@@ -40,8 +40,8 @@ def traffic(workload: Workload, topology: Topology) -> float | None:
         cross-entropy   largest logit, Σ exp, the label's logit     b·s elements each, in float32 or wider
         QK-norm         the gradients of both gains of every layer  in one buffer, once a step
 
-    all but the last once for each micro-batch of b sequences; and with dp > 1 the gradients of what a rank holds.
-    None where there is one rank.
+    all but the last for each micro-batch of b sequences; with dp > 1 also the gradients of the rank's parameters. None
+    for one rank.
     """
     model, dp, t, element = workload.model, topology.dp, topology.tp, workload.element_size
     if topology.world_size == 1:

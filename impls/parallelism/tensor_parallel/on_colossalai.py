@@ -39,7 +39,7 @@ VOCABULARY = {"make_vocab_size_divisible_by": 1}  # by default it is padded to a
 
 
 class DecoderPolicy(Policy):
-    """What to cut how, for our layers' names; its built-in policies are for classes of Transformers."""
+    """The cuts for our layers' names; its built-in policies are for classes of Transformers."""
 
     def config_sanity_check(self) -> None: ...
 
@@ -69,11 +69,11 @@ class TensorParallel:
     fallback = "the adapter adds the gradients of QK-norm's gains over the ranks: Shardformer has no policy for them"
 
     def __init__(self, workload: Workload, topology: Topology) -> None:
-        without_experts(workload, "Colossal-AI is given a policy for")
+        without_experts(workload, "Colossal-AI has a policy here for")
         if workload.dtype == "fp64":
             raise Unsupported("Colossal-AI trains in float32, float16 and bfloat16 only")
         if topology.dp > 1:
-            raise Unsupported("data parallelism beside it is not set up here")
+            raise Unsupported("data parallelism is not set up beside it here")
         if workload.model.vocab_size % topology.tp:
             raise Unsupported("its vocabulary-parallel layers pad a vocabulary that the ranks do not divide")
         colossalai.start()
@@ -85,7 +85,7 @@ class TensorParallel:
             zero_stage=0,
             max_norm=workload.max_grad_norm,
             custom_policy=DecoderPolicy(),
-            gradient_as_bucket_view=True,  # else a gradient is kept twice
+            gradient_as_bucket_view=True,  # otherwise a gradient is kept twice
         )
         model = build_model(workload, torch.float32)
         self.model, self.optimizer, *_ = self.plugin.configure(model, optimizer(model.parameters(), workload))

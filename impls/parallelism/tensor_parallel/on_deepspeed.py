@@ -13,10 +13,10 @@ from impls.engines.deepspeed.tensor_parallel import TensorParallel
 
 
 class Saved(TensorParallel):
-    """The same, whose parameters are those of the file that DeepSpeed writes for others to load."""
+    """The same engine; its parameters are read from the file that DeepSpeed writes for other programs."""
 
     def parameters(self) -> Mapping[str, Tensor]:
-        with tempfile.TemporaryDirectory(prefix="plumbline-saved-") as folder:  # a rank's own; the first one writes
+        with tempfile.TemporaryDirectory(prefix="plumbline-saved-") as folder:  # each rank's own; the first writes
             self.engine.save_16bit_model(folder, "model.bin")
             found = torch.load(Path(folder) / "model.bin") if dist.get_rank() == 0 else {}
         return {name: found[name] for name in self.names if name in found}
@@ -28,5 +28,5 @@ def build(workload: Workload, topology: Topology) -> TensorParallel:
 
 def build_saved(workload: Workload, topology: Topology) -> Saved:
     if workload.dtype == "bf16":
-        raise Unsupported("what it saves is the model in its own dtype, without the masters that updates are judged by")
+        raise Unsupported("it saves the model in its own dtype, without the masters by which updates are judged")
     return Saved(workload, topology)

@@ -4,7 +4,7 @@
     copy     f  x              Σ over ranks       before a column-parallel product
     reduce   g  Σ over ranks   dy                 after a row-parallel product
     scatter     own part       parts joined       before a row-parallel product whose input is whole
-    gather      parts joined   own part           after a column-parallel product whose output is wanted whole
+    gather      parts joined   own part           after a column-parallel product whose output is needed whole
 
 As linear maps, f and g are each other's transpose, and so are scatter and gather.
 """
@@ -42,7 +42,7 @@ def _joined(x: Tensor, group: Group) -> Tensor:
 
 
 class Conjugate(Function):
-    """``forth`` forward and ``back`` backward: two linear maps, each the other's transpose."""
+    """``forth`` forward and ``back`` backward: two linear maps, each the transpose of the other."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: Group, forth: Callable, back: Callable) -> Tensor:
@@ -74,12 +74,12 @@ def scatter(x: Tensor, group: Group) -> Tensor:
 
 
 def gather(x: Tensor, group: Group) -> Tensor:
-    """[…, n/t] → […, n]: after a column-parallel product whose output is wanted whole."""
+    """[…, n/t] → […, n]: after a column-parallel product whose output is needed whole."""
     return _along(x, group, _joined, _part)
 
 
 def input_gradient(rows: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
-    """Σ dYⱼ Wⱼ, [n, h]: what several products Yⱼ = X Wⱼᵀ of one input send back to it."""
+    """Σ dYⱼ Wⱼ, [n, h]: the gradient of X from several products Yⱼ = X Wⱼᵀ."""
     dx = rows[0] @ weights[0]
     for row, weight in zip(rows[1:], weights[1:], strict=True):
         dx.addmm_(row, weight)
@@ -87,7 +87,7 @@ def input_gradient(rows: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
 
 
 class ColumnParallel(Function):
-    """f and the products that follow it in one: dX is summed while the gradients of the weights are computed."""
+    """f and the following products in one operator: dX is summed while the gradients of the weights are computed."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: Group, *weights: Tensor) -> tuple[Tensor, ...]:
@@ -107,7 +107,8 @@ class ColumnParallel(Function):
 
 
 def column_parallel(x: Tensor, group: Group, *weights: Tensor) -> tuple[Tensor, ...]:
-    """x Wᵀ, [b, s, n/t], for each of this rank's [n/t, h] weights: ``copy``, then ``linear``, its sum overlapped."""
+    """x Wᵀ, [b, s, n/t], for each of this rank's [n/t, h] weights: ``copy``, then ``linear``, with an overlapped
+    sum."""
     if group.size() == 1:
         return tuple(F.linear(x, weight) for weight in weights)
     return ColumnParallel.apply(x, group, *weights)

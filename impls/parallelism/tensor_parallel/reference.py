@@ -1,6 +1,6 @@
 """Tensor parallelism: the matrices of every layer are cut across t ranks (Shoeybi et al. 2019, "Megatron-LM", §3).
 
-A block is a column-parallel product followed by a row-parallel one, so that one sum is all it takes (figure 3):
+A block is a column-parallel product followed by a row-parallel one, so that a single sum suffices (figure 3):
 
     Y_i = σ(X A_i)            A = [A_1 … A_t] cut by columns: a σ of single elements, or of whole heads, stays local
     Z   = Σ_i Y_i B_i         B = [B_1; …; B_t] cut by rows: the sum is g
@@ -9,9 +9,9 @@ A block is a column-parallel product followed by a row-parallel one, so that one
     X ─ f ┤                 ├ g ─ Z        f: x forward, Σ over ranks backward; g: the other way round
           └─ A_2 ─ σ ─ B_2 ─┘
 
-Attention: A is q, k, v by heads, B the output projection. MLP: A is gate and up, B is down. Each layer asks for two
-all-reduces of [b, s, h] forward (g) and two backward (f). The vocabulary is cut too: the embedding ends in g, the head
-begins with f, and the logits stay where they are.
+Attention: A is q, k, v by heads, B the output projection. MLP: A is gate and up, B is down. Each layer needs two
+all-reduces of [b, s, h] forward (g) and two backward (f). The vocabulary is also cut: the embedding ends in g, the head
+begins with f, and the logits stay on their ranks.
 
     b batch   s sequence   h hidden_size   d head_dim   V vocab_size   v this rank's part of V   t ranks
 """
@@ -37,7 +37,7 @@ from impls.parallelism.tensor_parallel.vocabulary import CrossEntropy, embedding
 
 
 def heads(projected: Sequence[Tensor], part: Attention, cos: Tensor, sin: Tensor) -> Tensor:
-    """Queries, keys and values of this rank's heads, [b, s, n/t] each → what they attend to, [b, s, n/t]."""
+    """Queries, keys and values of this rank's heads, [b, s, n/t] each → the attention's output, [b, s, n/t]."""
     b, s, _ = projected[0].shape
     query, key, value = (y.view(b, s, -1, part.d) for y in projected)
     query, key = (rotate(y.transpose(1, 2), cos, sin) for y in (part.q_norm(query), part.k_norm(key)))
@@ -59,7 +59,7 @@ def mlp(x: Tensor, part: MLP, group: Group) -> Tensor:
 class ParallelDecoder(Decoder):
     """This rank's part of the decoder: the dense one with fewer heads, a narrower MLP and a shorter vocabulary."""
 
-    positions: Tensor | None = None  # in the sequence, where a rank has not all of them
+    positions: Tensor | None = None  # in the sequence, if a rank does not have all of them
 
     def __init__(self, config: ModelConfig, group: Group) -> None:
         t = group.size()
@@ -95,8 +95,8 @@ class ParallelDecoder(Decoder):
 
 
 class TensorParallel:
-    # A QK-norm's gain is replicated but acts on this rank's heads only: its gradient is a sum over tp. Outside the
-    # blocks every rank has seen the same activations and gradients, and nothing is to be done.
+    # A QK-norm's gain is replicated but acts only on this rank's heads, so its gradient is a sum over tp. Outside the
+    # blocks every rank has the same activations and gradients, and no sum is needed.
     summed: tuple[str, ...] = ("q_norm.weight", "k_norm.weight")
 
     def __init__(
@@ -105,14 +105,14 @@ class TensorParallel:
         topology: Topology,
         decoder: Callable[[ModelConfig, Group], ParallelDecoder] = ParallelDecoder,
     ) -> None:
-        without_experts(workload, "tensor parallelism by itself cuts")
+        without_experts(workload, "tensor parallelism alone cuts")
         places = mesh(topology)
         self.workload, self.topology = workload, topology
         self.tp, self.dp, self.dp_rank = places.get_group("tp"), places.get_group("dp"), places.get_local_rank("dp")
         with torch.device("meta"):
             self.model = decoder(workload.model, self.tp).to(TORCH_DTYPES[workload.dtype])
         self.model.to_empty(device=device())
-        if workload.model.tie_word_embeddings:  # to_empty unties
+        if workload.model.tie_word_embeddings:  # to_empty unties the embedding
             self.model.lm_head.weight = self.model.model.embed_tokens.weight
         self.weights = dict(self.model.named_parameters())
         with torch.no_grad():

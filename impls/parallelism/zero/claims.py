@@ -1,4 +1,4 @@
-"""Published figures of ZeRO against this session's."""
+"""Published figures of ZeRO compared with this session's."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ NOT_RUN = "this run has no memory figures of the reference with AdamW at dp1 and
 
 
 def practice_memory(records: Records) -> Finding:
-    """The practice's table: stage 1 saves nothing, stage 3 less than its own text says."""
+    """The practice's table: stage 1 saves nothing, and stage 3 less than the practice's own text says."""
     parameters = 8 * (2048 * 2048 + 2048)
     arithmetic = (
         f"8 × Linear(2048) has {parameters / 1e6:.1f} M parameters: weights, gradients and two moments in float32 are "
@@ -29,8 +29,8 @@ def practice_memory(records: Records) -> Finding:
 
 
 def adam_bytes(records: Records) -> Finding:
-    """Adam's own states are two moments; 16 counts weights, gradients and masters too."""
-    arithmetic = "two float32 moments are 8 bytes; 2 + 2 + 4 + 8 = 16 is the whole of mixed-precision training"
+    """Adam's own states are two moments; 16 bytes include weights, gradients and masters."""
+    arithmetic = "two float32 moments are 8 bytes; 2 + 2 + 4 + 8 = 16 includes all states of mixed-precision training"
     with_adam = measured(records, variant="zero1", topology="dp2", **ADAM)
     without = measured(records, variant="zero1", topology="dp2", **{**ADAM, "workload": "tiny"})
     if not (with_adam and without):
@@ -56,10 +56,10 @@ def paper_7_5b(records: Records) -> Finding:
 
 
 def paper_traffic(records: Records) -> Finding:
-    """2Ψ, 2Ψ and 3Ψ elements a step."""
+    """2Ψ, 2Ψ and 3Ψ elements per step."""
     work = {"engine": "reference", "topology": "dp2", "workload": "tiny", "dtype": "fp32", "quantity": "bytes"}
     found = {stage: measured(records, variant=f"zero{stage}", **work) for stage in (1, 2, 3)}
-    arithmetic = "a ring sends (N−1)/N of a buffer a pass, which the paper rounds to 1"
+    arithmetic = "a ring sends (N−1)/N of a buffer per pass, which the paper rounds to 1"
     if not all(found.values()):
         reason = "this run has no traffic of the reference at dp2"
         return assessed("paper_traffic", "out of reach here", reason, arithmetic, law=1.5, unit="stage 3 ÷ stage 1")

@@ -1,11 +1,11 @@
-"""ZeRO-3 is hooks: weights are partitioned too, and are whole only while their layer computes (P_os+g+p,
+"""ZeRO-3 with hooks: weights are also partitioned, and are whole only while their layer computes (P_os+g+p,
 Rajbhandari et al. 2020, §5.3, §7.2.2).
 
     forward    gather 0 ┌ gather 1 · compute 0 ┐┌ gather 2 · compute 1 ┐ …
     backward   gather n ┌ gather n−1 · compute n ┐┌ gather n−2 · compute n−1 · reduce-scatter n ┐ …
 
-Each unit is gathered while the one before it computes, and is released after its pass. Units are an attention, an MLP
-and the head; the root, unit 0, has the other parameters and is there during the whole pass.
+Each unit is gathered while the previous one computes, and is released after its pass. Each attention, each MLP and the
+head are units; the root, unit 0, has the other parameters and is whole during the entire pass.
 
     Ψ_u  parameters of a unit       N_d  ranks
 """
@@ -24,8 +24,8 @@ from impls.common.optimizer import optimizer
 from impls.parallelism.zero.optimizer import Reducer
 
 Wait = Callable[[], object]
-Reduce = Callable[[Tensor], Callable[[], Tensor]]  # whole gradient [Ψ_u] → how to wait for this rank's part [Ψ_u/N_d]
-Gather = Callable[[Tensor, Tensor], Wait]  # (whole [Ψ_u], this rank's part [Ψ_u/N_d]) → how to wait until it is whole
+Reduce = Callable[[Tensor], Callable[[], Tensor]]  # whole gradient [Ψ_u] → wait for this rank's part [Ψ_u/N_d]
+Gather = Callable[[Tensor, Tensor], Wait]  # (whole [Ψ_u], this rank's part [Ψ_u/N_d]) → wait until it is whole
 
 
 def all_gather(whole: Tensor, part: Tensor, group: dist.ProcessGroup) -> Wait:
@@ -33,7 +33,7 @@ def all_gather(whole: Tensor, part: Tensor, group: dist.ProcessGroup) -> Wait:
 
 
 def modules(model: Decoder) -> list[tuple[nn.Module, list[nn.Parameter]]]:
-    """Each module that is a unit, with its parameters, in the order of the forward pass; the root first."""
+    """Each module that is a unit, with its parameters, in the order of the forward pass; the root comes first."""
     blocks = [block for layer in model.model.layers for block in (layer.self_attn, layer.mlp)]
     if not model.config.tie_word_embeddings:
         blocks.append(model.lm_head)
@@ -45,9 +45,9 @@ def modules(model: Decoder) -> list[tuple[nn.Module, list[nn.Parameter]]]:
 class Unit:
     """The parameters of one module, of which this rank keeps one part.
 
-    ``weights`` [Ψ_u] the flat buffer whose views the parameters are; it has memory only while it is gathered
-    ``master`` [Ψ_u/N_d] this rank's part in float32, the only copy that stays
-    ``gradient`` [Ψ_u/N_d] this rank's part of the sum over ranks, as wide
+    ``weights`` [Ψ_u] a flat buffer, of which the parameters are views; it has memory only while it is gathered
+    ``master`` [Ψ_u/N_d] this rank's part in float32, the only permanent copy
+    ``gradient`` [Ψ_u/N_d] this rank's part of the sum over ranks, in float32
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Unit:
         self.release()
 
     def gather(self) -> None:
-        """Starts to gather the weights, into the very memory that autograd's saved tensors point at."""
+        """Starts to gather the weights into the same memory that autograd's saved tensors refer to."""
         storage = self.weights.untyped_storage()
         if storage.size() == 0:
             storage.resize_(self.bytes)
@@ -92,7 +92,7 @@ class Zero3:
         self.reduce = hook(model, units, reduce).finish
 
     def step(self) -> None:
-        """Steps what this rank owns; the next forward pass gathers it."""
+        """Steps this rank's parts; the next forward pass gathers them."""
         for unit in self.partitions:
             unit.master.grad, unit.gradient = unit.gradient, None
         self.inner.step()
@@ -100,17 +100,17 @@ class Zero3:
 
 
 def hook(model: Decoder, units: Sequence[Unit], reduce: Reduce) -> Reducer:
-    """Each unit is gathered before its passes, released after them, and its gradient reduced."""
+    """Gathers each unit before its passes, releases it after them, and reduces its gradient."""
     reducer = Reducer(reduce)
     for index, (module, _) in enumerate(modules(model)):
-        # Ahead of the last unit is the root, which is there already; the backward pass begins with root and last unit.
+        # The root, which is already whole, is ahead of the last unit; the backward pass begins with root and last unit.
         _around(module, units[index], units[(index + 1) % len(units)], units[index - 1], reducer)
     return reducer
 
 
 def _around(module: nn.Module, unit: Unit, following: Unit, preceding: Unit, reducer: Reducer) -> None:
     def before(ahead: Unit) -> None:
-        unit.gather()  # nothing is left to do if it was the one ahead
+        unit.gather()  # nothing to do if it was the unit ahead
         ahead.gather()
         unit.arrive()
 

@@ -18,7 +18,7 @@ from impls.engines import colossalai
 class LowLevelZero:
     def __init__(self, workload: Workload, topology: Topology, stage: int) -> None:
         if workload.dtype == "fp64":
-            raise Unsupported("Colossal-AI's mixed precision knows float32, float16 and bfloat16 only")
+            raise Unsupported("Colossal-AI's mixed precision supports only float32, float16 and bfloat16")
         colossalai.start()
         self.workload, self.topology, self.stage = workload, topology, stage
         self.model = build_model(workload)
@@ -28,12 +28,12 @@ class LowLevelZero:
             partition_grad=stage == 2,
             overlap_communication=True,
             clip_grad_norm=workload.max_grad_norm,
-            master_weights=workload.element_size < 4,  # by default float32 weights are copied too
+            master_weights=workload.element_size < 4,  # by default float32 weights are also copied
         )
 
     def backward(self, batch: Batch) -> Tensor:
         def around(last: bool) -> contextlib.AbstractContextManager[object]:
-            # At stage 2 each micro-batch is reduced: the optimizer allows no other way.
+            # At stage 2 each micro-batch is reduced: the optimizer permits nothing else.
             return contextlib.nullcontext() if last or self.stage == 2 else self.optimizer.no_sync()
 
         ranks = self.topology.dp

@@ -1,4 +1,4 @@
-"""FairScale: its OSS, an optimizer whose states are divided, behind DistributedDataParallel (stage 1) or its own
+"""FairScale: its OSS, an optimizer with divided states, behind DistributedDataParallel (stage 1) or its own
 ShardedDataParallel (stage 2), which reduces each gradient to the rank that steps it; its FullyShardedDataParallel
 (stage 3)."""
 
@@ -10,7 +10,7 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 
-os.environ["ENABLE_NCCL_BASE_COLLECTIVES"] = "0"  # those reduce-scatter a matrix into a vector, which gloo refuses
+os.environ["ENABLE_NCCL_BASE_COLLECTIVES"] = "0"  # they reduce-scatter a matrix into a vector: gloo rejects it
 from fairscale.nn.data_parallel import FullyShardedDataParallel, ShardedDataParallel
 from fairscale.optim.oss import OSS
 from torch import Tensor, nn
@@ -27,8 +27,8 @@ WRAPPERS = ("", "_fsdp_wrapped_module", "_fpw_module")  # parts of a name that F
 
 
 class FairScale:
-    """``to_none``: gradients are dropped after a step by the optimizer's ``zero_grad()``, as is its default since
-    PyTorch 2.0; ShardedDataParallel's own keeps the tensors, which are views of its buckets."""
+    """``to_none``: the optimizer's ``zero_grad()`` drops gradients after a step, the default since PyTorch 2.0;
+    ShardedDataParallel's own keeps the tensors, which are views of its buckets."""
 
     def __init__(self, workload: Workload, topology: Topology, stage: int, to_none: bool) -> None:
         if workload.element_size < 4:
@@ -72,14 +72,14 @@ class FairScale:
 
 
 class FullySharded:
-    """Its FSDP: a unit a layer, and the rest; in bf16 it gathers rounded copies of float32 shards."""
+    """Its FSDP: one unit per layer, and one for the rest; in bf16 it gathers rounded copies of float32 shards."""
 
     def __init__(self, workload: Workload, topology: Topology) -> None:
         if workload.dtype == "fp64":
             raise Unsupported("FairScale's FSDP holds float32 weights only")
         narrow = workload.element_size < 4
         if narrow and topology.dp == 1:
-            raise Unsupported("on one rank FairScale's FSDP leaves bfloat16 gradients to float32 weights")
+            raise Unsupported("on one rank FairScale's FSDP leaves bfloat16 gradients on float32 weights")
         cuda_on_cpu.redirect()
         self.workload, self.topology = workload, topology
         options = {
@@ -87,14 +87,14 @@ class FullySharded:
             "compute_dtype": TORCH_DTYPES[workload.dtype],
             "compute_device": device(),
             "disable_reshard_on_root": False,
-            "bucket_cap_mb": 0,  # its buckets are for what is smaller than one, and then outlive the step
+            "bucket_cap_mb": 0,  # its buckets are for smaller tensors, and would outlive the step
         }
         module = build_model(workload, torch.float32)
         layers = module.model.layers
         for index, layer in enumerate(layers):
             layers[index] = FullyShardedDataParallel(layer, **options)
         self.model = FullyShardedDataParallel(module, **options)
-        # It makes its streams where there is CUDA, and uses them everywhere.
+        # It creates streams only with CUDA, but uses them everywhere.
         with mock.patch("torch.cuda.is_available", return_value=True):
             self.model._lazy_init()
         wrapped = [(n, m) for n, m in self.model.named_modules() if isinstance(m, FullyShardedDataParallel)]

@@ -17,7 +17,7 @@ from impls.engines.torch.fsdp import Sharded
 
 
 class Redundancy:
-    """DDP with ZeroRedundancyOptimizer: whole parameters go to ranks, greedily by size."""
+    """DDP with ZeroRedundancyOptimizer: whole parameters are assigned to ranks, greedily by size."""
 
     def __init__(self, workload: Workload, topology: Topology) -> None:
         if workload.element_size < 4:

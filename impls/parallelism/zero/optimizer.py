@@ -1,4 +1,4 @@
-"""ZeRO-1 and ZeRO-2 are an optimizer: every rank has all weights, and steps 1/N_d of them (Rajbhandari et al. 2020).
+"""ZeRO-1 and ZeRO-2 as an optimizer: every rank has all weights, and steps 1/N_d of them (Rajbhandari et al. 2020).
 
 weights θ    [ θ_0 | θ_1 | … | θ_{N_d − 1} ]         flat, padded to a multiple of N_d; rank i owns partition i
 
@@ -25,10 +25,10 @@ from impls.common.optimizer import optimizer
 
 
 class Partition:
-    """Some parameters as one flat buffer, of which this rank owns the optimizer's states of one part.
+    """Some parameters as one flat buffer; this rank owns the optimizer's states of one part of it.
 
-    ``weights`` [Ψ] what the model computes with: its parameters are views
-    ``master`` [Ψ/N_d] this rank's part in float32; the very same memory where the weights are as wide
+    ``weights`` [Ψ] the weights of the model, whose parameters are views of it
+    ``master`` [Ψ/N_d] this rank's part in float32; the same memory if the weights are float32
     ``gradient`` [Ψ/N_d] this rank's part of the sum over ranks, between backward pass and step
     """
 
@@ -46,12 +46,12 @@ class Partition:
         self.gradient = part if self.gradient is None else self.gradient.add_(part)
 
     def gather(self) -> None:
-        """Every rank gets everybody's part of the weights."""
+        """Gathers all ranks' parts of the weights."""
         dist.all_gather_into_tensor(self.weights, self.weights[self.own], group=self.group)
 
 
 def step(partitions: Sequence[Partition], inner: torch.optim.Optimizer) -> None:
-    """Steps what this rank owns, and gathers the weights."""
+    """Steps this rank's part, and gathers the weights."""
     for partition in partitions:
         assert partition.gradient is not None
         partition.master.grad, partition.gradient = partition.gradient.to(partition.master.dtype), None
@@ -69,8 +69,8 @@ class Zero1:
         self.partition = Partition(parameters, group)
         self.partitions = [self.partition]
         self.inner = optimizer([self.partition.master], workload)
-        self.gradients = torch.zeros_like(self.partition.weights)  # [Ψ], to which backward passes add
-        self.gradient = self.gradients[self.partition.own]  # [Ψ/N_d], where the sum of this rank's part will be
+        self.gradients = torch.zeros_like(self.partition.weights)  # [Ψ], accumulated by backward passes
+        self.gradient = self.gradients[self.partition.own]  # [Ψ/N_d], the destination of this rank's part of the sum
         for parameter, view in zip(parameters, views(self.gradients, parameters), strict=True):
             parameter.grad = view
 
@@ -122,7 +122,7 @@ class Reducible(Protocol):
 
 
 class Reducer:
-    """Reduces gradients while the backward pass goes on; one at a time, so that no two whole ones take memory."""
+    """Reduces gradients during the backward pass, one at a time, so that only one whole gradient takes memory."""
 
     def __init__(self, reduce: Callable[[Tensor], Callable[[], Tensor]]) -> None:
         self.reduce = reduce

@@ -12,7 +12,7 @@ and variance (§3.1). Data parallelism keeps them on each of N_d ranks; each sta
                                                                      reduce-scatter of gradients
     Ψ  parameters       N_d  data-parallel ranks       K  bytes a parameter of the optimizer's states
 
-optimizer.py has stages 1 and 2, hooks.py has stage 3. Here is the training loop around them, the same for all.
+optimizer.py has stages 1 and 2, hooks.py has stage 3. This file has the training loop around them, the same for all.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ from impls.parallelism.zero.optimizer import Zero1, Zero2, reduce_scatter
 
 
 class Part(Protocol):
-    """What one rank owns of some parameters: ``master`` and ``gradient`` are [Ψ/N_d], flat."""
+    """One rank's part of some parameters: ``master`` and ``gradient`` are [Ψ/N_d], flat."""
 
     parameters: Sequence[nn.Parameter]
     weights: Tensor  # [Ψ], padded
@@ -51,7 +51,7 @@ class Stage(Protocol):
         """After the last backward pass of a step: each partition has its gradient."""
 
     def step(self) -> None:
-        """Steps the masters; the model has the new weights."""
+        """Steps the masters; afterwards the model has the new weights."""
 
 
 class Zero:
@@ -62,13 +62,13 @@ class Zero:
 
     def backward(self, batch: Batch) -> Tensor:
         rank, ranks = dist.get_rank(), dist.get_world_size()
-        loss = accumulate(self.model, batch, self.workload, rank, ranks, scale=1 / ranks)  # Σ over ranks is the mean
+        loss = accumulate(self.model, batch, self.workload, rank, ranks, scale=1 / ranks)  # makes Σ over ranks the mean
         self.stage.reduce()
         return loss
 
     @torch.no_grad()
     def update(self) -> None:
-        # What this rank owns, no other rank of the group does: squares are added over the group.
+        # No other rank of the group owns this rank's parts, so squares are added over the group.
         clip_by_global_norm({(self.group,): self._gradients()}, self.workload.max_grad_norm)
         self.stage.step()
 
@@ -82,14 +82,14 @@ class Zero:
         return self.whole([part.master for part in self.stage.partitions])
 
     def whole(self, mine: Sequence[Tensor]) -> Mapping[str, Tensor]:
-        """This rank's part of each partition, and everybody else's, by the parameters' names."""
+        """All ranks' parts of each partition, by the parameters' names."""
         found: dict[nn.Parameter, Tensor] = {}
         for part, tensor in zip(self.stage.partitions, mine, strict=True):
             found.update(zip(part.parameters, gathered(tensor, part.parameters, self.group), strict=True))
         return {name: found[parameter].cpu() for name, parameter in self.model.named_parameters()}
 
     def padding(self) -> int:
-        """Elements that fill partitions up to a multiple of the ranks."""
+        """The number of elements that pad partitions to a multiple of the ranks."""
         return sum(part.weights.numel() for part in self.stage.partitions) - self.workload.model.parameters
 
 

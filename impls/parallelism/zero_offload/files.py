@@ -1,4 +1,4 @@
-"""Model states in files (Rajbhandari et al. 2021, §5.1.1, §6.2): the memory holds a few pieces at a time."""
+"""Model states in files (Rajbhandari et al. 2021, §5.1.1, §6.2): memory holds only a few pieces at a time."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -13,13 +13,13 @@ from impls.parallelism.zero_offload.store import Store, aligned
 
 
 def extents(lengths: Sequence[int]) -> list[tuple[int, int]]:
-    """Offset and length of consecutive records, each from the beginning of a block on."""
+    """Offset and length of consecutive records, each of which starts at a block boundary."""
     offsets = accumulate((padded(length) for length in lengths), initial=0)
     return list(zip(offsets, lengths, strict=False))
 
 
 class States:
-    """As in :mod:`host`, but in the file a piece's rows are one record, [count, length], as they are stepped."""
+    """As in :mod:`host`, but in the file a piece's rows are one record, [count, length], in the order of the steps."""
 
     def __init__(self, sizes: Sequence[int], pieces: Sequence[Piece], count: int, dtype: torch.dtype, folder: str):
         self.pieces, self.sizes, self.count, self.dtype, self.added = pieces, sizes, count, dtype, 0
@@ -33,7 +33,7 @@ class States:
         return data.view(self.dtype).view(self.count, -1)
 
     def _of(self, unit: int) -> Iterator[tuple[slice, int, int]]:
-        """Place in the shard, offset and length in the file of a unit's pieces."""
+        """A unit's pieces: position in the shard, and offset and length in the file."""
         for piece, (offset, length) in zip(self.pieces, self.extents, strict=True):
             if piece.unit == unit:
                 yield piece.place, offset, length
@@ -61,8 +61,8 @@ class States:
 
 
 class Weights:
-    """This rank's shards in the model's dtype. Reads are a unit ahead of the passes: in the order in which a step
-    asked for units, the next one will too (Rajbhandari et al. 2021, §6.2: the dynamic prefetcher)."""
+    """This rank's shards in the model's dtype. Reads run one unit ahead of the passes: the next step is expected to
+    request units in the same order as this one (Rajbhandari et al. 2021, §6.2: the dynamic prefetcher)."""
 
     def __init__(self, sizes: Sequence[int], pieces: Sequence[Piece], dtype: torch.dtype, folder: str):
         self.pieces, self.dtype, self.added = pieces, dtype, 0
@@ -72,13 +72,13 @@ class Weights:
         self.reading = [aligned(max(length for _, length in self.extents), pinned) for _ in range(2)]
         self.writing = [aligned(max(p.length for p in pieces) * dtype.itemsize, pinned) for _ in range(2)]
         self.writes: list[Future[None]] = []
-        self.copies: list[torch.cuda.Event | None] = [None, None]  # out of the buffers that are read into
-        self.coming: tuple[int, int, Future[None]] | None = None  # unit, buffer, and when it is there
+        self.copies: list[torch.cuda.Event | None] = [None, None]  # excluded from the buffers for reading
+        self.coming: tuple[int, int, Future[None]] | None = None  # unit, buffer, and the pending read
         self.order: list[int] = []
         self.last_order: list[int] = []
 
     def add(self, master: Tensor) -> None:
-        """The next unit's."""
+        """Appends the next unit's weights."""
         for piece in self.pieces:
             if piece.unit == self.added:
                 self.put(piece, master[piece.place])
@@ -95,7 +95,7 @@ class Weights:
         self.writes.append(self.store.write(offset, buffer[: padded(piece.length * self.dtype.itemsize)]))
 
     def flush(self) -> None:
-        """Waits for what is written; reads of older weights are void."""
+        """Waits for pending writes; discards reads of older weights."""
         for write in self.writes:
             write.result()
         if self.coming is not None:
@@ -104,7 +104,7 @@ class Weights:
         self.last_order, self.order = self.order, []
 
     def fetch(self, unit: int, into: Tensor) -> None:
-        """Copies a unit's weights into place as soon as they are read, and starts to read the next unit's."""
+        """Copies a unit's weights into place once they are read, and starts to read the next unit's."""
         if self.coming is not None and self.coming[0] != unit:
             self.coming[2].result()
             self.coming = None

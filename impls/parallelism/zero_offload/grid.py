@@ -1,5 +1,5 @@
-"""The work of this topic: plain SGD shows wiring; AdamW has states to move, of matrices that are large enough for
-DeepSpeed to move them: 1 MiB at least."""
+"""The work of this topic: plain SGD shows wiring; AdamW has states to move, with matrices large enough for DeepSpeed to
+move them (at least 1 MiB)."""
 
 from harness.spec import Grid, ModelConfig, Row, Workload
 

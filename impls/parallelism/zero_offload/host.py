@@ -1,10 +1,10 @@
-"""The host's side of ZeRO-Offload (Ren et al. 2021, §3.3, §5.1): where the states are, and the ways there and back.
+"""The host's side of ZeRO-Offload (Ren et al. 2021, §3.3, §5.1): the states and their copies in both directions.
 
     device → host   a unit's gradient, once it is reduced, while the backward pass goes on below it
     host → device   new weights, rounded on the host: in stage 2 after each piece's step, in stage 3 before each pass
 
 On CUDA the host's memory is pinned and copies have a stream of their own, so that they overlap with the computation. On
-CPU ranks device and host are one memory: nothing is copied that is there already.
+CPU ranks device and host are one memory, so nothing is copied.
 
     Ψ_u  parameters of a unit       N_d  ranks       n  elements of a piece
 """
@@ -20,11 +20,11 @@ from torch import Tensor
 from impls.parallelism.zero.hooks import Wait, all_gather
 from impls.parallelism.zero.optimizer import reduce_scatter
 
-Rows = Sequence[Tensor]  # p and, of AdamW, m and v, each [n]
+Rows = Sequence[Tensor]  # p and, for AdamW, m and v, each [n]
 
 
 class Piece(NamedTuple):
-    """A tile of a unit's shard: it is stepped while the one before is on its way (§5.1)."""
+    """A tile of a unit's shard: it is stepped while the previous one is copied (§5.1)."""
 
     unit: int
     start: int
@@ -36,7 +36,7 @@ class Piece(NamedTuple):
 
 
 def cut(sizes: Sequence[int], most: int) -> list[Piece]:
-    """Shards of these sizes in pieces of at most ``most`` elements, in order; none lies in two units."""
+    """Shards of these sizes in pieces of at most ``most`` elements, in order; no piece spans two units."""
     return [
         Piece(unit, start, min(most, size - start)) for unit, size in enumerate(sizes) for start in range(0, size, most)
     ]
@@ -47,7 +47,7 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
 
 
 def moved(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """On the host in this dtype."""
+    """A buffer on the host in this dtype."""
     if tensor.dtype == dtype and not tensor.is_cuda:
         return tensor
     return empty(tensor.shape, dtype).copy_(tensor)
@@ -55,7 +55,7 @@ def moved(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 @contextlib.contextmanager
 def beside(copies: torch.cuda.Stream | None) -> Iterator[None]:
-    """On CUDA: what is asked for in here follows what was asked for so far, and overlaps with what comes next."""
+    """On CUDA, the work inside follows the work queued so far, and overlaps with later work."""
     if copies is not None:
         copies.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(copies):
@@ -63,7 +63,7 @@ def beside(copies: torch.cuda.Stream | None) -> Iterator[None]:
 
 
 def reduced_to_host(whole: Tensor, group: dist.ProcessGroup, copies: torch.cuda.Stream | None) -> Callable[[], Tensor]:
-    """Starts to reduce a gradient [Ψ_u]; waiting for it brings this rank's part [Ψ_u/N_d] to the host."""
+    """Starts to reduce a gradient [Ψ_u]; waiting copies this rank's part [Ψ_u/N_d] to the host."""
     reduced = reduce_scatter(whole, group)
 
     def wait() -> Tensor:
@@ -71,7 +71,7 @@ def reduced_to_host(whole: Tensor, group: dist.ProcessGroup, copies: torch.cuda.
             part = reduced()  # [Ψ_u/N_d], on the device
             there = empty(part.shape, part.dtype).copy_(part, non_blocking=True) if part.is_cuda else part
         if copies is not None:
-            copies.synchronize()  # the device computes the next unit's gradient meanwhile
+            copies.synchronize()  # meanwhile the device computes the next unit's gradient
         return there
 
     return wait
@@ -87,13 +87,13 @@ class States:
         self.rows: list[Rows] = []
 
     def add(self, master: Tensor) -> Tensor:
-        """Takes over the next unit's master weights; its moments are zero."""
+        """Stores the next unit's master weights; its moments are zero."""
         p = moved(master, self.dtype)  # [Ψ_u/N_d]
         self.rows.append([p, *(empty(p.shape, p.dtype).zero_() for _ in range(self.count - 1))])
         return p
 
     def stream(self) -> Iterator[tuple[Piece, Rows]]:
-        """Each piece with its states, rows of [n], to be stepped in place."""
+        """Yields each piece with its states, rows of [n], to be stepped in place."""
         for piece in self.pieces:
             yield piece, [row[piece.place] for row in self.rows[piece.unit]]
 
@@ -102,25 +102,25 @@ class States:
 
 
 class Weights:
-    """This rank's shards in the model's dtype: in stage 3 on the host, in stage 2 their places on the device."""
+    """This rank's shards in the model's dtype: in stage 3 on the host, in stage 2 their destination on the device."""
 
     def __init__(self, sizes: Sequence[int], pieces: Sequence[Piece], dtype: torch.dtype, folder: str):
         self.dtype = dtype
         self.shards: list[Tensor] = []
 
     def add(self, master: Tensor) -> None:
-        """The next unit's, rounded; the masters themselves where they are no wider."""
+        """Appends the next unit's weights, rounded; the masters themselves if they are no wider."""
         self.shards.append(moved(master, self.dtype))
 
     def put(self, piece: Piece, values: Tensor) -> None:
-        """A piece's new weights [n]; to a device they go rounded, from pinned memory."""
+        """Stores a piece's new weights [n]; weights for a device are sent rounded, from pinned memory."""
         place = self.shards[piece.unit][piece.place]
-        # A piece's memory may be another's before a copy ends, so that one starts from its own.
+        # A piece's memory may be reused before a copy ends, so the copy starts from its own buffer.
         rounded = empty(values.shape, self.dtype).copy_(values) if place.is_cuda else values  # [n]
         place.copy_(rounded, non_blocking=True)
 
     def flush(self) -> None:
-        """Nothing is under way that the device's stream does not order."""
+        """Does nothing: the device's stream orders all pending copies."""
 
     def fetch(self, unit: int, into: Tensor) -> None:
         into.copy_(self.shards[unit], non_blocking=True)
@@ -129,7 +129,7 @@ class Weights:
 def fetched(
     unit: int, whole: Tensor, part: Tensor, weights: Any, group: dist.ProcessGroup, copies: torch.cuda.Stream | None
 ) -> Wait:
-    """Starts a unit's way to the device: this rank's part from where it is kept, then every rank's (Infinity, §6.1)."""
+    """Starts a unit's copies to the device: this rank's part from its place, then every rank's (Infinity, §6.1)."""
     own = whole.chunk(group.size())[group.rank()]  # [Ψ_u/N_d]
     with beside(copies):
         weights.fetch(unit, own)

@@ -1,26 +1,26 @@
-"""What offloading promises (Ren et al. 2021, §3.3; Rajbhandari et al. 2021, §3, §5).
+"""The promises of offloading (Ren et al. 2021, §3.3; Rajbhandari et al. 2021, §3, §5).
 
-Two memories, and a meter sees one of them: on CUDA that of the device. On CPU ranks device and host are one memory, so
-:func:`states` is the sum of both, and the saving that the technique is for shows only in what goes to files.
+There are two memories, and a meter sees only one: on CUDA the device's. On CPU ranks device and host are one memory, so
+:func:`states` is the sum of both, and the technique saves memory there only through files.
 """
 
 from harness.spec import Topology, Workload
 from impls.parallelism.zero import laws
 
-BLOCK = 4096  # bytes: offsets, lengths and addresses of direct reads and writes are multiples of it
-PIECES = 32  # of a rank's states
+BLOCK = 4096  # bytes: direct reads and writes need offsets, lengths and addresses that are multiples of it
+PIECES = 32  # pieces of a rank's states
 RING = 3  # buffers of a stream of pieces: one is read, one stepped, one written
 
 
 def device(workload: Workload, topology: Topology, stage: int, states_on: str, weights_on: str) -> float:
-    """Bytes of model states that stay on the device: the weights, 2Ψ in mixed precision, in stage 2; in stage 3
-    nothing, since weights come a unit at a time. Gradients are on the host when the backward pass has ended."""
+    """Bytes of model states that stay on the device: the weights (2Ψ in mixed precision) in stage 2; nothing in stage
+    3, where weights arrive one unit at a time. Gradients are on the host when the backward pass has ended."""
     return workload.model.parameters * workload.element_size if stage == 2 else 0.0
 
 
 def buffers(workload: Workload, topology: Topology, stage: int, states_on: str, weights_on: str) -> float:
-    """Bytes in memory of what is in files: RING pieces of the optimizer's states; two units' weights, read, and two
-    pieces of weights, to be written."""
+    """Bytes in memory for states in files: RING pieces of the optimizer's states; two units' weights, being read, and
+    two pieces of weights, to be written."""
     e, ranks = workload.element_size, topology.dp
     record = max(4, e) * (3 if workload.optimizer == "adamw" else 1)
     unit = largest(workload, ranks)
@@ -30,9 +30,10 @@ def buffers(workload: Workload, topology: Topology, stage: int, states_on: str, 
 
 
 def states(workload: Workload, topology: Topology, stage: int, states_on: str, weights_on: str) -> float:
-    """Bytes on device and host together: those of ZeRO's stage, less what is in files, whose buffers remain.
+    """Bytes on device and host together: those of ZeRO's stage, minus the states in files, plus the files' buffers.
 
-    With AdamW in mixed precision 2Ψ+14Ψ/N (stage 2) and 16Ψ/N (3) of which gradients 2Ψ/N and the optimizer's 12Ψ/N.
+    With AdamW in mixed precision 2Ψ+14Ψ/N (stage 2) and 16Ψ/N (3), of which the gradients have 2Ψ/N and the optimizer's
+    states 12Ψ/N.
     """
     gradients = workload.model.parameters * workload.element_size / topology.dp
     whole = laws.states(workload, topology, stage)
@@ -43,7 +44,7 @@ def states(workload: Workload, topology: Topology, stage: int, states_on: str, w
 
 
 def traffic(workload: Workload, topology: Topology, stage: int, states_on: str, weights_on: str) -> float | None:
-    """Bytes between ranks: those of ZeRO's stage (Ren et al. 2021, §4.2). Copies to and from the host are none."""
+    """Bytes between ranks: those of ZeRO's stage (Ren et al. 2021, §4.2). Copies to and from the host do not count."""
     return laws.traffic(workload, topology, stage)
 
 
@@ -62,12 +63,13 @@ def largest(workload: Workload, ranks: int) -> int:
 
 
 def buffer(size: float) -> int:
-    """Bytes that an aligned buffer takes."""
+    """Bytes of an aligned buffer."""
     return padded(int(size)) + BLOCK
 
 
 def longest(parameters: int, ranks: int) -> int:
-    """Elements of a piece: a 32nd of a rank's part of the model, so that a row of any dtype is a number of blocks."""
+    """Elements of a piece: a 32nd of a rank's part of the model, rounded so that a row of any dtype fills whole
+    blocks."""
     return padded(-(-parameters // (PIECES * ranks)))
 
 

@@ -16,8 +16,9 @@ from impls.parallelism.zero_offload import operators
 
 
 def require(operator: str) -> None:
-    """Loads what was compiled; Unsupported if it was not: that takes minutes, a case has two. PyTorch would look for
-    changes in each rank, in turns, behind a lock file that a killed rank leaves."""
+    """Loads a compiled operator; raises Unsupported if it is not compiled, since compilation takes minutes and a case
+    has two. PyTorch would check for changes in each rank in turn, behind a lock file that a killed rank leaves
+    behind."""
     if why := operators.missing(operator):
         raise Unsupported(why)
     for library in operators.libraries(operator):
@@ -30,14 +31,15 @@ def require(operator: str) -> None:
 
 
 class Offload(Zero):
-    """``sections`` are of zero_optimization; ``own``, the engine's optimizer by its configuration, else PyTorch's."""
+    """``sections`` belong to zero_optimization; ``own`` is the engine's optimizer by its configuration, otherwise
+    PyTorch's is used."""
 
     def __init__(
         self, workload: Workload, topology: Topology, stage: int, sections: Mapping[str, Any], **own: Any
     ) -> None:
         chosen = {"optimizer": own} if own else {"zero_force_ds_cpu_optimizer": False}
         super().__init__(workload, topology, stage, sections, **chosen)
-        # Locked buffers for files are taken past PyTorch's allocator, and the meter: as many bytes that it sees.
+        # Locked buffers for files bypass PyTorch's allocator and the meter, so as many visible bytes are allocated.
         self.stand_in = [torch.empty(size, dtype=torch.uint8) for size in self._locked()]
 
     def _locked(self) -> Iterator[int]:
@@ -57,14 +59,14 @@ def build(workload: Workload, topology: Topology, stage: int, states_on: str, we
     if states_on == "files":
         if stage < 3:
             raise Unsupported(
-                "DeepSpeed's stages 1 and 2 take the device nvme for cpu without a word: no file is written"
+                "DeepSpeed's stages 1 and 2 treat the device nvme as cpu without a warning: no file is written"
             )
         require("async_io")
-        # The world's folder, which is removed even if its ranks are killed.
+        # The world's folder is removed even if its ranks are killed.
         folder = tempfile.mkdtemp(dir=os.environ.get("PLUMBLINE_SCRATCH"))
         for section in sections.values():
             section["nvme_path"] = folder
-        # In proportion to the model, as its settings for 1e9 parameters; but what is less than 1 MiB is not moved.
+        # In proportion to the model, like its settings for 1e9 parameters; but tensors below 1 MiB are not moved.
         sections["sub_group_size"] = max(workload.model.parameters // (16 * topology.dp), 2**18)
         sections["offload_optimizer"] |= {"pipeline_read": True, "pipeline_write": True, "buffer_count": 12}
     if weights_on == "files":
@@ -82,7 +84,7 @@ def _device(place: str) -> str:
 
 
 def build_zenflow(workload: Workload, topology: Topology, stage: int, states_on: str, weights_on: str) -> Offload:
-    """ZenFlow (Lan et al. 2025), set to update every gradient in every step, so that it is AdamW."""
+    """ZenFlow (Lan et al. 2025), configured to update every gradient in every step, so that it equals AdamW."""
     if workload.optimizer != "adamw":
         raise Unsupported(f"ZenFlow takes AdamW only, not {workload.optimizer}")
     require("cpu_adam")

@@ -1,7 +1,7 @@
 """PyTorch's FSDP2 with ``CPUOffloadPolicy``: sharded weights, gradients and optimizer on the host.
 
-It offloads the weights in either variant; with ``reshard_after_forward`` off they come once a step and stay gathered up
-to the backward pass, as stage 2 has them there.
+It offloads the weights in both variants; with ``reshard_after_forward`` off they are gathered once per step and stay
+gathered until the backward pass, as in stage 2.
 """
 
 import torch

@@ -1,6 +1,6 @@
-"""DeepSpeed's operators that ZenFlow and files need, compiled once in an environment: ``python -m`` this module.
+"""DeepSpeed's operators for ZenFlow and files, compiled once per environment: ``python -m`` this module.
 
-It loads nothing before there is something to compile. The outcome stands in a file beside the operator.
+It imports nothing before there is something to compile. A file beside the operator records the outcome.
 """
 
 import fcntl
@@ -19,7 +19,7 @@ from impls.engines.extensions import folder
 
 class Operator(NamedTuple):
     builder: str  # in deepspeed.ops.op_builder
-    parts: tuple[str, ...]  # what is compiled, in this order; an older DeepSpeed has no pin_memory
+    parts: tuple[str, ...]  # operators in the order of compilation; an older DeepSpeed has no pin_memory
     users: str
     requires: str
 
@@ -36,12 +36,12 @@ OPERATORS = {
 
 
 def needs(engine: str, states_on: str, **_: Any) -> bool:
-    """Whether the engine needs one of them for this variant."""
+    """Whether the engine needs one of the operators for this variant."""
     return engine == "zenflow" or (engine == "deepspeed" and states_on == "files")
 
 
 def missing(operator: str) -> str:
-    """Why the operator cannot be loaded, or an empty string."""
+    """The reason why the operator cannot be loaded, or an empty string."""
     found = _outcome(operator)
     if found is None:
         return f"DeepSpeed's {operator} is not built; once: python -m impls.parallelism.zero_offload.operators"
@@ -49,7 +49,7 @@ def missing(operator: str) -> str:
 
 
 def libraries(operator: str) -> list[Path]:
-    """What there is to load of an operator that is not missing, in this order."""
+    """The operators that can be loaded, in this order."""
     return [library for library in map(_library, OPERATORS[operator].parts) if library.exists()]
 
 
@@ -58,7 +58,8 @@ def _library(part: str) -> Path:
 
 
 def _outcome(operator: str) -> dict[str, str] | None:
-    """``why`` it could not be compiled, empty if it was; None if that was not tried with what is installed now."""
+    """``why``: the reason why it could not be compiled, empty if it was compiled; None if the installed versions have
+    not been tried."""
     try:
         found: dict[str, str] = json.loads((folder() / operator / "outcome.json").read_text())
     except (OSError, ValueError):
@@ -68,7 +69,7 @@ def _outcome(operator: str) -> dict[str, str] | None:
 
 
 def _key() -> str:
-    """What an operator is compiled for: it has every instruction of this CPU."""
+    """The target of the compilation: the code uses every instruction of this CPU."""
     info = Path("/proc/cpuinfo")
     about = info.read_text().splitlines() if info.exists() else []
     flags = next((line for line in about if line.startswith(("flags", "Features"))), "")
@@ -77,7 +78,7 @@ def _key() -> str:
 
 
 def main() -> int:
-    """Compiles what is missing and prints a line for each step; what compilers say goes to ``build.log``."""
+    """Compiles missing operators and prints a line for each step; compilers' output goes to ``build.log``."""
     if not any(map(missing, OPERATORS)):
         return 0
     os.nice(10)  # cases run meanwhile
@@ -92,7 +93,7 @@ def main() -> int:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             print("DeepSpeed's operators: another process builds them; waiting for it", file=said, flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel gives it back even if that process is killed
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases it even if that process is killed
         for operator in OPERATORS:
             if missing(operator):
                 why = _build(operator, said)
@@ -103,7 +104,7 @@ def main() -> int:
 
 @contextmanager
 def _quiet() -> Iterator[TextIO]:
-    """What this process and its children print goes to a file; what they are to say, to the stream."""
+    """Redirects the output of this process and its children to a file; yields a stream for messages."""
     with (folder() / "build.log").open("w") as log, os.fdopen(os.dup(1), "w", encoding="utf-8") as said:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
@@ -111,10 +112,10 @@ def _quiet() -> Iterator[TextIO]:
 
 
 def _build(operator: str, said: TextIO) -> str:
-    """Why it cannot be built, or an empty string."""
+    """Builds the operator; returns the reason of a failure, or an empty string."""
     about = OPERATORS[operator]
     for part in about.parts:
-        # Of a build that was killed, for which PyTorch would wait for ever: whoever builds now holds build.lock.
+        # A killed build leaves it, and PyTorch would wait for it forever; only the holder of build.lock builds.
         (folder() / part / "lock").unlink(missing_ok=True)
     try:
         from impls.engines.deepspeed.engine import builder
@@ -125,7 +126,7 @@ def _build(operator: str, said: TextIO) -> str:
             begins = f"DeepSpeed's {operator}, {about.users}, is compiled once, for one to four minutes"
             print(f"{begins}; cases that do not need it run meanwhile", file=said, flush=True)
             compiles.load(verbose=False)
-    except Exception as error:  # whatever ends a build is its reason
+    except Exception as error:  # the reason is whatever ends a build
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
         why = next((line for line in lines if "error:" in line), lines[0])
     (folder() / operator).mkdir(exist_ok=True)

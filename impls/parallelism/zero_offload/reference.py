@@ -1,8 +1,8 @@
-"""ZeRO-Offload (Ren et al. 2021, §3-5) and ZeRO-Infinity (Rajbhandari et al. 2021, §5, §6): ZeRO whose states are where
-memory is plenty.
+"""ZeRO-Offload (Ren et al. 2021, §3-5) and ZeRO-Infinity (Rajbhandari et al. 2021, §5, §6): ZeRO with its states in
+large memory, on the host or in files.
 
-A step in mixed precision is cut between device and host at the edges that carry 2-byte values only, and what costs
-O(Ψ · tokens) stays on the device (Ren et al., §3.2-3.4). What is on the host is stepped there:
+A step in mixed precision is divided between device and host at the edges that carry only 2-byte values, and work of
+O(Ψ · tokens) stays on the device (Ren et al., §3.2-3.4). States on the host are stepped there:
 
     device   ┌ p16 ── forward, backward ── g16 ┐        p16  weights      2Ψ        stay on the device (stage 2), or
     ─────────│─────────────────────────────────│───                                 are fetched a unit at a time (3)
@@ -18,10 +18,10 @@ O(Ψ · tokens) stays on the device (Ren et al., §3.2-3.4). What is on the host
     backward   compute unit 3 │ compute unit 2 │ …      update   step piece 0 │ step piece 1 │ …
     copies                    │ g of unit 3 ↓  │                 read piece 1 │ write piece 0, read piece 2 │ …
 
-Naively all gradients are copied, then all states stepped, then all weights copied. Here a unit's gradient is copied
-while the one below is computed, and states are stepped in pieces (Ren et al., §5.1) with their neighbours on the way.
+The naive form copies all gradients, then steps all states, then copies all weights. Here a unit's gradient is copied
+while the one below is computed, and states are stepped in pieces (Ren et al., §5.1) while their neighbours are copied.
 
-host.py has the host's memory, files.py and store.py have the files. Passes and reductions are those of ZeRO.
+host.py has the host's memory, files.py and store.py have the files. Passes and reductions are ZeRO's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -61,12 +61,12 @@ def step(rows: host.Rows, gradient: Tensor, count: int, workload: Workload) -> N
         sgd([p], [g], [None], momentum=0.0, dampening=0.0, nesterov=False, **rate)
     else:
         (m, v), (beta1, beta2) = moments, workload.betas
-        before = [torch.tensor(count - 1.0)]  # the kernel counts
+        before = [torch.tensor(count - 1.0)]  # the kernel counts its steps
         adamw([p], [g], [m], [v], [], before, amsgrad=False, beta1=beta1, beta2=beta2, eps=workload.eps, **rate)
 
 
 class Offload:
-    """A stage of ZeRO whose optimizer is the host's. ``partitions`` have this rank's gradients, on the host too;
+    """A stage of ZeRO with the host's optimizer. ``partitions`` have this rank's gradients, also on the host;
     ``resident`` are those whose weights stay on the device."""
 
     def __init__(
@@ -86,18 +86,18 @@ class Offload:
         # 1. Piece by piece: step p, m and v while their neighbours are read and written.
         for piece, rows in self.states.stream():
             step(rows, self.partitions[piece.unit].gradient[piece.place], self.count, self.workload)
-            # 2. float2half, and on their way to where the weights are.
+            # 2. float2half, and the copy to the weights' place.
             self.weights.put(piece, rows[0])
         self.weights.flush()
         for partition in self.partitions:
             partition.gradient = None
-        # 3. Weights on the device go to every rank (Ren et al., §4.2); others are fetched by the next passes.
+        # 3. Weights on the device go to every rank (Ren et al., §4.2); the next passes fetch the others.
         for partition in self.resident:
             partition.gather()
 
 
 class ZeroOffload(Zero):
-    """ZeRO's loop over this stage."""
+    """ZeRO's loop with this stage."""
 
     def __init__(self, model: Decoder, stage: Offload, group: dist.ProcessGroup, workload: Workload) -> None:
         super().__init__(model, stage, group, workload)
@@ -137,6 +137,6 @@ def build(
             weights.add(states.add(unit.master))
         weights.flush()
     for partition in partitions:
-        partition.master = torch.empty(0, dtype=narrow)  # it is among the states now
+        partition.master = torch.empty(0, dtype=narrow)  # the states hold it now
     offload = Offload(partitions, resident, reducer, states, weights, workload)
     return ZeroOffload(model, offload, group, workload)

@@ -7,8 +7,8 @@ and a few reused, aligned (on CUDA: pinned) buffers, which overlap with the comp
               compute   │ 0 │ 1 │ 2 │ 3 │          piece i + 1 is read and piece i − 1 is written
               write         │ 0 │ 1 │ 2 │ 3
 
-The file is in ``folder``, by default that of ``tempfile`` (TMPDIR, else /tmp), and has no name: the kernel frees its
-blocks when the process ends, however it ends.
+The file is in ``folder``, by default that of ``tempfile`` (TMPDIR or /tmp), and has no name: the kernel frees its
+blocks when the process ends for any reason.
 """
 
 import contextlib
@@ -36,21 +36,21 @@ def aligned(size: int, pinned: bool = False) -> Tensor:
 
 
 class Store:
-    """``size`` bytes in a file, as long as the object lives. OSError, one line, if the folder is missing, read-only or
-    too full for them."""
+    """``size`` bytes in a file, as long as the object lives. Raises a one-line OSError if the folder is missing,
+    read-only or too full for them."""
 
     def __init__(self, size: int, folder: str = "") -> None:
         self.folder, self.size, self.fallback = folder or tempfile.gettempdir(), padded(size), ""
         with self._clear("cannot make a file"):
             self.file = tempfile.TemporaryFile(dir=self.folder, buffering=0)  # noqa: SIM115
-        weakref.finalize(self, self.file.close)  # whoever drops the store drops the file
+        weakref.finalize(self, self.file.close)  # deleting the store deletes the file
         with self._clear(f"cannot take {self.size:,} bytes"):
             self._reserve()
         self._go_direct()
-        self.threads = ThreadPoolExecutor(2, thread_name_prefix="store")  # a read and a write at once
+        self.threads = ThreadPoolExecutor(2, thread_name_prefix="store")  # one read and one write at once
 
     def _reserve(self) -> None:
-        """Takes the blocks now: a disk that is too small fails here, not in the middle of training."""
+        """Allocates the blocks now, so that a disk that is too small fails here and not during training."""
         try:
             os.posix_fallocate(self.file.fileno(), 0, self.size)
         except OSError as error:
@@ -63,7 +63,7 @@ class Store:
         try:
             fcntl.fcntl(self.file, fcntl.F_SETFL, flags | os.O_DIRECT)
         except OSError:
-            self.fallback = f"{self.folder} takes no O_DIRECT: its files go through the page cache"
+            self.fallback = f"{self.folder} does not support O_DIRECT: its files go through the page cache"
 
     @contextlib.contextmanager
     def _clear(self, what: str) -> Iterator[None]:
@@ -74,11 +74,11 @@ class Store:
             raise OSError(error.errno, f"{what} in {self.folder} for offloaded states: {reason}") from error
 
     def read(self, offset: int, into: Tensor) -> Future[None]:
-        """Starts to fill ``into``, aligned bytes, which must be left alone until the result is there."""
+        """Starts to fill ``into``, aligned bytes, which must not be used until the result is available."""
         return self.threads.submit(self._transfer, os.preadv, offset, into)
 
     def write(self, offset: int, data: Tensor) -> Future[None]:
-        """Starts to write ``data``, aligned bytes, which must not change until the result is there."""
+        """Starts to write ``data``, aligned bytes, which must not change until the result is available."""
         return self.threads.submit(self._transfer, os.pwritev, offset, data)
 
     def _transfer(self, call: Callable[..., int], offset: int, data: Tensor) -> None:
@@ -92,9 +92,10 @@ class Store:
             done += moved
 
     def stream(self, extents: Sequence[Extent], buffers: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Each extent's bytes in turn, to be altered in place; they are written back. ``buffers``: RING aligned ones.
+        """Yields each extent's bytes in turn, to be changed in place; then they are written back. ``buffers``: RING
+        aligned ones.
 
-        What has been handed out is the caller's until it asks for the next.
+        Yielded bytes belong to the caller until it requests the next.
         """
         reads: dict[int, Future[None]] = {}
         writes: dict[int, Future[None]] = {}
@@ -117,4 +118,4 @@ class Store:
             for writing in writes.values():
                 writing.result()
         finally:
-            wait([*reads.values(), *writes.values()])  # nothing moves any more in buffers that may go
+            wait([*reads.values(), *writes.values()])  # no transfer still uses buffers that may be freed

@@ -1,4 +1,4 @@
-"""The work of this topic; in float64 no rounding decision is in doubt (reference.py)."""
+"""The work of this topic; in float64 every rounding decision is certain (reference.py)."""
 
 from harness.spec import Grid, Row
 

@@ -1,4 +1,4 @@
-"""What ZeRO++ promises (Wang et al. 2023, §3): each message to the byte, with its scales and the units' padding."""
+"""The promises of ZeRO++ (Wang et al. 2023, §3): each message to the byte, with its scales and the units' padding."""
 
 from math import prod
 
@@ -9,7 +9,7 @@ BLOCK, SCALE = 256, 4  # elements of a block, bytes of its scale
 
 
 def units(model: ModelConfig) -> list[int]:
-    """Elements of the units: the embedding and the norms outside, each layer's attention and MLP, the head."""
+    """Elements of the units: the embedding with the norms outside layers, each layer's attention and MLP, the head."""
     sizes: dict[str, int] = {}
     for name, shape in model.shapes():
         layer, block, _ = name.partition(".self_attn." if ".self_attn." in name else ".mlp.")
@@ -19,17 +19,17 @@ def units(model: ModelConfig) -> list[int]:
 
 
 def message(elements: int, element_size: int, bits: int) -> int:
-    """Bytes of a shard: as it is, or a scale for each block and then the codes."""
+    """Bytes of a shard: unquantised, or a scale for each block followed by the codes."""
     return SCALE * -(-elements // BLOCK) + -(-elements * bits // 8) if bits else elements * element_size
 
 
 def states(
     workload: Workload, topology: Topology, group: int, weight_bits: int, gradient_bits: int, hierarchical: bool
 ) -> float:
-    """Bytes of model states: ZeRO-3's, and with hpZ 1/g of the weights besides (§3.2).
+    """Bytes of model states: ZeRO-3's, and with hpZ also 1/g of the weights (§3.2).
 
-    The figure is taken between backward pass and update. Who drops the secondary partition after its last gather is
-    leaner then.
+    The figure is taken between backward pass and update. An engine that drops the secondary partition after its last
+    gather uses less then.
     """
     secondary = workload.model.parameters * workload.element_size / group if hierarchical else 0.0
     return zero.states(workload, topology, stage=3) + secondary
@@ -41,18 +41,18 @@ def traffic(workload: Workload, topology: Topology, **variant: int) -> float:
 
 
 def across(workload: Workload, topology: Topology, **variant: int) -> float:
-    """Bytes of those collectives that not only ranks of one group take part in."""
+    """Bytes of the collectives that involve ranks of more than one group."""
     return _sent(workload, topology, **variant)[0]
 
 
 def _sent(
     workload: Workload, topology: Topology, group: int, weight_bits: int, gradient_bits: int, hierarchical: bool
 ) -> tuple[float, float]:
-    """(in collectives of several groups, in those of one).
+    """Returns (bytes in collectives of several groups, bytes in those of one).
 
-    For a shard of a unit, Ψ_unit/N, a gather in a ring sends all of the N shards but one, and inside a group all of
-    its g parts of m shards but one; a reduce-scatter the same, and each all-to-all of a reduction in two hops too.
-    With k micro-batches there are 2k gathers, of which hpZ needs all ranks for the first alone, and k reductions.
+    For a shard of a unit, Ψ_unit/N, a gather in a ring sends all N shards but one, and inside a group all of its g
+    parts (of m shards each) but one. A reduce-scatter sends the same, and so does each all-to-all of a reduction in two
+    hops. With k micro-batches there are 2k gathers, of which hpZ needs all ranks only for the first, and k reductions.
     """
     ranks, groups, k, e = topology.dp, topology.dp // group, workload.micro_batches, workload.element_size
     everywhere = inside = 0.0

@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO++. Its nodes are the groups: on a CPU LOCAL_SIZE ranks are one to it, on CUDA the GPUs it sees."""
+"""DeepSpeed's ZeRO++. Its nodes are the groups: on a CPU a node is LOCAL_SIZE ranks, on CUDA the visible GPUs."""
 
 import os
 
@@ -21,7 +21,7 @@ def build(
         try:
             QuantizerBuilder().load()
         except ValueError as error:
-            raise Unsupported(f"DeepSpeed's kernels that quantise, asked for here: {error}") from error
+            raise Unsupported(f"DeepSpeed's quantisation kernels, tried here: {error}") from error
     options = {
         "zero_quantized_weights": bool(weight_bits),
         "zero_quantized_gradients": bool(gradient_bits),

@@ -1,7 +1,8 @@
-"""The dense model that quantises what ZeRO++ quantises: weights before they are used, each rank's share of a gradient.
+"""The dense model with the quantisation of ZeRO++: of weights before they are used, and of each rank's share of a
+gradient.
 
-It knows who owns what (the blocks lie in shards) and which sequences a rank has, and communicates nothing. Its codes
-are those of quantisation.py, whose error has tests of its own.
+It knows the owner of each element (blocks are divided by shards) and the sequences of each rank, but communicates
+nothing. Its codes are those of quantisation.py, whose error has its own tests.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,7 +31,7 @@ def options(
 
 
 def rounded(x: Tensor, bits: int) -> Tensor:
-    """x [..., size] as it arrives from a message."""
+    """x [..., size] after a quantised message."""
     wide = torch.promote_types(x.dtype, torch.float32)
     return decode(encode(x, bits), torch.empty(x.shape, dtype=wide, device=x.device), bits)
 
@@ -44,12 +45,12 @@ def reduced(gradients: Tensor, group: int, bits: int) -> Tensor:
 
 
 def initial(workload: Workload, **options: Any) -> Iterator[tuple[str, Tensor]]:
-    """Everybody's weights."""
+    """All ranks' weights."""
     return weights.initial(workload)
 
 
 class Quantised(Plain):
-    """``micro_batches`` and ``group`` are the case's: the gradient of each rank's every micro-batch is quantised."""
+    """``micro_batches`` and ``group`` are the case's: the gradient of every micro-batch on each rank is quantised."""
 
     def __init__(
         self,
@@ -62,7 +63,7 @@ class Quantised(Plain):
         group: int = 1,
         micro_batches: int = 1,
     ) -> None:
-        # What a member of the ensemble splits more finely than the case does
+        # micro-batches that a member of the ensemble splits more finely than the case
         finer = workload.with_(micro_batches=max(1, workload.micro_batches // micro_batches))
         super().__init__(finer, permute, math)
         self.ranks, self.group, self.pieces = ranks, group, micro_batches
@@ -110,7 +111,7 @@ class Quantised(Plain):
 
     @torch.no_grad()
     def _reduce(self, found: list[Mapping[Tensor, Tensor]]) -> None:
-        """Adds what ranks have found for one micro-batch to the masters' gradients."""
+        """Adds the ranks' gradients of one micro-batch to the masters' gradients."""
         for unit in self.units:
             sent = torch.stack([self._shards(unit, gradients) for gradients in found])
             whole = reduced(sent, self.group, self.gradient_bits)

@@ -3,15 +3,15 @@
     q = round(x / s)  ∈ −Q … Q        s = max |x| / Q over the block, Q = 2^(bits−1) − 1        x̂ = s q
 
 No element is off by more than half a step, |x̂ − x| ≤ s/2. With one scale for a whole tensor, the naive form (B = n), an
-outlier coarsens the grid of every element; with blocks that of its neighbours alone.
+outlier coarsens the grid of every element; with blocks only that of its neighbours.
 
     x        [..., n]                       float64, float32 or bfloat16
     q        [..., n]                       int8, also where 4 bits are sent
     s        [..., ⌈n/B⌉]                   float32; the last block of a row may be shorter
     message  [..., 4⌈n/B⌉ + ⌈n·bits/8⌉]     bytes: the scales, then the codes, two a byte for 4 bits
 
-A block of zeros stays zero. Of one that holds an infinity or a NaN nothing comes back finite, since s is not and 0 · ∞
-is NaN: an overflow is passed on to whoever looks for one, and never becomes a number.
+A block of zeros stays zero. In a block with an infinity or a NaN no element stays finite, since s is not finite and
+0 · ∞ is NaN: an overflow remains visible and never becomes a number.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from torch import Tensor
 
 BLOCK = 256  # elements: their scale adds 4 bytes to 256 of 8-bit codes (1.6 %), or to 128 of 4-bit codes (3.1 %)
 SCALE = torch.float32
-LEAST = torch.finfo(SCALE).tiny  # a smaller scale would lose precision itself
+LEAST = torch.finfo(SCALE).tiny  # a smaller scale would itself lose precision
 
 
 def levels(bits: int) -> int:
@@ -32,7 +32,7 @@ def levels(bits: int) -> int:
 
 
 def quantise(x: Tensor, bits: int, block: int = BLOCK) -> tuple[Tensor, Tensor]:
-    """x → (q, s), in float32 whatever the dtype: a tie is then a tie for float64 too."""
+    """x → (q, s), in float32 whatever the dtype, so that a tie is also a tie for float64."""
     x = x.to(SCALE)
     codes = torch.empty(x.shape, dtype=torch.int8, device=x.device)
     scales = torch.empty((*x.shape[:-1], -(-x.shape[-1] // block)), dtype=SCALE, device=x.device)
@@ -52,7 +52,7 @@ def dequantise(codes: Tensor, scales: Tensor, out: Tensor, block: int = BLOCK) -
 
 
 def _blocks(x: Tensor, scales: Tensor, block: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Views of x and of its scales: all whole blocks [..., blocks, B], [..., blocks, 1]; then what is left of a row."""
+    """Views of x and of its scales: all whole blocks [..., blocks, B], [..., blocks, 1]; then the rest of each row."""
     whole = x.shape[-1] // block
     if whole:
         yield x[..., : whole * block].unflatten(-1, (whole, block)), scales[..., :whole, None]

@@ -1,4 +1,4 @@
-"""ZeRO++: ZeRO-3 that sends less between groups of ranks, say nodes (Wang et al. 2023, §3).
+"""ZeRO++: ZeRO-3 with less traffic between groups of ranks, such as nodes (Wang et al. 2023, §3).
 
 Ψ weights of e bytes, N ranks in m groups of g neighbours; the weights are quantised to 8 bits, gradients to 4 or 8.
 
@@ -9,22 +9,22 @@
     qgZ   §3.3    as ZeRO-3          as ZeRO-3             two hops, Ψ/2          1 + 1 + ¼        = 2.25Ψe
     ZeRO++        all ranks, Ψ       in a group, Ψe        two hops, Ψ/2          ½ + 0 + ¼        = 0.75Ψe
 
-hpZ keeps, beside this rank's 1/N of the states, a *secondary partition*: 1/g of the weights, cut inside its group.
+hpZ keeps, beside this rank's 1/N of the states, a *secondary partition*: 1/g of the weights, divided inside its group.
 
     rank         0     1   |   2     3      N = 4, g = 2
     primary      ¼     ¼   |   ¼     ¼      gathered by all ranks, once after each update
-    secondary    ½     ½   |   ½     ½      a part of what was gathered; the step's later gathers stay in the group
+    secondary    ½     ½   |   ½     ½      a part of the gathered weights; the step's later gathers stay in the group
 
-What is computed. hpZ computes what ZeRO-3 computes. qwZ runs forward and backward pass with x̂ (quantisation.py) in the
-place of the weights x and applies the gradient at x̂ to x. qgZ sums gradients that were quantised rank by rank, and once
-more group by group (two_hops.py). All of it is deterministic, so a dense model can do the same: plain.py, the oracle.
+The computation. hpZ computes the same as ZeRO-3. qwZ runs the forward and backward pass with x̂ (quantisation.py) in
+place of the weights x, and applies the gradient at x̂ to x. qgZ sums gradients that are quantised by each rank and again
+by each group (two_hops.py). All of this is deterministic, so a dense model can do the same: plain.py, the oracle.
 
-How it is judged. Which of two codes an element near a tie gets depends on the last bits of what is rounded, and one
-such decision moves it by a whole step of its block. In float64 no decision is in doubt: with the right blocks, hops and
-sums a quantised gradient is the oracle's to the bit, a wrong one stands out; so sizes that divide nothing are judged in
-float64. In lower precision the dense model's honest variants decide otherwise than float64 as well, and their floor
-says how far that carries, farthest with 4 bits. The judge stays as strict as it is; an engine whose kernels flip a
-decision that no variant flips would fail there by that one step, and its float64 case would have to tell.
+The judgement. The code of an element near a tie depends on the last bits of its value, and one such decision moves the
+element by a whole step of its block. In float64 every decision is certain: with the right blocks, hops and sums a
+quantised gradient equals the oracle's to the bit, and a wrong one is visible, so uneven sizes are judged in float64. In
+lower precision the dense model's honest variants also decide differently from float64, and their floor measures the
+effect, which is largest with 4 bits. The judge remains as strict as elsewhere: an engine whose kernels make a decision
+that no variant makes would fail by that one step, and its float64 case would show whether it is right.
 """
 
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ from impls.parallelism.zero_plus_plus.two_hops import two_hops
 
 
 def quantised_gather(whole: Tensor, part: Tensor, group: dist.ProcessGroup, bits: int) -> Wait:
-    """qwZ: ``part`` [Ψ_u/N], float32, travels in so many bits an element, and arrives in ``whole`` [Ψ_u]."""
+    """qwZ: ``part`` [Ψ_u/N], float32, is sent with this many bits per element, and arrives in ``whole`` [Ψ_u]."""
     sent = encode(part, bits)  # [bytes]
     arrived = sent.new_empty(group.size() * sent.numel())  # [N · bytes]
     work = dist.all_gather_into_tensor(arrived, sent, group=group, async_op=True)
@@ -59,7 +59,7 @@ def quantised_gather(whole: Tensor, part: Tensor, group: dist.ProcessGroup, bits
 
 
 class Secondary:
-    """hpZ, of a unit: after a step's ``first`` gather, by all ranks, each of a group's g ranks keeps 1/g of it."""
+    """hpZ for a unit: after a step's ``first`` gather by all ranks, each of a group's g ranks keeps 1/g of it."""
 
     def __init__(self, first: Gather, inside: dist.ProcessGroup) -> None:
         self.first, self.inside = first, inside
@@ -81,7 +81,7 @@ class Secondary:
 
 
 class ZeroPlusPlus(Zero):
-    """ZeRO-3's loop; what was gathered before a step is out of date after it."""
+    """ZeRO-3's loop; weights gathered before a step are outdated after it."""
 
     def __init__(
         self, model: Decoder, zero3: Zero3, secondaries: Sequence[Secondary], group: dist.ProcessGroup, work: Workload
@@ -95,7 +95,7 @@ class ZeroPlusPlus(Zero):
             secondary.expire()
 
     def padding(self) -> int:
-        """None that the laws do not count: messages are as long as the padded units make them."""
+        """0, since the laws count all padding: messages are as long as the padded units."""
         return 0
 
 

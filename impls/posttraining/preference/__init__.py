@@ -1,4 +1,4 @@
-"""Learning from pairs of completions, one preferred to the other, without a reward model."""
+"""Learning from pairs of completions, one preferred over the other, without a reward model."""
 
 from harness.spec import Card, Engine, Functions
 

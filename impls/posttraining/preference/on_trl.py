@@ -1,8 +1,8 @@
 """TRL's DPOTrainer. The trainer, its loss and its fused head are TRL's own; only the two models below the head are
-stand-ins, which hand out the given hidden states.
+stand-ins, which return the given hidden states.
 
-TRL never asks a model for logits: its fused head projects the last hidden state tile by tile and folds each tile into
-log-probabilities.
+TRL never requests logits from a model: its fused head projects the last hidden state tile by tile and reduces each tile
+to log-probabilities.
 """
 
 import tempfile
@@ -22,7 +22,7 @@ from harness.spec import Function, Topology, Unsupported, Workload
 
 
 class Given(nn.Module):
-    """The backbone: whatever it is called with, its last hidden state is ``hidden``."""
+    """The backbone: for any arguments its last hidden state is ``hidden``."""
 
     hidden: Tensor
 
@@ -31,7 +31,7 @@ class Given(nn.Module):
 
 
 class Head(nn.Module):
-    """What TRL reads of an ``nn.Linear``: the weight, here the given one."""
+    """The part of an ``nn.Linear`` that TRL reads: the weight, here the given one."""
 
     weight: Tensor
     bias = None
@@ -44,7 +44,7 @@ class StandIn(PreTrainedModel):
     def __init__(self, vocab_size: int) -> None:
         super().__init__(PretrainedConfig(vocab_size=vocab_size))
         self.given, self.lm_head = Given(), Head()
-        self.anchor = nn.Parameter(torch.zeros(()))  # a trainer wants something to train
+        self.anchor = nn.Parameter(torch.zeros(()))  # a trainer requires a trainable parameter
         self.generation_config = GenerationConfig()
 
     def get_output_embeddings(self) -> nn.Module:
@@ -63,7 +63,7 @@ def build(workload: Workload, topology: Topology, beta: float) -> Function:
         pad_token="<pad>",
         eos_token="<pad>",
     )
-    # A trainer wants a data set, though it never trains on it.
+    # A trainer requires a data set, though it never trains on it.
     one_pair = IterableDataset.from_generator(lambda: iter([{"prompt": "a", "chosen": "a", "rejected": "a"}]))
     with tempfile.TemporaryDirectory() as folder:
         config = DPOConfig(
@@ -72,7 +72,7 @@ def build(workload: Workload, topology: Topology, beta: float) -> Function:
             loss_type=["sigmoid"],
             max_steps=1,
             bf16=False,  # no autocast: the hidden states already have the workload's dtype
-            use_cpu=True,  # where the trainer would put its models; they follow the inputs instead
+            use_cpu=True,  # the device of the trainer's models; here they follow the inputs instead
             report_to="none",
             disable_tqdm=True,
         )

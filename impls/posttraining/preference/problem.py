@@ -13,17 +13,18 @@ from impls.posttraining.preference.reference import naive_log_probs
 
 def draw(workload: Workload, beta: float) -> dict[str, Tensor]:
     """``batch_size // 2`` pairs, the chosen rows first. The reference model is the policy plus noise,
-    the less the longer the rows are: training keeps the rewards of a completion near 1, where the loss has a gradient.
+    which decreases with the length of the rows: training keeps the rewards of a completion near 1, where the loss has a
+    gradient.
 
-    policy_hidden and reference_hidden [2p, s, h], policy_head and reference_head [V, h], all float64, the policy's
-    differentiated; input_ids, attention_mask and
-    completion_mask [2p, s] int64. A row is prompt, completion, padding (token 0): at least one token each of the first
-    two. Raises ValueError where a pair, or a prompt and a completion, do not fit.
+    policy_hidden and reference_hidden [2p, s, h], policy_head and reference_head [V, h], all float64, with the policy's
+    differentiated; input_ids, attention_mask and completion_mask [2p, s] int64. A row is prompt, completion, padding
+    (token 0), with at least one token each of the first two. Raises ValueError if a pair, or a prompt and a completion,
+    do not fit.
     """
     pairs, length, vocab = workload.batch_size // 2, workload.sequence_length, workload.model.vocab_size
     if pairs < 1 or length < 2:
         raise ValueError(
-            f"a pair needs batch_size 2 and sequence_length 2 at least, not {workload.batch_size} and {length}"
+            f"a pair needs at least batch_size 2 and sequence_length 2, not {workload.batch_size} and {length}"
         )
     generator = torch.Generator().manual_seed(workload.seed)
     prompt = torch.randint(1, length // 2 + 1, (pairs,), generator=generator).repeat(2)
@@ -49,7 +50,7 @@ def draw(workload: Workload, beta: float) -> dict[str, Tensor]:
 
 
 def plain(inputs: Mapping[str, Tensor], beta: float) -> dict[str, Tensor]:
-    """Equation 7 as it is printed; the mean rewards are reported, not differentiated."""
+    """Equation 7 as printed; the mean rewards are reported, not differentiated."""
     ids, mask = inputs["input_ids"], inputs["completion_mask"]
     log_probs, reference_log_probs = (
         naive_log_probs(inputs[f"{model}_hidden"], inputs[f"{model}_head"], ids, mask)

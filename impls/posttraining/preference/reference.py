@@ -14,8 +14,9 @@ mask     [2p, s]     1 at the tokens of y
 n        tokens of all completions together
 rewards  [p]         β log π/π_ref, the implicit reward r̂ of section 4
 
-The naive form makes the logits of all positions, a log-softmax as large, and its backward pass more. The other projects
-the completions' positions only, some at a time, keeps the log-sum-exp, and projects them anew in the backward pass.
+The naive form computes the logits of all positions, a log-softmax of the same size, and more in its backward pass. The
+other form projects only the completions' positions, some at a time, keeps the log-sum-exp, and projects them again in
+the backward pass.
 """
 
 from collections.abc import Mapping
@@ -31,22 +32,22 @@ TILE = 256  # positions that are projected at once
 
 
 def naive_log_probs(hidden: Tensor, head: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-    """log π(y|x), [2p], in float32 at least: a sum over hundreds of tokens has no digits left in bfloat16."""
+    """log π(y|x), [2p], at least in float32: a sum over hundreds of tokens would lose all digits in bfloat16."""
     logits = hidden[:, :-1] @ head.T
     log_probs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
     return (log_probs.gather(-1, ids[:, 1:, None]).squeeze(-1) * mask[:, 1:]).sum(-1)
 
 
 class LogProbs(torch.autograd.Function):
-    """log π(y|x), [2p], in float32 at least, with the logits of no more than ``TILE`` positions at a time."""
+    """log π(y|x), [2p], at least in float32, with the logits of at most ``TILE`` positions at a time."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, hidden: Tensor, head: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        # The host waits once, for n. Places are counted through all rows; a token's is the position before it.
+        # The host waits once, for n. Positions are counted through all rows; a token's is the one before it.
         place = pad(mask[:, 1:], (0, 1)).flatten().nonzero().squeeze(-1)  # [n]
         h, y, row = hidden.flatten(0, 1)[place], ids.flatten()[place + 1], place // ids.shape[1]  # [n, h], [n], [n]
         logsumexp = h.new_empty(len(h), dtype=torch.promote_types(h.dtype, torch.float32))
-        sums = logsumexp.new_zeros(len(ids), dtype=torch.float64)  # one by one, hundreds of terms lose digits
+        sums = logsumexp.new_zeros(len(ids), dtype=torch.float64)  # hundreds of terms would lose digits
         for tile in torch.arange(len(h), device=h.device).split(TILE):
             z = (h[tile] @ head.T).to(logsumexp.dtype)
             logsumexp[tile] = z.logsumexp(-1)
@@ -80,7 +81,7 @@ def dpo(log_probs: Tensor, reference_log_probs: Tensor, beta: float) -> tuple[Te
 
 
 def build(workload: Workload, topology: Topology, beta: float) -> Function:
-    """Inputs as ``problem.draw`` gives them → the loss, and the batch's mean rewards, which are only reported."""
+    """Inputs as ``problem.draw`` returns them → the loss, and the batch's mean rewards, which are only reported."""
 
     def loss(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ids, mask = inputs["input_ids"], inputs["completion_mask"]

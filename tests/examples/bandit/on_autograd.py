@@ -1,4 +1,4 @@
-"""The same by PyTorch's autograd and optimizer."""
+"""The same algorithm with PyTorch's autograd and optimizer."""
 
 import time
 
@@ -28,7 +28,7 @@ def run(workload: Workload, topology: Topology, seed: int, budget: int, baseline
 
 
 def idle(workload: Workload, topology: Topology, seed: int, budget: int, baseline: bool) -> Curves:
-    """A planted fault: it pulls arms and learns nothing."""
+    """A planted fault: it pulls arms but learns nothing."""
     generator = torch.Generator().manual_seed(seed)
     rewards = pull(torch.randint(len(MEANS), (budget,), generator=generator), generator).view(-1, PULLS).mean(1)
     return Curves(list(range(PULLS, budget + 1, PULLS)), rewards.tolist(), 1.0)

@@ -7,7 +7,7 @@ import torch
 from harness.spec import Curves, Topology, Workload
 from tests.examples.bandit.arms import MEANS, pull
 
-PULLS = 20  # samples a step
+PULLS = 20  # samples per step
 
 
 def run(workload: Workload, topology: Topology, seed: int, budget: int, baseline: bool) -> Curves:

@@ -1,4 +1,4 @@
-"""Pairs (x, y) of a matrix that is the frozen one and a change of rank 4."""
+"""Pairs (x, y) related by the frozen matrix plus a change of rank 4."""
 
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ class Pairs(NamedTuple):
 
 
 def base(workload: Workload) -> Tensor:
-    """W₀, [SIZE, SIZE], of numbers that bfloat16 has."""
+    """W₀, [SIZE, SIZE], with numbers that are representable in bfloat16."""
     return torch.randn(SIZE, SIZE, generator=_generator(workload, -1)).bfloat16().float() / 8
 
 

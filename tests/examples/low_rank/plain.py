@@ -20,7 +20,7 @@ def initial(workload: Workload, rank: int) -> Iterator[tuple[str, Tensor]]:
     """A is drawn, B is zero (Hu et al. 2021, section 4.1)."""
     generator = torch.Generator().manual_seed(workload.seed)
     yield "A", torch.randn(rank, SIZE, generator=generator).bfloat16().float() / 8
-    yield "B", torch.full((SIZE, rank), 2.0**-6)  # not quite: a gradient of zero would have no floor
+    yield "B", torch.full((SIZE, rank), 2.0**-6)  # not quite zero: a gradient of zero would have no floor
 
 
 class LowRank:

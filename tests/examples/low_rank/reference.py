@@ -1,6 +1,6 @@
-"""LoRA under data parallelism (Hu et al. 2021, equation 3): h = W₀ x + B A x, of which only A and B are trained.
+"""LoRA under data parallelism (Hu et al. 2021, equation 3): h = W₀ x + B A x; only A and B are trained.
 
-The ranks share the batch, and one all-reduce makes their gradients the global batch's mean.
+The ranks share the batch, and one all-reduce turns their gradients into the global batch's mean.
 """
 
 import torch
@@ -31,7 +31,7 @@ def build(workload: Workload, topology: Topology, rank: int) -> DataParallelLowR
 
 
 def thawed(workload: Workload, topology: Topology, rank: int) -> DataParallelLowRank:
-    """A planted fault: a step changes one element of the frozen matrix by its last place."""
+    """A planted fault: a step changes the last place of one element of the frozen matrix."""
     trainer = build(workload, topology, rank)
     update = trainer.update
 
@@ -44,7 +44,7 @@ def thawed(workload: Workload, topology: Topology, rank: int) -> DataParallelLow
 
 
 def counts_twice(workload: Workload, topology: Topology, rank: int) -> DataParallelLowRank:
-    """A planted fault: it says it has taken more steps than it has."""
+    """A planted fault: it reports more steps than it has taken."""
     trainer = build(workload, topology, rank)
     trainer.steps = 1
     return trainer

@@ -1,4 +1,4 @@
-"""Recomputation of layers, whose gradients are those of layers that are kept, bit by bit."""
+"""Recomputation of layers, with gradients bit-equal to those without it."""
 
 from harness.spec import Card, Engine, Grid, ModelConfig, Row, Workload
 

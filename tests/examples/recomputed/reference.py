@@ -1,4 +1,4 @@
-"""Chen et al. 2016: a layer's activations are dropped, and computed anew in the backward pass."""
+"""Chen et al. 2016: a layer's activations are dropped, and recomputed in the backward pass."""
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ class Recomputed(Plain):
                 layer.forward = Again(layer, same_draws)
 
     def backward(self, batch: Batch) -> Tensor:
-        torch.manual_seed(self.workload.seed)  # the same draws in every variant
+        torch.manual_seed(self.workload.seed)  # the same random numbers in every variant
         return super().backward(batch)
 
 
@@ -35,5 +35,5 @@ def build(workload: Workload, topology: Topology, recompute: bool) -> Recomputed
 
 
 def other_draws(workload: Workload, topology: Topology, recompute: bool) -> Recomputed:
-    """A planted fault: the random state is not restored, so other elements are dropped when a layer is recomputed."""
+    """A planted fault: the random state is not restored, so a recomputed layer drops other elements."""
     return Recomputed(workload, recompute, same_draws=False)

@@ -24,7 +24,7 @@ SMALL = {"B_R": 48, "B_C": 20}
 
 @pytest.fixture
 def small_tiles() -> Iterator[None]:
-    """Short sequences already take several, and m follows the maximum."""
+    """Even short sequences take several tiles, and m follows the maximum."""
     with patch.multiple(reference, **SMALL):
         yield
 
@@ -107,7 +107,7 @@ def test_planted_fault_exceeds_the_law(fault: str) -> None:
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("rise", [5.0, 40.0, 400.0])  # the last more than float32 has room for
+@pytest.mark.parametrize("rise", [5.0, 40.0, 400.0])  # the last exceeds float32's range
 def test_scores_may_rise_from_tile_to_tile(rise: float, causal: bool) -> None:
     inputs = drawn(problem, work(length=333), causal=causal)
     inputs["query"].detach()[..., 0] = 8**0.5

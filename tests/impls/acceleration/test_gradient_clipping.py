@@ -1,4 +1,4 @@
-"""The global norm of parameters that are spread over ranks, and what clips by it."""
+"""The global norm of parameters that are distributed over ranks, and clipping by it."""
 
 from dataclasses import replace
 from typing import Any
@@ -62,7 +62,7 @@ def test_a_threshold_of_zero_is_none() -> None:
 
 
 def layouts(context: Context) -> dict[str, Any]:
-    """On a mesh of 2 × 2: norms of tensors cut over rows, columns, both or none, and of a stage that has none."""
+    """On a mesh of 2 × 2: norms of tensors divided over rows, columns, both or none, and of a stage without tensors."""
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("row", "column"))
     row, column = mesh.get_group("row"), mesh.get_group("column")
     generator = torch.Generator().manual_seed(0)

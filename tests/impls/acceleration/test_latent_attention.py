@@ -1,4 +1,4 @@
-"""Latent attention: both forms on odd sizes, what a cache must hold, and what its claim and its rotary key are."""
+"""Latent attention: both forms on odd sizes, the size of the cache, its claim and its rotary key."""
 
 import pytest
 import torch
@@ -57,7 +57,7 @@ def test_scores_depend_on_the_distance_of_two_positions_alone() -> None:
 def test_data_parallel_ranks_are_skipped_with_the_reason(lab: Lab) -> None:
     work = WORK.with_(name="four", batch_size=4)
     (found,) = lab.measure("parity", Case(CARD.name, "mla", "reference", Topology(dp=2), work))
-    assert (found.verdict, "is cut along tp only, not over dp2" in found.reason) == ("skipped", True)
+    assert (found.verdict, "is divided along tp only, not over dp2" in found.reason) == ("skipped", True)
 
 
 def test_the_published_saving_counts_the_caches_quantisation() -> None:

@@ -1,4 +1,4 @@
-"""Transformers' Qwen3, built beside ours from the same weights."""
+"""Transformers' Qwen3, built beside ours with the same weights."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -65,7 +65,7 @@ def oracle(config: ModelConfig) -> Any:
 
 
 def exact(model: Any) -> Any:
-    """A float64 model of Transformers with all of it in float64: its own norm, router and loss go through float32."""
+    """A model of Transformers with everything in float64: its own norm, router and loss go through float32."""
     from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
     from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeRMSNorm, Qwen3MoeTopKRouter
 
@@ -81,7 +81,7 @@ def exact(model: Any) -> Any:
 
 
 def figures(model: Any, batch: Batch) -> dict[str, Tensor]:
-    """Logits, loss and each parameter's gradient in float64, of either model."""
+    """Logits, loss and each parameter's gradient of either model in float64."""
     model.zero_grad()
     if isinstance(model, Decoder):
         logits, loss = model(batch.inputs), model(batch.inputs, batch.labels)
@@ -94,13 +94,13 @@ def figures(model: Any, batch: Batch) -> dict[str, Tensor]:
 
 
 def errors(got: Mapping[str, Tensor], true: Mapping[str, Tensor]) -> dict[str, float]:
-    """Relative L2 error of the logits, of the loss, and of the gradient that is worst."""
+    """Relative L2 error of the logits, of the loss, and of the worst gradient."""
     assert got.keys() == true.keys()
     relative = {name: float((got[name] - true[name]).norm() / true[name].norm()) for name in true}
     return {"logits": relative.pop("logits"), "loss": relative.pop("loss"), "gradients": max(relative.values())}
 
 
 def floor(got: Mapping[str, Tensor], true: Mapping[str, Tensor]) -> dict[str, float]:
-    """``errors``, but the loss's is the most that the worst logit's error can do to it: chance can make it 0."""
+    """``errors``, but with the largest loss error that the worst logit's error can cause: chance can make it 0."""
     most = 2 * float((got["logits"] - true["logits"]).abs().max() / true["loss"])
     return {**errors(got, true), "loss": most}

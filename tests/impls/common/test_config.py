@@ -1,4 +1,4 @@
-"""Every shape of config.json: our decoder computes what Transformers does, or the field that forbids it is named."""
+"""Every form of config.json: our decoder computes the same as Transformers, or the unsupported field is named."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from impls.common.decoder import Decoder
 from impls.common.hf import read_config
 from tests.impls.common.peer import exact
 
-SMALL = {  # as Transformers 4 wrote it
+SMALL = {  # the format of Transformers 4
     "architectures": ["Qwen3ForCausalLM"],
     "attention_bias": False,
     "attention_dropout": 0.0,
@@ -49,12 +49,12 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 
 
 def five(**rope: Any) -> dict[str, Any]:
-    """What Transformers 5 writes otherwise."""
+    """The differences of Transformers 5's format."""
     return {"rope_theta": ..., "rope_scaling": ..., "rope_parameters": rope}
 
 
 def write(folder: Path, config: dict[str, Any], encoding: str = "utf-8") -> Path:
-    """``...`` leaves a field out."""
+    """``...`` removes a field."""
     kept = {name: value for name, value in config.items() if value is not ...}
     (folder / "config.json").write_text(json.dumps(kept), encoding=encoding)
     return folder

@@ -34,7 +34,7 @@ def truth(name: str) -> dict[str, Tensor]:
 
 
 def allowed(name: str, dtype: torch.dtype) -> dict[str, float]:
-    """HONEST × the noise floor. Transformers has none in float64, since parts of it pass through float32: there it is
+    """HONEST × the noise floor. Transformers has no float64 floor, since parts of it use float32: there the floor is
     float32's, scaled by the ratio of the machine epsilons."""
     peer = torch.float32 if dtype is torch.float64 else dtype
     scale = HONEST * torch.finfo(dtype).eps / torch.finfo(peer).eps

@@ -1,4 +1,4 @@
-"""Our decoder with experts is Transformers' Qwen3-MoE; what cannot take one says so."""
+"""Our decoder with experts equals Transformers' Qwen3-MoE; code without support for experts reports it."""
 
 import pytest
 import torch
@@ -50,10 +50,10 @@ def test_more_experts_a_token_than_there_are_is_an_error() -> None:
         MoeConfig(num_experts_per_tok=9)
 
 
-def test_who_knows_dense_layers_alone_says_so() -> None:
-    with pytest.raises(Unsupported, match=r"AutoTP is given rules for dense layers alone.*hybrid_3d"):
-        without_experts(NAMED["meshed_experts"], "AutoTP is given rules for")
-    without_experts(NAMED["meshed"], "AutoTP is given rules for")
+def test_code_for_dense_layers_only_rejects_experts() -> None:
+    with pytest.raises(Unsupported, match=r"AutoTP has rules here for dense layers only.*hybrid_3d"):
+        without_experts(NAMED["meshed_experts"], "AutoTP has rules here for")
+    without_experts(NAMED["meshed"], "AutoTP has rules here for")
 
 
 def test_a_model_with_experts_is_not_written_as_a_dense_one() -> None:

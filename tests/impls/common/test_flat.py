@@ -9,16 +9,16 @@ from impls.common.flat import FEWEST, SMALLEST, flatten_gradients, runs
 
 
 def parameters(*sizes: int) -> list[nn.Parameter]:
-    """Of so many bytes each."""
+    """Parameters of these sizes in bytes."""
     return [nn.Parameter(torch.empty(size // 4)) for size in sizes]
 
 
 @pytest.mark.parametrize(
     ("sizes", "lengths"),
     [
-        ([SMALLEST] * 8, [2, 2, 2, 2]),  # a share of all
-        ([64] * 100, [100]),  # what is small travels at once
-        ([SMALLEST * 6, SMALLEST, SMALLEST], [1, 2]),  # one that is larger than its share is alone
+        ([SMALLEST] * 8, [2, 2, 2, 2]),  # a share of the whole
+        ([64] * 100, [100]),  # small parameters travel together
+        ([SMALLEST * 6, SMALLEST, SMALLEST], [1, 2]),  # a parameter larger than its share is alone
         ([], []),
     ],
 )

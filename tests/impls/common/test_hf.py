@@ -28,7 +28,7 @@ def write(folder: Path, config: ModelConfig, **changes: Any) -> Path:
 
 @pytest.mark.parametrize("shard", [SHARDED, WHOLE])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_what_transformers_saves_is_read_exactly_and_in_order(name: str, shard: int, tmp_path: Path) -> None:
+def test_folders_saved_by_transformers_are_read_exactly_and_in_order(name: str, shard: int, tmp_path: Path) -> None:
     config, model = CONFIGS[name], theirs(CONFIGS[name])
     model.save_pretrained(tmp_path, max_shard_size=shard)
     assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == (shard == SHARDED)
@@ -41,7 +41,7 @@ def test_what_transformers_saves_is_read_exactly_and_in_order(name: str, shard: 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("shard", [SHARDED, WHOLE])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_what_is_written_transformers_loads_exactly(name: str, shard: int, dtype: torch.dtype, tmp_path: Path) -> None:
+def test_transformers_loads_written_folders_exactly(name: str, shard: int, dtype: torch.dtype, tmp_path: Path) -> None:
     from transformers import Qwen3ForCausalLM
 
     config, given = CONFIGS[name], weights(CONFIGS[name])
@@ -97,7 +97,7 @@ def test_a_tied_model_may_store_its_head_if_it_is_the_embedding(tmp_path: Path) 
     save_file({**stored, "lm_head.weight": stored["model.embed_tokens.weight"].clone()}, file)
     assert dict(read_weights(tmp_path, TIED_GQA)).keys() == weights(TIED_GQA).keys()
     save_file({**stored, "lm_head.weight": stored["model.embed_tokens.weight"] + 1}, file)
-    with pytest.raises(ValueError, match=r"tie_word_embeddings is true, yet lm_head\.weight differs"):
+    with pytest.raises(ValueError, match=r"tie_word_embeddings is true, but lm_head\.weight differs"):
         list(read_weights(tmp_path, TIED_GQA))
 
 
@@ -178,5 +178,5 @@ def test_write_folder_refuses_what_is_not_the_model_whole(tmp_path: Path) -> Non
         with pytest.raises(ValueError, match=message):
             write_folder(tmp_path / message, TIED_GQA, wrong, torch.float32)
     write(tmp_path / "full", TIED_GQA)
-    with pytest.raises(ValueError, match=r"holds weights already \(model\.safetensors\); choose an empty folder"):
+    with pytest.raises(ValueError, match=r"already holds weights \(model\.safetensors\); choose an empty folder"):
         write(tmp_path / "full", TIED_GQA)

@@ -13,7 +13,7 @@ from impls.common import data
 from impls.common.data import batch
 
 WORDS = ("the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog,", "while", "42", "birds", "sing!")
-# How Qwen cuts text into words.
+# Qwen's rules for dividing text into words.
 QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
@@ -54,7 +54,7 @@ def workload(tmp_path: Path) -> Workload:
 
 
 def ids(workload: Workload, *documents: str) -> list[int]:
-    """Straight through the tokenizer, an end-of-text token between documents."""
+    """The tokenizer's own output, with an end-of-text token between documents."""
     tokenizer = Tokenizer.from_file(str(Path(workload.tokenizer) / "tokenizer.json"))
     end = tokenizer.token_to_id("<|endoftext|>")
     joined: list[int] = []
@@ -136,7 +136,7 @@ def test_a_file_is_tokenised_once(workload: Workload) -> None:
     assert data._tokens.cache_info().misses == 1
 
 
-SAVED = {  # settings that serve inference, and that a tokenizer.json keeps
+SAVED = {  # settings for inference that a tokenizer.json keeps
     "truncation": {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0},
     "padding": {
         "strategy": {"Fixed": 64},
@@ -198,7 +198,7 @@ def test_sequences_that_end_early_have_no_labels_behind_their_end() -> None:
     assert int(lengths.min()) >= 5
     assert lengths.unique().numel() > 10
     counted = torch.arange(work.sequence_length) < lengths[:, None]
-    assert torch.equal(found.labels >= 0, counted)  # an unbroken run from the start
+    assert torch.equal(found.labels >= 0, counted)  # a contiguous run from the start
     assert torch.equal(found.labels[counted], whole.labels[counted])
     assert torch.equal(found.inputs, whole.inputs)
     assert not torch.equal(lengths, (batch(work, 4).labels >= 0).sum(1))

@@ -1,4 +1,4 @@
-"""PipeDream and 2BW compute what the dense model does with their delays, and keep as many versions as they promise."""
+"""PipeDream and 2BW compute the same as the dense model with their delays, and keep as many versions as promised."""
 
 import inspect
 
@@ -20,11 +20,12 @@ SMALL = Workload("small_pipe", MODEL, batch_size=8, micro_batches=8, sequence_le
 
 @st.composite
 def layouts(draw: st.DrawFn) -> Case:
-    """Small and odd: with data parallelism or without, by SGD or AdamW, of one length or many, tied in one stage."""
+    """Small, odd work: with or without data parallelism, SGD or AdamW, one length or many, tied weights in one
+    stage."""
     name = draw(st.sampled_from(ASYNCHRONOUS))
     pp, dp = draw(st.sampled_from([(1, 2), (2, 1), (2, 2), (4, 1)]))
     micro_batches = draw(st.sampled_from([1, 3, 4, 8] if name == "pipedream" else [pp, 4, 8]))
-    # With so large an epsilon AdamW hides no wrong scale.
+    # With so large an epsilon AdamW does not hide a wrong scale.
     optimizer = draw(st.sampled_from([{}, {"optimizer": "adamw", "lr": 1.0, "eps": 1.0, "weight_decay": 0.1}]))
     work = Workload(
         "drawn",
@@ -53,7 +54,7 @@ def test_a_stage_computes_with_the_versions_drawn_in_the_docstring(name: str, si
 
 
 def stashed(plan: Plan, rank: int) -> int:
-    """The most versions of a rank's weights that are the newest or that a later backward pass needs, at any time."""
+    """The most versions of a rank's weights that are the newest, or that a later backward pass needs, at any time."""
     updates = most = 0
     actions = plan.actions[rank]
     for at, action in enumerate(actions):
@@ -80,7 +81,7 @@ def test_the_dense_model_and_the_schedule_agree_on_the_versions() -> None:
 
 
 def test_an_update_costs_no_flush() -> None:
-    """Of m micro-batches in groups of p, a flush after each group would idle (p − 1)/(2p − 1) of the time."""
+    """A flush after each group of p micro-batches would leave (p − 1)/(2p − 1) of the time idle."""
     flushed = laws.bubble(SMALL.with_(micro_batches=4), Topology(pp=4), schedule="gpipe")
     assert flushed == pytest.approx(3 / 7)
     for name in ASYNCHRONOUS:
@@ -95,7 +96,7 @@ def test_an_update_costs_no_flush() -> None:
         ("pipedream_2bw", {"micro_batches": 1}, "an update of p micro-batches: 2 does not divide 1"),
     ],
 )
-def test_what_needs_a_flush_is_skipped_with_the_reason(
+def test_work_that_needs_a_flush_is_skipped_with_the_reason(
     lab: Lab, variant: str, changes: dict[str, object], reason: str
 ) -> None:
     work = SMALL.with_(name=f"{variant}_{len(reason)}", **changes)

@@ -1,4 +1,4 @@
-"""Context parallelism: layouts by counting, rings and exchanges on two and four CPU ranks, and what is refused."""
+"""Context parallelism: layouts by counting, rings and exchanges on two and four CPU ranks, and rejected work."""
 
 import io
 import sys
@@ -28,7 +28,7 @@ from tests.impls.oracle import distance
 
 layouts = st.sampled_from(LAYOUTS)
 PROBLEM = problem.__name__
-quietly = settings(deadline=None)  # a neighbour's load is no failure
+quietly = settings(deadline=None)  # another process's load must not fail the test
 
 
 def on_ranks(layout: str, ranks: int, length: int) -> list[list[int]]:
@@ -90,12 +90,12 @@ def test_contiguous_leaves_the_last_rank_the_most_and_striped_nearly_the_same_fo
         counted = [sum(steps) for steps in work(layout, ranks, [size])]
         assert sum(counted) == total
         assert counted == sorted(counted)
-        # a later rank sees, of each earlier one, size² or size pairs more than that sees of it
+        # a later rank sees size² or size more pairs with each earlier rank than that one sees with it
         assert counted[-1] - counted[0] == (ranks - 1) * (size**2 if layout == "contiguous" else size)
 
 
 def steps(layout: str, ranks: int, length: int) -> list[str]:
-    """By position of the query: in which step of the ring it meets each key."""
+    """The step of the ring in which each query meets each key, by the query's position."""
     places = on_ranks(layout, ranks, length)
     met = [[" "] * length for _ in range(length)]
     for rank in range(ranks):
@@ -167,7 +167,7 @@ def test_an_exchange_gives_each_rank_the_key_heads_of_its_queries(
     share: int, kv_heads: int, ranks: int, n: int
 ) -> None:
     if kv_heads % ranks and ranks % kv_heads:
-        with pytest.raises(Refused, match=f"{kv_heads} key heads can neither be dealt out to {ranks} ranks"):
+        with pytest.raises(Refused, match=f"{kv_heads} key heads and {ranks} ranks: neither number"):
             ulysses.head_shares(share * ranks * kv_heads, kv_heads, ranks)
         return
     heads = share * max(ranks, kv_heads)  # a multiple of both
@@ -184,7 +184,7 @@ def test_an_exchange_gives_each_rank_the_key_heads_of_its_queries(
 
 
 def test_query_heads_that_ranks_do_not_divide_are_refused() -> None:
-    with pytest.raises(Refused, match="6 query heads cannot be dealt out to 4 ranks"):
+    with pytest.raises(Refused, match="6 query heads cannot be distributed to 4 ranks"):
         ulysses.head_shares(6, 2, 4)
 
 
@@ -249,7 +249,7 @@ def worlds() -> Iterator[Callable[[int], World]]:
 
 
 def ran(world: World, workload: Workload, size: int, **variant: Any) -> tuple[Any, ...]:
-    """Every rank's outcome of the reference's checked run; no regard to what the workload says of the topology."""
+    """Every rank's outcome of the reference's checked run, whether or not the workload permits the topology."""
     arguments = {
         "build": f"{reference.__name__}:build",
         "variant": variant,
@@ -262,7 +262,7 @@ def ran(world: World, workload: Workload, size: int, **variant: Any) -> tuple[An
 
 
 def exactly(workload: Workload, narrow: bool, **variant: Any) -> dict[str, Tensor]:
-    """The plain formula's output and gradients, with inputs rounded to float32 beforehand if ``narrow``."""
+    """The plain formula's output and gradients; ``narrow`` first rounds the inputs to float32."""
     drawn = Drawn.of(PROBLEM, workload.with_(dtype="fp32") if narrow else workload, variant)
     drawn = drawn.to(TORCH_DTYPES[workload.dtype])
     inputs, cotangents = drawn.inputs, drawn.cotangents
@@ -307,7 +307,7 @@ def test_heads_that_cannot_be_dealt_out_are_a_reason_to_skip(worlds: Any) -> Non
     model = ModelConfig(num_attention_heads=6, num_key_value_heads=2, head_dim=4)
     outcomes = ran(worlds(4), Workload(model=model, sequence_length=8, batch_size=1), 4, group=0)
     assert all(isinstance(outcome, Unsupported) for outcome in outcomes)
-    assert "6 query heads cannot be dealt out to 4 ranks" in outcomes[0].reason
+    assert "6 query heads cannot be distributed to 4 ranks" in outcomes[0].reason
 
 
 # Laws
@@ -318,7 +318,7 @@ def test_the_laws_are_those_of_the_papers_where_every_head_has_its_own_keys() ->
     workload, n, element = Workload(model=model, batch_size=1, sequence_length=64), 4, 4
     hidden = 4 * 8
     forth_and_back = 2 * element
-    ulysses = 4 * 64 * hidden / n * (n - 1) / n  # 4·s·h/N, less what a rank keeps
+    ulysses = 4 * 64 * hidden / n * (n - 1) / n  # 4·s·h/N, less the part that a rank keeps
     assert laws.traffic(workload, Topology(cp=n), group=0) == forth_and_back * ulysses
     ring = 2 * 64 * hidden * (n - 1) / n  # and the gradients besides
     assert laws.traffic(workload, Topology(cp=n)) == 1.5 * forth_and_back * ring

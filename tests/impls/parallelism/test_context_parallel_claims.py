@@ -1,4 +1,4 @@
-"""Claims of context parallelism follow what is measured."""
+"""Claims of context parallelism follow the measurements."""
 
 from typing import Any
 from unittest.mock import patch

@@ -15,7 +15,7 @@ from impls.parallelism import data_parallel, zero
 
 DP2 = Topology(dp=2)
 UNEVEN_TIED = NAMED["uneven_tied"]
-# With so large an epsilon AdamW's step is nearly linear in the gradient: a wrong norm cannot hide in it.
+# With so large an epsilon AdamW's step is nearly linear in the gradient, so a wrong norm is visible.
 CLIPPED = UNEVEN_TIED.with_(
     name="uneven_tied_clipped", optimizer="adamw", lr=1.0, eps=1.0, weight_decay=0.1, max_grad_norm=0.5
 )
@@ -118,7 +118,7 @@ def test_parity_may_be_asked_again(lab: Lab) -> None:
     assert [finding.verdict for finding in lab.measure("parity", asked)] == [finding.verdict for finding in first]
 
 
-def test_what_fails_parity_or_is_known_to_is_wrong(lab: Lab) -> None:
+def test_an_engine_that_fails_parity_or_is_known_to_is_wrong(lab: Lab) -> None:
     right, known = case("zero2", "deepspeed", UNEVEN_TIED), case("zero2", "fairscale_default", UNEVEN_TIED)
     recorder = Recorder(lambda case, found: None, read(Path(__file__).parents[3] / "suites" / "waivers.toml"))
     recorder.record(right, lab.measure("parity", right), {})
@@ -144,7 +144,7 @@ def test_deepspeed_gathers_weights_twice_and_reduces_gradients_once_in_stage_3(l
         ("zero3", "fairscale", Workload(dtype="fp64"), "float32 weights only"),
     ],
 )
-def test_what_an_engine_does_not_take_is_skipped_with_the_reason(
+def test_unsupported_work_is_skipped_with_the_reason(
     lab: Lab, variant: str, engine: str, workload: Workload, reason: str
 ) -> None:
     (finding,) = lab.measure("parity", case(variant, engine, workload))

@@ -1,4 +1,4 @@
-"""Expert parallelism: its parts one by one, and the layer where the suites do not go."""
+"""Expert parallelism: its parts one by one, and the layer on work that the suites do not have."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -21,7 +21,8 @@ from impls.parallelism.expert_parallel.spread import Spread
 
 ALONE: Any = SimpleNamespace(size=lambda: 1, rank=lambda: 0)
 WORK = Workload("odd", ModelConfig(hidden_size=13, intermediate_size=7), batch_size=4, sequence_length=5, dtype="fp64")
-# Three of six experts with too little room, and one of twelve: of those most have no token, and some ranks no row.
+# Three of six experts with too little capacity, and one of twelve: there most experts have no token, and some ranks no
+# row.
 ODD = {
     "crowded": {"experts": 6, "k": 3, "capacity": 0.7, "groups": 4, "auxiliary": 0.1, "z": 0.1},
     "crowded_priority": {"experts": 6, "k": 3, "capacity": 0.7, "groups": 4, "drop": "priority", "auxiliary": 0.1},
@@ -72,7 +73,7 @@ def test_whom_a_full_expert_drops_is_what_one_token_after_another_gives(
 
 
 def test_first_choices_come_before_second_ones() -> None:
-    """There is room for one token in each expert, and every token's second choice is another's first."""
+    """Each expert has room for one token, and every token's second choice is another's first."""
     chosen, gates = torch.tensor([[1, 0], [0, 2], [2, 1]]), torch.tensor([[0.6, 0.4]] * 3)
     rule = Rule(experts=3, k=2, capacity=0.5)
     assert router.keep(chosen, gates, rule, 1).tolist() == [[True, False]] * 3
@@ -94,7 +95,7 @@ def test_the_bias_moves_the_choice_and_not_the_gates() -> None:
 @settings(derandomize=True, deadline=None, max_examples=30)
 @given(t=st.integers(1, 6), k=st.integers(1, 3), used=st.integers(3, 5), f=st.integers(1, 5), h=st.integers(1, 5))
 def test_routed_tokens_are_every_expert_on_every_token(t: int, k: int, used: int, f: int, h: int) -> None:
-    """Values and gradients, also of experts that no token has chosen: the last ones of five."""
+    """Values and gradients, including experts that no token has chosen: the last ones of five."""
     generator = torch.Generator().manual_seed(t * used)
     chosen = torch.rand(t, used, generator=generator).topk(k).indices
 
@@ -112,7 +113,7 @@ def test_routed_tokens_are_every_expert_on_every_token(t: int, k: int, used: int
 
 
 def transposes(context: Context) -> tuple[float, float]:
-    """Over all ranks ⟨D x, y⟩ and ⟨x, C y⟩. Rank 1 drops some tokens and sends nothing to rank 0."""
+    """⟨D x, y⟩ and ⟨x, C y⟩ over all ranks. Rank 1 drops some tokens and sends nothing to rank 0."""
     generator = torch.Generator().manual_seed(context.rank)
     experts_of = torch.tensor([[0, 3], [2, 1], [0, 2]]) if context.rank == 0 else torch.tensor([[2, 3], [3, 1]])
     kept = torch.ones_like(experts_of, dtype=torch.bool) if context.rank == 0 else experts_of > 1
@@ -144,7 +145,7 @@ def test_dispatch_and_combine_are_each_others_transpose_with_uneven_splits(lab: 
 @pytest.mark.parametrize("variant", CARD.variants)
 @pytest.mark.parametrize("seed", range(3))
 def test_every_drawn_token_is_beyond_doubt_and_held_by_bfloat16(variant: str, seed: int) -> None:
-    """Not only numbers but logits in bfloat16, which some engines have, lead to the same experts."""
+    """Logits in bfloat16, which some engines use, must also lead to the same experts."""
     arguments = CARD.variants[variant]
     inputs, rule = problem.draw(Workload(seed=seed), **arguments), Rule(**arguments)
     for name in ("x", "router"):
@@ -160,7 +161,7 @@ def test_a_batch_that_groups_do_not_divide_is_refused() -> None:
 
 
 def test_the_law_counts_the_rows_that_change_ranks() -> None:
-    """On as many ranks as hold a copy of the experts each (ep 1) no row travels; sums of gradients do."""
+    """If every rank has a copy of the experts (ep 1), no row travels, but sums of gradients do."""
     work, variant = Workload(), CARD.variants["gshard"]
     model, ring = work.model, 2 * (2 - 1) / 2 * 4
     weights = 8 * model.hidden_size + 8 * 3 * model.hidden_size * model.intermediate_size
@@ -172,7 +173,7 @@ def test_the_law_counts_the_rows_that_change_ranks() -> None:
 
 
 def test_topk_on_a_cpu_breaks_ties_in_no_order() -> None:
-    """Why two engines are not asked on a CPU whom they drop by position. If this fails, they can be."""
+    """The reason why two engines are skipped on a CPU for drops by position. If this fails, they need not be."""
     wanted = (torch.rand(64, 8, generator=torch.Generator().manual_seed(0)) < 0.25).int()
     taken = torch.zeros_like(wanted, dtype=torch.bool).scatter(0, wanted.topk(8, dim=0).indices, True)
     assert not torch.equal(taken & (wanted > 0), (wanted > 0) & (wanted.cumsum(0) <= 8))

@@ -1,4 +1,4 @@
-"""Any mesh computes what the dense model does, sends what the axes promise, and says what cannot be meshed."""
+"""Any mesh computes the same as the dense model, sends what the axes promise, and rejects impossible meshes."""
 
 from dataclasses import replace
 from itertools import product
@@ -19,13 +19,13 @@ from impls.parallelism.hybrid_3d.laws import held, states
 from impls.parallelism.hybrid_3d.resharding import other
 from tests.impls.layouts import wrong
 
-# Ranks along dp, tp, pp and cp, four at most.
+# Ranks along dp, tp, pp and cp, at most four.
 MESHES = tuple(m for m in product((1, 2, 3, 4), repeat=4) if 2 <= prod(m) <= 4)
 
 
 @st.composite
 def layouts(draw: st.DrawFn) -> Case:
-    """Ranks along four axes, heads, widths and lengths that they divide, everything else as odd as may be."""
+    """Ranks along four axes; heads, widths and lengths that they divide; everything else as odd as possible."""
     dp, tp, pp, cp = draw(st.sampled_from(MESHES))
     groups, queries = draw(st.integers(1, 2)), draw(st.integers(1, 2))
     variant = draw(st.sampled_from(["mesh", "mesh_zero1", "mesh_sp"] if tp > 1 else ["mesh", "mesh_zero1"]))
@@ -49,14 +49,14 @@ def layouts(draw: st.DrawFn) -> Case:
         optimizer=draw(st.sampled_from(["sgd", "adamw"])),
         eps=1e-3,
         max_grad_norm=draw(st.sampled_from([0.0, 0.3])),
-        dtype=draw(st.sampled_from(["fp64", "fp32"])),  # of gains of two elements bfloat16's noise says nothing
+        dtype=draw(st.sampled_from(["fp64", "fp32"])),  # bfloat16's noise hides errors of gains of two elements
     )
     return Case("hybrid_3d", variant, "reference", Topology(dp, tp, pp, cp), work)
 
 
 @st.composite
 def layouts_with_experts(draw: st.DrawFn) -> Case:
-    """The same with experts on any of the data-parallel ranks."""
+    """The same layouts with experts on any of the data-parallel ranks."""
     case = draw(layouts())
     dp, tp = case.topology.dp, case.topology.tp
     ep = draw(st.sampled_from([ep for ep in (1, 2, 3, 4) if dp % ep == 0]))
@@ -202,7 +202,7 @@ def test_zero_divides_the_states_of_the_optimizer_alone() -> None:
     assert divided == pytest.approx(whole * (4 + 12 / 2) / 16)
 
 
-def test_what_cannot_be_meshed_is_skipped_with_the_reason(lab: Lab) -> None:
+def test_an_impossible_mesh_is_skipped_with_the_reason(lab: Lab) -> None:
     (found,) = lab.measure("parity", Case("hybrid_3d", "mesh_sp", "reference", Topology(dp=2, pp=2), Workload()))
     assert found.verdict == "skipped"
     assert "no sequence parallelism without tensor parallelism" in found.reason

@@ -1,4 +1,4 @@
-"""What arithmetic says of published figures whose engines nobody can install."""
+"""Arithmetic on published figures of engines that can no longer be installed."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Hybrid sharding: groups of every size, uneven and clipped work, what crosses, and what cannot be asked for."""
+"""Hybrid sharding: groups of every size, uneven and clipped work, traffic across groups, and rejected work."""
 
 from dataclasses import replace
 
@@ -58,10 +58,10 @@ def test_two_hops_cross_once_where_hsdp_crosses_for_every_micro_batch(lab: Lab) 
     [
         ("mics", "deepspeed", DP2, "skipped", "MiCS ZeRO-3 sharding has been removed"),
         ("hsdp_zero1", "megatron", DP4, "skipped", "takes Adam only, not sgd"),
-        ("threes", "reference", DP4, "skipped", "dp 4 is no multiple of its groups of 3 ranks"),
+        ("threes", "reference", DP4, "skipped", "dp 4 is not a multiple of its groups of 3 ranks"),
     ],
 )
-def test_what_cannot_be_says_why(
+def test_impossible_work_is_skipped_with_the_reason(
     lab: Lab, variant: str, engine: str, topology: Topology, verdict: str, reason: str
 ) -> None:
     (finding,) = lab.measure("parity", case(variant, Workload(), topology, engine))

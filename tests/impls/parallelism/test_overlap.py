@@ -1,4 +1,4 @@
-"""Domino and asynchronous tensor parallelism: any rows and lengths, what is in flight, and what cannot be run."""
+"""Domino and asynchronous tensor parallelism: any rows and lengths, communication in flight, and rejected work."""
 
 import itertools
 from typing import Any
@@ -33,16 +33,16 @@ def case(variant: str, workload: Workload, topology: Topology = TP2, engine: str
 
 @st.composite
 def layouts(draw: st.DrawFn) -> Case:
-    """Small and odd: rows that two does not divide, lengths that the ranks do not, tied or clipped or neither."""
+    """Small, odd work: rows that two does not divide, lengths that the ranks do not; tied or clipped or neither."""
     dp, tp = draw(st.sampled_from([(1, 2), (1, 4), (2, 2), (1, 1)]))
     micro_batches, kv = draw(st.sampled_from([1, 2])), draw(st.sampled_from([tp, 2 * tp]))
-    vocabulary = 31 if dp == 1 else 32  # the law of dp's gradients knows no rank with one row more
+    vocabulary = 31 if dp == 1 else 32  # the law of dp's gradients does not cover a rank with one row more
     work = Workload(
         "drawn",
         ModelConfig(vocabulary, 12, 20, 2, 2 * tp, kv, 6, tie_word_embeddings=draw(st.booleans())),
         batch_size=dp * micro_batches * draw(st.integers(2, 5)),
         micro_batches=micro_batches,
-        sequence_length=draw(st.integers(3, 9)),  # a half's losses are no mere flag of 16 bytes
+        sequence_length=draw(st.integers(3, 9)),  # a half's losses exceed a flag's 16 bytes
         min_length=draw(st.sampled_from([0, 2])),
         max_grad_norm=draw(st.sampled_from([0.0, 0.3])),
         dtype="fp64",
@@ -57,7 +57,7 @@ def test_any_layout_computes_what_the_dense_model_does_with_the_bytes_of_the_law
 
 
 def watched(context: Context, variant: dict[str, Any], work: Workload) -> list[Span]:
-    """What this rank did in its second step."""
+    """This rank's actions in its second step."""
     from impls.common.data import batch
 
     trainer: Any = reference.build(work, Topology(tp=context.size), **variant)
@@ -79,7 +79,7 @@ def in_ranks(lab: Lab, ranks: int, job: str, **arguments: Any) -> list[Any]:
 
 
 def meanwhile(spans: list[Span]) -> float:
-    """Seconds in which something was in flight while the rank computed."""
+    """Seconds in which communication was in flight while the rank computed."""
     return sum(
         max(0.0, min(c.end, s.end) - max(c.start, s.start))
         for c in spans
@@ -89,7 +89,7 @@ def meanwhile(spans: list[Span]) -> float:
 
 
 @pytest.mark.parametrize("variant", ["domino", "domino_waiting", "async_tp", "async_tp_waiting"])
-def test_what_is_issued_is_counted_and_overlaps_only_where_it_should(lab: Lab, variant: str) -> None:
+def test_communications_are_counted_and_overlap_only_where_they_should(lab: Lab, variant: str) -> None:
     options = dict(CARD.variants[variant])
     for spans in in_ranks(lab, 2, "watched", variant=options, work=HALVES):
         assert sum(s.kind == "C" for s in spans) == laws.flights(HALVES, TP2, **options)
@@ -109,7 +109,7 @@ def test_the_halves_take_turns_forward_and_backward(lab: Lab) -> None:
 
 
 def products(context: Context, s: int) -> float:
-    """The largest difference between the rings and gather, product, scatter: of any output or gradient."""
+    """The largest difference of any output or gradient between the rings and gather, product, scatter."""
     group = torch.distributed.group.WORLD
     wire, rows = Wire(group), positions(s, context.size)
     generator = torch.Generator().manual_seed(context.rank)
@@ -147,15 +147,17 @@ def test_a_ring_sends_nothing_but_messages_to_neighbours(lab: Lab) -> None:
 @pytest.mark.parametrize(
     ("engine", "variant", "work", "reason"),
     [
-        ("reference", "domino", WORK.with_(name="rows", micro_batches=2), "two halves of its rows, and this one has 1"),
+        ("reference", "domino", WORK.with_(name="rows", micro_batches=2), "two halves of its rows, but this one has 1"),
         ("deepspeed", "domino", WORK.with_(name="rows", micro_batches=2, model=HEADS), "has 1"),
         ("deepspeed", "domino", WORK, "one head a rank"),
         ("deepspeed", "domino", Workload(), "4 key/value heads under 8 query heads"),
-        ("megatron", "async_tp", WORK, "the local layers, which run on a CPU, take the flag and ignore it"),
+        ("megatron", "async_tp", WORK, "the local layers, which run on a CPU, accept the flag and ignore it"),
         ("torch", "async_tp", WORK, "needs a CUDA GPU"),
     ],
 )
-def test_what_cannot_be_run_says_why(lab: Lab, engine: str, variant: str, work: Workload, reason: str) -> None:
+def test_work_that_cannot_run_is_skipped_with_the_reason(
+    lab: Lab, engine: str, variant: str, work: Workload, reason: str
+) -> None:
     (finding,) = lab.measure("parity", case(variant, work, engine=engine))
     assert finding.verdict == "skipped"
     assert reason in finding.reason
@@ -183,7 +185,7 @@ def test_the_adapter_of_the_fused_operators_is_wired_as_the_dense_model_is(lab: 
 
 
 def kept(context: Context, work: Workload) -> tuple[int, int]:
-    """Bytes that Domino's table of handles keeps after a step, and those of a gradient [s, b, h]."""
+    """The bytes that Domino's table of handles keeps after a step, and the bytes of a gradient [s, b, h]."""
     from deepspeed.runtime.domino.transformer import DominoUtil
 
     from impls.common.data import batch
@@ -197,7 +199,7 @@ def kept(context: Context, work: Workload) -> tuple[int, int]:
 
 
 def test_dominos_table_keeps_the_last_two_gradients(lab: Lab) -> None:
-    """The cause that the waiver of its model states names."""
+    """Checks the cause that the waiver of its model states gives."""
     for found, whole in in_ranks(lab, 2, "kept", work=HALVES):
         assert found == whole
 
@@ -221,7 +223,7 @@ def test_where_overlap_gains_nothing_the_finding_says_so() -> None:
     slow, fast = (claims.domino_speedup(records(seconds)) for seconds in (4.0, 1.0))
     assert (slow.value, fast.value) == (0.5, 2.0)
     assert "takes 0.80 × that of the same pieces without overlap and 2.00 × that of the whole" in slow.reason
-    assert "the device gains nothing by it" in slow.reason
+    assert "the device gains nothing from the hidden time" in slow.reason
     assert "gains nothing" not in fast.reason
 
 

@@ -1,4 +1,4 @@
-"""What becomes of published figures of pipelines, given even, uneven, other timelines or none."""
+"""Verdicts on published figures of pipelines, for even, uneven, other and missing timelines."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from impls.parallelism.pipeline_parallel.schedules import SCHEDULES
 
 CHECKS = {claim.name: getattr(claims, claim.check.partition(":")[2]) for claim in CARD.claims}
 UNIT = {"F": 10.0, "B": 10.0, "W": 10.0}
-WHOLE = {"F": 10.0, "B": 20.0}  # where B has the weights' part
+WHOLE = {"F": 10.0, "B": 20.0}  # B includes the weights' part
 
 
 def about(topology: str) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def about(topology: str) -> dict[str, Any]:
 
 
 def record(variant: str, plan: Plan, times: dict[str, float], stretched: float = 1.0) -> dict[str, Any]:
-    """The bubble of a timeline whose ideal is this plan's; the measured one has a first stage ``stretched`` times as
+    """The bubble of a timeline with this plan's ideal; in the measured one the first stage takes ``stretched`` times as
     long."""
     spans = [[Span(*a, at, at + 1) for at, a in enumerate(actions)] for actions in plan.actions]
     ideal = timeline.replay(spans, lambda rank, s: times[s.kind])
@@ -51,7 +51,7 @@ def in_flight(variant: str, value: float) -> dict[str, Any]:
         (claims.MEMORY | {"topology": "pp4"}, set(CARD.variants)),
     ],
 )
-def test_what_the_figures_are_told_from_is_measured(told: dict[str, str], variants: set[str]) -> None:
+def test_the_sources_of_the_figures_are_measured(told: dict[str, str], variants: set[str]) -> None:
     request = plan.Request(topics=(CARD.name,), engines=(told["engine"],), topologies=(told["topology"],))
     looked_at = [
         case

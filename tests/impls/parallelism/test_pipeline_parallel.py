@@ -1,4 +1,4 @@
-"""Pipelines of any layout compute what the dense model does, send what the law says, and name what cannot be run."""
+"""Pipelines of any layout compute the same as the dense model, send what the law says, and reject impossible work."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -25,7 +25,7 @@ CARDS = {card.name: card for card in (pipeline_parallel.CARD, model_parallel.CAR
 
 @st.composite
 def layouts(draw: st.DrawFn) -> Case:
-    """Small and odd: tied or not, clipped or not, of one length or many, with data parallelism or without."""
+    """Small, odd work: tied or not, clipped or not, one length or many, with or without data parallelism."""
     name = draw(st.sampled_from(sorted(set(SCHEDULES) - set(ASYNCHRONOUS))))
     pp, dp = draw(st.sampled_from([(2, 1), (2, 2), (4, 1)]))
     micro_batches = draw(st.sampled_from([2 * pp, 8]))
@@ -42,12 +42,12 @@ def layouts(draw: st.DrawFn) -> Case:
     return Case("pipeline_parallel", name, "reference", Topology(dp=dp, pp=pp), work)
 
 
-# The members of its ensemble round one norm's update alike to the last bit.
+# All members of its ensemble round one norm's update alike to the last bit.
 ALIKE = Workload(
     "drawn", ModelConfig(31, 12, 20, 8, 2, 1, 6, tie_word_embeddings=True), 8, 4, 3, 2, max_grad_norm=0.3, dtype="fp64"
 )
 
-# One gain's errors are all small but the pipeline's.
+# All errors of one gain are small except the pipeline's.
 UNLUCKY = ALIKE.with_(batch_size=16, micro_batches=8, max_grad_norm=0.0)
 
 
@@ -77,7 +77,7 @@ def test_micro_batches_go_through_the_naive_pipeline_one_after_the_other(lab: La
         ("zb_v", Workload(model=ModelConfig(num_hidden_layers=2)), "2 layers do not fill 4 stages"),
     ],
 )
-def test_what_a_schedule_cannot_do_is_skipped_with_the_reason(
+def test_work_that_a_schedule_cannot_do_is_skipped_with_the_reason(
     lab: Lab, variant: str, work: Workload, reason: str
 ) -> None:
     (found,) = lab.measure(
@@ -89,7 +89,7 @@ def test_what_a_schedule_cannot_do_is_skipped_with_the_reason(
 
 @pytest.mark.parametrize("cores", [1, 2])
 def test_ranks_that_share_cores_are_watched_by_their_own_time(lab: Lab, cores: int) -> None:
-    """Of which none passes while a rank waits, as the first one does for its gradients."""
+    """No time passes while a rank waits, as the first one does for its gradients."""
     work = Workload("work", ModelConfig(num_hidden_layers=2), batch_size=8, micro_batches=4)
     case = Case("pipeline_parallel", "1f1b", "reference", Topology(pp=2), work)
     rounds = lab.runner.run(case, "harness.measures.timeline:watch", cores=cores)

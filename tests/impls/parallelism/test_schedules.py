@@ -1,4 +1,4 @@
-"""Pipeline schedules: every action once, in an order that can be run, with the bubble that papers promise."""
+"""Pipeline schedules: every action once, in a valid order, with the bubble that papers promise."""
 
 import inspect
 from collections import Counter, deque
@@ -26,7 +26,7 @@ PICTURES = {
 
 
 def played(plan: Plan, times: dict[str, float]) -> list[list[Span]]:
-    """Each slot as soon as its rank is free and what it needs has left other slots. An update takes no time."""
+    """Starts each slot as soon as its rank is free and its inputs have left other slots. An update takes no time."""
     done: dict[Action, float] = {}
     free, spans = [0.0] * len(plan.slots), [list[Span]() for _ in plan.slots]
     todo = [deque(slots) for slots in plan.slots]
@@ -72,7 +72,7 @@ def test_a_schedule_is_the_picture_in_its_docstring(name: str) -> None:
 
 
 def sizes(name: str) -> st.SearchStrategy[tuple[int, ...]]:
-    """Of ranks, micro-batches and, where the schedule takes them, stages a rank."""
+    """Numbers of ranks, micro-batches and, if the schedule has them, stages per rank."""
     ranks, rounds = st.integers(1, 5), st.integers(1, 4)
     if name in LOOPED:
         return st.builds(lambda p, k, v: (p, p * k, v), ranks, rounds, st.integers(1, 3))
@@ -124,7 +124,7 @@ def test_a_schedule_idles_as_long_as_its_law_says(name: str, pp: int, times: dic
     assert found == pytest.approx(promised)
 
 
-def test_what_is_promised_for_equal_times_is_not_promised_for_others() -> None:
+def test_a_promise_for_equal_times_does_not_cover_others() -> None:
     work, times = WORK.with_(model=type(WORK.model)(num_hidden_layers=8)), UNIT | {"B": 1.2}
     for name in ("zb_v", "dual_pipe_v", "dual_pipe"):
         assert laws.bubble(work, Topology(pp=4), schedule=name, times=UNIT) is not None
@@ -132,7 +132,7 @@ def test_what_is_promised_for_equal_times_is_not_promised_for_others() -> None:
 
 
 def idle(plan: Plan) -> list[float]:
-    """How long each rank idles until the last one is done; with F = B = W = 1."""
+    """Each rank's idle time until the last one is done; with F = B = W = 1."""
     rows = played(plan, UNIT)
     end = max(s.end for row in rows for s in row)
     return [end - sum(s.end - s.start for s in row) for row in rows]
@@ -147,14 +147,14 @@ def test_zb_v_idles_while_the_first_micro_batch_goes_down_and_the_last_comes_up(
 
 @pytest.mark.parametrize(("pp", "micro_batches"), [(2, 4), (2, 8), (4, 8), (6, 14), (8, 16), (8, 20)])
 def test_dual_pipe_idles_as_long_as_published(pp: int, micro_batches: int) -> None:
-    """(PP/2 − 1)(F&B + B − 3W): of whole backward passes, (PP/2 − 1)(3 + 2 − 3)."""
+    """(PP/2 − 1)(F&B + B − 3W): for whole backward passes, (PP/2 − 1)(3 + 2 − 3)."""
     assert idle(dual_pipe(pp, micro_batches)) == [(pp // 2 - 1) * 2] * pp
     assert idle(dual_pipe_v(pp // 2, micro_batches)) == [(pp // 2 - 1) * 2] * (pp // 2)
 
 
 def test_dual_pipe_of_eight_ranks_is_the_published_figure() -> None:
-    """Figure 5 of the report: 20 micro-batches; how many slots there are of each kind, on the upper half of the ranks,
-    which the lower half mirrors."""
+    """Figure 5 of the report: 20 micro-batches; the numbers of slots of each kind on the upper half of the ranks, which
+    the lower half mirrors."""
     counts = [Counter("".join(action.kind for action in slot) for slot in slots) for slots in dual_pipe(8, 20).slots]
     assert [dict(count) for count in counts[:4]] == [
         {"F": 11, "FBW": 9, "B": 7, "W": 7, "BW": 4},

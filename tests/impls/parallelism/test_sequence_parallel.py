@@ -1,4 +1,4 @@
-"""Sequence parallelism on two and four CPU ranks: against the float64 oracle, the laws, and planted faults."""
+"""Sequence parallelism on two and four CPU ranks: compared with the float64 oracle, the laws, and planted faults."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -29,7 +29,7 @@ TP2, TP4, DP2TP2 = Topology(tp=2), Topology(tp=4), Topology(dp=2, tp=2)
 UNEVEN = Workload("uneven_sequence", ModelConfig(131, 45, 76, 2, 4, 4, 6, tie_word_embeddings=True), sequence_length=13)
 FEWER_POSITIONS_THAN_RANKS = UNEVEN.with_(name="three_positions", sequence_length=3)
 SMALL = ModelConfig(128, 64, 96, 2, 8, 4, 8)
-# With so large an epsilon AdamW's step is nearly linear in the gradient: a wrong norm cannot hide in it.
+# With so large an epsilon AdamW's step is nearly linear in the gradient, so a wrong norm is visible.
 CLIPPED = Workload(
     "clipped",
     replace(SMALL, tie_word_embeddings=True),
@@ -42,7 +42,7 @@ CLIPPED = Workload(
     max_grad_norm=0.3,
 )
 MIXED = Workload("mixed", SMALL, micro_batches=2, sequence_length=16, dtype="bf16")
-ENDS = Workload("ends", SMALL, sequence_length=15, min_length=2)  # on the last rank some sequences have no label
+ENDS = Workload("ends", SMALL, sequence_length=15, min_length=2)  # some sequences have no label on the last rank
 
 UNEVEN_DTENSORS = pytest.mark.skipif(torch.__version__ < on_torch.EVEN_BEFORE, reason="the adapter says so")
 
@@ -134,7 +134,9 @@ def test_the_reference_keeps_what_the_law_says_but_for_labels_and_scalars(
         ("torch", "sp", "it is the variant sp_kept"),
     ],
 )
-def test_what_an_engine_cannot_do_is_skipped_with_the_reason(lab: Lab, engine: str, variant: str, reason: str) -> None:
+def test_work_that_an_engine_cannot_do_is_skipped_with_the_reason(
+    lab: Lab, engine: str, variant: str, reason: str
+) -> None:
     (finding,) = lab.measure("traffic", case(engine, UNEVEN, TP2, variant))
     assert finding.verdict == "skipped"
     assert reason in finding.reason
@@ -145,7 +147,7 @@ def _without(name: str, stand_in: Callable[..., Any]) -> Callable[[], None]:
 
 
 def _joined_only(x: Tensor, group: operators.Group, s: int, *weights: Tensor) -> tuple[Tensor, ...]:
-    """g whose backward pass takes this rank's part and sums nothing."""
+    """g with a backward pass that takes this rank's part and sums nothing."""
 
     def part(y: Tensor, group: operators.Group) -> Tensor:
         rows = operators.positions(s, group.size())
@@ -157,7 +159,7 @@ def _joined_only(x: Tensor, group: operators.Group, s: int, *weights: Tensor) ->
 
 
 def _own_part_only(x: Tensor, group: operators.Group) -> Tensor:
-    """ḡ of which every rank keeps its own part of its own partial result."""
+    """ḡ with which every rank keeps its own part of its own partial result."""
     rows = operators.positions(len(x), group.size())
     return F.pad(x, (0, 0, 0, 0, 0, group.size() * rows - len(x)))[group.rank() * rows :][:rows]
 
@@ -169,7 +171,7 @@ FAULTS: Mapping[str, Callable[[], None]] = {
 
 
 def with_fault(workload: Workload, topology: Topology, fault: str) -> Trainer:
-    """The reference with one part exchanged, in a rank of its own."""
+    """The reference with one part replaced, in its own rank."""
     FAULTS[fault]()
     return reference.build(workload, topology)
 
@@ -255,7 +257,7 @@ def test_gathering_again_changes_nothing_but_what_is_saved(lab: Lab, ranks: int,
 
 @st.composite
 def divisible(draw: st.DrawFn) -> tuple[Workload, Topology]:
-    """Work of which t divides everything."""
+    """Work with sizes that t divides."""
     t = draw(st.sampled_from([2, 4, 8]))
     times = st.integers(1, 3)
     kv = t * draw(times)
@@ -267,7 +269,7 @@ def divisible(draw: st.DrawFn) -> tuple[Workload, Topology]:
 
 
 def _everywhere(work: Workload) -> float:
-    """Bytes of activations that every rank needs: RoPE's tables, and the tokens' and labels' indices and masks, and the
+    """Bytes of activations that every rank needs: RoPE's tables, the tokens' and labels' indices and masks, and the
     number of labels."""
     return 2 * work.sequence_length * work.model.head_dim * work.element_size + work.tokens * (2 * (8 + 1) + 1) + 8
 

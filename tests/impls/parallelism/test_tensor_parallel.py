@@ -1,4 +1,4 @@
-"""Tensor parallelism on two and four CPU ranks: against the float64 oracle, the laws, and planted faults."""
+"""Tensor parallelism on two and four CPU ranks: compared with the float64 oracle, the laws, and planted faults."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -19,12 +19,12 @@ from impls.parallelism.tensor_parallel import claims, laws, operators, reference
 
 CARD = tensor_parallel.CARD
 TP2, TP4, DP2TP2 = Topology(tp=2), Topology(tp=4), Topology(dp=2, tp=2)
-# 131 rows of vocabulary on 2 and on 4 ranks, tied; no size but those of the heads is even.
+# 131 rows of vocabulary on 2 and on 4 ranks, tied; only the heads' sizes are even.
 UNEVEN = Workload(
     "uneven_vocabulary", ModelConfig(131, 45, 76, 2, 4, 4, 6, tie_word_embeddings=True), sequence_length=13
 )
 # Grouped queries, tied embeddings, two micro-batches, clipping. With so large an epsilon AdamW's step is nearly linear
-# in the gradient: a wrong norm cannot hide in it.
+# in the gradient, so a wrong norm is visible.
 SMALL = ModelConfig(128, 64, 96, 2, 8, 4, 8)
 CLIPPED = Workload(
     "clipped",
@@ -88,7 +88,7 @@ def test_data_parallel_groups_add_one_all_reduce_of_what_a_rank_holds(lab: Lab) 
 
 
 def test_autotp_sends_one_backward_all_reduce_for_each_column_parallel_matrix(lab: Lab) -> None:
-    """Five a layer where the paper has two; its embedding, when not tied to the head, is whole and sends nothing."""
+    """Five per layer where the paper has two; its embedding, if not tied to the head, is whole and sends nothing."""
     workload = Workload("untied", SMALL)
     (finding,) = lab.measure("traffic", case("deepspeed", workload))
     activation = workload.tokens * workload.model.hidden_size * workload.element_size
@@ -123,7 +123,7 @@ FAULTS: Mapping[str, Callable[[], None]] = {
 
 
 def with_fault(workload: Workload, topology: Topology, fault: str) -> Trainer:
-    """The reference with one part exchanged, in a rank of its own."""
+    """The reference with one part replaced, in its own rank."""
     FAULTS[fault]()
     return reference.build(workload, topology)
 
@@ -142,7 +142,7 @@ def test_a_planted_fault_is_seen(lab: Lab, fault: str) -> None:
 
 
 def conjugates(context: Context) -> dict[str, tuple[float, float]]:
-    """⟨A x, y⟩ and ⟨x, Aᵀ y⟩ of each operator in float64; what is the same on all ranks counts once."""
+    """⟨A x, y⟩ and ⟨x, Aᵀ y⟩ of each operator in float64; values that are equal on all ranks count once."""
     group = torch.distributed.group.WORLD
     own, same = (torch.Generator().manual_seed(seed) for seed in (context.rank + 1, 0))
 

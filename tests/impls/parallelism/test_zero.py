@@ -1,4 +1,4 @@
-"""ZeRO's stages: what is whole when, and work that no number of ranks divides."""
+"""ZeRO's stages: the times at which tensors are whole, and work that no number of ranks divides."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,7 +20,7 @@ from tests.impls.work import CLIPPED
 CARD = zero.CARD
 DP2, DP3 = Topology(dp=2), Topology(dp=3)
 WORK = NAMED["tiny"]
-# The root has the embedding and the norms, an attention and an MLP of each layer follow, then the head.
+# The root has the embedding and the norms; then follow each layer's attention and MLP, and the head.
 UNITS = 1 + 2 * WORK.model.num_hidden_layers + 1
 
 
@@ -50,7 +50,7 @@ def test_uneven_parts_micro_batches_and_clipping_on_three_ranks_are_those_of_the
 
 
 def watched_units(context: Context) -> list[tuple[str, int]]:
-    """When stage 3 begins to gather each unit, waits for it and releases it."""
+    """The times at which stage 3 begins to gather each unit, waits for it and releases it."""
     from impls.parallelism.zero.hooks import Unit
     from impls.parallelism.zero.reference import build
 
@@ -85,18 +85,19 @@ def test_stage_3_gathers_one_unit_ahead_in_both_passes_and_keeps_none(world: Wor
     for events in on_each_rank(world, "watched_units"):
         gathered = [unit for what, unit in events if what == "gather"]
         assert gathered == [*range(UNITS), 0, *range(last, 0, -1)]
-        for index in range(1, last):  # the next is on its way when this one is waited for
+        for index in range(1, last):  # the next unit is in transit when this one is waited for
             arrived = events.index(("arrive", index))
             assert events.index(("gather", index + 1)) < arrived < events.index(("release", index))
         there, most = set(), 0
         for what, unit in events:
             (there.discard if what == "release" else there.add)(unit)
             most = max(most, len(there))
-        assert most == 3  # the root, the one that computes and the one ahead
+        assert most == 3  # the root, the computing unit and the one ahead
 
 
 def gradients_of_stage_2(context: Context) -> dict[str, Any]:
-    """Elements of each bucket when its reduction begins and of other whole gradients then, and what is left at last."""
+    """Elements of each bucket when its reduction begins, of other whole gradients then, and of those left at the
+    end."""
     from impls.parallelism.zero.reference import build
 
     trainer = build(WORK, DP2, stage=2)
@@ -119,7 +120,7 @@ def test_stage_2_reduces_a_bucket_as_soon_as_it_is_complete_and_keeps_its_part_a
     psi = WORK.model.parameters
     for found in on_each_rank(world, "gradients_of_stage_2"):
         whole = sum(bucket for bucket, _ in found["begun"])
-        assert psi <= whole < psi + 2 * len(found["begun"])  # padded to two equal parts each
+        assert psi <= whole < psi + 2 * len(found["begun"])  # each padded to two equal parts
         # A parameter of another bucket may have its gradient, but never most of them.
         assert all(bucket + others < psi / 2 for bucket, others in found["begun"])
         assert found["left"] == 0
@@ -127,7 +128,7 @@ def test_stage_2_reduces_a_bucket_as_soon_as_it_is_complete_and_keeps_its_part_a
 
 
 def gradients_of_stage_1(context: Context) -> bool:
-    """Whether each gradient is still a part of the one flat buffer after a step."""
+    """Whether each gradient is still a part of the single flat buffer after a step."""
     from impls.parallelism.zero.reference import build
 
     trainer = build(WORK.with_(micro_batches=2), DP2, stage=1)

@@ -1,4 +1,4 @@
-"""ZeRO-Offload and ZeRO-Infinity on two CPU ranks: what the suites' work does not have, the laws and the claims."""
+"""ZeRO-Offload and ZeRO-Infinity on two CPU ranks: work that the suites do not have, the laws and the claims."""
 
 from pathlib import Path
 from typing import Any
@@ -49,11 +49,11 @@ def test_engines_clip_and_accumulate_as_the_dense_model_does(lab: Lab, engine: s
 
 def test_double_precision_is_stepped_in_double_precision(lab: Lab) -> None:
     findings = lab.measure("parity", case("nvme_params", "reference", CLIPPED.with_(dtype="fp64")))
-    assert failed([finding for finding in findings if finding.quantity != "loss"]) == []  # which is summed in float32
+    assert failed([finding for finding in findings if finding.quantity != "loss"]) == []  # the sum is in float32
 
 
-def test_what_is_in_files_is_not_in_memory(lab: Lab) -> None:
-    """Each step of the way: the optimizer's 12Ψ/N, and in stage 3 the weights' 2Ψ/N, less the buffers."""
+def test_states_in_files_are_not_in_memory(lab: Lab) -> None:
+    """Each step of the saving: the optimizer's 12Ψ/N, and in stage 3 the weights' 2Ψ/N, less the buffers."""
     variants = ("offload_optimizer", "nvme_optimizer", "nvme_params")
     held = [lab.measure("memory", case(variant, "reference", MIXED))[0] for variant in variants]
     assert failed(held) == []
@@ -95,10 +95,10 @@ def test_a_rank_leaves_no_file_in_the_folder(tmp_path: Path, monkeypatch: pytest
     [
         ("offload_optimizer", "zenflow", CLIPPED.with_(optimizer="sgd"), "ZenFlow takes AdamW only, not sgd"),
         ("offload_params", "deepspeed", CLIPPED.with_(dtype="fp64"), "float32, float16 and bfloat16 only"),
-        ("nvme_optimizer", "deepspeed", CLIPPED, "take the device nvme for cpu without a word"),
+        ("nvme_optimizer", "deepspeed", CLIPPED, "treat the device nvme as cpu without a warning"),
     ],
 )
-def test_what_an_engine_does_not_take_is_skipped_with_the_reason(
+def test_unsupported_work_is_skipped_with_the_reason(
     lab: Lab, variant: str, engine: str, workload: Workload, reason: str
 ) -> None:
     (finding,) = lab.measure("parity", case(variant, engine, workload))
@@ -123,7 +123,7 @@ def test_an_operator_that_cannot_be_built_is_a_skip_that_says_why(
 
 
 def naive(p: float, m: float, v: float, g: float, count: int, work: Workload) -> tuple[float, float, float]:
-    """AdamW as its paper writes it, one number at a time."""
+    """AdamW as in its paper, one number at a time."""
     (first, second), rate = work.betas, work.lr
     m, v = first * m + (1 - first) * g, second * v + (1 - second) * g * g
     m_hat, v_hat = m / (1 - first**count), v / (1 - second**count)
@@ -164,13 +164,13 @@ def test_the_device_keeps_the_weights_and_the_host_the_rest() -> None:
     assert laws.states(MIXED, DP2, **CARD.variants["offload_params"]) == 8 * psi
 
 
-def test_of_what_is_in_files_the_buffers_count() -> None:
-    """Ψ 1,216: an attention block of 112, an MLP of 96, and the rest; 4,096 elements are the least piece."""
+def test_states_in_files_count_only_by_their_buffers() -> None:
+    """Ψ 1,216: an attention block of 112, an MLP of 96, and the rest; the smallest piece is 4,096 elements."""
     work = Workload(model=ModelConfig(64, 8, 4, 1, 2, 1, 4), dtype="bf16", optimizer="adamw")
     attention, mlp, rest = 2 * 8 * 8 + 2 * 4 * 8 + 2 * 4, 3 * 4 * 8, 2 * 64 * 8 + 3 * 8
     assert attention + mlp + rest == work.model.parameters
     assert (laws.largest(work, 1), laws.largest(work, 3)) == (rest, -(-rest // 3))
-    states = 3 * (16384 + 4096)  # 12 bytes of each of 1,048 elements, in blocks, and one to align them
+    states = 3 * (16384 + 4096)  # 12 bytes for each of 1,048 elements, in blocks, and one block for alignment
     assert laws.buffers(work, DP1, **CARD.variants["nvme_optimizer"]) == states
     weights = 2 * (4096 + 4096) + 2 * (4096 + 4096)
     assert laws.buffers(work, DP1, **CARD.variants["nvme_params"]) == states + weights

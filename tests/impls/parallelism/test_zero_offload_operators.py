@@ -1,4 +1,5 @@
-"""DeepSpeed's operators: who needs one, what is remembered of a build, and what a killed one leaves behind."""
+"""DeepSpeed's operators: the engines that need them, the recorded outcome of a build, and the remains of a killed
+one."""
 
 import fcntl
 import io
@@ -24,7 +25,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def built(folder: Path, why: str = "") -> None:
-    """Both operators, as this environment would have built them, or not, for this reason."""
+    """Both operators, as if this environment had built them, or had failed for this reason."""
     for name in operators.OPERATORS:
         (folder / name).mkdir()
         (folder / name / f"{name}.so").touch()
@@ -119,7 +120,7 @@ def test_two_do_not_build_at_once(folder: Path) -> None:
         waiting: Any = subprocess.Popen([sys.executable, "-m", MODULE], stdout=subprocess.PIPE, text=True)
         with waiting:
             said = waiting.stdout.readline()
-            built(folder)  # by the other one
+            built(folder)  # by the other process
             fcntl.flock(lock, fcntl.LOCK_UN)
             assert waiting.stdout.read() == ""
     assert said == "DeepSpeed's operators: another process builds them; waiting for it\n"

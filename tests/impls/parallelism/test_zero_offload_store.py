@@ -1,4 +1,4 @@
-"""The file-backed store: any sizes come back as they were written, and what is wrong with a disk is one clear error."""
+"""The file-backed store: data of any size return unchanged, and a problem with the disk is a one-line error."""
 
 import ctypes
 import errno
@@ -150,7 +150,8 @@ def test_a_file_system_without_direct_access_is_said(monkeypatch: pytest.MonkeyP
         return 0
 
     monkeypatch.setattr("impls.parallelism.zero_offload.store.fcntl.fcntl", refuse)
-    assert Store(BLOCK, str(tmp_path)).fallback == f"{tmp_path} takes no O_DIRECT: its files go through the page cache"
+    fallback = f"{tmp_path} does not support O_DIRECT: its files go through the page cache"
+    assert Store(BLOCK, str(tmp_path)).fallback == fallback
 
 
 def test_a_file_has_no_name_and_its_blocks_are_free_when_the_store_is_gone(tmp_path: Path) -> None:
@@ -208,7 +209,7 @@ def test_a_limit_on_file_sizes_is_one_clear_error(tmp_path: Path) -> None:
 
 @pytest.fixture
 def tmpfs(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 KiB, which only the superuser can make."""
+    """A file system of 64 KiB, which only the superuser can create."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mount(b"none", bytes(tmp_path), b"tmpfs", 0, b"size=64k"):
         pytest.skip(f"cannot mount a tmpfs: {os.strerror(ctypes.get_errno())}")
@@ -220,7 +221,7 @@ def test_a_full_disk_is_one_clear_error_before_training_begins(tmpfs: Path) -> N
     with pytest.raises(OSError, match=r"cannot take 131,072 bytes in .* for offloaded states: No space left") as caught:
         Store(1 << 17, str(tmpfs))
     assert caught.value.errno == errno.ENOSPC
-    assert Store(1 << 15, str(tmpfs)).size == 1 << 15  # what failed has given back what it had
+    assert Store(1 << 15, str(tmpfs)).size == 1 << 15  # a failed allocation has returned its space
 
 
 def test_a_disk_that_fills_while_training_is_an_error_at_the_write(

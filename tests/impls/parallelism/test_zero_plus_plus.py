@@ -1,4 +1,5 @@
-"""ZeRO++ on two and four CPU ranks: other groups, micro-batches and lengths than the suites', and DeepSpeed's ways."""
+"""ZeRO++ on two and four CPU ranks: groups, micro-batches and lengths that the suites do not have, and DeepSpeed's
+modes."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,11 +24,11 @@ OTHER = {
     "groups_of_three": {**ALL, "group": 3},
 }
 CARD = replace(zero_plus_plus.CARD, variants={**zero_plus_plus.CARD.variants, **OTHER})
-# No size but those of the heads is even: there is padding, and shards end inside a block.
+# Only the heads' sizes are even: there is padding, and shards end inside a block.
 UNEVEN = Workload(
     "uneven_blocks", ModelConfig(131, 45, 77, 2, 4, 4, 6, tie_word_embeddings=True), sequence_length=13, dtype="fp64"
 )
-# Ranks and micro-batches have other numbers of tokens; with so large an epsilon AdamW hides no wrong norm.
+# Ranks and micro-batches have different numbers of tokens; with so large an epsilon AdamW does not hide a wrong norm.
 UNEQUAL = Workload(
     "unequal_clipped",
     UNEVEN.model,
@@ -66,7 +67,7 @@ def test_the_reference_computes_what_the_dense_model_does_and_sends_what_the_law
     findings = lab.measure("parity", asked)
     assert {finding.quantity for finding in findings} >= {"gradient", "update", "loss"}
     assert [finding.reason for finding in findings if finding.verdict != "pass"] == []
-    # No rounding decision is in doubt in float64: the floor has no room to hide a fault in.
+    # In float64 every rounding decision is certain: the floor cannot hide a fault.
     assert findings[0].detail["floor"] < 1e-12
     sent, across = lab.measure("traffic", asked)
     assert (sent.value, across.value) == (sent.law, across.law)
@@ -75,7 +76,7 @@ def test_the_reference_computes_what_the_dense_model_does_and_sends_what_the_law
 def test_groups_that_do_not_divide_the_ranks_are_skipped_with_the_reason(lab: Lab) -> None:
     (finding,) = lab.measure("parity", case("groups_of_three"))
     assert finding.verdict == "skipped"
-    assert "dp 4 is no multiple of its groups of 3 ranks" in finding.reason
+    assert "dp 4 is not a multiple of its groups of 3 ranks" in finding.reason
 
 
 @pytest.mark.parametrize(("variant", "topology"), [("qwz", DP2), ("qgz", DP4)], ids=str)
@@ -99,7 +100,7 @@ def test_fsdp2_keeps_the_backward_gather_in_the_group_too(lab: Lab) -> None:
     assert [finding.value for finding in ours] == [finding.value for finding in theirs]
 
 
-def test_what_fsdp2_adds_to_divide_its_parameters_may_leave_the_group(lab: Lab) -> None:
+def test_padding_of_fsdp2_may_leave_the_group(lab: Lab) -> None:
     findings = lab.measure("traffic", case("hpz", "torch"))
     assert [finding.verdict for finding in findings] == ["pass", "pass"]
     assert findings[1].value > findings[1].law
@@ -113,7 +114,7 @@ def test_the_laws_know_the_units_and_blocks(lab: Lab) -> None:
 
 @pytest.mark.parametrize("element_size", [2, 4])
 def test_many_large_groups_leave_a_quarter_of_the_traffic_and_the_scales(element_size: int) -> None:
-    """The paper's limit, a node's bytes over M: a ring's once, the second hop's once a rank."""
+    """The paper's limit, a node's bytes over M: a ring counts once, the second hop once per rank."""
     work = Workload(
         "large",
         ModelConfig(4096, 1024, 4096, 8, 16, 16, 64),

@@ -1,4 +1,4 @@
-"""Block quantisation: its error is half a step at most, whatever the sizes; what is not finite stays so."""
+"""Block quantisation: its error is at most half a step for any size; values that are not finite stay so."""
 
 import math
 
@@ -43,7 +43,7 @@ def test_no_element_is_off_by_more_than_half_a_step_of_its_block(x: Tensor, bits
     found = dequantise(codes, scales, torch.empty(x.shape, dtype=torch.float64), block)
     most = codes.abs().max()
     assert most <= levels(bits)
-    # beside it the codes' own arithmetic in float32, in which x / s is rounded before it is rounded to a code
+    # plus the codes' own arithmetic in float32, where x / s is rounded before it is rounded to a code
     bound = half_steps(scales, x.shape[-1], block) * (1 + 2 * levels(bits) * EPS)
     assert ((found - x.double()).abs() <= bound).all()
 
@@ -75,7 +75,7 @@ def test_the_law_counts_a_message_as_it_is(n: int, bits: int) -> None:
 
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
 @pytest.mark.parametrize("bits", [4, 8])
-def test_what_is_not_finite_spoils_its_own_block_and_no_other(bad: float, bits: int) -> None:
+def test_values_that_are_not_finite_spoil_only_their_own_block(bad: float, bits: int) -> None:
     x = torch.ones(3 * BLOCK + 7)
     x[BLOCK + 3] = bad
     found = rounded(x, bits)
@@ -103,7 +103,7 @@ def relative(error: Tensor, exact: Tensor) -> float:
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_the_error_on_a_models_weights_is_that_of_rounding_uniformly(bits: int) -> None:
-    """√(s²/12) an element: what half a step at most comes to on average."""
+    """√(s²/12) per element: the average of errors of at most half a step."""
     for name, weight in initial(NAMED["tiny"]):
         if weight.dim() == 1:
             continue
@@ -114,17 +114,17 @@ def test_the_error_on_a_models_weights_is_that_of_rounding_uniformly(bits: int) 
 
 
 def test_blocks_keep_an_outliers_coarse_grid_to_its_neighbours() -> None:
-    """The naive form has one scale for all."""
+    """The naive form has one scale for the whole tensor."""
     x = torch.randn(16 * BLOCK, generator=torch.Generator().manual_seed(0))
     x[5] = 100.0
     naive = dequantise(*quantise(x, 8, x.numel()), torch.empty_like(x), x.numel())
-    # every block but one has a grid as fine as its own largest element asks for
+    # every block but one has a grid that fits its own largest element
     assert relative(rounded(x, 8) - x, x) < relative(naive - x, x) / 3
 
 
 def bounds(gradients: Tensor, group: int, bits: int) -> tuple[Tensor, Tensor]:
-    """For [N, N, size] by sender and owner: the most that two hops may be off, Σ s/2 over the senders of each hop, and
-    the variance Σ s²/12 if codes are rounded uniformly; [N, size]."""
+    """For [N, N, size] by sender and owner: the largest error of two hops, Σ s/2 over the senders of each hop, and the
+    variance Σ s²/12 for uniformly rounded codes; [N, size]."""
     ranks, _, size = gradients.shape
     hop = gradients.view(ranks // group, group, ranks, size)
     most = variance = torch.zeros(ranks, size, dtype=torch.float64)
@@ -169,7 +169,7 @@ def test_on_a_models_gradient_the_error_is_bounded_and_that_of_rounding_uniforml
     monkeypatch.setattr(plain, "reduced", reduced_and_compared)
     model = plain.build(work, Topology(), ranks=ranks, group=group, weight_bits=0, gradient_bits=bits)
     model.backward(batch(work, 0))
-    # below 1: in a block that an outlier stretches, most elements lie nearer to a code than half a step
+    # below 1: in a block stretched by an outlier, most elements are closer to a code than half a step
     assert 0.8 < math.sqrt(off / expected) < 1.02
 
 

@@ -1,4 +1,4 @@
-"""DPO's reference and TRL's DPOTrainer against equation 7 in float64."""
+"""DPO's reference and TRL's DPOTrainer compared with equation 7 in float64."""
 
 import tempfile
 from collections.abc import Mapping
