@@ -65,9 +65,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> Ge
         case, measure = item.callspec.params["case"], item.callspec.params["measure"]
         turns.setdefault((case.topic, *turn(case, measure)), []).append(item)
     items[:] = interleaved([(key[0], found) for key, found in turns.items()])
-    session = config.stash[SESSION]
-    places = {item.callspec.params["case"].id: index for index, item in enumerate(items)}
-    session.checked.sort(key=lambda case: places[case.id])  # these run ahead
+    session = config.stash[SESSION]  # its checked runs are started ahead, in the order of the plan
+    session.plan = session.plan.only([(i.callspec.params["measure"], i.callspec.params["case"]) for i in items])
     config.stash[REACHED] = Reached(config.getoption(FILE), items)
     config.stash[REACHED].write()
 
