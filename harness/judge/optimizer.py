@@ -84,8 +84,8 @@ def judge(gradients: Sequence[Tensors], weights: Sequence[Tensors], work: Worklo
     """One finding, for the step and tensor with the largest error. ``weights[0]`` holds the weights before the first
     step."""
     names = list(weights[0])
-    if missing := [name for step in gradients for name in names if name not in step]:
-        return Finding("parity", "replayed update", None, "× floor", "fail", f"the gradient of {missing[0]} is missing")
+    if reason := _unlike(gradients, weights):
+        return Finding("parity", "replayed update", None, "× floor", "fail", reason)
     exact_weights = [_to(w, names, torch.float64) for w in weights]
     exact = replay(textbook, clipped([_to(g, names, torch.float64) for g in gradients], work), exact_weights, work)
     narrow = torch.float64 if work.dtype == "fp64" else torch.float32
@@ -109,6 +109,18 @@ def judge(gradients: Sequence[Tensors], weights: Sequence[Tensors], work: Worklo
     detail = {"error": size[0], "floor": size[1], "tensor": where}
     verdict = "pass" if good else "fail"
     return Finding("parity", "replayed update", worst, "× floor", verdict, text, bound=MARGIN, detail=detail)
+
+
+def _unlike(gradients: Sequence[Tensors], weights: Sequence[Tensors]) -> str:
+    """Why these cannot be replayed, or an empty string: each step must have all tensors of the start, in its shapes."""
+    for kind, steps in (("gradient", gradients), ("weight", weights[1:])):
+        for step in steps:
+            for name, start in weights[0].items():
+                if name not in step:
+                    return f"the {kind} of {name} is missing"
+                if step[name].shape != start.shape:
+                    return f"the {kind} of {name} has shape {tuple(step[name].shape)}, not {tuple(start.shape)}"
+    return ""
 
 
 def _to(tensors: Tensors, names: Sequence[str], dtype: torch.dtype | None) -> Tensors:

@@ -124,7 +124,19 @@ def test_the_step_and_tensor_that_are_wrong_are_named() -> None:
     assert ", gain" in judged(a_weight_left_out, ADAMW).reason
 
 
-def test_a_missing_gradient_is_named() -> None:
-    start, steps = drawn(torch.float32)
-    found = optimizer.judge([{"matrix": step["matrix"]} for step in steps], [start] * (STEPS + 1), ADAMW)
-    assert (found.verdict, found.reason) == ("fail", "the gradient of gain is missing")
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"matrix": torch.ones(48, 32)}, "the gradient of gain is missing"),
+        (
+            {"matrix": torch.ones(48, 16), "gain": torch.ones(32)},
+            "the gradient of matrix has shape (48, 16), not (48, 32)",
+        ),
+    ],
+)
+def test_gradients_that_cannot_be_replayed_are_a_failure_with_the_reason(
+    changed: Mapping[str, Tensor], reason: str
+) -> None:
+    start, _ = drawn(torch.float32)
+    found = optimizer.judge([changed] * STEPS, [start] * (STEPS + 1), ADAMW)
+    assert (found.verdict, found.reason) == ("fail", reason)
