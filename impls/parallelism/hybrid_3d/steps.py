@@ -3,7 +3,7 @@
 The batch is spread over ``ranks``, dp × cp of them. A dense weight's replicas are all of these. An expert's are
 ranks ÷ ep, but each has the gradient of the tokens of ep ranks. For both, the mean is the sum over replicas ÷ ranks.
 
-What is asked for by name, ``what``: "gradient", "master", or one of the optimizer's moments.
+A caller names a tensor by ``what``: "gradient", "master", or one of the optimizer's moments.
 """
 
 from collections.abc import Callable, Iterable, Mapping

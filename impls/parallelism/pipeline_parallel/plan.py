@@ -1,4 +1,4 @@
-"""What a schedule is: for each rank the list of its slots, in order. And which rank holds which layers.
+"""A schedule: the list of slots of each rank, in order; and which rank holds which layers.
 
 A *slot* is computed as one: what its actions need from other ranks arrives before it, and what they give leaves after
 it. Most slots are one action. Two kinds have several:
