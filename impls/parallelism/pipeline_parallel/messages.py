@@ -27,8 +27,8 @@ def channels(plan: Plan) -> list[Channel]:
 class Messages:
     """The messages of one step, of the shape and type of ``like``, named by the action that needs them. What one rank
     sends another is received in the order in which it is sent, whatever the order in which it is needed: NCCL knows no
-    tags. The receive of a sender's next message is posted ahead of its need, so that it travels while this rank
-    computes."""
+    tags. The receive of a sender's first message is posted at the start, and of the next one when it arrives, so
+    that they travel while this rank computes."""
 
     def __init__(self, plan: Plan, rank: int, groups: Mapping[Channel, dist.ProcessGroup], like: Tensor) -> None:
         self.rank, self.rank_of, self.groups, self.like = rank, plan.rank_of, groups, like
@@ -45,6 +45,8 @@ class Messages:
                     self.source[needed] = source, action.kind
                     if source != rank:
                         self.coming[source, action.kind].append(needed)
+        for sender in list(self.coming):
+            self.post(*sender)
 
     def post(self, source: int, kind: str) -> None:
         """Posts the receive of the sender's next message, if one is to come."""

@@ -114,7 +114,7 @@ def test_the_next_message_is_awaited_while_this_one_is_used(monkeypatch: pytest.
     plan = gpipe(2, 2)
     groups: Any = {channel: channel for channel in channels(plan)}
     messages = Messages(plan, 1, groups, torch.empty(1))
-    assert posted == []
+    assert posted == [(("F", True), 0)]
     for micro in range(2):
         messages.receive(Action("F", 1, micro))
         messages.ahead(Action("F", 1, micro))
