@@ -33,8 +33,9 @@ def repeated(command: str) -> str:
 
 
 def reproducing(repeated: str, case: str) -> str:
-    """``repeated`` for this case alone. The bracket that ends a test's name excludes ids that continue after it."""
-    return f"{repeated} -k {shlex.quote(case + ']')}"
+    """``repeated`` for this case alone. In a test's name a hyphen precedes the case, and a bracket follows it; both
+    exclude longer ids, as ``dr_grpo-…`` for ``grpo-…``."""
+    return f"{repeated} -k={shlex.quote(f'-{case}]')}"
 
 
 def _suites(word: str) -> str:

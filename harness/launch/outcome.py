@@ -28,6 +28,12 @@ class Failure:
     text: str
     echo: bool = False
 
+    @property
+    def message(self) -> str:
+        """One line: a traceback's exception, or the text's beginning."""
+        last = self.text.rpartition("Traceback (most recent call last):\n")[2]
+        return next((line for line in last.splitlines() if line and not line[0].isspace()), "")
+
 
 class Raised(Failure):
     """The job raised; the text is the traceback."""
@@ -63,8 +69,11 @@ def failures(outcomes: Sequence[Outcome]) -> list[Failure]:
 
 
 def describe(outcomes: Sequence[Outcome]) -> str:
-    """All ranks' tracebacks or stacks as one text, which starts with the rank that failed first."""
-    return "\n\n".join(
+    """The first failure's message, then all ranks' tracebacks or stacks, from the rank that failed first. The message
+    is the same whichever rank that was, so that reports can group failures by it."""
+    failed = failures(outcomes)
+    blocks = [
         f"rank {failure.rank} · {type(failure).__name__} after {failure.at:.1f} s\n{failure.text.rstrip()}"
-        for failure in failures(outcomes)
-    )
+        for failure in failed
+    ]
+    return "\n\n".join([failed[0].message, *blocks]) if failed else ""

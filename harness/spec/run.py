@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-COMPARED = 3  # the first steps of a checked run, whose gradients and weights are kept
 COMPARED = 3  # steps of a checked run whose gradients and weights are kept, the first ones
 Operations = Mapping[str, Mapping[str, float]]  # collective → {"calls", "bytes", "control"}
 

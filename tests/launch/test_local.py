@@ -60,7 +60,7 @@ def test_a_rank_that_raises_is_a_value_and_comes_first(launcher: LocalLauncher) 
     assert "ValueError: rank 1 is wrong" in raised.text
     assert not raised.echo
     assert isinstance(waiting, Hung)
-    assert describe(outcomes).startswith("rank 1 · Raised")
+    assert describe(outcomes).startswith("ValueError: rank 1 is wrong\n\nrank 1 · Raised")
     assert "it is waiting in all_reduce" in waiting.text
     assert seconds < NOTICED
 
@@ -88,7 +88,8 @@ def test_a_rank_that_dies_is_noticed_at_once_and_comes_first(launcher: LocalLaun
     outcomes, seconds = timed(launcher, job)
     assert isinstance(outcomes[1], Killed)
     assert how in outcomes[1].text
-    assert describe(outcomes).startswith("rank 1 · Killed")
+    assert describe(outcomes).startswith(f"{outcomes[1].message}\n\nrank 1 · Killed")
+    assert how in outcomes[1].message
     assert seconds < NOTICED
 
 
@@ -117,7 +118,7 @@ def test_a_rank_that_never_enters_a_collective_is_told_from_its_waiting_peer(
     assert f"it is waiting in {where}" in waiting.text
     assert "it is in no collective" in stuck.text
     assert f"in {job}" in stuck.text
-    assert describe(outcomes).startswith("rank 1 · Hung")
+    assert describe(outcomes).startswith(f"{stuck.message}\n\nrank 1 · Hung")
     assert timeout <= seconds < timeout + 1.5
 
 
@@ -131,7 +132,7 @@ def test_a_rank_without_memory_says_so_and_comes_first(launcher: LocalLauncher) 
     outcomes, seconds = timed(launcher, "one_runs_out_of_memory")
     assert isinstance(outcomes[1], OutOfMemory)
     assert "one_runs_out_of_memory" in outcomes[1].text
-    assert describe(outcomes).startswith("rank 1 · OutOfMemory")
+    assert describe(outcomes).startswith(f"{outcomes[1].message}\n\nrank 1 · OutOfMemory")
     assert seconds < NOTICED
 
 

@@ -103,7 +103,7 @@ def test_a_failing_case_comes_with_the_command_that_reproduces_it() -> None:
     base = planted._base("zero", "zero1", "torch", "dp2", "fp32", "cpu") | {"case": "zero1-torch-dp2-fp32-own_work"}
     page = render([base | finding("parity", "gradient", 9.0, "× floor", "fail", bound=3.0)], run)
     shown = {markup.unescape(code) for code in re.findall(r'<code class="run">(.*?)</code>', page)}
-    assert shown == {"pytest suites --workload 'own work.toml' -k 'zero1-torch-dp2-fp32-own_work]'"}
+    assert shown == {"pytest suites --workload 'own work.toml' -k='-zero1-torch-dp2-fp32-own_work]'"}
 
 
 def test_every_failing_case_has_its_command(html: str) -> None:

@@ -33,8 +33,8 @@ from impls.parallelism.context_parallel.ulysses import head_shares, to_heads, to
 def naive(query: Tensor, keys: Tensor, values: Tensor, places: Tensor) -> Tensor:
     """softmax(q Kᵀ/√d) V of the queries [b, h, n, d] at ``places`` [n] over all s keys and values [b, h_k, s, d] →
     [b, h, n, d]."""
-    group = query.shape[1] // keys.shape[1]
-    keys, values = (x.repeat_interleave(group, dim=1) for x in (keys, values))  # [b, h, s, d]
+    per_key = query.shape[1] // keys.shape[1]  # query heads that share a key head
+    keys, values = (x.repeat_interleave(per_key, dim=1) for x in (keys, values))  # [b, h, s, d]
     later = torch.arange(keys.shape[2], device=places.device) > places.unsqueeze(1)  # [n, s]
     scores = (query @ keys.mT * query.shape[-1] ** -0.5).masked_fill(later, -inf)  # [b, h, n, s]
     return scores.softmax(-1) @ values  # [b, h, n, d]
@@ -47,20 +47,20 @@ class ContextParallel:
         spread = Spread(workload, topology, layout, group, packed)
         self.split, self.gather, mesh = spread.split, spread.gather, spread.mesh()
         head_shares(workload.model.num_attention_heads, workload.model.num_key_value_heads, spread.group)
-        self.group, rank = mesh.get_group("group"), mesh.get_local_rank("ring")
+        self.neighbours, rank = mesh.get_group("group"), mesh.get_local_rank("ring")
         plan = [blocks(layout, rank, source, spread.lengths) for source in range(spread.ring)]
         self.ring = Ring(mesh.get_group("ring"), rank, spread.ring, plan)
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         q, k, v = (inputs[name] for name in ("query", "key", "value"))
         # 1. Among neighbours: exchange parts of the sequence for parts of the heads.
-        exchanges = self.group.size() > 1
+        exchanges = self.neighbours.size() > 1
         if exchanges:
-            q, k, v = to_heads(q, k, v, self.group)  # [b, h/U, s/R, d], [b, max(h_k/U, 1), s/R, d] twice
+            q, k, v = to_heads(q, k, v, self.neighbours)  # [b, h/U, s/R, d], [b, max(h_k/U, 1), s/R, d] twice
         # 2. Across groups: the ring brings all keys and values. A ring of one rank is plain attention.
         o = RingAttention.apply(self.ring, q, k, v)  # [b, h/U, s/R, d]
         # 3. Among neighbours: back.
-        return {"output": to_sequence(o, self.group) if exchanges else o}
+        return {"output": to_sequence(o, self.neighbours) if exchanges else o}
 
 
 def build(

@@ -98,14 +98,20 @@ class RingAttention(Function):
     @once_differentiable
     def backward(ctx: Any, do: Tensor) -> tuple[Tensor | None, ...]:
         """With the L of all blocks, P = e^(S − L) is a block's part of the whole softmax, so the gradients of the
-        blocks simply add up. The gradients of keys and values follow their block, from the first rank that it visits to
-        its owner: N − 1 hops. The owner's own contribution waits there."""
+        blocks simply add up. Block j's gradients dk_j travel one step behind k_j, and every rank adds its part:
+
+            step         0        1         2            3               end
+            k_0 is on    rank 0   rank 1    rank 2       rank 3
+            dk_0         rank 0:  rank 1:   rank 2:      rank 3:         rank 0:
+                         own ×    starts    adds         adds            adds own ×
+
+        These are N − 1 hops, since the owner's part × (``dk``, ``dv``) waits for the others' sum."""
         q, k, v, o, logsumexp = ctx.saved_tensors
         ring: Ring = ctx.ring
         # For this rank's own positions: [b, h, n, d], and twice [b, h_k, n, d].
         dq, dk, dv = (torch.zeros_like(x, dtype=logsumexp.dtype) for x in (q, k, v))
         k_s, v_s = k, v  # [b, h_k, n, d]: of the block that is here
-        following: Passing | None = None  # the gradients of the next block, in transit
+        arriving: Passing | None = None  # dk_s and dv_s of the block that is here in the next step
         for step in range(ring.size):
             # 1. The block goes on to the next rank.
             onward = Passing(ring, (k_s, v_s)) if step + 1 < ring.size else None
@@ -118,23 +124,24 @@ class RingAttention(Function):
                 dq[:, :, rows] += dq_b
                 parts.append((columns, dk_b, dv_b))
             # 3. The block's gradients from the previous ranks have arrived; this rank's are added.
-            if step == 0:
+            if step == 0:  # this rank's own block: its part stays here
                 dk_s, dv_s = dk, dv
-            elif following is None:
+            elif step == 1:  # the first rank that the block visits: the sum begins
                 dk_s, dv_s = torch.zeros_like(dk), torch.zeros_like(dv)
             else:
-                dk_s, dv_s = following.wait()
+                assert arriving is not None
+                dk_s, dv_s = arriving.wait()
             for columns, dk_b, dv_b in parts:
                 dk_s[:, :, columns] += dk_b
                 dv_s[:, :, columns] += dv_b
-            # 4. The gradients follow the block.
+            # 4. The gradients follow the block, after the last step to its owner.
             if step > 0:
-                following = Passing(ring, (dk_s, dv_s))
+                arriving = Passing(ring, (dk_s, dv_s))
             # 5. The block of the previous rank has arrived.
             if onward:
                 k_s, v_s = onward.wait()
         # 6. The gradients of this rank's own keys and values have returned.
-        if following:
-            for total, of_others in zip((dk, dv), following.wait(), strict=True):
+        if arriving:
+            for total, of_others in zip((dk, dv), arriving.wait(), strict=True):
                 total += of_others
         return None, dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype)

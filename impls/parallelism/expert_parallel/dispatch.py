@@ -70,17 +70,17 @@ def plan(experts: Tensor, kept: Tensor | None, number: int, group: Group) -> Rou
     load = count(chosen, number)  # [E]
 
     # 2. Every rank tells the others its counts.
-    table = load  # [ep · E]
+    loads = load  # [ep · E]
     if ranks > 1:
-        table = load.new_empty(ranks * number)
-        dist.all_gather_into_tensor(table, load, group=group)
-    table = table.view(ranks, ranks, -1)  # [ep, ep, E/ep]: from a rank, to a rank, for each expert there
+        loads = load.new_empty(ranks * number)
+        dist.all_gather_into_tensor(loads, load, group=group)
+    table = loads.view(ranks, ranks, -1)  # [ep, ep, E/ep]: rows from a rank, to a rank, for each expert there
 
     # 3. The host reads the splits.
-    rows = table.tolist()
-    send = [sum(to_rank) for to_rank in rows[here]]
-    receive = [sum(from_rank[here]) for from_rank in rows]
-    counts = [sum(for_expert) for for_expert in zip(*(from_rank[here] for from_rank in rows), strict=True)]
+    rows = table.cpu()
+    send = rows[here].sum(1).tolist()  # [ep]
+    receive = rows[:, here].sum(1).tolist()  # [ep]
+    counts = rows[:, here].sum(0).tolist()  # [E/ep]
 
     # 4. The two permutations: slots by expert, and received rows by expert.
     slots = chosen.argsort(stable=True)[: sum(send)]  # [n]: dropped slots come last

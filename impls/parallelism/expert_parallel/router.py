@@ -61,15 +61,16 @@ def keep(experts: Tensor, gates: Tensor, rule: Rule, groups: int) -> Tensor:
     """[t, k], false where the expert has no room left. The queue in a group: first choices of all its tokens, then
     second ones (GShard, algorithm 1); or by falling gate (V-MoE, section 4.1)."""
     size = len(experts) // groups
-    # 1. Order the queue: choice by choice, and token by token within each choice.
-    queue, weights = (x.view(groups, size, rule.k).mT.reshape(groups, -1) for x in (experts, gates))  # [g, k S]
+    # 1. Order the queue: choice by choice, and token by token within each choice: [t, k] = [g S, k] → [g, k S].
+    queue, weights = (x.view(groups, size, rule.k).mT.reshape(groups, -1) for x in (experts, gates))
     if rule.drop == "priority":
         order = weights.argsort(descending=True)  # [g, k S]
         queue = queue.gather(1, order)
-    # 2. The position in the queue of the expert, from 1: the first C have room.
-    places = F.one_hot(queue, rule.experts).cumsum(1)  # [g, k S, E]
-    kept = places.gather(2, queue[..., None]).squeeze(2) <= rule.slots(size)  # [g, k S]
-    # 3. Back to tokens and choices.
+    # 2. Count each expert's requests along the queue; a request's own count is its place, and the first C have room.
+    counts = F.one_hot(queue, rule.experts).cumsum(1)  # [g, k S, E]
+    place = counts.gather(2, queue.unsqueeze(2)).squeeze(2)  # [g, k S], from 1
+    kept = place <= rule.slots(size)  # [g, k S]
+    # 3. Back to tokens and choices: [g, k S] → [t, k].
     if rule.drop == "priority":
         kept = torch.empty_like(kept).scatter_(1, order, kept)
     return kept.view(groups, rule.k, size).mT.reshape(-1, rule.k)  # [t, k]

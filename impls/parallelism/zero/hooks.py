@@ -1,8 +1,11 @@
 """ZeRO-3 with hooks: weights are also partitioned, and are whole only while their layer computes (P_os+g+p,
 Rajbhandari et al. 2020, §5.3, §7.2.2).
 
-    forward    gather 0 ┌ gather 1 · compute 0 ┐┌ gather 2 · compute 1 ┐ …
-    backward   gather n ┌ gather n−1 · compute n ┐┌ gather n−2 · compute n−1 · reduce-scatter n ┐ …
+    forward    compute                │ unit 1   │ unit 2   │ …
+               gather        0, 1     │ unit 2   │ unit 3   │ …
+    backward   compute                │ unit n   │ unit n−1 │ unit n−2 │ …
+               gather        0, n     │ unit n−1 │ unit n−2 │ unit n−3 │ …
+               reduce-scatter         │          │ unit n   │ unit n−1 │ …
 
 Each unit is gathered while the previous one computes, and is released after its pass. Each attention, each MLP and the
 head are units; the root, unit 0, has the other parameters and is whole during the entire pass.
@@ -63,7 +66,8 @@ class Unit:
         self.release()
 
     def gather(self) -> None:
-        """Starts to gather the weights into the same memory that autograd's saved tensors refer to."""
+        """Starts to gather the weights. The tensor, which parameters and autograd's saved tensors are views of, stays
+        the same; only its storage has memory or not."""
         storage = self.weights.untyped_storage()
         if storage.size() == 0:
             storage.resize_(self.bytes)
@@ -103,8 +107,10 @@ def hook(model: Decoder, units: Sequence[Unit], reduce: Reduce) -> Reducer:
     """Gathers each unit before its passes, releases it after them, and reduces its gradient."""
     reducer = Reducer(reduce)
     for index, (module, _) in enumerate(modules(model)):
-        # The root, which is already whole, is ahead of the last unit; the backward pass begins with root and last unit.
-        _around(module, units[index], units[(index + 1) % len(units)], units[index - 1], reducer)
+        following, preceding = units[(index + 1) % len(units)], units[index - 1]
+        # At the ends this wraps around: after the last unit comes the root, which is still whole; before the root, where
+        # the backward pass begins, comes the last unit, which is computed next.
+        _around(module, units[index], following, preceding, reducer)
     return reducer
 
 

@@ -70,12 +70,13 @@ class Zero1:
         self.partitions = [self.partition]
         self.inner = optimizer([self.partition.master], workload)
         self.gradients = torch.zeros_like(self.partition.weights)  # [Ψ], accumulated by backward passes
-        self.gradient = self.gradients[self.partition.own]  # [Ψ/N_d], the destination of this rank's part of the sum
+        self.gradient = self.gradients[self.partition.own]  # [Ψ/N_d]
         for parameter, view in zip(parameters, views(self.gradients, parameters), strict=True):
             parameter.grad = view
 
     def reduce(self) -> None:
         """After the last backward pass of a step."""
+        # In place: this rank's part of the sum replaces its part of its own gradients.
         dist.reduce_scatter_tensor(self.gradient, self.gradients, group=self.partition.group)
         self.partition.gradient = self.gradient
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +20,10 @@ def extents(lengths: Sequence[int]) -> list[tuple[int, int]]:
 
 
 class States:
-    """As in :mod:`host`, but in the file a piece's rows are one record, [count, length], in the order of the steps."""
+    """As in :mod:`host`. A piece's rows of p, m and v are one record of the file, so that one read brings all three:
+
+        file    │ p m v of piece 0 │ p m v of piece 1 │ …
+    """
 
     def __init__(self, sizes: Sequence[int], pieces: Sequence[Piece], count: int, dtype: torch.dtype, folder: str):
         self.pieces, self.sizes, self.count, self.dtype, self.added = pieces, sizes, count, dtype, 0
@@ -60,9 +64,21 @@ class States:
         return whole
 
 
+class Read(NamedTuple):
+    """A unit's weights on their way from the file to ``reading[index]``."""
+
+    unit: int
+    index: int
+    done: Future[None]
+
+
 class Weights:
     """This rank's shards in the model's dtype. Reads run one unit ahead of the passes: the next step is expected to
-    request units in the same order as this one (Rajbhandari et al. 2021, §6.2: the dynamic prefetcher)."""
+    request units in the same order as this one (Rajbhandari et al. 2021, §6.2: the dynamic prefetcher).
+
+        compute      │ unit 0 │ unit 1 │ unit 2 │        read unit 0 into buffer 0, unit 1 into buffer 1, unit 2 into
+        read  unit 0 │ unit 1 │ unit 2 │ unit 3 │        buffer 0 …: a buffer is free once it was copied to the device
+    """
 
     def __init__(self, sizes: Sequence[int], pieces: Sequence[Piece], dtype: torch.dtype, folder: str):
         self.pieces, self.dtype, self.added = pieces, dtype, 0
@@ -71,10 +87,10 @@ class Weights:
         pinned = torch.cuda.is_available()
         self.reading = [aligned(max(length for _, length in self.extents), pinned) for _ in range(2)]
         self.writing = [aligned(max(p.length for p in pieces) * dtype.itemsize, pinned) for _ in range(2)]
-        self.writes: list[Future[None]] = []
-        self.copies: list[torch.cuda.Event | None] = [None, None]  # excluded from the buffers for reading
-        self.coming: tuple[int, int, Future[None]] | None = None  # unit, buffer, and the pending read
-        self.order: list[int] = []
+        self.writes: list[Future[None]] = []  # at most one for each buffer of ``writing``
+        self.copies: list[torch.cuda.Event | None] = [None, None]  # from each buffer of ``reading`` to the device
+        self.coming: Read | None = None
+        self.order: list[int] = []  # the units that this step has requested so far
         self.last_order: list[int] = []
 
     def add(self, master: Tensor) -> None:
@@ -99,28 +115,32 @@ class Weights:
         for write in self.writes:
             write.result()
         if self.coming is not None:
-            self.coming[2].result()
+            self.coming.done.result()
         self.writes, self.coming = [], None
         self.last_order, self.order = self.order, []
 
     def fetch(self, unit: int, into: Tensor) -> None:
         """Copies a unit's weights into place once they are read, and starts to read the next unit's."""
-        if self.coming is not None and self.coming[0] != unit:
-            self.coming[2].result()
+        # 1. Wait for the read that was started ahead; if it was of another unit, read this one.
+        if self.coming is not None and self.coming.unit != unit:
+            self.coming.done.result()
             self.coming = None
-        _, index, done = self.coming or self._read(unit, 0)
-        done.result()
+        read = self.coming or self._read(unit, 0)
+        read.done.result()
+        # 2. Copy to the device.
         length = self.extents[unit][1]
-        into.copy_(self.reading[index][:length].view(self.dtype), non_blocking=True)
+        into.copy_(self.reading[read.index][:length].view(self.dtype), non_blocking=True)
         if into.is_cuda:
-            self.copies[index] = torch.cuda.current_stream().record_event()
+            self.copies[read.index] = torch.cuda.current_stream().record_event()
+        # 3. Start to read the unit that the last step requested next, into the other buffer.
         self.order.append(unit)
-        ahead = self.last_order[len(self.order) : len(self.order) + 1]
-        self.coming = self._read(ahead[0], 1 - index) if ahead else None
+        position, self.coming = len(self.order), None
+        if position < len(self.last_order):
+            self.coming = self._read(self.last_order[position], 1 - read.index)
 
-    def _read(self, unit: int, index: int) -> tuple[int, int, Future[None]]:
+    def _read(self, unit: int, index: int) -> Read:
         copied = self.copies[index]
         if copied is not None:
-            copied.synchronize()
+            copied.synchronize()  # the buffer's previous unit is on the device
         offset, length = self.extents[unit]
-        return unit, index, self.store.read(offset, self.reading[index][: padded(length)])
+        return Read(unit, index, self.store.read(offset, self.reading[index][: padded(length)]))

@@ -55,7 +55,8 @@ def moved(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 @contextlib.contextmanager
 def beside(copies: torch.cuda.Stream | None) -> Iterator[None]:
-    """On CUDA, the work inside follows the work queued so far, and overlaps with later work."""
+    """Queues the work inside on the copies' stream: after all work queued so far, and beside later work. Without CUDA
+    it does nothing."""
     if copies is not None:
         copies.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(copies):
@@ -63,15 +64,16 @@ def beside(copies: torch.cuda.Stream | None) -> Iterator[None]:
 
 
 def reduced_to_host(whole: Tensor, group: dist.ProcessGroup, copies: torch.cuda.Stream | None) -> Callable[[], Tensor]:
-    """Starts to reduce a gradient [Ψ_u]; waiting copies this rank's part [Ψ_u/N_d] to the host."""
+    """Starts to reduce a gradient [Ψ_u]; waiting copies this rank's part [Ψ_u/N_d] to the host. The reducer waits once
+    the next unit's gradient is queued on the device, so that the copy and that computation overlap."""
     reduced = reduce_scatter(whole, group)
 
     def wait() -> Tensor:
         with torch.cuda.stream(copies):
-            part = reduced()  # [Ψ_u/N_d], on the device
+            part = reduced()  # [Ψ_u/N_d], on the device; the copies' stream waits for it
             there = empty(part.shape, part.dtype).copy_(part, non_blocking=True) if part.is_cuda else part
         if copies is not None:
-            copies.synchronize()  # meanwhile the device computes the next unit's gradient
+            copies.synchronize()  # the host steps with these values next
         return there
 
     return wait
@@ -115,7 +117,7 @@ class Weights:
     def put(self, piece: Piece, values: Tensor) -> None:
         """Stores a piece's new weights [n]; weights for a device are sent rounded, from pinned memory."""
         place = self.shards[piece.unit][piece.place]
-        # A piece's memory may be reused before a copy ends, so the copy starts from its own buffer.
+        # A copy to a device runs on while ``values`` may be overwritten, so it starts from a buffer of its own.
         rounded = empty(values.shape, self.dtype).copy_(values) if place.is_cuda else values  # [n]
         place.copy_(rounded, non_blocking=True)
 
@@ -129,7 +131,8 @@ class Weights:
 def fetched(
     unit: int, whole: Tensor, part: Tensor, weights: Any, group: dist.ProcessGroup, copies: torch.cuda.Stream | None
 ) -> Wait:
-    """Starts a unit's copies to the device: this rank's part from its place, then every rank's (Infinity, §6.1)."""
+    """Starts to make a unit's weights whole on the device: copies this rank's part there, then gathers every rank's
+    (Infinity, §6.1)."""
     own = whole.chunk(group.size())[group.rank()]  # [Ψ_u/N_d]
     with beside(copies):
         weights.fetch(unit, own)

@@ -26,6 +26,7 @@ host.py has the host's memory, files.py and store.py have the files. Passes and 
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from math import ceil
 from typing import Any
 
 import torch
@@ -113,22 +114,24 @@ def build(
     """``states_on`` host or files; ``weights_on`` device (stage 2), host or files (3); ``folder``: see store.py."""
     model, group = build_model(workload), dist.group.WORLD
     owned = [parameters for _, parameters in modules(model)]
-    sizes = [-(-sum(p.numel() for p in own) // group.size()) for own in owned]  # Ψ_u/N_d
+    # 1. The states' place: each unit's part in pieces, rows of p and, for AdamW, m and v.
+    sizes = [ceil(sum(p.numel() for p in own) / group.size()) for own in owned]  # Ψ_u/N_d
     pieces = host.cut(sizes, longest(workload.model.parameters, group.size()))
     narrow = TORCH_DTYPES[workload.dtype]
     wide, rows = torch.promote_types(narrow, torch.float32), 3 if workload.optimizer == "adamw" else 1
     states = PLACES[states_on].States(sizes, pieces, rows, wide, folder)
+    # 2. The weights' place, and how gradients leave the device.
     copies = torch.cuda.Stream() if torch.cuda.is_available() else None
     reduce = partial(host.reduced_to_host, group=group, copies=copies)
     resident: list[Partition] = []
-    if stage == 2:
+    if stage == 2:  # weights stay whole on the device, and only gradients are reduced as in ZeRO-2
         weights, reducer = host.Weights(sizes, pieces, narrow, folder), Reducer(reduce)
         partitions = resident = [Partition(own, group) for own in owned]
         for partition in partitions:
             states.add(partition.master)
             weights.shards.append(partition.weights[partition.own])
             when_complete(partition.parameters, partial(reducer.start, partition))
-    else:
+    else:  # the passes fetch weights from their place, as ZeRO-3 gathers them
         weights = PLACES[weights_on].Weights(sizes, pieces, narrow, folder)
         fetch = partial(host.fetched, weights=weights, group=group, copies=copies)
         partitions = [Unit(own, group, partial(fetch, index)) for index, own in enumerate(owned)]
@@ -136,7 +139,8 @@ def build(
         for unit in partitions:
             weights.add(states.add(unit.master))
         weights.flush()
+    # 3. The states hold the masters now: the device's copies go.
     for partition in partitions:
-        partition.master = torch.empty(0, dtype=narrow)  # the states hold it now
+        partition.master = torch.empty(0, dtype=narrow)
     offload = Offload(partitions, resident, reducer, states, weights, workload)
     return ZeroOffload(model, offload, group, workload)
