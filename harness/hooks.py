@@ -13,8 +13,8 @@ from harness.options import OPTIONS
 from harness.plugin import SUITES
 from harness.replay import ReplayClock, play
 from harness.session import Session
-from harness.spec import VERDICTS, Case, Finding, Needs
-from harness.spec.finding import worst
+from harness.spec import VERDICTS, Case, Measurement, Needs
+from harness.spec.measurement import worst
 from harness.usage import refuse_plugins
 
 SESSION = pytest.StashKey[Session]()
@@ -171,22 +171,24 @@ def plumbline(pytestconfig: pytest.Config) -> Session:
 
 @pytest.fixture
 def require(pytestconfig: pytest.Config) -> Any:
-    """Passes, fails or skips by the worst of the findings, and shows its figure."""
+    """Passes, fails or skips by the worst of the measurements, and shows its figure."""
     strict = bool(getattr(pytestconfig.option, "strict", False))  # pytest's own --strict: an absent engine fails
 
-    def decide(findings: list[Finding]) -> None:
-        for finding in findings:
-            if finding.verdict in ("fail", "error") and "waiver" not in finding.detail:
-                pytest.fail(f"{finding.measure} {finding.quantity}: {finding.reason}", pytrace=False)
-        found = worst([finding for finding in findings if "waiver" not in finding.detail] or findings)
+    def decide(measurements: list[Measurement]) -> None:
+        for measurement in measurements:
+            if measurement.verdict in ("fail", "error") and "waiver" not in measurement.detail:
+                pytest.fail(f"{measurement.measure} {measurement.quantity}: {measurement.reason}", pytrace=False)
+        found = worst(
+            [measurement for measurement in measurements if "waiver" not in measurement.detail] or measurements
+        )
         if "waiver" in found.detail:
             pytest.xfail(f"{found.quantity}: {found.detail['waiver']}")
         if found.verdict == "skipped" and strict and "not installed" in found.reason:
             pytest.fail(found.reason, pytrace=False)
         if found.verdict != "pass":
             pytest.skip(f"{found.verdict}: {found.reason}")
-        if any("waiver" in finding.detail for finding in findings):
-            waived = next(finding for finding in findings if "waiver" in finding.detail)
+        if any("waiver" in measurement.detail for measurement in measurements):
+            waived = next(measurement for measurement in measurements if "waiver" in measurement.detail)
             pytest.xfail(f"{waived.quantity}: {waived.detail['waiver']}")
 
     return decide
@@ -197,15 +199,15 @@ def replay(request: pytest.FixtureRequest) -> Any:
     """Hands the step times of a measure, if it took some, to pytest-benchmark."""
     node = request.node
     if not node.config.pluginmanager.has_plugin("benchmark"):
-        return lambda findings: None
+        return lambda measurements: None
     timer = ReplayClock()
     case: Case = node.callspec.params["case"]
     group = f"{case.topic} {case.topology} {case.workload.name} {case.workload.dtype}"
     node.add_marker(pytest.mark.benchmark(timer=timer, group=group))
 
-    def hand(findings: list[Finding]) -> None:
-        if seconds := findings[0].detail.get("samples"):
-            facts = {"measure": findings[0].measure, "case": case.id, "verdict": findings[0].verdict}
+    def hand(measurements: list[Measurement]) -> None:
+        if seconds := measurements[0].detail.get("samples"):
+            facts = {"measure": measurements[0].measure, "case": case.id, "verdict": measurements[0].verdict}
             play(request.getfixturevalue("benchmark"), timer, seconds, facts)
 
     return hand
@@ -305,6 +307,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         return
     terminalreporter.section("plumbline")
     if tally := session.tally:
-        terminalreporter.write_line("findings: " + ", ".join(f"{tally[v]} {v}" for v in reversed(VERDICTS) if tally[v]))
+        terminalreporter.write_line(
+            "measurements: " + ", ".join(f"{tally[v]} {v}" for v in reversed(VERDICTS) if tally[v])
+        )
     for line in session.ends:
         terminalreporter.write_line(line)

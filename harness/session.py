@@ -18,7 +18,7 @@ from harness.launch.base import LAUNCHERS, local_cores
 from harness.plan import cases, depth
 from harness.plan.plan import Plan
 from harness.plugin import SUITES
-from harness.spec import Card, Case, Claim, Finding, Topology, Workload, gpus
+from harness.spec import Card, Case, Claim, Measurement, Topology, Workload, gpus
 
 DEFAULT_RANKS, DEFAULT_TIMEOUT = 8, 120.0
 
@@ -129,8 +129,8 @@ class Session:
             self._lab = Lab(runner, Recorder(self.record, self.waivers, self.device))
         return self._lab
 
-    def claim(self, topic: str, claim: Claim) -> Finding:
-        found: Finding = self.lab.claim(topic, claim, [case for case in self.plan.cases if case.topic == topic])
+    def claim(self, topic: str, claim: Claim) -> Measurement:
+        found: Measurement = self.lab.claim(topic, claim, [case for case in self.plan.cases if case.topic == topic])
         return found
 
     def needed(self, waiver: waivers.Waiver) -> bool:
@@ -160,8 +160,8 @@ class Session:
         if (module := self.operators(case)) and not self.lab.runner.obstacle(case):
             self.lab.runner.builds.wait(module, tell)
 
-    def record(self, case: Case, findings: Sequence[Finding]) -> None:
-        self._store.add(self._run, case, self.device, findings)
+    def record(self, case: Case, measurements: Sequence[Measurement]) -> None:
+        self._store.add(self._run, case, self.device, measurements)
 
     @property
     def note(self) -> str:
@@ -194,11 +194,11 @@ class Session:
 
     @property
     def tally(self) -> Counter[str]:
-        findings = self._lab.recorder.judged.values() if self._lab else ()
-        return Counter(finding.verdict for group in findings for finding in group)
+        measurements = self._lab.recorder.judged.values() if self._lab else ()
+        return Counter(measurement.verdict for group in measurements for measurement in group)
 
 
-def _card_record(card: Card) -> tuple[Case, list[Finding]]:
+def _card_record(card: Card) -> tuple[Case, list[Measurement]]:
     """The facts about a topic that the report shows, kept with the run: a report is made from the store alone."""
     detail = {
         "title": card.title,
@@ -208,11 +208,11 @@ def _card_record(card: Card) -> tuple[Case, list[Finding]]:
         "unavailable": card.unavailable,
     }
     about = Case(card.name, card.name, "", Topology(), Workload())
-    return about, [Finding("card", "card", None, "", "pass", card.title, detail=detail)]
+    return about, [Measurement("card", "card", None, "", "pass", card.title, detail=detail)]
 
 
-def _calibration_record() -> tuple[Case, list[Finding]]:
+def _calibration_record() -> tuple[Case, list[Measurement]]:
     """The measurements behind parity's margins, kept with the run."""
     about = Case("calibration", "calibration", "", Topology(), Workload())
     reason = "the largest ratios of honest runs and the smallest of planted faults"
-    return about, [Finding("calibration", "parity", None, "", "pass", reason, detail=calibration.read())]
+    return about, [Measurement("calibration", "parity", None, "", "pass", reason, detail=calibration.read())]

@@ -6,7 +6,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.spec import Finding
+from harness.spec import Measurement
 
 DEVICES = ("", "cpu", "cuda")
 
@@ -27,9 +27,9 @@ class Waiver:
     def matches(self, case: str) -> bool:
         return fnmatch.fnmatchcase(case, self.case)
 
-    def about(self, case: str, finding: Finding) -> bool:
+    def about(self, case: str, measurement: Measurement) -> bool:
         """Whether the waiver covers this figure."""
-        same = self.measure == finding.measure and fnmatch.fnmatchcase(finding.quantity, self.quantity)
+        same = self.measure == measurement.measure and fnmatch.fnmatchcase(measurement.quantity, self.quantity)
         return same and self.matches(case)
 
     @property

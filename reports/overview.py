@@ -264,7 +264,7 @@ def coverage(view: RunView) -> list[CoverageRow]:
 
 def parity_bound(view: RunView) -> str:
     """The bound of an error in floors, as the judges used it."""
-    bounds = {record["bound"] for record in view.findings if record["measure"] == "parity" and record["bound"]}
+    bounds = {record["bound"] for record in view.measurements if record["measure"] == "parity" and record["bound"]}
     return " or ".join(units.significant(bound).removesuffix(".00") for bound in sorted(bounds))
 
 

@@ -12,7 +12,7 @@ from reports.pivot import Pivot, figure_tables, parity_table
 from reports.tidy import CaseView, Record, RunView, TopicView, fast, parity, worst
 from reports.timelines import timelines
 
-NOTES = {"Fallbacks": "fallback", "Slow references": "marked"}  # title → the key in a finding's detail
+NOTES = {"Fallbacks": "fallback", "Slow references": "marked"}  # title → the key in a measurement's detail
 BAD = ("error", "fail", "invalid")
 STATUSES = ("contradicted", "reproduced", "formula only", "out of reach here")
 
@@ -165,7 +165,7 @@ def _lines(record: Record) -> list[str]:
 
 
 def notes(topic: TopicView, key: str) -> list[Note]:
-    """The notes that the findings' details hold under ``key``."""
+    """The notes that the measurements' details hold under ``key``."""
     found: dict[tuple[str, str], Note] = {}
     for case in topic.cases:
         for text in dict.fromkeys(r["detail"][key] for r in case.records if r["detail"].get(key)):
@@ -228,7 +228,7 @@ def summary(view: RunView, rows: list[MatrixRow]) -> dict[str, str]:
     machine += [units.figure(memory, "bytes")] if memory else []
     machine += list(dict.fromkeys(environment.get("gpus") or ())) or ["no GPU"]
     took = units.duration(run.get("started"), run.get("finished"))
-    products = dict.fromkeys(r["detail"]["products"] for r in view.findings if r["detail"].get("products"))
+    products = dict.fromkeys(r["detail"]["products"] for r in view.measurements if r["detail"].get("products"))
     return {
         "Run": f"{run.get('run', units.NONE)}, {run.get('status', 'status not recorded')}",
         "Started": f"{units.moment(run.get('started'))}, took {took}",
@@ -238,7 +238,7 @@ def summary(view: RunView, rows: list[MatrixRow]) -> dict[str, str]:
         "Topologies": ", ".join(largest) or units.NONE,
         "Cases": f"{len(cases)} over {len(rows)} topics and {len({case.engine for case in cases})} engines, "
         f"{sum(verdict in ('error', 'fail') for verdict in verdicts)} of them with a failure or an error",
-        "Findings": f"{len(view.findings)}, by verdict below",
+        "Measurements": f"{len(view.measurements)}, by verdict below",
     }
 
 

@@ -92,16 +92,16 @@ class RunView:
     topics: tuple[TopicView, ...]
     engines: tuple[str, ...]
     claims: tuple[Record, ...]
-    findings: tuple[Record, ...]
+    measurements: tuple[Record, ...]
     environment: Mapping[str, Any] = field(default_factory=dict)
     calibration: Mapping[str, Any] = field(default_factory=dict)  # of parity's margin: see harness.judge.calibration
 
     @property
     def measures(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((*FIRST_MEASURES, *sorted({record["measure"] for record in self.findings}))))
+        return tuple(dict.fromkeys((*FIRST_MEASURES, *sorted({record["measure"] for record in self.measurements}))))
 
     def tally(self) -> dict[str, int]:
-        return tally(record["verdict"] for record in self.findings)
+        return tally(record["verdict"] for record in self.measurements)
 
 
 def view(records: Sequence[Record], run: Mapping[str, Any], titles: Mapping[str, Mapping[str, Any]]) -> RunView:
@@ -110,9 +110,9 @@ def view(records: Sequence[Record], run: Mapping[str, Any], titles: Mapping[str,
     kept = [latest.pop(key) for key in list(latest) if key[2] == "calibration"]
     cards = {r["topic"]: r["detail"] for r in latest.values() if r["measure"] == "card"}
     claims = tuple(r for r in latest.values() if r["measure"] == "claim")
-    findings = tuple(r for r in latest.values() if r["measure"] not in ("card", "claim"))
+    measurements = tuple(r for r in latest.values() if r["measure"] not in ("card", "claim"))
     grouped: dict[tuple[str, str], list[Record]] = defaultdict(list)
-    for record in findings:
+    for record in measurements:
         grouped[record["topic"], record["case"]].append(record)
     cases: dict[str, list[CaseView]] = {record["topic"]: [] for record in latest.values()}
     for (topic, case), group in grouped.items():
@@ -126,7 +126,7 @@ def view(records: Sequence[Record], run: Mapping[str, Any], titles: Mapping[str,
             breadth[engine] += 1
     engines = tuple(sorted(breadth, key=lambda name: (_yardstick(name), -breadth[name], name)))
     return RunView(
-        run, topics, engines, claims, findings, run.get("environment") or {}, kept[0]["detail"] if kept else {}
+        run, topics, engines, claims, measurements, run.get("environment") or {}, kept[0]["detail"] if kept else {}
     )
 
 

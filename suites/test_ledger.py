@@ -1,10 +1,10 @@
 """Published figures against ours, and waivers against what really failed. These run last."""
 
-from harness.spec.finding import STATUSES
+from harness.spec.measurement import STATUSES
 
 
 def test_claim(claim, plumbline):
-    """A claim's status is a finding, not a failure of ours; what must hold is that it could be evaluated."""
+    """A claim's status is a measurement, not a failure of ours; what must hold is that it could be evaluated."""
     topic, published = claim
     assert plumbline.claim(topic, published).detail["status"] in STATUSES
 

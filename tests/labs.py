@@ -12,7 +12,7 @@ from harness.waivers import Waiver
 
 def make(
     cards: Mapping[str, Card],
-    write: Write = lambda case, findings: None,
+    write: Write = lambda case, measurements: None,
     waivers: Sequence[Waiver] = (),
     launcher: LocalLauncher | None = None,
     capacity: int = 4,

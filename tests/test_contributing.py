@@ -8,8 +8,21 @@ import pytest
 
 from harness.measures import MEASURES
 from harness.run.recorder import Recorder
-from harness.spec import Case, Claim, Engine, Finding, Flows, Functions, Grid, Law, Row, Topology, Trainers, Workload
-from harness.spec.finding import STATUSES
+from harness.spec import (
+    Case,
+    Claim,
+    Engine,
+    Flows,
+    Functions,
+    Grid,
+    Law,
+    Measurement,
+    Row,
+    Topology,
+    Trainers,
+    Workload,
+)
+from harness.spec.measurement import STATUSES
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
@@ -41,7 +54,7 @@ def test_every_quantity_that_a_law_may_promise_is_named() -> None:
 
 def test_every_column_that_a_claim_is_given_and_every_status_is_named() -> None:
     case, recorder = Case("t", "v", "e", Topology(), Workload()), Recorder(lambda case, found: None)
-    recorder.record(case, [Finding("memory", "peak", 1.0, "B", "pass", "")], {})
+    recorder.record(case, [Measurement("memory", "peak", 1.0, "B", "pass", "")], {})
     (record,) = recorder.records([case])
     assert all(f"`{column}`" in TEXT for column in record)
     assert all(status in TEXT.replace("\n", " ") for status in STATUSES)

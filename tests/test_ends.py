@@ -39,13 +39,13 @@ Store.finish = finish
 """
 SLOWER = """
 from harness.run.lab import Lab
-from harness.spec import Finding
+from harness.spec import Measurement
 
 VERDICTS = {{"torch": "fail", "deepspeed": "inconclusive"}}
 
 def measure(self, name, case):
     verdict = VERDICTS.get(case.engine, "pass")
-    return [Finding(name, "step", 0.1, "s", verdict, "planted", detail={{"samples": [{seconds}] * 5}})]
+    return [Measurement(name, "step", 0.1, "s", verdict, "planted", detail={{"samples": [{seconds}] * 5}})]
 
 Lab.measure = measure
 """
@@ -117,7 +117,7 @@ def test_a_report_that_cannot_be_made_is_a_line_and_an_error_and_the_summary_fol
     user.path.joinpath("broken.py").write_text(BREAKS.format(error=error))
     found = run(user, *SKIPPED, "-p", "broken")
     assert found.ret == pytest.ExitCode.INTERNAL_ERROR
-    found.stdout.fnmatch_lines(["findings: *skipped*", "records: *plumbline.db *", message, "=*skipped*in*="])
+    found.stdout.fnmatch_lines(["measurements: *skipped*", "records: *plumbline.db *", message, "=*skipped*in*="])
     assert "Traceback" not in found.stdout.str() + found.stderr.str()
     assert store().runs()[0]["status"] == "finished"
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from harness.launch.local import LocalLauncher
 from harness.launch.outcome import Done, Job, Raised
 from harness.run.oracle import ELSEWHERE, ENSEMBLE, HERE, NoOracle, Oracles, Run
-from harness.spec import Finding, Workload
+from harness.spec import Measurement, Workload
 
 TRUTH = {"a": torch.tensor([3.0, 4.0], dtype=torch.float64), "b": torch.full((64,), 2.0, dtype=torch.float64)}
 
@@ -71,11 +71,11 @@ class Broken:
         return SimpleNamespace(run=lambda *_: (Raised(0, 0.0, "no memory"),), close=lambda: None)
 
 
-def test_a_plain_model_that_does_not_run_is_a_finding_that_says_so() -> None:
+def test_a_plain_model_that_does_not_run_is_a_measurement_that_says_so() -> None:
     broken: Any = Broken()
     with pytest.raises(NoOracle, match="the oracle did not run: rank 0 · Raised"):
         Oracles(broken, 1.0)._plain("plain", "members", {})
-    assert isinstance(NoOracle(Finding("parity", "run", None, "", "error", "why")).finding, Finding)
+    assert isinstance(NoOracle(Measurement("parity", "run", None, "", "error", "why")).measurement, Measurement)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 
 from harness import waivers
 from harness.run.recorder import Recorder
-from harness.spec import Case, Finding, Topology, Workload
+from harness.spec import Case, Measurement, Topology, Workload
 
 TABLE = """
 [[waiver]]
@@ -30,7 +30,7 @@ def read(text: str, folder: Path) -> tuple[waivers.Waiver, ...]:
 
 def test_a_waiver_is_about_one_figure_of_the_cases_that_it_matches(tmp_path: Path) -> None:
     (waiver,) = read(TABLE, tmp_path)
-    peak = Finding("memory", "peak", 1.0, "B", "fail", "too much")
+    peak = Measurement("memory", "peak", 1.0, "B", "fail", "too much")
     assert waiver.about("zero3-deepspeed-dp2-fp32", peak)
     assert not waiver.about("zero3-torch-dp2-fp32", peak)
     assert not waiver.about("zero3-deepspeed-dp2-fp32", peak.but(quantity="states"))
@@ -67,8 +67,8 @@ def recorder(tmp_path: Path) -> Recorder:
     return Recorder(lambda case, found: None, read(TABLE, tmp_path))
 
 
-def found(*verdicts: str) -> list[Finding]:
-    return [Finding("memory", "peak", 1.0, "B", verdict, "measured") for verdict in verdicts]
+def found(*verdicts: str) -> list[Measurement]:
+    return [Measurement("memory", "peak", 1.0, "B", verdict, "measured") for verdict in verdicts]
 
 
 def needed(recorder: Recorder, every: Sequence[Case] = (CASE,), ran: Collection[str] = (CASE.id,)) -> bool:

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from harness.judge.parity import MARGIN
-from harness.spec import Finding
+from harness.spec import Measurement
 
 
-def judge(losses: Sequence[float], oracle: Sequence[float], floor: Sequence[float]) -> Finding:
+def judge(losses: Sequence[float], oracle: Sequence[float], floor: Sequence[float]) -> Measurement:
     """Passes if every loss is within the margin of the largest deviation of honest runs up to that step, and the curve
     falls. Deviations grow with the steps, for honest runs and engines alike."""
     worst, at, limit = 0.0, 0, 0.0
@@ -23,4 +23,4 @@ def judge(losses: Sequence[float], oracle: Sequence[float], floor: Sequence[floa
     if not last < first:
         text += "; the loss does not fall"
     detail = {"losses": list(losses), "oracle_losses": list(oracle)}
-    return Finding("quality", "loss", last, "nats", "pass" if good else "fail", text, law=oracle[-1], detail=detail)
+    return Measurement("quality", "loss", last, "nats", "pass" if good else "fail", text, law=oracle[-1], detail=detail)

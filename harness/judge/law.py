@@ -1,14 +1,14 @@
 """A measured value compared with a paper's law."""
 
 from harness import catalog
-from harness.spec import Card, Case, Finding, Law
+from harness.spec import Card, Case, Law, Measurement
 
 FAR = 0.5  # × the promised value: a smaller figure suggests that the meter misses something
 
 
 def against(
     card: Card, case: Case, measure: str, quantity: str, value: float, padding: float = 0.0, elements: int = 0
-) -> Finding:
+) -> Measurement:
     """Judges ``value`` by the card's law of the quantity, if the law applies to this case. ``padding``: the alignment
     that the engine reports, in the law's unit; ``elements`` of padding travel as the parameters do, so the law itself
     gives their bytes."""
@@ -20,10 +20,10 @@ def against(
                     held = case.workload.model.parameters / (case.topology.tp * case.topology.pp)
                     padding = promised * elements / held
                 return judge(law, promised, value, padding)
-    return Finding(measure, quantity, value, "B", "pass", f"{value:,.0f} B; no law applies here")
+    return Measurement(measure, quantity, value, "B", "pass", f"{value:,.0f} B; no law applies here")
 
 
-def judge(law: Law, promised: float, value: float, padding: float = 0.0) -> Finding:
+def judge(law: Law, promised: float, value: float, padding: float = 0.0) -> Measurement:
     """Passes within the law's tolerance; a tolerance of 0 means exact to the unit. The engine's alignment (at most
     ``padding``) is allowed on top. If the law says *at most*, a smaller value passes, and a far smaller one is
     inconclusive."""
@@ -40,7 +40,7 @@ def judge(law: Law, promised: float, value: float, padding: float = 0.0) -> Find
         text += ", less than promised"
         if value < FAR * promised:
             verdict, text = "inconclusive", f"{text}; the difference is so large that the meter may miss something"
-    return Finding(
+    return Measurement(
         law.measure,
         law.quantity,
         value,

@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 from scipy import stats
 
-from harness.spec import Curves, Finding
+from harness.spec import Curves, Measurement
 
 ALPHA, POWER = 0.01, 0.8  # level of the test; with 5 seeds on each side, p can be as small as 2 in 252
 TAIL = 0.2  # share of a run whose mean score is its result
@@ -35,7 +35,7 @@ def seeds_for(difference: float, deviation: float) -> int:
     return max(4, math.ceil(2 * float(z * deviation / difference) ** 2))  # 3 against 3 cannot give a p-value below 0.1
 
 
-def judge(engine: Sequence[Curves], reference: Sequence[Curves], score: str, better: str) -> list[Finding]:
+def judge(engine: Sequence[Curves], reference: Sequence[Curves], score: str, better: str) -> list[Measurement]:
     """Judges the result against the reference's, and reports samples per second.
 
     Fails if the engine's runs end worse and chance is an unlikely explanation. Passes if the test would have caught an
@@ -64,6 +64,6 @@ def judge(engine: Sequence[Curves], reference: Sequence[Curves], score: str, bet
     told = f"{speed:,.1f} samples/s, told"
     direction = "higher" if better == "higher" else "lower"
     return [
-        Finding("learning", "score", mine, "", verdict, text, law=norm, direction=direction, detail=detail),
-        Finding("learning", "samples", speed, "samples/s", "pass", told, direction="higher"),
+        Measurement("learning", "score", mine, "", verdict, text, law=norm, direction=direction, detail=detail),
+        Measurement("learning", "samples", speed, "samples/s", "pass", told, direction="higher"),
     ]

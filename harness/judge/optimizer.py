@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from harness.judge.parity import MARGIN, Errors, at_least, errors, floor
-from harness.spec import Finding, Workload
+from harness.spec import Measurement, Workload
 
 Tensors = Mapping[str, Tensor]
 Step = Callable[[Tensor, Tensor, "tuple[Tensor, Tensor]", int, Workload], Tensor]
@@ -80,12 +80,12 @@ def clipped(gradients: Sequence[Tensors], work: Workload) -> list[Tensors]:
     return found
 
 
-def judge(gradients: Sequence[Tensors], weights: Sequence[Tensors], work: Workload) -> Finding:
-    """One finding, for the step and tensor with the largest error. ``weights[0]`` holds the weights before the first
-    step."""
+def judge(gradients: Sequence[Tensors], weights: Sequence[Tensors], work: Workload) -> Measurement:
+    """One measurement, for the step and tensor with the largest error. ``weights[0]`` holds the weights before the
+    first step."""
     names = list(weights[0])
     if reason := _unlike(gradients, weights):
-        return Finding("parity", "replayed update", None, "× floor", "fail", reason)
+        return Measurement("parity", "replayed update", None, "× floor", "fail", reason)
     exact_weights = [_to(w, names, torch.float64) for w in weights]
     exact = replay(textbook, clipped([_to(g, names, torch.float64) for g in gradients], work), exact_weights, work)
     narrow = torch.float64 if work.dtype == "fp64" else torch.float32
@@ -108,7 +108,7 @@ def judge(gradients: Sequence[Tensors], weights: Sequence[Tensors], work: Worklo
     text += f", worst in {where}"
     detail = {"error": size[0], "floor": size[1], "tensor": where}
     verdict = "pass" if good else "fail"
-    return Finding("parity", "replayed update", worst, "× floor", verdict, text, bound=MARGIN, detail=detail)
+    return Measurement("parity", "replayed update", worst, "× floor", verdict, text, bound=MARGIN, detail=detail)
 
 
 def _unlike(gradients: Sequence[Tensors], weights: Sequence[Tensors]) -> str:

@@ -7,7 +7,7 @@ or longer. Only step times show that.
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-from harness.spec import Finding, Law, Span
+from harness.spec import Law, Measurement, Span
 
 Ranks = Sequence[Sequence[Span]]  # one step's spans of each rank
 
@@ -36,8 +36,8 @@ def judge(
     promised: Mapping[str, float],
     laws: Mapping[str, Law],
     disturbed: bool = False,
-) -> list[Finding]:
-    """Findings for the hidden share, the exposed share, and the number of flights against its law; none if no
+) -> list[Measurement]:
+    """Measurements for the hidden share, the exposed share, and the number of flights against its law; none if no
     communication was watched."""
     if not any(s.kind == "C" for ranks in rounds for spans in ranks for s in spans):
         return []
@@ -52,9 +52,9 @@ def judge(
     verdict = "inconclusive" if doubts else "pass"
     texts = ["; ".join([text, *doubts]) for text in texts]
     about = {"measured": plain(shown), "seconds_in_flight": flying, "seconds_exposed": waiting}
-    findings = [
-        Finding("timeline", "hidden", share, "", verdict, texts[0], direction="higher", detail=about),
-        Finding("timeline", "exposed", waited, "", verdict, texts[1]),
+    measurements = [
+        Measurement("timeline", "hidden", share, "", verdict, texts[0], direction="higher", detail=about),
+        Measurement("timeline", "exposed", waited, "", verdict, texts[1]),
     ]
     law, count = laws.get("flights"), promised.get("flights")
     if law is not None and count is not None:
@@ -62,8 +62,8 @@ def judge(
         text = f"{', '.join(map(str, counts))} flights per rank and step, promised {count:.0f}; {law.source}"
         verdict = "pass" if counts == [round(count)] else "fail"
         found = next((n for n in counts if n != round(count)), counts[0])
-        findings.append(Finding("timeline", "flights", found, "", verdict, text, law=count, direction="equal"))
-    return findings
+        measurements.append(Measurement("timeline", "flights", found, "", verdict, text, law=count, direction="equal"))
+    return measurements
 
 
 def plain(ranks: Ranks) -> list[list[list[object]]]:

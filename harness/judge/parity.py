@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from harness.spec import Finding
+from harness.spec import Measurement
 
 MARGIN = 4.5  # twice the largest ratio of honest runs, half the smallest of planted faults (calibration.json)
 Kinds = Mapping[str, Mapping[str, Tensor]]  # gradient, update or output → name → tensor
@@ -127,21 +127,21 @@ def at_least(floor: Errors, tensors: Mapping[str, float]) -> Errors:
 
 def judge(
     found: Kinds, losses: Sequence[float], reference: Reference, ranks: int, together: Collection[str]
-) -> list[Finding]:
-    """One finding for each kind's norm and slope, and one for the losses.
+) -> list[Measurement]:
+    """One measurement for each kind's norm and slope, and one for the losses.
 
     The norm of a kind in ``together`` is judged over all tensors together: an adaptive optimizer turns round-off in
     small gradients into whole steps, so single tensors say little. Kinds that only some engines return (``OPTIONAL``)
     are judged where they exist.
     """
-    findings = []
+    measurements = []
     for kind, truth in reference.oracle.kinds.items():
         if kind in OPTIONAL and kind not in found:
             continue
         try:
             error, limit = errors(found[kind], truth), reference.floors[kind]
         except (KeyError, ValueError) as problem:
-            findings.append(Finding("parity", kind, None, "× floor", "fail", f"{kind}: {problem}"))
+            measurements.append(Measurement("parity", kind, None, "× floor", "fail", f"{kind}: {problem}"))
             continue
         if kind not in together:
             ratios = {name: _ratio(value, limit.tensors[name]) for name, value in error.tensors.items()}
@@ -151,25 +151,27 @@ def judge(
             name = max(error.tensors, key=lambda key: error.tensors[key])
             norm, size, bound = _ratio(error.total, limit.total), error.total, limit.total
         where = _where(kind, name, found[kind][name], truth[name], losses, reference, ranks)
-        findings.append(_finding(kind, norm, size, bound, limit.slope, name, where))
+        measurements.append(_measurement(kind, norm, size, bound, limit.slope, name, where))
         # Chance moves a slope by its own standard error, which may exceed the floor by as much as the norm may.
         chance = max(limit.slope, min(SIGMAS * error.slope_error, MARGIN * limit.slope))
         slope = _ratio(abs(error.slope), chance)
-        found_slope = _finding(f"{kind} slope", slope, abs(error.slope), chance, chance, "", where)
-        findings.append(found_slope.but(detail={**found_slope.detail, "standard_error": error.slope_error}))
+        found_slope = _measurement(f"{kind} slope", slope, abs(error.slope), chance, chance, "", where)
+        measurements.append(found_slope.but(detail={**found_slope.detail, "standard_error": error.slope_error}))
     if reference.oracle.losses:
         off = [abs(got / true - 1.0) for got, true in zip(losses, reference.oracle.losses, strict=True)]
         bound = max(reference.loss_floor)
         ratios_by_step = [_ratio(value, bound) for value in off]
         step = max(range(len(off)), key=lambda index: ratios_by_step[index])
-        finding = _finding("loss", ratios_by_step[step], off[step], bound, bound, "", _first_loss(losses, reference))
+        measurement = _measurement(
+            "loss", ratios_by_step[step], off[step], bound, bound, "", _first_loss(losses, reference)
+        )
         curves = {"losses": list(losses), "oracle_losses": list(reference.oracle.losses)}
-        findings.append(finding.but(detail={**finding.detail, **curves}))
-    return findings
+        measurements.append(measurement.but(detail={**measurement.detail, **curves}))
+    return measurements
 
 
-def equal(found: Mapping[str, Any], truth: Mapping[str, Any]) -> list[Finding]:
-    """One finding for all outputs that must be equal (texts and integers among them); none if there are no such
+def equal(found: Mapping[str, Any], truth: Mapping[str, Any]) -> list[Measurement]:
+    """One measurement for all outputs that must be equal (texts and integers among them); none if there are no such
     outputs."""
     if not truth and not found:
         return []
@@ -177,7 +179,7 @@ def equal(found: Mapping[str, Any], truth: Mapping[str, Any]) -> list[Finding]:
     text = f"{len(wrong)} of {len(truth)} exact outputs differ"
     if wrong:
         text += f", first {wrong[0]}: {_short(found.get(wrong[0]))} instead of {_short(truth.get(wrong[0]))}"
-    return [Finding("parity", "exact", float(len(wrong)), "outputs", "fail" if wrong else "pass", text, bound=0.0)]
+    return [Measurement("parity", "exact", float(len(wrong)), "outputs", "fail" if wrong else "pass", text, bound=0.0)]
 
 
 def _short(value: Any) -> str:
@@ -192,7 +194,9 @@ def _ratio(value: float, bound: float) -> float:
     return value / max(bound, 1e-15)
 
 
-def _finding(quantity: str, ratio: float, error: float, limit: float, slope: float, name: str, where: str) -> Finding:
+def _measurement(
+    quantity: str, ratio: float, error: float, limit: float, slope: float, name: str, where: str
+) -> Measurement:
     resolution = 2 * MARGIN * slope  # exactly at the bound, chance would decide
     good = ratio <= MARGIN
     text = f"{quantity} error {error:.2g} = {ratio:.2g} × floor {limit:.2g} (bound {MARGIN:g} ×)"
@@ -205,7 +209,7 @@ def _finding(quantity: str, ratio: float, error: float, limit: float, slope: flo
     if not good:
         detail["first_divergence"] = where
     verdict = "pass" if good else "fail"
-    return Finding("parity", quantity, ratio, "× floor", verdict, text, bound=MARGIN, detail=detail)
+    return Measurement("parity", quantity, ratio, "× floor", verdict, text, bound=MARGIN, detail=detail)
 
 
 def _first_loss(losses: Sequence[float], reference: Reference) -> str:

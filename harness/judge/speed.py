@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.spec import Finding
+from harness.spec import Measurement
 
 Rounds = Sequence[Sequence[float]]  # round → step times
 
@@ -82,8 +82,8 @@ def judge(
     spoilt: int,
     wrong: Collection[str] = (),
     marked: bool = False,
-) -> list[Finding]:
-    """The finding for one engine of a block; ``rounds`` holds all engines that compute the same variant.
+) -> list[Measurement]:
+    """The measurement for one engine of a block; ``rounds`` holds all engines that compute the same variant.
 
     Time never fails: the verdict only says whether noise hides a difference of a tenth. ``marked``: as on GPUs, a
     reference slower than :data:`MARK` × the fastest engine that is not ``wrong`` is marked.
@@ -118,4 +118,4 @@ def judge(
             detail["marked"] = f"{middle:.2f} × {best} ({low:.2f} to {high:.2f}), more than {MARK:g} ×"
             text += f"; marked: {detail['marked']}"
     verdict = "pass" if noise <= DECIDABLE else "inconclusive"
-    return [Finding("throughput", "step_time", mine.median, "s", verdict, text, detail=detail)]
+    return [Measurement("throughput", "step_time", mine.median, "s", verdict, text, detail=detail)]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from harness.judge import overlap
 from harness.judge.overlap import Ranks, plain
-from harness.spec import Finding, Law, Span
+from harness.spec import Law, Measurement, Span
 
 RESAMPLES = 100
 Key = tuple[str, int, int]
@@ -140,7 +140,7 @@ def judge(
     laws: Mapping[str, Law],
     disturbed: bool = False,
     alike: bool = False,
-) -> list[Finding]:
+) -> list[Measurement]:
     """Judges the bubble and the micro-batches in flight by their laws (``promised``, by quantity).
 
     The bubble is that of the :class:`Typical` round. Where cores differ (``alike``), actions of a kind count as equally
@@ -149,9 +149,9 @@ def judge(
     exclude the bound, or other processes took the cores (``disturbed``), the verdict is inconclusive. Watched
     communication is judged by :mod:`harness.judge.overlap`; then there is no bubble unless a law promises one.
     """
-    findings = overlap.judge(rounds, cores, promised, laws, disturbed)
-    if findings and "bubble" not in laws:
-        return findings
+    measurements = overlap.judge(rounds, cores, promised, laws, disturbed)
+    if measurements and "bubble" not in laws:
+        return measurements
     rounds = [[[s for s in spans if s.kind in "FBW"] for spans in ranks] for ranks in rounds]
     each, middle, typical = means(times(rounds)), sorted(rounds, key=bubble)[len(rounds) // 2], Typical(rounds)
     shared = len(rounds[0]) > cores
@@ -181,28 +181,32 @@ def judge(
     }
     most = max(in_flight(spans) for spans in shown)
     return [
-        *findings,
-        _finding("bubble", value, (low, high), text, promised, laws, disturbed, detail),
-        _finding("in_flight", most, (most, most), f"in flight {most:.3g}", promised, laws, False, {"replayed": shared}),
+        *measurements,
+        _measurement("bubble", value, (low, high), text, promised, laws, disturbed, detail),
+        _measurement(
+            "in_flight", most, (most, most), f"in flight {most:.3g}", promised, laws, False, {"replayed": shared}
+        ),
     ]
 
 
-def found_bubble(findings: Sequence[Finding]) -> float:
+def found_bubble(measurements: Sequence[Measurement]) -> float:
     """The bubble of a world, for the comparison of two worlds; 0 if none was measured."""
-    return max((finding.value or 0.0 for finding in findings if finding.quantity == "bubble"), default=0.0)
-
-
-def unequal(findings: Sequence[Finding]) -> bool:
-    """Whether a bubble may be too large only because equal actions took unequal times. Other worlds at other times then
-    show whether the machine is to blame."""
-    return any(
-        finding.verdict in ("fail", "inconclusive") and finding.detail["equal"] <= finding.bound
-        for finding in findings
-        if finding.quantity == "bubble" and finding.bound is not None
+    return max(
+        (measurement.value or 0.0 for measurement in measurements if measurement.quantity == "bubble"), default=0.0
     )
 
 
-def _finding(
+def unequal(measurements: Sequence[Measurement]) -> bool:
+    """Whether a bubble may be too large only because equal actions took unequal times. Other worlds at other times then
+    show whether the machine is to blame."""
+    return any(
+        measurement.verdict in ("fail", "inconclusive") and measurement.detail["equal"] <= measurement.bound
+        for measurement in measurements
+        if measurement.quantity == "bubble" and measurement.bound is not None
+    )
+
+
+def _measurement(
     quantity: str,
     value: float,
     interval: tuple[float, float],
@@ -211,7 +215,7 @@ def _finding(
     laws: Mapping[str, Law],
     disturbed: bool,
     detail: Mapping[str, Any],
-) -> Finding:
+) -> Measurement:
     law, law_value = laws.get(quantity), promised.get(quantity)
     verdict, bound = "pass", None
     if law is not None and law_value is not None:
@@ -221,6 +225,6 @@ def _finding(
             verdict = "inconclusive" if disturbed or interval[0] <= bound else "fail"
         if disturbed and verdict == "inconclusive":
             text += "; other processes took some of the cores"
-    return Finding(
+    return Measurement(
         "timeline", quantity, value, "", verdict, text, law=law_value, bound=bound, direction="lower", detail=detail
     )

@@ -3,35 +3,37 @@
 from collections.abc import Mapping, Sequence
 
 from harness.judge.parity import MARGIN, Reference
-from harness.spec import Finding
+from harness.spec import Measurement
 
 
-def judge(observed: Sequence[Mapping[str, float]], reference: Reference, first: bool) -> list[Finding]:
-    """One finding for each value that the float64 model observes, for the step with the largest error. A value that is
-    a whole number in every step there (a count, a flag, a scale by powers of two) must be equal. ``first``: the engine
-    is the reference, which must observe all of them."""
+def judge(observed: Sequence[Mapping[str, float]], reference: Reference, first: bool) -> list[Measurement]:
+    """One measurement for each value that the float64 model observes, for the step with the largest error. A value that
+    is a whole number in every step there (a count, a flag, a scale by powers of two) must be equal. ``first``: the
+    engine is the reference, which must observe all of them."""
     truth = reference.oracle.observed
     if not truth:
-        return [Finding("trace", "run", None, "", "error", "the dense model has no observe(), but the card says so")]
+        return [
+            Measurement("trace", "run", None, "", "error", "the dense model has no observe(), but the card says so")
+        ]
     return [_one(name, observed, reference, first) for name in truth[0]]
 
 
-def _one(name: str, observed: Sequence[Mapping[str, float]], reference: Reference, first: bool) -> Finding:
+def _one(name: str, observed: Sequence[Mapping[str, float]], reference: Reference, first: bool) -> Measurement:
     truth = [step[name] for step in reference.oracle.observed]
     if not observed or any(name not in step for step in observed):
         told = ", ".join(observed[0]) if observed and observed[0] else "nothing"
         reason = f"the engine observes {told}, not {name}"
-        return Finding("trace", name, None, "", "fail" if first else "skipped", reason)
+        return Measurement("trace", name, None, "", "fail" if first else "skipped", reason)
     found = [step[name] for step in observed]
     curves = {"observed": found, "oracle": truth}
     if all(value == round(value) for value in truth):
         for step, (got, true) in enumerate(zip(found, truth, strict=True), start=1):
             if got != true:
-                return Finding(
+                return Measurement(
                     "trace", name, got, "", "fail", f"step {step}: {got:g} instead of {true:g}", true, detail=curves
                 )
         text = f"equal in all {len(truth)} steps"
-        return Finding("trace", name, found[-1], "", "pass", text, truth[-1], direction="equal", detail=curves)
+        return Measurement("trace", name, found[-1], "", "pass", text, truth[-1], direction="equal", detail=curves)
     floor = max(reference.observed_floor[name], 1e-15)
     off = [abs(got - true) / abs(true) if true else abs(got) for got, true in zip(found, truth, strict=True)]
     ratios = [error / floor if error == error else float("inf") for error in off]
@@ -39,4 +41,4 @@ def _one(name: str, observed: Sequence[Mapping[str, float]], reference: Referenc
     text = f"{ratios[step]:.2g} × floor {floor:.2g} (bound {MARGIN:g} ×) at step {step + 1}: "
     text += f"{found[step]:.6g} for {truth[step]:.6g}"
     verdict = "pass" if ratios[step] <= MARGIN else "fail"
-    return Finding("trace", name, ratios[step], "× floor", verdict, text, bound=MARGIN, detail=curves)
+    return Measurement("trace", name, ratios[step], "× floor", verdict, text, bound=MARGIN, detail=curves)

@@ -4,7 +4,7 @@ PLACE             its position among the measures, on the command line and in ta
 NEEDS             the source of its figures (:class:`harness.spec.Needs`)
 QUANTITIES        the quantities that a law may promise
 asked(occasion)   whether to take it by default (:class:`harness.spec.Occasion`)
-take(lab, case)   its findings; it uses the runner of the :class:`harness.run.lab.Lab`
+take(lab, case)   its measurements; it uses the runner of the :class:`harness.run.lab.Lab`
 
 A measure with a run of its own defines the task, a function of this file that the ranks call. The files are
 imported at collection: the functions import torch and the judges that use it.

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from harness.spec import Case, Finding, Needs, Occasion
+from harness.spec import Case, Measurement, Needs, Occasion
 
 if TYPE_CHECKING:
     from harness.run.lab import Lab
@@ -15,7 +15,7 @@ def asked(occasion: Occasion) -> bool:
     return occasion.judged and not occasion.large and occasion.case.variant in occasion.card.twins
 
 
-def take(lab: "Lab", case: Case) -> list[Finding]:
+def take(lab: "Lab", case: Case) -> list[Measurement]:
     from harness.judge import bits
     from harness.run.oracle import tensors
 

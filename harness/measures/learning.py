@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from harness.spec import Case, Curves, Finding, Flows, Needs, Occasion, Topology, Workload
+from harness.spec import Case, Curves, Flows, Measurement, Needs, Occasion, Topology, Workload
 
 if TYPE_CHECKING:
     from harness.launch.rank import Context
@@ -17,7 +17,7 @@ def asked(occasion: Occasion) -> bool:
     return isinstance(occasion.card.contract, Flows)
 
 
-def take(lab: "Lab", case: Case) -> list[Finding]:
+def take(lab: "Lab", case: Case) -> list[Measurement]:
     from harness.judge import learning
 
     contract = lab.runner.card(case).contract
@@ -25,8 +25,8 @@ def take(lab: "Lab", case: Case) -> list[Finding]:
     work = {"seeds": contract.seeds, "budget": contract.budget}
     engine = lab.runner.once(case, f"{__name__}:curves", **work)
     reference = lab.runner.once(replace(case, engine="reference"), f"{__name__}:curves", **work)
-    if isinstance(engine, Finding) or isinstance(reference, Finding):
-        return [found for found in (engine, reference) if isinstance(found, Finding)][:1]
+    if isinstance(engine, Measurement) or isinstance(reference, Measurement):
+        return [found for found in (engine, reference) if isinstance(found, Measurement)][:1]
     return learning.judge(engine[0], reference[0], contract.score, contract.better)
 
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from harness.spec import Case, Finding, Flows, Needs, Occasion
+from harness.spec import Case, Flows, Measurement, Needs, Occasion
 
 if TYPE_CHECKING:
     from harness.run.lab import Lab
@@ -16,7 +16,7 @@ def asked(occasion: Occasion) -> bool:
     return occasion.judged and not isinstance(occasion.card.contract, Flows)
 
 
-def take(lab: "Lab", case: Case) -> list[Finding]:
+def take(lab: "Lab", case: Case) -> list[Measurement]:
     from harness.judge import law
     from harness.spec.run import TrainerRun
 
@@ -38,12 +38,12 @@ def take(lab: "Lab", case: Case) -> list[Finding]:
         found = [law.against(card, case, "memory", "saved", kept)]
     peak = max(step.peak for rank in ranks for step in rank.memory)
     text = f"{peak / 2**20:.2f} MiB, the peak of a step"
-    found.append(Finding("memory", "peak", peak, "B", "pass", text))
-    return [finding.but(detail={**finding.detail, **meter}) for finding in found]
+    found.append(Measurement("memory", "peak", peak, "B", "pass", text))
+    return [measurement.but(detail={**measurement.detail, **meter}) for measurement in found]
 
 
-def _growth(ranks: list[list[float]]) -> Finding:
+def _growth(ranks: list[list[float]]) -> Measurement:
     """Two consecutive steps hold the same but for a scalar, say a loss that is kept; a leak grows from step to step."""
     growth = max(after - before for before, after in ranks)
     text = f"{growth:,.0f} B more than in the step before, on the rank with the largest growth"
-    return Finding("memory", "growth", growth, "B", "fail" if growth > SCALAR else "pass", text, bound=SCALAR)
+    return Measurement("memory", "growth", growth, "B", "fail" if growth > SCALAR else "pass", text, bound=SCALAR)

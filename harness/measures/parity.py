@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from harness.spec import Case, Finding, Flows, Needs, Occasion
+from harness.spec import Case, Flows, Measurement, Needs, Occasion
 
 if TYPE_CHECKING:
     from harness.judge.parity import Reference
@@ -20,14 +20,14 @@ def asked(occasion: Occasion) -> bool:
     return occasion.judged and not (occasion.large or drawn or isinstance(occasion.card.contract, Flows))
 
 
-def take(lab: "Lab", case: Case) -> list[Finding]:
+def take(lab: "Lab", case: Case) -> list[Measurement]:
     from harness.spec.run import FunctionRun, TrainerRun
 
     checked = lab.runner.taken(case)
     if checked.problem:
         return [checked.problem]
     reference = lab.runner.reference(case)
-    if isinstance(reference, Finding):
+    if isinstance(reference, Measurement):
         return [reference]
     if isinstance(checked.ranks[0], FunctionRun):
         return _function(case, checked.ranks[0], reference)
@@ -35,7 +35,7 @@ def take(lab: "Lab", case: Case) -> list[Finding]:
     return _trainer(lab.runner, case, ranks, reference)
 
 
-def _function(case: Case, run: "FunctionRun", reference: "Reference") -> list[Finding]:
+def _function(case: Case, run: "FunctionRun", reference: "Reference") -> list[Measurement]:
     from harness.judge import parity
     from harness.run.oracle import tensors
 
@@ -43,7 +43,7 @@ def _function(case: Case, run: "FunctionRun", reference: "Reference") -> list[Fi
     return found + parity.equal(run.exact, reference.oracle.exact)
 
 
-def _trainer(runner: "Runner", case: Case, ranks: Sequence["TrainerRun"], reference: "Reference") -> list[Finding]:
+def _trainer(runner: "Runner", case: Case, ranks: Sequence["TrainerRun"], reference: "Reference") -> list[Measurement]:
     from harness.judge import optimizer, parity
     from harness.run.oracle import mean_losses, tensors, trained
     from harness.spec.run import COMPARED
@@ -60,5 +60,5 @@ def _trainer(runner: "Runner", case: Case, ranks: Sequence["TrainerRun"], refere
         found.append(optimizer.judge(gradients, [initial, *weights], case.workload))
     if changed := sorted({name for rank in ranks for name in rank.changed}):
         text = f"a step changed frozen tensors: {', '.join(changed)}"
-        found.append(Finding("parity", "frozen", float(len(changed)), "tensors", "fail", text, bound=0.0))
+        found.append(Measurement("parity", "frozen", float(len(changed)), "tensors", "fail", text, bound=0.0))
     return found

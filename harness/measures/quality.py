@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from harness.spec import Case, Finding, Needs, Occasion, Topology, Trainer, Trainers, Workload
+from harness.spec import Case, Measurement, Needs, Occasion, Topology, Trainer, Trainers, Workload
 
 if TYPE_CHECKING:
     from harness.launch.rank import Context
@@ -17,15 +17,15 @@ def asked(occasion: Occasion) -> bool:
     return isinstance(occasion.card.contract, Trainers) and occasion.case.workload.steps >= STEPS
 
 
-def take(lab: "Lab", case: Case) -> list[Finding]:
+def take(lab: "Lab", case: Case) -> list[Measurement]:
     from harness.judge import curve
     from harness.run.oracle import mean_losses
 
     ranks = lab.runner.run(case, f"{__name__}:losses")
-    if isinstance(ranks, Finding):
+    if isinstance(ranks, Measurement):
         return [ranks]
     oracle = lab.runner.curves(case)
-    return [oracle] if isinstance(oracle, Finding) else [curve.judge(mean_losses(ranks), *oracle)]
+    return [oracle] if isinstance(oracle, Measurement) else [curve.judge(mean_losses(ranks), *oracle)]
 
 
 def losses(

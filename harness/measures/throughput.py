@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from harness.spec import Case, Finding, Flows, Needs, Occasion
+from harness.spec import Case, Flows, Measurement, Needs, Occasion
 
 if TYPE_CHECKING:
     from harness.run.lab import Lab
@@ -16,7 +16,7 @@ def asked(occasion: Occasion) -> bool:
     return occasion.timed and not crowded and not isinstance(occasion.card.contract, Flows)
 
 
-def take(lab: "Lab", case: Case) -> list[Finding]:
+def take(lab: "Lab", case: Case) -> list[Measurement]:
     from harness.run.blocks import judge_block
 
     block = lab.runner.block(case)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from harness import catalog
-from harness.spec import Case, Finding, Needs, Occasion, Span, Spans, Topology, Unsupported, Workload
+from harness.spec import Case, Measurement, Needs, Occasion, Span, Spans, Topology, Unsupported, Workload
 
 if TYPE_CHECKING:
     from harness.launch.rank import Context
@@ -19,7 +19,7 @@ def asked(occasion: Occasion) -> bool:
     return occasion.traced and any(law.measure == "timeline" for law in occasion.card.laws)
 
 
-def take(lab: "Lab", case: Case) -> list[Finding]:
+def take(lab: "Lab", case: Case) -> list[Measurement]:
     from harness.judge import timeline
 
     runner = lab.runner
@@ -31,7 +31,7 @@ def take(lab: "Lab", case: Case) -> list[Finding]:
     told = runner.launcher.device == "cpu" and (case.engine != "reference" or case.topology.world_size > runner.cores)
     for _ in range(WORLDS):
         ranks = runner.run(case, f"{__name__}:watch", cores=runner.cores)
-        if isinstance(ranks, Finding):
+        if isinstance(ranks, Measurement):
             return [ranks]
         rounds = [list(of_ranks) for of_ranks in zip(*ranks, strict=True)]
         options = {**card.variants[case.variant], "times": timeline.means(timeline.times(rounds))}
@@ -41,17 +41,17 @@ def take(lab: "Lab", case: Case) -> list[Finding]:
         # One of two cores may be a third slower for seconds; differences between GPUs' stages are the engine's own.
         alike = runner.launcher.device == "cpu"
         found = timeline.judge(rounds, runner.cores, promised, laws, bool(machines.disturbance()), alike)
-        seen.append([_told(finding) for finding in found] if told else found)
+        seen.append([_told(measurement) for measurement in found] if told else found)
         if not timeline.unequal(seen[-1]):
             return seen[-1]
     return min(seen, key=timeline.found_bubble)  # the machine's share of a bubble differs between worlds
 
 
-def _told(finding: Finding) -> Finding:
-    if finding.quantity != "bubble" or finding.verdict != "fail":
-        return finding
-    reason = f"{finding.reason}; above its bound, but time on CPU ranks never fails"
-    return finding.but(verdict="inconclusive", reason=reason)
+def _told(measurement: Measurement) -> Measurement:
+    if measurement.quantity != "bubble" or measurement.verdict != "fail":
+        return measurement
+    reason = f"{measurement.reason}; above its bound, but time on CPU ranks never fails"
+    return measurement.but(verdict="inconclusive", reason=reason)
 
 
 def watch(

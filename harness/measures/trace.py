@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from harness.spec import Case, Finding, Needs, Occasion, Trainers
+from harness.spec import Case, Measurement, Needs, Occasion, Trainers
 
 if TYPE_CHECKING:
     from harness.run.lab import Lab
@@ -16,7 +16,7 @@ def asked(occasion: Occasion) -> bool:
     return occasion.judged and not occasion.large and isinstance(contract, Trainers) and contract.observes
 
 
-def take(lab: "Lab", case: Case) -> list[Finding]:
+def take(lab: "Lab", case: Case) -> list[Measurement]:
     from harness.judge import trace
     from harness.spec.run import TrainerRun
 
@@ -24,7 +24,7 @@ def take(lab: "Lab", case: Case) -> list[Finding]:
     if checked.problem:
         return [checked.problem]
     reference = lab.runner.reference(case)
-    if isinstance(reference, Finding):
+    if isinstance(reference, Measurement):
         return [reference]
     (first, *_) = checked.ranks
     assert isinstance(first, TrainerRun)

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from harness.spec import Case, Finding, Flows, Needs, Occasion
-from harness.spec.finding import worst
+from harness.spec import Case, Flows, Measurement, Needs, Occasion
+from harness.spec.measurement import worst
 
 if TYPE_CHECKING:
     from harness.run.lab import Lab
@@ -17,26 +17,28 @@ def asked(occasion: Occasion) -> bool:
     return occasion.judged and several and not isinstance(occasion.card.contract, Flows)
 
 
-def take(lab: "Lab", case: Case) -> list[Finding]:
+def take(lab: "Lab", case: Case) -> list[Measurement]:
     from harness.judge import law
 
     checked = lab.runner.checked(case)
     if checked.problem:
         return [checked.problem]
     if unmetered := checked.ranks[0].unmetered:
-        return [Finding("traffic", "run", None, "", "skipped", unmetered)]
+        return [Measurement("traffic", "run", None, "", "skipped", unmetered)]
     card, found = lab.runner.card(case), []
     for steps in zip(*(rank.traffic for rank in checked.ranks), strict=True):
         step = max(steps, key=lambda rank: rank.bytes)
-        finding = law.against(card, case, "traffic", "bytes", step.bytes, elements=checked.ranks[0].padding)
+        measurement = law.against(card, case, "traffic", "bytes", step.bytes, elements=checked.ranks[0].padding)
         control = f"; {step.control:,.0f} B of losses, norms and flags in addition" if step.control else ""
-        detail = {**finding.detail, "by_op": step.by_op, "control": step.control}
-        found.append(finding.but(detail=detail, reason=finding.reason + control))
-    findings = [worst(found)]  # each of two consecutive steps must keep the law
+        detail = {**measurement.detail, "by_op": step.by_op, "control": step.control}
+        found.append(measurement.but(detail=detail, reason=measurement.reason + control))
+    measurements = [worst(found)]  # each of two consecutive steps must keep the law
     if size := card.variants[case.variant].get("group"):
         across = max(_across(step.groups, int(size)) for rank in checked.ranks for step in rank.traffic)
-        findings.append(law.against(card, case, "traffic", "across_groups", across, elements=checked.ranks[0].padding))
-    return findings
+        measurements.append(
+            law.against(card, case, "traffic", "across_groups", across, elements=checked.ranks[0].padding)
+        )
+    return measurements
 
 
 def _across(groups: Mapping[tuple[int, ...], float], size: int) -> float:

@@ -16,7 +16,7 @@ from harness.launch.base import Launcher, Watch, World
 from harness.launch.outcome import Done, Job
 from harness.meter.flops import step_flops
 from harness.run.oracle import no_run, trouble
-from harness.spec import Card, Case, Finding, Topology, Workload
+from harness.spec import Card, Case, Measurement, Topology, Workload
 from harness.spec.requires import library, missing
 
 TASKS = "harness.launch.timed"
@@ -40,7 +40,7 @@ class Block:
     """Seconds per step of each case, round by round, and the reason where a case has none."""
 
     rounds: dict[str, list[list[float]]] = field(default_factory=dict)
-    problems: dict[str, Finding] = field(default_factory=dict)
+    problems: dict[str, Measurement] = field(default_factory=dict)
     cases: tuple[Case, ...] = ()
     spoilt: int = 0
     trouble: str = ""
@@ -74,7 +74,7 @@ def world_of(launcher: Launcher, case: Case, card: Card) -> World:
     return launcher.world(case.topology.world_size, library(case.engine, engine), engine.build.partition(":")[0])
 
 
-Begin = Callable[[Callable[[], Finding | None]], Future[Finding | None]]
+Begin = Callable[[Callable[[], Measurement | None]], Future[Measurement | None]]
 
 
 def run_block(
@@ -90,7 +90,7 @@ def run_block(
     block = Block(cases=tuple(cases))
     worlds: dict[str, World] = {}
 
-    def prepare(case: Case) -> Finding | None:
+    def prepare(case: Case) -> Measurement | None:
         world = worlds[case.id] = world_of(launcher, case, card)
         return trouble(world.run(jobs[case.id], timeout))
 
@@ -176,9 +176,9 @@ def _enough(block: Block, seconds: float) -> bool:
     return (good >= ROUNDS and seconds > PATIENCE) or max(speed.effects(block.rounds).values()) <= speed.DECIDABLE / 2
 
 
-def judge_block(block: Block, case: Case, wrong: Collection[str] = (), marked: bool = False) -> list[Finding]:
-    """The case's findings, compared with cases of the same variant. ``wrong``: engines that fail parity; ``marked``:
-    see :func:`harness.judge.speed.judge`."""
+def judge_block(block: Block, case: Case, wrong: Collection[str] = (), marked: bool = False) -> list[Measurement]:
+    """The case's measurements, compared with cases of the same variant. ``wrong``: engines that fail parity;
+    ``marked``: see :func:`harness.judge.speed.judge`."""
     if case.id in block.problems:
         return [block.problems[case.id].but(measure="throughput")]
     good = min((len(rounds) for rounds in block.rounds.values()), default=0)

@@ -6,15 +6,15 @@ from harness import catalog
 from harness.run.oracle import no_run
 from harness.run.recorder import Recorder
 from harness.run.runner import Runner
-from harness.spec import Case, Claim, Finding, Topology, Workload
+from harness.spec import Case, Claim, Measurement, Topology, Workload
 
 
 class Lab:
     def __init__(self, runner: Runner, recorder: Recorder) -> None:
         self.runner, self.recorder = runner, recorder
 
-    def measure(self, name: str, case: Case) -> list[Finding]:
-        """Takes one of :data:`harness.measures.MEASURES`, and records its findings."""
+    def measure(self, name: str, case: Case) -> list[Measurement]:
+        """Takes one of :data:`harness.measures.MEASURES`, and records its measurements."""
         if reason := self.runner.obstacle(case):
             found = [no_run("skipped", reason)]
         else:
@@ -24,20 +24,20 @@ class Lab:
             notes = {text: getattr(rank, text) for text in ("fallback", "products") if getattr(rank, text)}
         if shared := self.runner.shared_gpus(case.topology):
             notes["device_note"] = shared
-        return self.recorder.record(case, [finding.but(measure=name) for finding in found], notes)
+        return self.recorder.record(case, [measurement.but(measure=name) for measurement in found], notes)
 
-    def _taken(self, name: str, case: Case) -> list[Finding]:
+    def _taken(self, name: str, case: Case) -> list[Measurement]:
         """A measure that breaks is an error of its case, which the store and the report must show."""
         try:
-            found: list[Finding] = catalog.load(f"harness.measures.{name}:take")(self, case)
+            found: list[Measurement] = catalog.load(f"harness.measures.{name}:take")(self, case)
             return found or [no_run("error", f"the measure {name} found nothing")]
         except Exception:
             return [no_run("error", f"the measure {name} raised\n{traceback.format_exc()}")]
 
-    def claim(self, topic: str, claim: Claim, cases: list[Case]) -> Finding:
-        """Checks a published figure against the findings of these cases of its topic."""
-        finding: Finding = catalog.load(claim.check)(self.recorder.records(cases))
-        detail = {"text": claim.text, "source": claim.source, **finding.detail}
+    def claim(self, topic: str, claim: Claim, cases: list[Case]) -> Measurement:
+        """Checks a published figure against the measurements of these cases of its topic."""
+        measurement: Measurement = catalog.load(claim.check)(self.recorder.records(cases))
+        detail = {"text": claim.text, "source": claim.source, **measurement.detail}
         about = Case(topic, topic, "", Topology(), Workload())
-        found = finding.but(measure="claim", quantity=claim.name, detail=detail)
+        found = measurement.but(measure="claim", quantity=claim.name, detail=detail)
         return self.recorder.record(about, [found], {})[0]

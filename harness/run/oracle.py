@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from harness import catalog
 from harness.launch.base import Launcher
 from harness.launch.outcome import Done, Job, Outcome, Unsupported, describe, failures
-from harness.spec import Card, Case, Finding, Functions, Topology, Trainers, Workload
+from harness.spec import Card, Case, Functions, Measurement, Topology, Trainers, Workload
 from harness.spec.run import COMPARED
 
 TASKS = "harness.launch.plain"
@@ -65,17 +65,17 @@ class Run(NamedTuple):
 
 
 class NoOracle(Exception):
-    """The plain model did not run; the finding gives the reason."""
+    """The plain model did not run; the measurement gives the reason."""
 
-    def __init__(self, finding: Finding) -> None:
-        super().__init__(finding.reason)
-        self.finding = finding
+    def __init__(self, measurement: Measurement) -> None:
+        super().__init__(measurement.reason)
+        self.measurement = measurement
 
 
 class Oracles:
     """Runs the plain model once for each workload, in a world of one rank, and caches the results.
 
-    A method returns a :class:`Finding` instead if the plain model did not run.
+    A method returns a :class:`Measurement` instead if the plain model did not run.
     """
 
     def __init__(self, launcher: Launcher, timeout: float) -> None:
@@ -119,7 +119,7 @@ class Oracles:
             try:
                 self._known[key] = self._judged_by(run, work, FUNCTION_ENSEMBLE if function else ENSEMBLE)
             except NoOracle as reason:
-                self._known[key] = reason.finding
+                self._known[key] = reason.measurement
         return self._known[key]
 
     def _judged_by(self, run: Callable[..., list[Run]], work: Workload, ensemble: Ensemble) -> Any:
@@ -192,7 +192,7 @@ class Oracles:
                 exact, *honest = self._plain(contract.plain, "curves", arguments)
                 self._known[key] = exact, loss_floor([(run, exact) for run in honest])
             except NoOracle as reason:
-                self._known[key] = reason.finding
+                self._known[key] = reason.measurement
         return self._known[key]
 
     def initial(self, contract: Trainers, options: Mapping[str, Any], work: Workload) -> Mapping[str, Any]:
@@ -204,8 +204,8 @@ class Oracles:
         return weights
 
 
-def trouble(outcomes: Sequence[Outcome]) -> Finding | None:
-    """The finding for a run without figures, or None if every rank is done."""
+def trouble(outcomes: Sequence[Outcome]) -> Measurement | None:
+    """The measurement for a run without figures, or None if every rank is done."""
     if failures(outcomes):
         return no_run("error", describe(outcomes))
     for outcome in outcomes:
@@ -214,9 +214,9 @@ def trouble(outcomes: Sequence[Outcome]) -> Finding | None:
     return None
 
 
-def no_run(verdict: str, reason: str) -> Finding:
-    """A finding without a figure; the caller adds the measure's name."""
-    return Finding("parity", "run", None, "", verdict, reason)
+def no_run(verdict: str, reason: str) -> Measurement:
+    """A measurement without a figure; the caller adds the measure's name."""
+    return Measurement("parity", "run", None, "", verdict, reason)
 
 
 def tensors(kept: Mapping[str, bytes]) -> dict[str, Mapping[str, Any]]:

@@ -1,32 +1,32 @@
-"""The recorder marks the findings of each case that a waiver covers, and stores them at once."""
+"""The recorder marks the measurements of each case that a waiver covers, and stores them at once."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from harness.spec import Case, Finding
+from harness.spec import Case, Measurement
 from harness.waivers import Waiver
 
-Write = Callable[[Case, Sequence[Finding]], None]
+Write = Callable[[Case, Sequence[Measurement]], None]
 
 
 class Recorder:
-    """``write`` is called with (case, findings) after each measurement, so that a killed session keeps its records."""
+    """``write`` is called with (case, measurements) after each measure, so that a killed session keeps its records."""
 
     def __init__(self, write: Write, waivers: Sequence[Waiver] = (), device: str = "cpu") -> None:
         self._write, self.waivers, self.device = write, tuple(waivers), device
-        self.judged: dict[str, list[Finding]] = {}
+        self.judged: dict[str, list[Measurement]] = {}
 
-    def record(self, case: Case, findings: Sequence[Finding], notes: Mapping[str, Any]) -> list[Finding]:
-        """The findings to store, with ``notes`` and waivers in their detail."""
-        concluded = [each.but(detail={**each.detail, **self._waived(case, each), **notes}) for each in findings]
+    def record(self, case: Case, measurements: Sequence[Measurement], notes: Mapping[str, Any]) -> list[Measurement]:
+        """The measurements to store, with ``notes`` and waivers in their detail."""
+        concluded = [each.but(detail={**each.detail, **self._waived(case, each), **notes}) for each in measurements]
         self._write(case, concluded)
         self.judged.setdefault(case.id, []).extend(concluded)
         return concluded
 
-    def _waived(self, case: Case, finding: Finding) -> dict[str, str]:
-        if finding.verdict == "fail":
+    def _waived(self, case: Case, measurement: Measurement) -> dict[str, str]:
+        if measurement.verdict == "fail":
             for waiver in self.waivers:
-                if not waiver.expired and waiver.about(case.id, finding):
+                if not waiver.expired and waiver.about(case.id, measurement):
                     return {"waiver": f"{waiver.reason} ({waiver.versions}, until {waiver.expires})"}
         return {}
 
@@ -36,7 +36,7 @@ class Recorder:
         return judged or any(w.measure == "parity" and w.matches(case.id) for w in self.waivers)
 
     def records(self, cases: Sequence[Case]) -> list[dict[str, Any]]:
-        """The findings of some cases, in the form that a claim's check receives."""
+        """The measurements of some cases, in the form that a claim's check receives."""
         return [
             {
                 "case": case.id,
@@ -47,19 +47,19 @@ class Recorder:
                 "workload": case.workload.name,
                 "dtype": case.workload.dtype,
                 "optimizer": case.workload.optimizer,
-                **{name: getattr(finding, name) for name in ("measure", "quantity", "value", "unit", "law")},
-                "verdict": finding.verdict,
-                "detail": finding.detail,
+                **{name: getattr(measurement, name) for name in ("measure", "quantity", "value", "unit", "law")},
+                "verdict": measurement.verdict,
+                "detail": measurement.detail,
             }
             for case in cases
-            for finding in self.judged.get(case.id, [])
+            for measurement in self.judged.get(case.id, [])
         ]
 
     def needed(self, waiver: Waiver, every: Sequence[Case], ran: Collection[str]) -> bool:
         """Whether the waiver's failure occurred. Some sessions cannot tell: one that did not run all covered cases (of
         ``every`` existing case), one that left a figure undecided, and one on GPUs if the waiver is not only for GPUs.
         In these the waiver must only match an existing case."""
-        found = {f.verdict for case, findings in self.judged.items() for f in findings if waiver.about(case, f)}
+        found = {f.verdict for case, measurements in self.judged.items() for f in measurements if waiver.about(case, f)}
         covered = [case for case in every if waiver.matches(case.id)]
         elsewhere = self.device != (waiver.device or "cpu")
         some = any(case.id not in ran for case in covered)

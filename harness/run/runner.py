@@ -14,7 +14,7 @@ from harness.run.ahead import Ahead
 from harness.run.blocks import Block, BlockKey, block_key, run_block, small, world_of
 from harness.run.builds import Builds
 from harness.run.oracle import Oracles, trouble
-from harness.spec import Card, Case, Finding, Functions, Topology, Trainers
+from harness.spec import Card, Case, Functions, Measurement, Topology, Trainers
 from harness.spec.contract import DENSE
 from harness.spec.requires import missing
 from harness.spec.run import Checked as Rank
@@ -24,11 +24,11 @@ CHECKED, TIMED = "harness.launch.checked", "harness.launch.timed"
 
 @dataclass(frozen=True)
 class Checked:
-    """The results of a case's checked run: every rank's record, or the one finding that gives the reason for their
+    """The results of a case's checked run: every rank's record, or the one measurement that gives the reason for their
     absence."""
 
     ranks: tuple[Rank, ...] = ()
-    problem: Finding | None = None
+    problem: Measurement | None = None
 
 
 class Runner:
@@ -52,7 +52,7 @@ class Runner:
         self._ahead = Ahead(self._check)
         self._oracles = Oracles(launcher, 4 * timeout)
         self._references: dict[tuple[Any, ...], Future[Any]] = {}  # expected cases, by the oracles' keys
-        self._once: dict[tuple[Any, ...], list[Any] | Finding] = {}
+        self._once: dict[tuple[Any, ...], list[Any] | Measurement] = {}
         self._lock = Lock()
         self._blocks: dict[BlockKey, Block] = {}
 
@@ -105,7 +105,7 @@ class Runner:
             arguments |= {"problem": card.contract.problem, "exact": card.contract.exact}
         return Job(target, arguments | more)
 
-    def run(self, case: Case, target: str, **more: Any) -> list[Any] | Finding:
+    def run(self, case: Case, target: str, **more: Any) -> list[Any] | Measurement:
         """The results of a task from each rank of a fresh world of the case's engine, or the reason for their
         absence."""
         if module := self.operators(case):
@@ -117,7 +117,7 @@ class Runner:
             world.close()
         return trouble(outcomes) or [outcome.value for outcome in outcomes if isinstance(outcome, Done)]
 
-    def once(self, case: Case, target: str, **more: Any) -> list[Any] | Finding:
+    def once(self, case: Case, target: str, **more: Any) -> list[Any] | Measurement:
         """The same with a cache: a reference's run serves all of its peers."""
         key = (case.id, target, *more.items())
         if key not in self._once:
@@ -162,12 +162,12 @@ class Runner:
     def _check(self, case: Case, keep: bool = True) -> Checked:
         kind = "trainer" if isinstance(self.card(case).contract, Trainers) else "function"
         found = self.run(case, f"{CHECKED}:{kind}", keep=keep)
-        return Checked(problem=found) if isinstance(found, Finding) else Checked(ranks=tuple(found))
+        return Checked(problem=found) if isinstance(found, Measurement) else Checked(ranks=tuple(found))
 
     # Oracles
 
     def reference(self, case: Case) -> Any:
-        """The :class:`harness.judge.parity.Reference` of the case's work, or a finding with the reason for its
+        """The :class:`harness.judge.parity.Reference` of the case's work, or a measurement with the reason for its
         absence."""
         card = self.card(case)
         expected = self._references.get(self._oracles.key(case, card))
@@ -179,7 +179,7 @@ class Runner:
         return contract.plain == DENSE or contract.replays
 
     def curves(self, case: Case) -> Any:
-        """The oracle's learning curve and its noise floor at each step, or a finding with the reason for its
+        """The oracle's learning curve and its noise floor at each step, or a measurement with the reason for its
         absence."""
         return self._oracles.curves(case, self.card(case))
 

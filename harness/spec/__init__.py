@@ -2,9 +2,9 @@
 
 from harness.spec.case import Case
 from harness.spec.contract import Flows, Functions, Trainers
-from harness.spec.finding import VERDICTS, Finding, assessed, measured
 from harness.spec.grid import Grid, Row
 from harness.spec.measure import Needs, Occasion
+from harness.spec.measurement import VERDICTS, Measurement, assessed, measured
 from harness.spec.topic import Card, Claim, Engine, Law
 from harness.spec.topology import Topology
 from harness.spec.trainer import Batch, Curves, Flow, Function, Problem, Span, Spans, Trainer, Unsupported
@@ -19,13 +19,13 @@ __all__ = [
     "Claim",
     "Curves",
     "Engine",
-    "Finding",
     "Flow",
     "Flows",
     "Function",
     "Functions",
     "Grid",
     "Law",
+    "Measurement",
     "ModelConfig",
     "MoeConfig",
     "Needs",

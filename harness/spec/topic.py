@@ -51,8 +51,8 @@ class Law:
 @dataclass(frozen=True)
 class Claim:
     """A published figure to be tested. ``check`` is ``"module:function"``; called with this session's records of the
-    topic (a list of dicts), it returns a :class:`Finding` whose ``detail["status"]`` is *reproduced*, *contradicted*,
-    *formula only* or *out of reach here*."""
+    topic (a list of dicts), it returns a :class:`Measurement` whose ``detail["status"]`` is *reproduced*,
+    *contradicted*, *formula only* or *out of reach here*."""
 
     name: str
     text: str

@@ -1,4 +1,4 @@
-"""Converts a finding to a row of the store, in types that both databases and JSON can hold."""
+"""Converts a measurement to a row of the store, in types that both databases and JSON can hold."""
 
 import math
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
-from harness.spec import Case, Finding
+from harness.spec import Case, Measurement
 from harness.store.redact import redact
 
 # Old case id → current id. An id is never renamed without an entry here, since the case's history depends on it.
@@ -18,8 +18,8 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
-def row(run: str, case: Case, device: str, finding: Finding, recorded: str) -> dict[str, Any]:
-    """The row of ``finding``, keyed by the columns of the table of records."""
+def row(run: str, case: Case, device: str, measurement: Measurement, recorded: str) -> dict[str, Any]:
+    """The row of ``measurement``, keyed by the columns of the table of records."""
     names = {
         "run": run,
         "case": case.id,
@@ -30,18 +30,18 @@ def row(run: str, case: Case, device: str, finding: Finding, recorded: str) -> d
         "workload": case.workload.name,
         "dtype": case.workload.dtype,
         "device": device,
-        "measure": finding.measure,
-        "quantity": finding.quantity,
-        "unit": finding.unit,
-        "verdict": finding.verdict,
-        "reason": finding.reason,
-        "direction": finding.direction,
+        "measure": measurement.measure,
+        "quantity": measurement.quantity,
+        "unit": measurement.unit,
+        "verdict": measurement.verdict,
+        "reason": measurement.reason,
+        "direction": measurement.direction,
     }
-    figures = {"value": finding.value, "law": finding.law, "bound": finding.bound}
+    figures = {"value": measurement.value, "law": measurement.law, "bound": measurement.bound}
     return {
         **{name: storable(text) for name, text in names.items()},
         **{name: None if figure is None else plain(float(figure)) for name, figure in figures.items()},
-        "detail": plain(finding.detail),
+        "detail": plain(measurement.detail),
         "recorded": recorded,
     }
 

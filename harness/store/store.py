@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, select
 
-from harness.spec import Case, Finding
+from harness.spec import Case, Measurement
 from harness.store import query
 from harness.store.liveness import process
 from harness.store.record import now, plain, row, storable
@@ -70,11 +70,11 @@ class Store:
             self._held.close()
             self._held = None
 
-    def add(self, run: str, case: Case, device: str, findings: Sequence[Finding]) -> None:
-        """Commits the findings of one case together and immediately. A later finding of the same measure and quantity
+    def add(self, run: str, case: Case, device: str, measurements: Sequence[Measurement]) -> None:
+        """Commits the measurements of one case together and immediately. A later one of the same measure and quantity
         supersedes an earlier one."""
         recorded = now()
-        rows = [row(run, case, device, finding, recorded) for finding in findings]
+        rows = [row(run, case, device, measurement, recorded) for measurement in measurements]
         with writing(self.engine) as connection:
             if connection.execute(select(RUNS.c.run).where(RUNS.c.run == run)).first() is None:
                 raise self._unknown(run)

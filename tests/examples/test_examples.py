@@ -9,7 +9,7 @@ import pytest
 from harness.measures import memory
 from harness.plan import cases as plan
 from harness.run.lab import Lab
-from harness.spec import Card, Case, Engine, Finding
+from harness.spec import Card, Case, Engine, Measurement
 from tests import labs
 from tests.examples import bandit, extraction, low_rank, recomputed
 
@@ -36,7 +36,7 @@ def lab() -> Iterator[Lab]:
 @pytest.mark.parametrize(("measure", "case"), every(), ids=str)
 def test_every_promise_of_the_contract_is_measured_and_passes(lab: Lab, measure: str, case: Case) -> None:
     found = lab.measure(measure, case)
-    assert {finding.verdict for finding in found} == {"pass"}, [finding.reason for finding in found]
+    assert {measurement.verdict for measurement in found} == {"pass"}, [measurement.reason for measurement in found]
 
 
 def test_each_contract_has_the_measures_that_suit_it() -> None:
@@ -51,21 +51,21 @@ def test_each_contract_has_the_measures_that_suit_it() -> None:
     }
 
 
-def broken(lab: Lab, card: Card, build: str, measure: str, topology: str, variant: str = "") -> dict[str, Finding]:
-    """Findings about a planted fault, by quantity."""
+def broken(lab: Lab, card: Card, build: str, measure: str, topology: str, variant: str = "") -> dict[str, Measurement]:
+    """Measurements about a planted fault, by quantity."""
     name = build.partition(":")[2]
     faulty = replace(card, engines={"reference": card.engines["reference"], name: Engine(build)})
     lab.runner.cards = {**CARDS, card.name: faulty}
     cases = plan.cases(replace(REQUEST, engines=(name,)), {card.name: faulty})
     case = next(case for case in cases if str(case.topology) == topology and variant in case.variant)
-    return {finding.quantity: finding for finding in lab.measure(measure, case)}
+    return {measurement.quantity: measurement for measurement in lab.measure(measure, case)}
 
 
 def test_a_frozen_tensor_that_changes_by_its_last_place_is_found(lab: Lab) -> None:
     found = broken(lab, low_rank.CARD, "tests.examples.low_rank.reference:thawed", "parity", "dp2")
     assert found["frozen"].verdict == "fail"
     assert "W0" in found["frozen"].reason
-    assert {q for q, finding in found.items() if finding.verdict == "fail"} == {"frozen"}
+    assert {q for q, measurement in found.items() if measurement.verdict == "fail"} == {"frozen"}
 
 
 def test_a_count_that_is_off_by_one_is_found(lab: Lab) -> None:
@@ -112,9 +112,9 @@ def test_a_measure_that_raises_is_an_error_of_its_case(lab: Lab, monkeypatch: py
     monkeypatch.setattr(memory, "take", take)
     lab.runner.cards = CARDS
     case = next(case for measure, case in every() if measure == "memory")
-    (finding,) = lab.measure("memory", case)
-    assert (finding.measure, finding.verdict) == ("memory", "error")
-    assert "a mistake in the measure" in finding.reason
+    (measurement,) = lab.measure("memory", case)
+    assert (measurement.measure, measurement.verdict) == ("memory", "error")
+    assert "a mistake in the measure" in measurement.reason
 
 
 def bare(workload: object, topology: object, strict: bool) -> object:

@@ -1,7 +1,7 @@
 """The problems of a randomly drawn layout."""
 
 from harness.run.lab import Lab
-from harness.spec import Case, Finding
+from harness.spec import Case, Measurement
 
 # Among new layouts, one in some thousands has a floor that is too small by luck. This does not matter where floors are
 # so low (1e-14, 1e-6): a real fault exceeds them by a factor of hundreds.
@@ -15,9 +15,9 @@ def wrong(lab: Lab, case: Case) -> list[str]:
     return [f"{case.id}: {f.reason}" for f in found if f.verdict != "pass" and not _same(case, f)]
 
 
-def _same(case: Case, finding: Finding) -> bool:
-    if finding.measure == "traffic":  # some drawn parts are so small that they count as flags
-        assert finding.law is not None
-        assert finding.value is not None
-        return 0 <= finding.law - finding.value <= finding.detail.get("control", 0.0)
-    return finding.verdict == "fail" and finding.detail.get("error", 1.0) < SAME.get(case.workload.dtype, 0.0)
+def _same(case: Case, measurement: Measurement) -> bool:
+    if measurement.measure == "traffic":  # some drawn parts are so small that they count as flags
+        assert measurement.law is not None
+        assert measurement.value is not None
+        return 0 <= measurement.law - measurement.value <= measurement.detail.get("control", 0.0)
+    return measurement.verdict == "fail" and measurement.detail.get("error", 1.0) < SAME.get(case.workload.dtype, 0.0)

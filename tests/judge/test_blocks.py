@@ -51,10 +51,10 @@ def test_where_every_step_is_long_a_turn_is_short() -> None:
 
 
 def test_too_few_rounds_are_no_figure() -> None:
-    (finding,) = judge_block(block(FEWEST - 1), CASE)
-    assert finding.verdict == "invalid"
-    assert f"{FEWEST} are needed; 7 more" in finding.reason
-    assert "a cat" in finding.reason
+    (measurement,) = judge_block(block(FEWEST - 1), CASE)
+    assert measurement.verdict == "invalid"
+    assert f"{FEWEST} are needed; 7 more" in measurement.reason
+    assert "a cat" in measurement.reason
 
 
 def test_variants_are_timed_together_unless_the_model_is_large() -> None:

@@ -16,10 +16,10 @@ def off(at: int, floors: float) -> list[float]:
 
 
 def test_the_same_curve_passes_and_says_where_it_went() -> None:
-    finding = curve.judge(ORACLE, ORACLE, FLOOR)
-    assert (finding.verdict, finding.measure, finding.unit) == ("pass", "quality", "nats")
-    assert finding.value == pytest.approx(sum(ORACLE[-2:]) / 2)
-    assert finding.detail == {"losses": ORACLE, "oracle_losses": ORACLE}
+    measurement = curve.judge(ORACLE, ORACLE, FLOOR)
+    assert (measurement.verdict, measurement.measure, measurement.unit) == ("pass", "quality", "nats")
+    assert measurement.value == pytest.approx(sum(ORACLE[-2:]) / 2)
+    assert measurement.detail == {"losses": ORACLE, "oracle_losses": ORACLE}
 
 
 @pytest.mark.parametrize(
@@ -27,9 +27,9 @@ def test_the_same_curve_passes_and_says_where_it_went() -> None:
 )
 def test_the_verdict_turns_at_the_margin_at_any_step(floors: float, verdict: str) -> None:
     for at in (0, 7, 19):
-        finding = curve.judge(off(at, floors), ORACLE, FLOOR)
-        assert finding.verdict == verdict
-        assert f"at step {at + 1}" in finding.reason
+        measurement = curve.judge(off(at, floors), ORACLE, FLOOR)
+        assert measurement.verdict == verdict
+        assert f"at step {at + 1}" in measurement.reason
 
 
 def test_the_floor_at_a_step_is_the_largest_up_to_it() -> None:
@@ -39,9 +39,9 @@ def test_the_floor_at_a_step_is_the_largest_up_to_it() -> None:
 
 def test_a_curve_that_does_not_fall_fails_though_the_oracle_does_not_fall_either() -> None:
     flat = [4.0] * 20
-    finding = curve.judge(flat, flat, FLOOR)
-    assert finding.verdict == "fail"
-    assert "does not fall" in finding.reason
+    measurement = curve.judge(flat, flat, FLOOR)
+    assert measurement.verdict == "fail"
+    assert "does not fall" in measurement.reason
 
 
 def test_a_loss_that_is_no_number_fails() -> None:

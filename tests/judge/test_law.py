@@ -28,18 +28,18 @@ def test_the_tolerance_bounds_either_side(law: Law, value: float, verdict: str) 
 
 @pytest.mark.parametrize("law", [EXACT, ABOUT])
 def test_less_memory_than_promised_is_no_failure_and_is_said(law: Law) -> None:
-    finding = law_judge.judge(replace(law, measure="memory", direction="at_most"), 1000.0, 900.0)
-    assert finding.verdict == "pass"
-    assert "less than promised" in finding.reason
+    measurement = law_judge.judge(replace(law, measure="memory", direction="at_most"), 1000.0, 900.0)
+    assert measurement.verdict == "pass"
+    assert "less than promised" in measurement.reason
     assert law_judge.judge(replace(law, measure="memory", direction="at_most"), 1000.0, 1100.0).verdict == "fail"
 
 
 def test_far_less_than_promised_is_inconclusive_since_the_meter_may_miss_something() -> None:
     law = replace(ABOUT, measure="memory", direction="at_most")
     assert law_judge.judge(law, 1000.0, 501.0).verdict == "pass"
-    finding = law_judge.judge(law, 1000.0, 499.0)
-    assert finding.verdict == "inconclusive"
-    assert "the meter may miss something" in finding.reason
+    measurement = law_judge.judge(law, 1000.0, 499.0)
+    assert measurement.verdict == "inconclusive"
+    assert "the meter may miss something" in measurement.reason
 
 
 @pytest.mark.parametrize(
@@ -53,22 +53,22 @@ def test_far_less_than_promised_is_inconclusive_since_the_meter_may_miss_somethi
     ],
 )
 def test_padding_is_allowed_on_top_and_named(value: float, verdict: str, said: str) -> None:
-    finding = law_judge.judge(EXACT, 1000.0, value, padding=64.0)
-    assert finding.verdict == verdict
-    assert said in finding.reason
-    assert bool(said) == ("padding" in finding.reason)
-    assert finding.detail["padding"] == 64.0
+    measurement = law_judge.judge(EXACT, 1000.0, value, padding=64.0)
+    assert measurement.verdict == verdict
+    assert said in measurement.reason
+    assert bool(said) == ("padding" in measurement.reason)
+    assert measurement.detail["padding"] == 64.0
 
 
 def test_a_buffer_that_the_ranks_do_not_divide_may_be_off_by_half_a_unit() -> None:
     assert law_judge.judge(EXACT, 1000.5, 1001).verdict == "pass"
 
 
-def test_the_finding_holds_figure_promise_bound_and_source() -> None:
-    finding = law_judge.judge(ABOUT, 1000.0, 1100.0)
-    assert (finding.value, finding.law, finding.bound, finding.unit) == (1100.0, 1000.0, 1050.0, "B")
-    assert (finding.measure, finding.quantity, finding.direction) == ("traffic", "bytes", "equal")
-    assert "measured 1,100 B, promised 1,000 (+10.00%); a paper, §1" in finding.reason
+def test_the_measurement_holds_figure_promise_bound_and_source() -> None:
+    measurement = law_judge.judge(ABOUT, 1000.0, 1100.0)
+    assert (measurement.value, measurement.law, measurement.bound, measurement.unit) == (1100.0, 1000.0, 1050.0, "B")
+    assert (measurement.measure, measurement.quantity, measurement.direction) == ("traffic", "bytes", "equal")
+    assert "measured 1,100 B, promised 1,000 (+10.00%); a paper, §1" in measurement.reason
 
 
 def test_a_promise_of_nothing_can_be_kept_and_broken() -> None:

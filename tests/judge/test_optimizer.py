@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from harness.judge import optimizer
-from harness.spec import Finding, Workload
+from harness.spec import Measurement, Workload
 
 SHAPES = {"matrix": (48, 32), "gain": (32,)}
 STEPS = 3
@@ -63,7 +63,7 @@ def by_pytorch(fused: bool, dtype: torch.dtype = torch.float32) -> Engine:
     return run
 
 
-def judged(engine: Engine, work: Workload, gradients: torch.dtype = torch.float32) -> Finding:
+def judged(engine: Engine, work: Workload, gradients: torch.dtype = torch.float32) -> Measurement:
     start, steps = drawn(gradients)
     return optimizer.judge(steps, [start, *engine(start, steps, work)], work)
 

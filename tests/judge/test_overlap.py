@@ -3,7 +3,7 @@
 import pytest
 
 from harness.judge import overlap, timeline
-from harness.spec import Finding, Law, Span
+from harness.spec import Law, Measurement, Span
 
 LAWS = {"flights": Law("timeline", "flights", "", 0.0, "a paper")}
 
@@ -22,9 +22,9 @@ def one_rank(wait: float = 1.0, flights: int = 1) -> list[Span]:
 
 def judged(
     rounds: list[list[list[Span]]], cores: int = 2, promised: float = 1.0, disturbed: bool = False
-) -> dict[str, Finding]:
+) -> dict[str, Measurement]:
     found = timeline.judge(rounds, cores, {"flights": promised}, LAWS, disturbed)
-    return {finding.quantity: finding for finding in found}
+    return {measurement.quantity: measurement for measurement in found}
 
 
 def test_only_computation_of_the_same_rank_hides_communication() -> None:
@@ -48,7 +48,7 @@ def test_figures_are_medians_and_there_is_no_bubble_where_none_is_promised() -> 
     assert found.keys() == {"hidden", "exposed", "flights"}
     assert found["hidden"].value == pytest.approx(3 / 4)
     assert found["exposed"].value == pytest.approx(1 / 7)
-    assert {finding.verdict for finding in found.values()} == {"pass"}
+    assert {measurement.verdict for measurement in found.values()} == {"pass"}
     assert found["hidden"].detail["measured"] == overlap.plain([one_rank(1.0)])
 
 
@@ -57,7 +57,7 @@ def test_a_promised_bubble_is_judged_beside_it_from_the_actions_alone() -> None:
     actions = [s for s in one_rank() if s.kind in "FB"]
     alone = timeline.judge([[actions]], 2, {"bubble": 1.0}, {"bubble": laws["bubble"]})
     both = timeline.judge([[one_rank()]], 2, {"bubble": 1.0, "flights": 1.0}, laws)
-    assert [finding.quantity for finding in both] == ["hidden", "exposed", "flights", "bubble", "in_flight"]
+    assert [measurement.quantity for measurement in both] == ["hidden", "exposed", "flights", "bubble", "in_flight"]
     assert both[3:] == alone
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from harness.judge import parity
 from harness.judge.parity import MARGIN, Errors, Oracle, Reference
-from harness.spec import Finding
+from harness.spec import Measurement
 
 TRUTH = {"a": torch.tensor([3.0, 4.0]), "b": torch.tensor([[1.0, 0.0], [0.0, 2.0]])}
 FLOOR = Errors({"a": 1e-3, "b": 1e-3}, slope=1e-4, total=1e-3)
@@ -30,10 +30,10 @@ def judged(
     ranks: int = 1,
     whole: bool = True,
     kind: str = "gradient",
-) -> dict[str, Finding]:
+) -> dict[str, Measurement]:
     reference = Reference(Oracle({kind: TRUTH}, LOSSES), {kind: FLOOR}, [1e-3] * 3)
     found = parity.judge({kind: gradient}, losses, reference, ranks, () if whole else {kind})
-    return {finding.quantity: finding for finding in found}
+    return {measurement.quantity: measurement for measurement in found}
 
 
 def test_errors_are_relative_to_each_tensor_and_to_all_of_them() -> None:
@@ -80,8 +80,8 @@ def test_missing_extra_and_misshapen_tensors_are_named(found: dict[str, Tensor],
 
 def test_a_kind_that_the_engine_never_returned_fails() -> None:
     reference = Reference(Oracle({"gradient": TRUTH}), {"gradient": FLOOR})
-    (finding,) = parity.judge({}, [], reference, 1, ())
-    assert finding.verdict == "fail"
+    (measurement,) = parity.judge({}, [], reference, 1, ())
+    assert measurement.verdict == "fail"
 
 
 def test_the_floor_is_the_worst_of_the_ensemble_figure_by_figure() -> None:
@@ -101,11 +101,11 @@ def test_a_tensor_that_the_ensemble_rounds_alike_may_be_off_by_what_float64_leav
 @pytest.mark.parametrize(("factor", "verdict"), [(0.9, "pass"), (1.1, "fail")])
 def test_the_verdict_turns_at_the_margin(factor: float, verdict: str) -> None:
     off = TRUTH["a"] + torch.tensor([-4.0, 3.0]) * factor * MARGIN * FLOOR.tensors["a"]
-    finding = judged(with_("a", off))["gradient"]
-    assert finding.verdict == verdict
-    assert finding.value == pytest.approx(factor * MARGIN, rel=1e-3)
-    assert finding.bound == MARGIN
-    assert finding.detail["tensor"] == "a"
+    measurement = judged(with_("a", off))["gradient"]
+    assert measurement.verdict == verdict
+    assert measurement.value == pytest.approx(factor * MARGIN, rel=1e-3)
+    assert measurement.bound == MARGIN
+    assert measurement.detail["tensor"] == "a"
 
 
 def test_a_scale_error_below_the_norms_floor_fails_by_its_slope() -> None:
@@ -137,15 +137,15 @@ def test_rounding_of_twice_the_floor_passes_by_its_slope_and_an_error_of_scale_d
             for (name, value), truth_ in zip(noisy(seed, 2e-3)[1].items(), noisy(seed, 0.0)[0].values(), strict=True)
         }
         found = parity.judge({"gradient": {n: truth[n] + errors[n] for n in truth}}, [], reference, 1, ())
-        assert [finding.verdict for finding in found] == ["pass", "pass"]
+        assert [measurement.verdict for measurement in found] == ["pass", "pass"]
         wrong = {n: truth[n] * 1.002 + errors[n] for n in truth}
         _, slope = parity.judge({"gradient": wrong}, [], reference, 1, ())
         assert slope.verdict == "fail"
 
 
 def test_every_verdict_prints_its_resolution() -> None:
-    for finding in judged(TRUTH).values():
-        assert "a scale error of" in finding.reason
+    for measurement in judged(TRUTH).values():
+        assert "a scale error of" in measurement.reason
     assert judged(TRUTH)["gradient"].detail["resolution"] == pytest.approx(2 * MARGIN * FLOOR.slope)
 
 
@@ -158,7 +158,7 @@ def test_one_tensor_alone_is_not_judged_where_only_the_whole_counts() -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_values_that_are_not_finite_fail_everywhere(bad: float) -> None:
     found = judged(with_("a", torch.tensor([3.0, bad])), [2.0, bad, 0.5])
-    assert {finding.verdict for finding in found.values()} == {"fail"}
+    assert {measurement.verdict for measurement in found.values()} == {"fail"}
     assert found["gradient"].value == math.inf
     assert "worst in a" in found["gradient"].reason
 
@@ -190,19 +190,19 @@ def test_losses_that_agree_pass() -> None:
     ],
 )
 def test_the_first_divergence_names_step_tensor_and_part(off: Tensor, place: str) -> None:
-    finding = judged(with_("b", TRUTH["b"] + off), ranks=2)["gradient"]
-    assert finding.detail["first_divergence"] == f"step 1, gradient of b, {place}"
-    assert str(finding.detail["first_divergence"]) in finding.reason
+    measurement = judged(with_("b", TRUTH["b"] + off), ranks=2)["gradient"]
+    assert measurement.detail["first_divergence"] == f"step 1, gradient of b, {place}"
+    assert str(measurement.detail["first_divergence"]) in measurement.reason
 
 
 def test_an_update_that_is_off_is_traced_to_the_first_loss_that_was() -> None:
-    finding = judged(scaled(1.5), [2.0, 1.1, 0.5], kind="update")["update"]
-    assert "first divergence: step 2, loss 1.1 instead of 1; after the last step, update of" in finding.reason
-    finding = judged(scaled(1.5), kind="update")["update"]
-    assert "first divergence: after the last step, update of" in finding.reason
+    measurement = judged(scaled(1.5), [2.0, 1.1, 0.5], kind="update")["update"]
+    assert "first divergence: step 2, loss 1.1 instead of 1; after the last step, update of" in measurement.reason
+    measurement = judged(scaled(1.5), kind="update")["update"]
+    assert "first divergence: after the last step, update of" in measurement.reason
 
 
 def test_a_pass_names_no_divergence() -> None:
-    for finding in judged(TRUTH).values():
-        assert "divergence" not in finding.reason
-        assert "first_divergence" not in finding.detail
+    for measurement in judged(TRUTH).values():
+        assert "divergence" not in measurement.reason
+        assert "first_divergence" not in measurement.detail

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from harness.judge import speed
 from harness.run.blocks import ROUNDS, TURN
-from harness.spec import Finding
+from harness.spec import Measurement
 
 STEPS = TURN["cpu"]["steps"]
 
@@ -30,9 +30,9 @@ def drifted(times: Rounds, by: NDArray[np.float64]) -> Rounds:
     return (np.array(times) * by[:, None]).tolist()
 
 
-def judged(engine: str, of: dict[str, Rounds], ceiling: float = 0.0, spoilt: int = 0, **about: Any) -> Finding:
-    (finding,) = speed.judge(engine, of, 256, 1e9, ceiling, spoilt, **about)
-    return finding
+def judged(engine: str, of: dict[str, Rounds], ceiling: float = 0.0, spoilt: int = 0, **about: Any) -> Measurement:
+    (measurement,) = speed.judge(engine, of, 256, 1e9, ceiling, spoilt, **about)
+    return measurement
 
 
 def test_a_quiet_machine_decides() -> None:
@@ -67,10 +67,10 @@ def test_a_mark_needs_more_than_noise() -> None:
 
 
 def test_an_engine_may_be_slower_than_another() -> None:
-    finding = judged("deepspeed", {"deepspeed": rounds(1, factor=3.0), "torch": rounds(2)})
-    assert finding.verdict == "pass"
-    assert finding.detail["ratio_to_fastest"] == pytest.approx(3.0, rel=0.03)
-    assert finding.detail["fastest"] == "torch"
+    measurement = judged("deepspeed", {"deepspeed": rounds(1, factor=3.0), "torch": rounds(2)})
+    assert measurement.verdict == "pass"
+    assert measurement.detail["ratio_to_fastest"] == pytest.approx(3.0, rel=0.03)
+    assert measurement.detail["fastest"] == "torch"
 
 
 def test_noise_that_could_hide_a_tenth_is_inconclusive_never_pass() -> None:
@@ -121,11 +121,11 @@ def test_the_median_lies_in_its_interval_and_one_slow_round_does_not_move_it() -
 
 
 def test_rates_follow_from_the_median() -> None:
-    finding = judged("torch", {"torch": rounds(0)}, ceiling=1e12, spoilt=2)
-    assert finding.value is not None
-    assert finding.detail["tokens_per_second"] == pytest.approx(256 / finding.value)
-    assert finding.detail["tflops"] == pytest.approx(1e-3 / finding.value)
-    assert finding.detail["mfu"] == pytest.approx(1e-3 / finding.value)
-    assert "2 disturbed rounds were repeated" in finding.reason
+    measurement = judged("torch", {"torch": rounds(0)}, ceiling=1e12, spoilt=2)
+    assert measurement.value is not None
+    assert measurement.detail["tokens_per_second"] == pytest.approx(256 / measurement.value)
+    assert measurement.detail["tflops"] == pytest.approx(1e-3 / measurement.value)
+    assert measurement.detail["mfu"] == pytest.approx(1e-3 / measurement.value)
+    assert "2 disturbed rounds were repeated" in measurement.reason
     assert judged("torch", {"torch": rounds(0)}).detail["mfu"] is None
-    assert len(finding.detail["samples"]) == ROUNDS * STEPS
+    assert len(measurement.detail["samples"]) == ROUNDS * STEPS

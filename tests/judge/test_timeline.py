@@ -7,7 +7,7 @@ from statistics import median
 import pytest
 
 from harness.judge import timeline
-from harness.spec import Finding, Law, Span
+from harness.spec import Law, Measurement, Span
 from impls.parallelism.pipeline_parallel.schedules import one_f_one_b as one_f_one_b_plan
 
 LAWS = {name: Law("timeline", name, "", 0.1, "a paper") for name in ("bubble", "in_flight")}
@@ -94,7 +94,7 @@ def test_the_typical_round_is_free_of_what_differs_from_round_to_round() -> None
 
 def bubble(cores: int = 2, wait: float = 0.0, disturbed: bool = False) -> str:
     found = timeline.judge([one_f_one_b(wait=wait)] * 3, cores, {"bubble": 0.25, "in_flight": 2.0}, LAWS, disturbed)
-    assert {finding.quantity for finding in found} == {"bubble", "in_flight"}
+    assert {measurement.quantity for measurement in found} == {"bubble", "in_flight"}
     assert found[1].verdict == "pass"
     assert found[0].detail["replayed"] is (cores < 2)
     assert ("replayed" in found[0].reason) is (cores < 2)
@@ -133,7 +133,7 @@ def test_a_machine_that_slows_actions_by_chance_fails_no_schedule() -> None:
     assert "fail" not in verdicts
 
 
-def judged(cores: int, alike: bool = False, **about: float) -> Finding:
+def judged(cores: int, alike: bool = False, **about: float) -> Measurement:
     return timeline.judge([one_f_one_b(**about)] * 3, cores, {"bubble": 0.25}, LAWS, alike=alike)[0]
 
 

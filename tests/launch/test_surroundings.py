@@ -39,9 +39,11 @@ def test_an_engine_does_not_answer_for_what_the_shell_has_set(monkeypatch: pytes
     case = Case(CARD.name, next(iter(CARD.variants)), "accelerate", Topology.parse("dp2"), load("tiny"))
     with LocalLauncher() as launcher:
         lab = labs.make({CARD.name: CARD}, launcher=launcher)
-        findings = lab.measure("parity", case)
+        measurements = lab.measure("parity", case)
         lab.runner.close()
-    assert {finding.verdict for finding in findings} == {"pass"}, [finding.reason for finding in findings]
+    assert {measurement.verdict for measurement in measurements} == {"pass"}, [
+        measurement.reason for measurement in measurements
+    ]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has GPUs")

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 RANKS = '''
 """Ranks that the checked run had."""
 
-from harness.spec import Finding, Needs
+from harness.spec import Measurement, Needs
 
 PLACE, NEEDS, QUANTITIES = 10, Needs.CHECKED, ()
 
@@ -29,7 +29,7 @@ def asked(occasion):
 
 def take(lab, case):
     count = float(len(lab.runner.checked(case).ranks))
-    return [Finding("ranks", "count", count, "ranks", "pass", "counted")]
+    return [Measurement("ranks", "count", count, "ranks", "pass", "counted")]
 '''
 
 

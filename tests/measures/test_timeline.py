@@ -9,7 +9,7 @@ import pytest
 from harness import catalog
 from harness.judge.timeline import replay
 from harness.measures import timeline
-from harness.spec import Case, Finding, Span, Topology, Workload
+from harness.spec import Case, Measurement, Span, Topology, Workload
 from impls.parallelism.pipeline_parallel.schedules import one_f_one_b
 
 CASE = Case("pipeline_parallel", "1f1b", "reference", Topology(pp=2), Workload(micro_batches=8))
@@ -25,8 +25,8 @@ def world(stretch: float, wait: float) -> list[list[list[Span]]]:
 
 def watched(
     *worlds: list[list[list[Span]]], cores: int = 1, device: str = "cpu", case: Case = CASE
-) -> tuple[list[Finding], int]:
-    """The findings for ranks on this many ``cores``, and the number of ``worlds`` that were watched."""
+) -> tuple[list[Measurement], int]:
+    """The measurements for ranks on this many ``cores``, and the number of ``worlds`` that were watched."""
     left: list[Any] = list(worlds)
     runner = SimpleNamespace(
         rest=lambda: None,
@@ -54,7 +54,7 @@ def test_on_gpus_stages_that_differ_count_and_the_world_with_the_smallest_bubble
     worlds: list[Any], verdict: str, looks: int
 ) -> None:
     found, looked = watched(*worlds, cores=2, device="cuda")
-    assert {finding.quantity: finding.verdict for finding in found}["bubble"] == verdict
+    assert {measurement.quantity: measurement.verdict for measurement in found}["bubble"] == verdict
     assert looked == looks
 
 
@@ -66,7 +66,7 @@ def test_one_world_is_enough_if_each_rank_has_a_core(first: Any, cores: int, ver
     """A slower core does not count, and messages are equally late in any world; a replay with one core each has
     none."""
     found, looked = watched(first, EVEN, cores=cores)
-    assert {finding.quantity: finding.verdict for finding in found}["bubble"] == verdict
+    assert {measurement.quantity: measurement.verdict for measurement in found}["bubble"] == verdict
     assert looked == 1
 
 
@@ -89,7 +89,7 @@ def test_on_cpu_ranks_a_bubble_beyond_its_bound_is_told_and_not_failed(engine: s
 
     def verdict(engine: str, cores: int, device: str = "cpu") -> str:
         found, _ = watched(serial(), serial(), cores=cores, device=device, case=replace(CASE, engine=engine))
-        return next(finding.verdict for finding in found if finding.quantity == "bubble")
+        return next(measurement.verdict for measurement in found if measurement.quantity == "bubble")
 
     assert verdict(engine, cores) == "inconclusive"
     assert verdict(engine, cores, "cuda") == verdict("reference", 2) == "fail"

@@ -39,8 +39,8 @@ def test_no_honest_run_is_above_half_the_bound_and_no_fault_below_twice_it(line:
 def test_every_fault_was_measured() -> None:
     for dtype in DTYPES:
         for name, line in ((name, line) for (name, other), line in LINES.items() if other == dtype):
-            finding = sum(name in planted.figures("parity", dtype) for planted in EVERY)
-            assert line["faults"] == len(CAPABILITIES) * finding
+            measurement = sum(name in planted.figures("parity", dtype) for planted in EVERY)
+            assert line["faults"] == len(CAPABILITIES) * measurement
 
 
 def test_a_whole_run_of_honest_engines_shows_a_false_alarm_less_than_once_in_a_hundred() -> None:

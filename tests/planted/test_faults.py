@@ -10,7 +10,7 @@ from harness import catalog
 from harness.judge import timeline
 from harness.measures import MEASURES
 from harness.run.lab import Lab
-from harness.spec import DTYPES, Case, Finding, Span
+from harness.spec import DTYPES, Case, Measurement, Span
 from harness.spec.fault import GRADIENT, LATER_GRADIENT, LOSS, OUTPUT, REPLAYED, UPDATE
 from tests import labs
 from tests.planted.faults import CARDS, EVERY, FAULTS, of
@@ -27,13 +27,15 @@ OTHER = [named for named in NAMED if named[1] != "parity"]
 
 
 @pytest.fixture(scope="module")
-def recorded() -> list[tuple[Case, Finding]]:
+def recorded() -> list[tuple[Case, Measurement]]:
     return []
 
 
 @pytest.fixture(scope="module")
-def lab(recorded: list[tuple[Case, Finding]]) -> Iterator[Lab]:
-    lab = labs.make(CARDS, lambda case, findings: recorded.extend((case, finding) for finding in findings))
+def lab(recorded: list[tuple[Case, Measurement]]) -> Iterator[Lab]:
+    lab = labs.make(
+        CARDS, lambda case, measurements: recorded.extend((case, measurement) for measurement in measurements)
+    )
     yield lab
     lab.runner.close()
 
@@ -42,17 +44,17 @@ def in_parity(dtype: str) -> list[str]:
     return [name for name, measure, other in NAMED if (measure, other) == ("parity", dtype)]
 
 
-def planted(lab: Lab, name: str, measure: str, dtype: str) -> dict[str, Finding]:
-    """The findings on a reference with this fault."""
+def planted(lab: Lab, name: str, measure: str, dtype: str) -> dict[str, Measurement]:
+    """The measurements on a reference with this fault."""
     fault = FAULTS[name]
     lab.runner.cards = {**CARDS, fault.topic: fault.put_into(CARDS[fault.topic])}
-    return {finding.quantity: finding for finding in lab.measure(measure, fault.case(dtype))}
+    return {measurement.quantity: measurement for measurement in lab.measure(measure, fault.case(dtype))}
 
 
-def clear(findings: dict[str, Finding]) -> set[str]:
+def clear(measurements: dict[str, Measurement]) -> set[str]:
     """The figures that fail at twice their bound, which no honest run comes near to (test_calibration.py)."""
-    assert {finding.verdict for finding in findings.values()} <= {"pass", "fail"}, findings
-    return {quantity for quantity, found in findings.items() if found.value >= 2 * found.bound}
+    assert {measurement.verdict for measurement in measurements.values()} <= {"pass", "fail"}, measurements
+    return {quantity for quantity, found in measurements.items() if found.value >= 2 * found.bound}
 
 
 def rank(quantity: str) -> int:
@@ -60,11 +62,13 @@ def rank(quantity: str) -> int:
     return next(index for index, figures in enumerate(ORDER) if quantity in figures)
 
 
-def fails(finding: Finding) -> bool:
+def fails(measurement: Measurement) -> bool:
     """A bubble is that of the order alone, each action as long as its kind: the rest of it is the machine's."""
-    if finding.quantity != "bubble":
-        return finding.verdict == "fail"
-    return timeline.bubble([[Span(*span) for span in spans] for spans in finding.detail["ideal"]]) > finding.bound
+    if measurement.quantity != "bubble":
+        return measurement.verdict == "fail"
+    return (
+        timeline.bubble([[Span(*span) for span in spans] for spans in measurement.detail["ideal"]]) > measurement.bound
+    )
 
 
 @pytest.mark.parametrize("topic", CARDS)
@@ -91,7 +95,7 @@ def test_a_planted_fault_fails_in_float32_where_it_is_and_nowhere_else(lab: Lab,
     found, must = planted(lab, name, "parity", "fp32"), FAULTS[name].figures("parity", "fp32")
     assert clear(found) >= must
     earliest = min(map(rank, must))
-    assert all(finding.verdict == "pass" for quantity, finding in found.items() if rank(quantity) < earliest)
+    assert all(measurement.verdict == "pass" for quantity, measurement in found.items() if rank(quantity) < earliest)
     # The replayed update is furthest off somewhere, but has no first divergence.
     diverged = sorted(must - REPLAYED, key=rank)
     for quantity in diverged:
@@ -110,15 +114,17 @@ def test_a_planted_fault_fails_the_measure_that_it_names_and_nothing_else_there(
     lab: Lab, name: str, measure: str, dtype: str
 ) -> None:
     unbroken = lab.measure(measure, FAULTS[name].unbroken(dtype))
-    assert [finding.reason for finding in unbroken if fails(finding)] == []
+    assert [measurement.reason for measurement in unbroken if fails(measurement)] == []
     found = planted(lab, name, measure, dtype)
-    assert {quantity for quantity, finding in found.items() if fails(finding)} == FAULTS[name].figures(measure, dtype)
+    assert {quantity for quantity, measurement in found.items() if fails(measurement)} == FAULTS[name].figures(
+        measure, dtype
+    )
 
 
-def test_what_failed_is_recorded_at_once(lab: Lab, recorded: list[tuple[Case, Finding]]) -> None:
+def test_what_failed_is_recorded_at_once(lab: Lab, recorded: list[tuple[Case, Measurement]]) -> None:
     recorded.clear()
     found = planted(lab, "wrong_sign", "parity", "fp32")
-    assert [finding for _, finding in recorded] == list(found.values())
+    assert [measurement for _, measurement in recorded] == list(found.values())
     assert {case.id for case, _ in recorded} == {"wrong_sign-wrong_sign-dp1-fp32"}
 
 

@@ -79,7 +79,7 @@ def records(seed: int = 0, gpu: bool = False) -> list[Record]:
             if engine == "megatron" and variant in ("zero2", "zero3"):
                 continue
             base = _base(topic, variant, engine, topology, dtype, "NVIDIA H100 80GB HBM3" if gpu else "cpu")
-            out += [base | finding for finding in _case(draw, topic, variant, engine, topology, dtype)]
+            out += [base | measurement for measurement in _case(draw, topic, variant, engine, topology, dtype)]
     out += _claims()
     for i, record in enumerate(out):
         record["recorded"] = (START + timedelta(seconds=i)).isoformat()
@@ -132,7 +132,7 @@ def _base(topic: str, variant: str, engine: str, topology: str, dtype: str, devi
     }
 
 
-def finding(measure: str, quantity: str, value: float | None, unit: str, verdict: str, **more: Any) -> Record:
+def measurement(measure: str, quantity: str, value: float | None, unit: str, verdict: str, **more: Any) -> Record:
     """The half of a record that a judge fills in."""
     blank = {"reason": "", "law": None, "bound": None, "direction": "lower", "detail": {}}
     return blank | {"measure": measure, "quantity": quantity, "value": value, "unit": unit, "verdict": verdict} | more
@@ -150,7 +150,7 @@ def calibration() -> Record:
     }
     detail = {"capabilities": ["avx2"], "seeds": 10, "margin": 3.5, "table": [line]}
     about = dict.fromkeys(("case", "topic", "variant"), "calibration")
-    return next(_cards()) | finding("calibration", "parity", None, "", "pass", detail=detail) | about
+    return next(_cards()) | measurement("calibration", "parity", None, "", "pass", detail=detail) | about
 
 
 def _cards() -> Iterator[Record]:
@@ -162,27 +162,29 @@ def _cards() -> Iterator[Record]:
             "engines": list(card["engines"]),
         }
         empty = _base(topic, "", "", "", "", "")
-        yield empty | finding("card", "card", None, "", "pass", detail=detail) | {"case": ""}
+        yield empty | measurement("card", "card", None, "", "pass", detail=detail) | {"case": ""}
 
 
 def _case(draw: random.Random, topic: str, variant: str, engine: str, topology: str, dtype: str) -> Iterator[Record]:
     if engine in SKIPS:
         for measure in ("parity", "memory", "throughput"):
-            yield finding(measure, "", None, "", "skipped", reason=SKIPS[engine])
+            yield measurement(measure, "", None, "", "skipped", reason=SKIPS[engine])
         return
     if (topic, variant, engine) == ("tensor_parallel", "vocabulary", "deepspeed"):
-        yield finding("parity", "gradient", None, "× floor", "error", reason=TRACEBACK)
-        yield finding("memory", "states", None, "bytes", "error", reason=TRACEBACK)
+        yield measurement("parity", "gradient", None, "× floor", "error", reason=TRACEBACK)
+        yield measurement("memory", "states", None, "bytes", "error", reason=TRACEBACK)
         return
     yield from _parity(draw, topic, variant, engine, topology, dtype)
     yield from _memory(draw, topic, variant, engine, topology, dtype)
     if topic == "preference":
         curve = [0.693 * math.exp(-step / 40) + abs(draw.gauss(0, 0.004)) for step in range(300)]
-        yield finding("quality", "loss", curve[-1], "nats", "pass", reason="falls", detail={"losses": curve})
+        yield measurement("quality", "loss", curve[-1], "nats", "pass", reason="falls", detail={"losses": curve})
     if topic not in FUNCTIONS:
         yield from _traffic(topic, variant, engine, topology)
     if dtype == "bf16" and engine == "deepspeed" and topic == "data_parallel":
-        yield finding("throughput", "step_time", None, "s", "skipped", reason="bf16 on the CPU is emulated: not timed")
+        yield measurement(
+            "throughput", "step_time", None, "s", "skipped", reason="bf16 on the CPU is emulated: not timed"
+        )
     else:
         yield from _throughput(draw, topic, engine, topology)
 
@@ -212,7 +214,7 @@ def _parity(draw: random.Random, topic: str, variant: str, engine: str, topology
             detail["first_divergence"] = "step 1, model.layers.0.self_attn.q_proj.weight, rank 3, rows 96:128"
             if variant == "no_sync":
                 detail["waiver"] = "deepspeed<0.19 drops the last micro-batch outside its boundary; expires 2026-09-01"
-        yield finding(
+        yield measurement(
             "parity", quantity, value, "× floor", verdict, reason=reason, bound=3.0, direction="equal", detail=detail
         )
 
@@ -223,8 +225,8 @@ def _memory(draw: random.Random, topic: str, variant: str, engine: str, topology
     scale = LEAN[engine] * draw.uniform(0.99, 1.01)
     if topic in FUNCTIONS:
         saved = round(scale * (TOPICS[topic]["variants"].index(variant) + 2) * 131_072 * BYTES[dtype])
-        yield finding("memory", "saved", saved, "bytes", "pass", law=saved * 0.99, bound=saved * 1.05, detail=meter)
-        yield finding("memory", "peak", saved * 2.4, "bytes", "pass", detail=meter)
+        yield measurement("memory", "saved", saved, "bytes", "pass", law=saved * 0.99, bound=saved * 1.05, detail=meter)
+        yield measurement("memory", "peak", saved * 2.4, "bytes", "pass", detail=meter)
         return
     cut = {"zero1": (1, 1, ranks), "zero2": (1, ranks, ranks), "zero3": (ranks,) * 3}.get(variant, (1, 1, 1))
     names = ("parameters", "gradients", "optimizer")
@@ -238,7 +240,7 @@ def _memory(draw: random.Random, topic: str, variant: str, engine: str, topology
     if engine == "megatron":
         detail["fallback"] = "no fused optimizer on the CPU: the plain one was used"
     reason = "31 % above 16Ψ/N: full gradients are kept until the update" if over else "within 1 % of the law"
-    yield finding(
+    yield measurement(
         "memory",
         "states",
         states,
@@ -249,7 +251,7 @@ def _memory(draw: random.Random, topic: str, variant: str, engine: str, topology
         reason=reason,
         detail=detail,
     )
-    yield finding("memory", "peak", round(law * 1.6 * scale), "bytes", "pass", detail=meter)
+    yield measurement("memory", "peak", round(law * 1.6 * scale), "bytes", "pass", detail=meter)
 
 
 def _traffic(topic: str, variant: str, engine: str, topology: str) -> Iterator[Record]:
@@ -261,7 +263,7 @@ def _traffic(topic: str, variant: str, engine: str, topology: str) -> Iterator[R
         ops = {"reduce_scatter": {"calls": 9, "bytes": half}, "all_gather": {"calls": 18, "bytes": law - half}}
     padding = 4096 if engine == "deepspeed" else 0
     detail = {"by_op": ops, "padding": padding, "control": 8}
-    yield finding("traffic", "bytes", law + padding, "bytes", "pass", law=law, bound=law + padding, detail=detail)
+    yield measurement("traffic", "bytes", law + padding, "bytes", "pass", law=law, bound=law + padding, detail=detail)
 
 
 def _throughput(draw: random.Random, topic: str, engine: str, topology: str) -> Iterator[Record]:
@@ -287,7 +289,7 @@ def _throughput(draw: random.Random, topic: str, engine: str, topology: str) -> 
     reason = "" if verdict == "pass" else "the difference is below the minimum detectable effect of 2 %"
     if draw.random() < 0.02:
         verdict, reason = "invalid", "a foreign process used 38 % of a core inside the window, three times"
-    yield finding("throughput", "step_time", step, "s", verdict, reason=reason, detail=detail)
+    yield measurement("throughput", "step_time", step, "s", verdict, reason=reason, detail=detail)
 
 
 def _claims() -> list[Record]:
@@ -316,5 +318,5 @@ def _claims() -> list[Record]:
         verdict = {"reproduced": "pass", "contradicted": "fail"}.get(status, "skipped")
         reason = "needs 512 GPUs" if verdict == "skipped" else ""
         record = _base(topic, "", "", "", "", "cpu") | {"case": ""}
-        out.append(record | finding("claim", name, value, unit, verdict, law=law, reason=reason, detail=detail))
+        out.append(record | measurement("claim", name, value, unit, verdict, law=law, reason=reason, detail=detail))
     return out

@@ -13,7 +13,7 @@ from harness.options import OPTIONS
 from reports.commands import repeated, reproducing
 from reports.render import render
 from tests.reports import planted
-from tests.reports.planted import finding
+from tests.reports.planted import measurement
 
 SUITES = str(Path(__file__).parents[2] / "suites")
 ENGINE = """
@@ -101,7 +101,7 @@ def test_only_the_options_that_choose_work_are_repeated(command: str, again: str
 def test_a_failing_case_comes_with_the_command_that_reproduces_it() -> None:
     run = planted.run() | {"command": "pytest suites --workload 'own work.toml' --store postgresql://u:secret@h/d"}
     base = planted._base("zero", "zero1", "torch", "dp2", "fp32", "cpu") | {"case": "zero1-torch-dp2-fp32-own_work"}
-    page = render([base | finding("parity", "gradient", 9.0, "× floor", "fail", bound=3.0)], run)
+    page = render([base | measurement("parity", "gradient", 9.0, "× floor", "fail", bound=3.0)], run)
     shown = {markup.unescape(code) for code in re.findall(r'<code class="run">(.*?)</code>', page)}
     assert shown == {"pytest suites --workload 'own work.toml' -k='-zero1-torch-dp2-fp32-own_work]'"}
 

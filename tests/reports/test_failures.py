@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 import pytest
 
-from harness.spec import Case, Finding, Topology, Workload
+from harness.spec import Case, Measurement, Topology, Workload
 from harness.store import Store
 from reports import render, tidy, timelines
 from reports.render import ReportError, write
@@ -51,7 +51,7 @@ def test_figures_that_are_missing_or_no_number_leave_the_report_whole(
 @pytest.mark.parametrize("spans", [[], [[], []], [[["F", 0, 0, 0.0, 0.0]]]], ids=["no rank", "no action", "no time"])
 def test_a_timeline_without_time_is_not_drawn(spans: list[Any]) -> None:
     base = planted._base("zero", "zero1", "torch", "dp2", "fp32", "cpu")
-    found = planted.finding("timeline", "bubble", None, "", "error", detail={"measured": spans, "ideal": spans})
+    found = planted.measurement("timeline", "bubble", None, "", "error", detail={"measured": spans, "ideal": spans})
     (topic,) = tidy.view([base | found], planted.run(), {}).topics
     assert timelines.timelines(topic) == []
 
@@ -59,7 +59,7 @@ def test_a_timeline_without_time_is_not_drawn(spans: list[Any]) -> None:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     store = Store.open(str(tmp_path / "some.sqlite"))
-    found = Finding("parity", "gradient", 1.25, "× floor", "pass", "", bound=3.0)
+    found = Measurement("parity", "gradient", 1.25, "× floor", "pass", "", bound=3.0)
     case = Case("zero", "zero3", "deepspeed", Topology(dp=2), Workload())
     store.add(store.begin({}, "pytest suites/"), case, "cpu", [found])
     return store

@@ -6,7 +6,7 @@ import pytest
 
 from reports import figures, palette, tidy, timelines
 from tests.reports import planted
-from tests.reports.planted import finding
+from tests.reports.planted import measurement
 
 SLOTS = palette.slots({engine for card in planted.TOPICS.values() for engine in card["engines"]})
 
@@ -52,7 +52,7 @@ def test_a_chart_shows_the_setting_that_most_cases_share_and_names_it() -> None:
 
 def test_memory_that_no_part_explains_is_drawn_as_such() -> None:
     base = planted._base("zero", "zero1", "torch", "dp2", "fp32", "cpu")
-    found = finding("memory", "states", 1000, "bytes", "pass", law=900, detail={"parts": {"parameters": 600}})
+    found = measurement("memory", "states", 1000, "bytes", "pass", law=900, detail={"parts": {"parameters": 600}})
     chart = figures.memory(topic("zero", [base | found]))
     assert chart is not None
     assert [name for _, _, name in chart.legend] == ["parameters", "not told apart", "law"]
@@ -62,7 +62,7 @@ def test_memory_that_no_part_explains_is_drawn_as_such() -> None:
 def test_traffic_bars_end_where_the_figure_says() -> None:
     base = planted._base("zero", "zero1", "torch", "dp2", "fp32", "cpu")
     ops = {"all_gather": {"calls": 1, "bytes": 1024}, "reduce_scatter": {"calls": 1, "bytes": 2048}}
-    found = finding("traffic", "bytes", 4096, "bytes", "pass", law=4096, detail={"by_op": ops})
+    found = measurement("traffic", "bytes", 4096, "bytes", "pass", law=4096, detail={"by_op": ops})
     chart = figures.traffic(topic("zero", [base | found]))
     assert chart is not None
     widths = [float(width) for width in re.findall(r'<path d="M[\d.]+,3h([\d.]+)v10', chart.svg)]
@@ -79,7 +79,7 @@ def test_long_curves_are_thinned_and_keep_their_ends() -> None:
 def test_an_exact_loss_leaves_no_mark_on_the_logarithmic_axis() -> None:
     base = planted._base("zero", "zero1", "torch", "dp2", "fp32", "cpu")
     detail = {"losses": [2.0, 1.0, None], "oracle_losses": [2.0, 1.0, 0.5]}
-    found = finding("parity", "loss", 0.0, "× floor", "pass", detail=detail)
+    found = measurement("parity", "loss", 0.0, "× floor", "pass", detail=detail)
     assert figures.loss_error(topic("zero", [base | found]), SLOTS) is None
     assert figures.loss(topic("zero", [base | found]), SLOTS) is not None
 
@@ -94,7 +94,7 @@ def test_engines_have_their_own_colours_and_new_ones_a_free_one() -> None:
 def test_a_timeline_draws_and_names_each_action_and_beside_it_the_schedule() -> None:
     spans = [[["F", 0, 0, 0.0, 100.0], ["B", 0, 0, 100.0, 300.0]], [["F", 1, 0, 100.0, 400.0]]]
     base = planted._base("pipeline", "gpipe", "torch", "pp2", "fp32", "cpu")
-    found = finding("timeline", "bubble", 0.25, "", "pass", law=0.25, detail={"measured": spans, "ideal": spans})
+    found = measurement("timeline", "bubble", 0.25, "", "pass", law=0.25, detail={"measured": spans, "ideal": spans})
     (chart,) = timelines.timelines(topic("pipeline", [base | found]))
     assert [name for _, _, name in chart.legend] == ["forward", "backward"]
     titles = re.findall(r"<title>([^<]*)</title>", chart.svg)

@@ -5,7 +5,7 @@ from typing import Any
 from reports import overview, pages, tidy
 from reports.overview import MatrixCell, MatrixRow, Winners
 from tests.reports import planted
-from tests.reports.planted import finding
+from tests.reports.planted import measurement
 
 Record = dict[str, Any]
 
@@ -15,17 +15,17 @@ def record(engine: str, topology: str = "dp2", variant: str = "zero1", **found: 
 
 
 def right(engine: str, verdict: str = "pass", value: float = 1.0, **where: str) -> Record:
-    return record(engine, **where, **finding("parity", "gradient", value, "× floor", verdict, bound=3.0))
+    return record(engine, **where, **measurement("parity", "gradient", value, "× floor", verdict, bound=3.0))
 
 
 def peak(engine: str, size: float, **where: Any) -> Record:
     detail = {"meter": where.pop("meter", "counting allocator")}
-    return record(engine, **where, **finding("memory", "peak", size, "bytes", "pass", detail=detail))
+    return record(engine, **where, **measurement("memory", "peak", size, "bytes", "pass", detail=detail))
 
 
 def timed(engine: str, seconds: float, **where: Any) -> Record:
     detail = {"minimum_detectable_effect": where.pop("effect", 0.0)}
-    return record(engine, **where, **finding("throughput", "step_time", seconds, "s", "pass", detail=detail))
+    return record(engine, **where, **measurement("throughput", "step_time", seconds, "s", "pass", detail=detail))
 
 
 def row(*records: Record) -> MatrixRow:
@@ -101,15 +101,15 @@ def test_right_shows_the_worst_error_or_how_many_cases_fail() -> None:
 
 
 def test_a_broken_law_shows_in_the_matrix() -> None:
-    over = record("torch", **finding("memory", "states", 9, "bytes", "fail", law=5))
+    over = record("torch", **measurement("memory", "states", 9, "bytes", "fail", law=5))
     found = row(right("torch"), right("deepspeed"), peak("torch", 100), peak("deepspeed", 120), over)
     assert cell(found, "torch").lean.verdict == "fail"  # type: ignore[union-attr]
 
 
 def test_an_engine_that_was_skipped_says_why_and_one_without_adapter_says_so() -> None:
-    card = record("", **finding("card", "card", None, "", "pass", detail={"engines": ["torch", "horovod"]}))
+    card = record("", **measurement("card", "card", None, "", "pass", detail={"engines": ["torch", "horovod"]}))
     card["case"] = ""
-    skipped = record("fairscale", **finding("parity", "", None, "", "skipped", reason="needs fairscale"))
+    skipped = record("fairscale", **measurement("parity", "", None, "", "skipped", reason="needs fairscale"))
     found = row(card, right("torch"), skipped)
     assert (cell(found, "fairscale").state, cell(found, "fairscale").why) == ("skipped", "needs fairscale")
     assert cell(found, "horovod").state == "skipped"
@@ -123,7 +123,7 @@ def test_an_engine_that_was_skipped_says_why_and_one_without_adapter_says_so() -
 
 def test_an_unavailable_engine_has_a_cell_with_the_reason() -> None:
     detail = {"engines": ["torch"], "unavailable": {"alpa": "a repository only"}}
-    card = record("", **finding("card", "card", None, "", "pass", detail=detail)) | {"case": ""}
+    card = record("", **measurement("card", "card", None, "", "pass", detail=detail)) | {"case": ""}
     view = tidy.view([card, right("torch")], planted.run(), {})
     rows = overview.matrix(view)
     assert (cell(rows[0], "alpa").state, cell(rows[0], "alpa").why) == ("skipped", "a repository only")

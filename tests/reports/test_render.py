@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.spec import Case, Finding, Topology, Workload
+from harness.spec import Case, Measurement, Topology, Workload
 from harness.store import Store
 from reports.render import ReportError, render, write
 from tests.reports import planted
@@ -67,7 +67,7 @@ def test_every_case_and_every_verdict_appears(html: str) -> None:
         assert re.search(rf'class="v {verdict}"', html), verdict
 
 
-def test_the_tally_counts_every_finding_once(html: str) -> None:
+def test_the_tally_counts_every_measurement_once(html: str) -> None:
     records = [record for record in planted.records() if record["measure"] not in ("card", "claim")]
     for verdict in ("pass", "fail", "error", "invalid", "inconclusive", "skipped"):
         count = sum(record["verdict"] == verdict for record in records)
@@ -215,10 +215,10 @@ def test_a_store_without_records_is_one_clear_line(tmp_path: Path) -> None:
 def test_a_store_s_latest_run_becomes_index_html(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path / "some.sqlite"))
     case = Case("zero", "zero3", "deepspeed", Topology(dp=2), Workload())
-    finding = Finding("parity", "gradient", 1.25, "× floor", "pass", "", bound=3.0, detail={"resolution": 1e-6})
+    measurement = Measurement("parity", "gradient", 1.25, "× floor", "pass", "", bound=3.0, detail={"resolution": 1e-6})
     older = store.begin({"cpu": "one", "cores": 2, "packages": {"torch": "2.13"}}, "pytest suites/ --ranks 2")
-    store.add(older, case, "cpu", [finding.but(value=1.75)])
-    store.add(store.begin({"cpu": "one", "cores": 2}, "pytest suites/"), case, "cpu", [finding])
+    store.add(older, case, "cpu", [measurement.but(value=1.75)])
+    store.add(store.begin({"cpu": "one", "cores": 2}, "pytest suites/"), case, "cpu", [measurement])
     path = write(store, None, tmp_path / "site")
     assert path == tmp_path / "site" / "index.html"
     assert "1.25×" in path.read_text(encoding="utf-8")

@@ -60,8 +60,8 @@ def test_errors_with_one_message_are_one_issue() -> None:
 
 def test_a_step_time_stands_with_its_interval_and_a_slow_reference_is_marked_and_does_not_fail() -> None:
     detail = {"low": 0.0118, "high": 0.0131, "ratio_to_fastest": 1.7, "fastest": "torch", "marked": "1.7 × torch"}
-    timed = planted.finding("throughput", "step_time", 0.0123, "s", "pass", bound=None, detail=detail)
-    quick = planted.finding(
+    timed = planted.measurement("throughput", "step_time", 0.0123, "s", "pass", bound=None, detail=detail)
+    quick = planted.measurement(
         "throughput", "step_time", 0.0072, "s", "inconclusive", detail={"low": 0.007, "high": 0.009}
     )
     records = [

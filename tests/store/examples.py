@@ -1,15 +1,15 @@
-"""A case with its findings, and another process's use of a store."""
+"""A case with its measurements, and another process's use of a store."""
 
 import os
 import signal
 from multiprocessing.synchronize import Barrier
 from typing import Any
 
-from harness.spec import Case, Finding, Topology, Workload
+from harness.spec import Case, Measurement, Topology, Workload
 from harness.store import Store
 
 CASE = Case("zero", "zero3", "deepspeed", Topology(dp=2), Workload())
-FINDING = Finding(
+FINDING = Measurement(
     measure="memory",
     quantity="peak",
     value=0.1 + 0.2,  # needs all 17 digits
@@ -24,7 +24,7 @@ FINDING = Finding(
 
 
 def write(url: str, started: Barrier, quantities: int) -> None:
-    """One session: opens (and perhaps creates) the store at the same time as others, then writes findings one by
+    """One session: opens (and perhaps creates) the store at the same time as others, then writes measurements one by
     one."""
     started.wait()
     store = Store.open(url)
@@ -41,8 +41,8 @@ def write_and_die(url: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def written(store: Store, *findings: Finding, case: Case = CASE, **filters: Any) -> list[dict[str, Any]]:
-    """``findings`` after they were stored in a new run and read back."""
+def written(store: Store, *measurements: Measurement, case: Case = CASE, **filters: Any) -> list[dict[str, Any]]:
+    """``measurements`` after they were stored in a new run and read back."""
     run = store.begin({}, "pytest")
-    store.add(run, case, "cpu", findings)
+    store.add(run, case, "cpu", measurements)
     return store.records(run, **filters)

@@ -51,15 +51,15 @@ def test_columns_keep_their_order(store: Store) -> None:
     )
 
 
-def test_a_finding_without_figures_keeps_none(store: Store) -> None:
+def test_a_measurement_without_figures_keeps_none(store: Store) -> None:
     (record,) = written(store, FINDING.but(value=None, law=None, bound=None, verdict="error", detail={}))
     assert (record["value"], record["law"], record["bound"], record["detail"]) == (None, None, None, {})
 
 
 @pytest.mark.parametrize("figure", [math.nan, math.inf, -math.inf, numpy.float32("nan")])
 def test_a_figure_that_is_not_finite_becomes_none_and_keeps_its_reason(store: Store, figure: float) -> None:
-    finding = FINDING.but(value=figure, law=figure, bound=figure, reason="loss is nan", detail={"at": [figure, 1]})
-    (record,) = written(store, finding)
+    measurement = FINDING.but(value=figure, law=figure, bound=figure, reason="loss is nan", detail={"at": [figure, 1]})
+    (record,) = written(store, measurement)
     assert (record["value"], record["law"], record["bound"]) == (None, None, None)
     assert (record["reason"], record["detail"]) == ("loss is nan", {"at": [None, 1]})
 
@@ -157,7 +157,7 @@ def test_a_run_that_was_not_begun_can_be_neither_added_to_nor_finished(store: St
     assert store.records("*") == []
 
 
-def test_no_finding_is_no_record(store: Store) -> None:
+def test_no_measurement_is_no_record(store: Store) -> None:
     assert written(store) == []
 
 

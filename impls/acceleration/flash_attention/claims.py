@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from harness.spec import Finding, assessed
+from harness.spec import Measurement, assessed
 from impls.acceleration.flash_attention.reference import B_C, FlashAttention, naive
 
 Attention = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
@@ -59,7 +59,7 @@ def _powers(figures: Mapping[int, float]) -> set[int]:
     return {round(log2(after / before)) for before, after in pairwise(values)}
 
 
-def memory_growth(records: Records) -> Finding:
+def memory_growth(records: Records) -> Measurement:
     """6.26/3.22 … 320.02/25.61 MB at N 256 … 2048: standard attention grows with N², flash with N."""
     ours = [{n: _saved(attention, n) for n in PUBLISHED_MB} for attention in (naive, FlashAttention.apply)]
     theirs = [{n: pair[i] for n, pair in PUBLISHED_MB.items()} for i in (0, 1)]
@@ -81,7 +81,7 @@ def memory_growth(records: Records) -> Finding:
     )
 
 
-def time_linear(records: Records) -> Finding:
+def time_linear(records: Records) -> Measurement:
     """ "Time linear in N": the reference's forward pass, N 1024 to 4096."""
     times = {n: min(_seconds(n, heads=1, causal=False) for _ in range(3)) for n in (1024, 2048, 4096)}
     growth = (times[4096] / times[1024]) ** 0.5
@@ -97,7 +97,7 @@ def time_linear(records: Records) -> Finding:
     )
 
 
-def causal_skip(records: Records) -> Finding:
+def causal_skip(records: Records) -> Measurement:
     """Skipping masked tiles makes causal attention 1.7–1.8 × faster (Dao 2023, section 3.1)."""
     rounds = [[_seconds(4096, heads=4, causal=causal) for causal in (False, True)] for _ in range(3)]
     full, skipped = (min(times) for times in zip(*rounds, strict=True))
@@ -116,33 +116,33 @@ def causal_skip(records: Records) -> Finding:
     )
 
 
-def fa1_training(records: Records) -> Finding:
+def fa1_training(records: Records) -> Measurement:
     """FlashAttention trains GPT-2 3 × as fast as Hugging Face's code and 1.7 × as fast as Megatron's."""
     needs = "needs the 2022 kernels and both 2022 baselines, GPT-2 at sequence length 1024, on 8 A100"
     return assessed("fa1_training", "out of reach here", needs, "end to end; nothing to compute", law=3.0)
 
 
-def fa2_over_fa1(records: Records) -> Finding:
+def fa2_over_fa1(records: Records) -> Measurement:
     """FlashAttention-2 is about 2 × as fast as FlashAttention."""
     needs = "needs the kernels of flash-attn 1 and 2 side by side on one A100"
     return assessed("fa2_over_fa1", "out of reach here", needs, "as many FLOPs in matmuls; fewer outside", law=2.0)
 
 
-def fa2_a100(records: Records) -> Finding:
+def fa2_a100(records: Records) -> Measurement:
     """Up to 230 TFLOP/s on an A100, 73 % of its peak."""
     arithmetic = f"230 / {PEAK_TFLOPS['A100']} = {230 / PEAK_TFLOPS['A100']:.3f}"
     needs = "needs an A100: sdpa_flash in bf16, head_dim 128, sequence_length 16384, causal off"
     return assessed("fa2_a100", "out of reach here", needs, arithmetic, law=230.0, unit="TFLOP/s", direction="higher")
 
 
-def fa3_h100(records: Records) -> Finding:
+def fa3_h100(records: Records) -> Measurement:
     """FlashAttention-3: 740 TFLOP/s in fp16 forward on an H100, 75 % of its peak."""
     arithmetic = f"740 / {PEAK_TFLOPS['H100 SXM']} = {740 / PEAK_TFLOPS['H100 SXM']:.3f}"
     needs = "needs an H100 and the FlashAttention-3 kernels, which PyTorch does not carry"
     return assessed("fa3_h100", "out of reach here", needs, arithmetic, law=740.0, unit="TFLOP/s", direction="higher")
 
 
-def fa3_fp8_error(records: Records) -> Finding:
+def fa3_fp8_error(records: Records) -> Measurement:
     """FlashAttention-3's FP8 has an error 2.6 × lower than baseline FP8 attention."""
     arithmetic = f"its table of errors: 2.4e-2 / 9.1e-3 = {2.4e-2 / 9.1e-3:.2f}"
     needs = "needs an H100 and the FlashAttention-3 kernels, or an FP8 variant of the reference"

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.spec import Finding, assessed
+from harness.spec import Measurement, assessed
 
 
-def cache(records: Sequence[Mapping[str, Any]]) -> Finding:
+def cache(records: Sequence[Mapping[str, Any]]) -> Measurement:
     """93.3 % less per token than DeepSeek 67B, which has 95 layers of 8 key/value heads of 128; DeepSeek-V2 has 60
     layers with latents of 512 and rotary keys of 64 (sections 2.1.4, 3.1.2), and keeps them in 6 bits (section
     3.2.3)."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.spec import Finding, assessed, measured
+from harness.spec import Measurement, assessed, measured
 from impls.parallelism.context_parallel.block_attention import attend, attend_backward
 from impls.parallelism.context_parallel.layouts import LAYOUTS, blocks, work
 from impls.parallelism.context_parallel.reference import naive
@@ -37,7 +37,7 @@ def _seconds(query: Tensor, key: Tensor, value: Tensor, d_output: Tensor, causal
     return middle - start, process_time() - middle
 
 
-def quadratic_cost(records: Records) -> Finding:
+def quadratic_cost(records: Records) -> Measurement:
     """512 → 8192 positions cost 256 × as much: true for attention, whose forward pass is timed."""
     times = {n: min(_seconds(*_draw(1, n), causal=False)[0] for _ in range(REPEATS)) for n in (512, 8192)}
     growth = times[8192] / times[512]
@@ -52,7 +52,7 @@ def quadratic_cost(records: Records) -> Finding:
     )
 
 
-def activations(records: Records) -> Finding:
+def activations(records: Records) -> Measurement:
     """Activations 1/CP: the bytes that a rank keeps from forward to backward, at 2 and at 4 ranks."""
     work_of = {"engine": "reference", "measure": "memory", "quantity": "saved", "dtype": "fp32"}
     ratios = {}
@@ -81,7 +81,7 @@ def activations(records: Records) -> Finding:
     )
 
 
-def recomputation(records: Records) -> Finding:
+def recomputation(records: Records) -> Measurement:
     """Recomputation costs about 30 %: one more forward pass as a share of forward and backward."""
     rounds = [_seconds(*_draw(2, 2048), causal=True) for _ in range(3 * REPEATS)]
     forward, backward = (min(times) for times in zip(*rounds, strict=True))
@@ -98,7 +98,7 @@ def recomputation(records: Records) -> Finding:
     )
 
 
-def sum_of_softmaxes(records: Records) -> Finding:
+def sum_of_softmaxes(records: Records) -> Measurement:
     """A ring that adds each block's own softmax, without the log-sum-exp, compared with attention over all blocks."""
     query, key, value, _ = (x.double() for x in _draw(1, 256))
     parts = [attend(query, k, v, False) for k, v in zip(key.chunk(4, 2), value.chunk(4, 2), strict=True)]
@@ -120,7 +120,7 @@ def sum_of_softmaxes(records: Records) -> Finding:
     )
 
 
-def balance(records: Records) -> Finding:
+def balance(records: Records) -> Measurement:
     """Zig-zag gives every rank the same causal work: seconds of each rank's blocks, one rank after another."""
     lengths = [LENGTH // RANKS]
     counted = {layout: _imbalance([sum(steps) for steps in work(layout, RANKS, lengths)]) for layout in LAYOUTS}

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.spec import Finding, Workload, assessed
+from harness.spec import Measurement, Workload, assessed
 from impls.parallelism.expert_parallel.problem import draw
 from impls.parallelism.expert_parallel.router import SPEED, Rule, balance, choose
 
@@ -15,7 +15,7 @@ Records = Sequence[Mapping[str, Any]]
 RATE, STEPS = 3.0, 100  # steps of gradient descent on the router alone, under the auxiliary loss alone
 
 
-def practice_parameters(records: Records) -> Finding:
+def practice_parameters(records: Records) -> Measurement:
     """6,973 parameters: 10 inputs, 5 outputs, 4 experts of one hidden layer of 64, and a gate."""
     expert, row = (10 * 64 + 64) + (64 * 5 + 5), 10 + 1
     total = 4 * (expert + row)
@@ -30,7 +30,7 @@ def practice_parameters(records: Records) -> Finding:
     )
 
 
-def practice_entropy(records: Records) -> Finding:
+def practice_entropy(records: Records) -> Measurement:
     """Entropy of the experts' loads, 2.0672 of at most 2.0794, compared with two balanced routers."""
     most, published = log(8), 2.0672
     before, by_loss = _under_auxiliary_loss()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.spec import Finding, assessed
+from harness.spec import Measurement, assessed
 
 Records = Sequence[Mapping[str, Any]]
 SECONDS = {2240: 60.1, 2800: 50.2, 3360: 44.4}  # of MT-NLG's step, by GPUs
@@ -12,7 +12,7 @@ WITHIN = 0.01  # relative: of figures that were rounded to a TFLOP/s
 ALPA_OVER_DEEPSPEED = {2: 3.5, 4: 9.7}  # by nodes of 8 GPUs
 
 
-def mt_nlg(records: Records) -> Finding:
+def mt_nlg(records: Records) -> Measurement:
     """126, 121 and 113 TFLOP/s a GPU from the step's seconds, by the count of Narayanan et al. 2021, eq. 3."""
     batch, length, layers, hidden, vocabulary = 1920, 2048, 105, 20480, 51200
     attention, head = length / (6 * hidden), vocabulary / (16 * layers * hidden)
@@ -26,7 +26,7 @@ def mt_nlg(records: Records) -> Finding:
     return assessed("mt_nlg", "out of reach here", reason, arithmetic, law=126.0, unit="TFLOP/s a GPU")
 
 
-def alpa(records: Records) -> Finding:
+def alpa(records: Records) -> Measurement:
     """3.5 × and 9.7 × DeepSpeed's throughput on two and four nodes."""
     two, four = ALPA_OVER_DEEPSPEED[2], ALPA_OVER_DEEPSPEED[4]
     arithmetic = (

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.spec import Finding, Workload, assessed, measured
+from harness.spec import Measurement, Workload, assessed, measured
 
 Records = Sequence[Mapping[str, Any]]
 
 
-def boundary_traffic(records: Records) -> Finding:
+def boundary_traffic(records: Records) -> Measurement:
     """2·Σ sᵢ·b: activations cross a boundary forward and their gradients cross it backward; at pp2 each rank sends
     once."""
     work = Workload()
@@ -35,7 +35,7 @@ def boundary_traffic(records: Records) -> Finding:
     return assessed("boundary_traffic", status, f"both ranks send {both:,.0f} B", arithmetic, value=both, **figures)
 
 
-def gpt3_weights(records: Records) -> Finding:
+def gpt3_weights(records: Records) -> Measurement:
     """175 B parameters of 4 bytes."""
     found = 175e9 * 4 / 1e9
     reason = "a model of that size cannot run here"

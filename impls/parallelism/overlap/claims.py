@@ -8,21 +8,21 @@ not judge it.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.spec import Finding, assessed, measured
+from harness.spec import Measurement, assessed, measured
 
 Records = Sequence[Mapping[str, Any]]
 WORK = {"engine": "reference", "topology": "tp2", "workload": "halves", "dtype": "fp32"}
 
 
-def domino_speedup(records: Records) -> Finding:
+def domino_speedup(records: Records) -> Measurement:
     return _speedup("domino_speedup", 1.3, "domino", records)
 
 
-def flux_speedup(records: Records) -> Finding:
+def flux_speedup(records: Records) -> Measurement:
     return _speedup("flux_speedup", 1.24, "async_tp", records)
 
 
-def flux_hidden(records: Records) -> Finding:
+def flux_hidden(records: Records) -> Measurement:
     """96 % of the communication hidden."""
     figures = {"law": 0.96, "unit": "share of the communication's time"}
     found = measured(records, variant="async_tp", measure="timeline", quantity="hidden", **WORK)
@@ -32,7 +32,7 @@ def flux_hidden(records: Records) -> Finding:
     return assessed("flux_hidden", "out of reach here", f"{reason}; {_gain('async_tp', records)}", **figures)
 
 
-def _speedup(name: str, published: float, variant: str, records: Records) -> Finding:
+def _speedup(name: str, published: float, variant: str, records: Records) -> Measurement:
     """Throughput with the technique ÷ without it."""
     figures = {"law": published, "unit": "× throughput"}
     reason = f"needs the GPUs of the paper; {_gain(variant, records)}"

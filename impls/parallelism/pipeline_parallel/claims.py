@@ -8,7 +8,7 @@ there, apart from how quiet the machine is.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.spec import Finding, assessed, measured
+from harness.spec import Measurement, assessed, measured
 
 Records = Sequence[Mapping[str, Any]]
 WITHIN = 0.10  # relative: what a measured and a promised bubble may differ by and be called the same
@@ -53,7 +53,7 @@ def _how(record: Mapping[str, Any]) -> str:
 
 def _judged(
     name: str, law: float, value: float, ideal: float, reason: str, arithmetic: str, unit: str = "ratio"
-) -> Finding:
+) -> Measurement:
     """A figure of timelines, and what it is with equal stages."""
     reason += f"; {ideal:.3g} with every stage as long as their mean"
     figures = {"value": value, "law": law, "unit": unit, "detail": {"ideal": ideal}}
@@ -65,12 +65,12 @@ def _judged(
     return assessed(name, "out of reach here", reason, arithmetic, **figures)
 
 
-def _missing(name: str, law: float | None, arithmetic: str, what: str, unit: str = "ratio") -> Finding:
+def _missing(name: str, law: float | None, arithmetic: str, what: str, unit: str = "ratio") -> Measurement:
     reason = f"this run has no {what}"
     return assessed(name, "out of reach here", reason, arithmetic, law=law, unit=unit)
 
 
-def course_bubble(records: Records) -> Finding:
+def course_bubble(records: Records) -> Measurement:
     """(S − 1)/(M + S − 1) for six pairs, of which 4 stages and 8 micro-batches run here."""
     off = [pair for pair, published in COURSE_TABLE.items() if round(_formula(*pair), 3) != published]
     arithmetic = "all six figures follow from the formula" if not off else f"the formula gives other figures for {off}"
@@ -81,7 +81,7 @@ def course_bubble(records: Records) -> Finding:
     return _judged("course_bubble", law, found["value"], _ideal(found), reason, arithmetic, "idle ÷ total")
 
 
-def course_schedules(records: Records) -> Finding:
+def course_schedules(records: Records) -> Measurement:
     """Naive 0, GPipe .086, 1F1B .094, interleaved .047: of 4 stages and 32 micro-batches, by two definitions."""
     total, ideal = _formula(4, 32), 3 / 32
     arithmetic = (
@@ -99,7 +99,7 @@ def course_schedules(records: Records) -> Finding:
     return assessed("course_schedules", status, reason, arithmetic, value=one_f_one_b / gpipe, **figures)
 
 
-def enough_micro_batches(records: Records) -> Finding:
+def enough_micro_batches(records: Records) -> Measurement:
     """M ≥ 4S: 2 stages and 8 micro-batches are just that."""
     arithmetic = f"at M = 4S the bubble is (S − 1)/(5S − 1): {_formula(2, 8):.3f} at S = 2, and 0.2 in the limit"
     law, found = _formula(2, MICRO_BATCHES), _timeline(records, "gpipe", "pp2")
@@ -111,7 +111,7 @@ def enough_micro_batches(records: Records) -> Finding:
     return assessed("enough_micro_batches", "formula only", reason, arithmetic, value=found["value"], **figures)
 
 
-def hanayo(records: Records) -> Finding:
+def hanayo(records: Records) -> Measurement:
     """Up to 30.4 % better throughput on at most 32 GPUs."""
     reason = "takes 32 GPUs, and Hanayo's waves, which neither the reference nor an engine here has"
     arithmetic = (
@@ -120,7 +120,7 @@ def hanayo(records: Records) -> Finding:
     return assessed("hanayo", "out of reach here", reason, arithmetic, law=0.304, unit="throughput gained")
 
 
-def pipedream(records: Records) -> Finding:
+def pipedream(records: Records) -> Measurement:
     """Up to 5.3 × data parallelism's speed: VGG-16, whose dense layers stay on one GPU and are never reduced."""
     widths = (64, 64, 128, 128, 256, 256, 256, *(512,) * 6)
     convolved = sum(9 * before * width + width for before, width in zip((3, *widths), widths, strict=False))
@@ -135,7 +135,7 @@ def pipedream(records: Records) -> Finding:
     return assessed("pipedream", "out of reach here", reason, arithmetic, **figures)
 
 
-def dual_pipe_memory(records: Records) -> Finding:
+def dual_pipe_memory(records: Records) -> Measurement:
     """Twice the parameters: model states of DualPipe ÷ of 1F1B, on the rank that holds most."""
     wanted = MEMORY | {"quantity": "states", "topology": "pp4"}
     two, one = (measured(records, variant=variant, **wanted) for variant in ("dual_pipe", "1f1b"))
@@ -149,7 +149,7 @@ def dual_pipe_memory(records: Records) -> Finding:
     )
 
 
-def dual_pipe_bubble(records: Records) -> Finding:
+def dual_pipe_bubble(records: Records) -> Measurement:
     """(PP/2 − 1)(F&B + B − 3W), where F&B is a forward and a backward pass that hide one another's communication."""
     arithmetic = (
         "its B is a whole backward pass, B + W here; with F&B = F + B + W, nothing hidden, it is "
@@ -171,7 +171,7 @@ def dual_pipe_bubble(records: Records) -> Finding:
     return assessed("dual_pipe_bubble", "out of reach here", reason, arithmetic, **figures)
 
 
-def zb_h1(records: Records) -> Finding:
+def zb_h1(records: Records) -> Measurement:
     """The bubble shrinks to a third of 1F1B's at the same memory: at equal F, B and W."""
     arithmetic = "(F + B − W) ÷ (F + B + W) of 1F1B's idle time: 1/3 at F = B = W, more where W is the shortest"
     zero, one = (_timeline(records, variant, "pp4") for variant in ("zb_h1", "1f1b"))
@@ -197,7 +197,7 @@ def zb_h1(records: Records) -> Finding:
     return _judged("zb_h1", 1 / 3, value, ideal, reason, arithmetic, "of 1F1B's idle time")
 
 
-def interleaved(records: Records) -> Finding:
+def interleaved(records: Records) -> Measurement:
     """Interleaving divides the idle time by v, the stages a rank: 2 here."""
     arithmetic = "a chunk is a v-th of the layers, so that filling and draining take a v-th of the time"
     unit = "1F1B's idle time ÷ interleaved"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.spec import Finding, assessed, measured
+from harness.spec import Measurement, assessed, measured
 
 Records = Sequence[Mapping[str, Any]]
 S, T = 2048, 8  # sequence and tensor-parallel ranks of every model in table 3
@@ -11,7 +11,7 @@ MODELS = {"22B": (64, 6144), "175B": (96, 12288), "530B": (128, 20480), "1T": (1
 WORK = {"engine": "reference", "workload": "tiny", "dtype": "fp32", "quantity": "activations"}
 
 
-def activation_memory(records: Records) -> Finding:
+def activation_memory(records: Records) -> Measurement:
     """÷ 5: a layer of tensor parallelism, compared with one with sequence parallelism whose attention saves no
     scores."""
     factors = {n: (10 + 24 / T + 5 * a * S / (h * T)) / (34 / T) for n, (a, h) in MODELS.items()}
@@ -31,7 +31,7 @@ def activation_memory(records: Records) -> Finding:
     return assessed("activation_memory", "formula only", reason, arithmetic, value=min(factors.values()), law=5.0)
 
 
-def recomputation_time(records: Records) -> Finding:
+def recomputation_time(records: Records) -> Measurement:
     """Over 90 %: the part of a whole forward pass that selective recomputation repeats, QKᵀ and its product with V."""
     recovered = {name: 1 - S / (6 * h + S) for name, (_, h) in MODELS.items()}
     arithmetic = (

@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from math import log
 from typing import Any
 
-from harness.spec import Finding, assessed, measured
+from harness.spec import Measurement, assessed, measured
 
 Records = Sequence[Mapping[str, Any]]
 ADAM = {"engine": "reference", "workload": "tiny_adamw", "dtype": "fp32", "measure": "memory"}
 WITHIN = 0.05  # of a share: two shares closer than this count as equal
 
 
-def practice_memory(records: Records) -> Finding:
+def practice_memory(records: Records) -> Measurement:
     """12 GB → 7 GB: the share saved at TP 2, of the peak of a step."""
     parameters, published = 12 * 12 * 768**2 + 2 * 30_000 * 768, 1 - 7 / 12
     arithmetic = (
@@ -33,7 +33,7 @@ def practice_memory(records: Records) -> Finding:
     return assessed("practice_memory", "out of reach here", reason, arithmetic, value=saved, **figures)
 
 
-def practice_loss(records: Records) -> Finding:
+def practice_loss(records: Records) -> Measurement:
     """10.31 → 1.58: the start is the logarithm of the vocabulary; a measurement shows that tp does not change the
     loss."""
     start = log(30_000)
@@ -47,7 +47,7 @@ def practice_loss(records: Records) -> Finding:
     return assessed("practice_loss", "formula only", reason, arithmetic, **figures)
 
 
-def paper_512_gpus(records: Records) -> Finding:
+def paper_512_gpus(records: Records) -> Measurement:
     """76 % of linear scaling on 512 V100, 8-way tensor times 64-way data parallelism."""
     share = 15_100 / (512 * 39)
     arithmetic = f"15.1 PFLOP/s ÷ (512 × 39 TFLOP/s on one GPU) = {share:.1%}: holds"

@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.spec import Finding, ModelConfig, assessed, measured
+from harness.spec import Measurement, ModelConfig, assessed, measured
 
 Records = Sequence[Mapping[str, Any]]
 ADAM = {"engine": "reference", "workload": "tiny_adamw", "dtype": "bf16", "measure": "memory", "quantity": "states"}
 NOT_RUN = "this run has no memory figures of the reference with AdamW at dp1 and dp2"
 
 
-def practice_memory(records: Records) -> Finding:
+def practice_memory(records: Records) -> Measurement:
     """The practice's table: stage 1 saves nothing, and stage 3 less than the practice's own text says."""
     parameters = 8 * (2048 * 2048 + 2048)
     arithmetic = (
@@ -28,7 +28,7 @@ def practice_memory(records: Records) -> Finding:
     return assessed("practice_memory", status, reason, arithmetic, value=saving, law=1.0, unit="× saved by stage 1")
 
 
-def adam_bytes(records: Records) -> Finding:
+def adam_bytes(records: Records) -> Measurement:
     """Adam's own states are two moments; 16 bytes include weights, gradients and masters."""
     arithmetic = "two float32 moments are 8 bytes; 2 + 2 + 4 + 8 = 16 includes all states of mixed-precision training"
     with_adam = measured(records, variant="zero1", topology="dp2", **ADAM)
@@ -41,7 +41,7 @@ def adam_bytes(records: Records) -> Finding:
     return assessed("adam_bytes", status, reason, arithmetic, value=found, law=16.0, unit="B a parameter")
 
 
-def paper_7_5b(records: Records) -> Finding:
+def paper_7_5b(records: Records) -> Measurement:
     """Figure 1: the formula at 7.5 B parameters and 64 GPUs; the formula itself is measured at our sizes."""
     psi, ranks = 7.5, 64
     stages = (4 * psi + 12 * psi / ranks, 2 * psi + 14 * psi / ranks, 16 * psi / ranks)
@@ -55,7 +55,7 @@ def paper_7_5b(records: Records) -> Finding:
     return assessed("paper_7_5b", status, reason, arithmetic, value=off, law=0.0, unit="share off the formula")
 
 
-def paper_traffic(records: Records) -> Finding:
+def paper_traffic(records: Records) -> Measurement:
     """2Ψ, 2Ψ and 3Ψ elements per step."""
     work = {"engine": "reference", "topology": "dp2", "workload": "tiny", "dtype": "fp32", "quantity": "bytes"}
     found = {stage: measured(records, variant=f"zero{stage}", **work) for stage in (1, 2, 3)}

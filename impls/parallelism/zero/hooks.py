@@ -108,8 +108,8 @@ def hook(model: Decoder, units: Sequence[Unit], reduce: Reduce) -> Reducer:
     reducer = Reducer(reduce)
     for index, (module, _) in enumerate(modules(model)):
         following, preceding = units[(index + 1) % len(units)], units[index - 1]
-        # At the ends this wraps around: after the last unit comes the root, which is still whole; before the root, where
-        # the backward pass begins, comes the last unit, which is computed next.
+        # At the ends this wraps around: after the last unit comes the root, which is still whole; before the root,
+        # where the backward pass begins, comes the last unit, which is computed next.
         _around(module, units[index], following, preceding, reducer)
     return reducer
 

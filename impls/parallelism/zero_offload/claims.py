@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.spec import Finding, assessed
+from harness.spec import Measurement, assessed
 
 Records = Sequence[Mapping[str, Any]]
 MIXED = {"engine": "reference", "variant": "offload_optimizer", "workload": "blocks", "dtype": "bf16"}
@@ -12,7 +12,7 @@ WHOLE, DEVICE = 16, 2  # bytes per parameter: device and host together, and devi
 WITHIN = 0.05
 
 
-def paper_13b(records: Records) -> Finding:
+def paper_13b(records: Records) -> Measurement:
     """13 B parameters on 32 GB: the weights fit. Only a device can show whether anything else stays there."""
     psi, card = 13e9, 32e9
     whole, weights = WHOLE * psi, DEVICE * psi

@@ -22,7 +22,7 @@ def extents(lengths: Sequence[int]) -> list[tuple[int, int]]:
 class States:
     """As in :mod:`host`. A piece's rows of p, m and v are one record of the file, so that one read brings all three:
 
-        file    │ p m v of piece 0 │ p m v of piece 1 │ …
+    file    │ p m v of piece 0 │ p m v of piece 1 │ …
     """
 
     def __init__(self, sizes: Sequence[int], pieces: Sequence[Piece], count: int, dtype: torch.dtype, folder: str):

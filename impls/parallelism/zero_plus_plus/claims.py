@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.spec import Finding, assessed, measured
+from harness.spec import Measurement, assessed, measured
 
 Records = Sequence[Mapping[str, Any]]
 WORK = {"engine": "reference", "topology": "dp4", "workload": "tiny_adamw", "dtype": "bf16"}
@@ -11,7 +11,7 @@ RANKS, GROUP = 4, 2  # dp4, and the card's groups
 WITHIN = 0.05  # tolerance, as a share of the published volume
 
 
-def paper_traffic(records: Records) -> Finding:
+def paper_traffic(records: Records) -> Measurement:
     """3M → 0.75M, by part: the traffic of each of the three collectives, from the difference that each technique
     makes."""
     arithmetic = (
@@ -42,7 +42,7 @@ def paper_traffic(records: Records) -> Finding:
     return assessed("paper_traffic", status, reason, arithmetic, value=total, **figures)
 
 
-def paper_throughput(records: Records) -> Finding:
+def paper_throughput(records: Records) -> Measurement:
     """Up to 2.16 × on 384 GPUs."""
     share = (1 - 1 / 2.16) / (1 - 0.75 / 3)
     arithmetic = (

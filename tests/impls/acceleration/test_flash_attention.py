@@ -199,12 +199,12 @@ def test_draw_depends_on_the_seed_alone() -> None:
 
 
 @pytest.mark.parametrize("name", [claim.name for claim in CARD.claims])
-def test_claim_gives_a_finding_of_its_own_name(name: str) -> None:
+def test_claim_gives_a_measurement_of_its_own_name(name: str) -> None:
     (claim,) = (claim for claim in CARD.claims if claim.name == name)
-    finding = getattr(claims, claim.check.partition(":")[2])([])
-    assert (finding.measure, finding.quantity) == ("claim", name)
-    assert finding.detail["status"] in ("reproduced", "contradicted", "out of reach here")
-    assert finding.detail["arithmetic"]
+    measurement = getattr(claims, claim.check.partition(":")[2])([])
+    assert (measurement.measure, measurement.quantity) == ("claim", name)
+    assert measurement.detail["status"] in ("reproduced", "contradicted", "out of reach here")
+    assert measurement.detail["arithmetic"]
 
 
 def test_memory_claim_follows_the_measurement() -> None:

@@ -111,18 +111,18 @@ def test_each_element_counts_once_however_it_is_spread(lab: Lab) -> None:
     ids=str,
 )
 def test_updates_are_those_of_the_dense_norm(lab: Lab, variant: str, engine: str, topology: Topology) -> None:
-    findings = lab.measure("parity", Case(CARD.name, variant, engine, topology, SMALL.with_(dtype="fp64")))
-    assert {finding.quantity for finding in findings} >= {"gradient", "update", "loss"}
-    assert [finding.reason for finding in findings if finding.verdict != "pass"] == []
+    measurements = lab.measure("parity", Case(CARD.name, variant, engine, topology, SMALL.with_(dtype="fp64")))
+    assert {measurement.quantity for measurement in measurements} >= {"gradient", "update", "loss"}
+    assert [measurement.reason for measurement in measurements if measurement.verdict != "pass"] == []
 
 
 @pytest.mark.parametrize("variant", ["clip", "clip_zero3"])
 def test_the_norm_is_control_and_adds_no_data(lab: Lab, variant: str) -> None:
     by_op = {}
     for work in (SMALL, SMALL.with_(name="unclipped", max_grad_norm=0.0)):
-        (finding,) = lab.measure("traffic", Case(CARD.name, variant, "reference", Topology(dp=2), work))
-        assert finding.value == finding.law, finding.reason
-        by_op[work.name] = finding.detail["control"]
+        (measurement,) = lab.measure("traffic", Case(CARD.name, variant, "reference", Topology(dp=2), work))
+        assert measurement.value == measurement.law, measurement.reason
+        by_op[work.name] = measurement.detail["control"]
     assert by_op["small_clipped"] - by_op["unclipped"] == (8 if variant == "clip_zero3" else 0)  # one float64, 2 ranks
 
 

@@ -20,8 +20,8 @@ WORK = Workload("odd", ModelConfig(hidden_size=22, head_dim=6), batch_size=3, se
 def test_both_forms_are_the_formula_in_float64_on_odd_sizes(lab: Lab, variant: str, topology: str) -> None:
     case = Case(CARD.name, variant, "reference", Topology.parse(topology), WORK)
     found = [*lab.measure("parity", case), *(lab.measure("traffic", case) if topology != "dp1" else [])]
-    assert [finding.reason for finding in found if finding.verdict != "pass"] == []
-    assert {finding.quantity for finding in found} >= {"output", "gradient"}
+    assert [measurement.reason for measurement in found if measurement.verdict != "pass"] == []
+    assert {measurement.quantity for measurement in found} >= {"output", "gradient"}
 
 
 @settings(derandomize=True, deadline=None, max_examples=40)

@@ -11,10 +11,10 @@ from impls.parallelism.context_parallel.layouts import Block
 
 
 @pytest.mark.parametrize("name", ["activations", "sum_of_softmaxes"])
-def test_claim_gives_a_finding_of_its_own_name(name: str) -> None:
-    finding = getattr(claims, name)([])
-    assert (finding.measure, finding.quantity) == ("claim", name)
-    assert finding.detail["arithmetic"]
+def test_claim_gives_a_measurement_of_its_own_name(name: str) -> None:
+    measurement = getattr(claims, name)([])
+    assert (measurement.measure, measurement.quantity) == ("claim", name)
+    assert measurement.detail["arithmetic"]
 
 
 def records(**bytes_kept: float) -> list[dict[str, Any]]:
@@ -31,9 +31,9 @@ def test_activations_claim_follows_the_records(kept: dict[str, float], status: s
 
 
 def test_a_sum_of_softmaxes_is_told_from_the_merge() -> None:
-    finding = claims.sum_of_softmaxes([])
-    assert finding.detail["status"] == "contradicted"
-    assert finding.detail["merged"] < finding.value / 1e6
+    measurement = claims.sum_of_softmaxes([])
+    assert measurement.detail["status"] == "contradicted"
+    assert measurement.detail["merged"] < measurement.value / 1e6
 
 
 @pytest.mark.parametrize(("power", "status"), [(2, "reproduced"), (1, "contradicted")])
@@ -53,8 +53,8 @@ def test_balance_claim_follows_the_measured_seconds() -> None:
         return float(Block(slice(0, query.shape[2]), slice(0, key.shape[2]), causal).pairs), 0.0
 
     with patch.object(claims, "_seconds", seconds):
-        finding = claims.balance([])
-    assert finding.detail["status"] == "reproduced"
-    assert finding.detail["measured"] == finding.detail["counted"]
+        measurement = claims.balance([])
+    assert measurement.detail["status"] == "reproduced"
+    assert measurement.detail["measured"] == measurement.detail["counted"]
     with patch.object(claims, "_rank_seconds", lambda layout, rank, lengths: 1.0 + rank):
         assert claims.balance([]).detail["status"] == "contradicted"

@@ -8,7 +8,7 @@ import pytest
 
 from harness.run.lab import Lab
 from harness.run.recorder import Recorder
-from harness.spec import Case, Engine, Finding, Topology, Trainer, Workload
+from harness.spec import Case, Engine, Measurement, Topology, Trainer, Workload
 from harness.spec.named import NAMED
 from harness.waivers import read
 from impls.parallelism import data_parallel, zero
@@ -54,9 +54,9 @@ def case(variant: str, engine: str, workload: Workload) -> Case:
     ],
 )
 def test_engine_computes_what_the_dense_model_does(lab: Lab, variant: str, engine: str, workload: Workload) -> None:
-    findings = lab.measure("parity", case(variant, engine, workload))
-    assert {finding.quantity for finding in findings} >= {"gradient", "update", "loss"}
-    assert [finding.reason for finding in findings if finding.verdict != "pass"] == []
+    measurements = lab.measure("parity", case(variant, engine, workload))
+    assert {measurement.quantity for measurement in measurements} >= {"gradient", "update", "loss"}
+    assert [measurement.reason for measurement in measurements if measurement.verdict != "pass"] == []
 
 
 @pytest.mark.parametrize("engine", ["deepspeed", "megatron"])
@@ -102,10 +102,10 @@ def test_collectives_that_cannot_be_counted_are_no_figure(lab: Lab) -> None:
     planted = replace(data_parallel.CARD, engines={**data_parallel.CARD.engines, "odd": odd})
     lab.runner.cards = {**CARDS, "data_parallel": planted}
     try:
-        (finding,) = lab.measure("traffic", case("ddp", "odd", Workload()))
+        (measurement,) = lab.measure("traffic", case("ddp", "odd", Workload()))
     finally:
         lab.runner.cards = CARDS
-    assert (finding.verdict, finding.reason, finding.value) == ("skipped", "they go through pigeons", None)
+    assert (measurement.verdict, measurement.reason, measurement.value) == ("skipped", "they go through pigeons", None)
 
 
 def test_parity_may_be_asked_again(lab: Lab) -> None:
@@ -115,7 +115,9 @@ def test_parity_may_be_asked_again(lab: Lab) -> None:
     (first_rank, *_) = lab.runner.checked(asked).ranks
     assert first_rank.tensors is None
     assert first_rank.memory[0].peak > 0
-    assert [finding.verdict for finding in lab.measure("parity", asked)] == [finding.verdict for finding in first]
+    assert [measurement.verdict for measurement in lab.measure("parity", asked)] == [
+        measurement.verdict for measurement in first
+    ]
 
 
 def test_an_engine_that_fails_parity_or_is_known_to_is_wrong(lab: Lab) -> None:
@@ -123,7 +125,7 @@ def test_an_engine_that_fails_parity_or_is_known_to_is_wrong(lab: Lab) -> None:
     recorder = Recorder(lambda case, found: None, read(Path(__file__).parents[3] / "suites" / "waivers.toml"))
     recorder.record(right, lab.measure("parity", right), {})
     assert (recorder.wrong(right), recorder.wrong(known)) == (False, True)
-    recorder.record(right, [Finding("parity", "loss", 1.0, "", "fail", "planted")], {})
+    recorder.record(right, [Measurement("parity", "loss", 1.0, "", "fail", "planted")], {})
     assert recorder.wrong(right)
 
 
@@ -147,6 +149,6 @@ def test_deepspeed_gathers_weights_twice_and_reduces_gradients_once_in_stage_3(l
 def test_unsupported_work_is_skipped_with_the_reason(
     lab: Lab, variant: str, engine: str, workload: Workload, reason: str
 ) -> None:
-    (finding,) = lab.measure("parity", case(variant, engine, workload))
-    assert finding.verdict == "skipped"
-    assert reason in finding.reason
+    (measurement,) = lab.measure("parity", case(variant, engine, workload))
+    assert measurement.verdict == "skipped"
+    assert reason in measurement.reason

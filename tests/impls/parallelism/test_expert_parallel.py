@@ -41,9 +41,9 @@ def test_the_layer_is_the_dense_formula_in_float64_on_odd_sizes(lab: Lab, varian
     if "tp" in topology:  # divides heads and width
         model = replace(work.model, intermediate_size=10, num_attention_heads=2, num_key_value_heads=2)
         work = work.with_(name=f"{work.name}_cut", model=model)
-    findings = lab.measure("parity", Case(CARD.name, variant, "reference", Topology.parse(topology), work))
-    assert [finding.reason for finding in findings if finding.verdict != "pass"] == []
-    assert {finding.quantity for finding in findings} >= {"output", "gradient"}
+    measurements = lab.measure("parity", Case(CARD.name, variant, "reference", Topology.parse(topology), work))
+    assert [measurement.reason for measurement in measurements if measurement.verdict != "pass"] == []
+    assert {measurement.quantity for measurement in measurements} >= {"output", "gradient"}
 
 
 def test_more_ranks_than_experts_divide_into_are_refused() -> None:

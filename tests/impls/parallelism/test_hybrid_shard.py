@@ -29,18 +29,18 @@ def case(variant: str, workload: Workload, topology: Topology = DP4, engine: str
 @pytest.mark.parametrize("variant", SIZES)
 def test_groups_of_any_size_compute_what_the_dense_model_does(lab: Lab, variant: str) -> None:
     work = CLIPPED.with_(dtype="fp64")
-    findings = lab.measure("parity", case(variant, work))
-    assert {finding.quantity for finding in findings} >= {"gradient", "update", "loss"}
+    measurements = lab.measure("parity", case(variant, work))
+    assert {measurement.quantity for measurement in measurements} >= {"gradient", "update", "loss"}
     traffic = lab.measure("traffic", case(variant, work))
-    assert {finding.quantity for finding in traffic} == {"bytes", "across_groups"}
-    assert [f.reason for f in [*findings, *traffic] if f.verdict != "pass"] == []
+    assert {measurement.quantity for measurement in traffic} == {"bytes", "across_groups"}
+    assert [f.reason for f in [*measurements, *traffic] if f.verdict != "pass"] == []
 
 
 @pytest.mark.parametrize(("variant", "engine"), [("mics", "torch"), ("hsdp", "torch"), ("hsdp_zero1", "megatron")])
 def test_an_engine_clips_by_the_norm_of_one_group_and_not_of_all_replicas(lab: Lab, variant: str, engine: str) -> None:
-    findings = lab.measure("parity", case(variant, CLIPPED, DP4, engine))
-    assert {finding.quantity for finding in findings} >= {"gradient", "update", "loss"}
-    assert [finding.reason for finding in findings if finding.verdict != "pass"] == []
+    measurements = lab.measure("parity", case(variant, CLIPPED, DP4, engine))
+    assert {measurement.quantity for measurement in measurements} >= {"gradient", "update", "loss"}
+    assert [measurement.reason for measurement in measurements if measurement.verdict != "pass"] == []
 
 
 def test_two_hops_cross_once_where_hsdp_crosses_for_every_micro_batch(lab: Lab) -> None:
@@ -64,9 +64,9 @@ def test_two_hops_cross_once_where_hsdp_crosses_for_every_micro_batch(lab: Lab) 
 def test_impossible_work_is_skipped_with_the_reason(
     lab: Lab, variant: str, engine: str, topology: Topology, verdict: str, reason: str
 ) -> None:
-    (finding,) = lab.measure("parity", case(variant, Workload(), topology, engine))
-    assert finding.verdict == verdict
-    assert reason in finding.reason
+    (measurement,) = lab.measure("parity", case(variant, Workload(), topology, engine))
+    assert measurement.verdict == verdict
+    assert reason in measurement.reason
 
 
 WORK = st.builds(

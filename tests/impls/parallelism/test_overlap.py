@@ -138,8 +138,8 @@ def test_rings_compute_what_gather_product_and_scatter_do(lab: Lab, ranks: int, 
 
 
 def test_a_ring_sends_nothing_but_messages_to_neighbours(lab: Lab) -> None:
-    (finding,) = lab.measure("traffic", case("async_tp", WORK, TP2))
-    rings, messages = 10 * TINY.num_hidden_layers + 3, finding.detail["by_op"]["send"]
+    (measurement,) = lab.measure("traffic", case("async_tp", WORK, TP2))
+    rings, messages = 10 * TINY.num_hidden_layers + 3, measurement.detail["by_op"]["send"]
     assert messages["calls"] == rings
     assert messages["bytes"] == rings * WORK.sequence_length // 2 * WORK.batch_size * TINY.hidden_size * 8
 
@@ -158,9 +158,9 @@ def test_a_ring_sends_nothing_but_messages_to_neighbours(lab: Lab) -> None:
 def test_work_that_cannot_run_is_skipped_with_the_reason(
     lab: Lab, engine: str, variant: str, work: Workload, reason: str
 ) -> None:
-    (finding,) = lab.measure("parity", case(variant, work, engine=engine))
-    assert finding.verdict == "skipped"
-    assert reason in finding.reason
+    (measurement,) = lab.measure("parity", case(variant, work, engine=engine))
+    assert measurement.verdict == "skipped"
+    assert reason in measurement.reason
 
 
 def unfused(workload: Workload, topology: Topology, technique: str) -> Trainer:
@@ -178,10 +178,10 @@ def test_the_adapter_of_the_fused_operators_is_wired_as_the_dense_model_is(lab: 
     engines = dict(CARD.engines) | {"torch": Engine(f"{__name__}:unfused")}
     lab.runner.cards = {CARD.name: type(CARD)(**{**vars(CARD), "engines": engines})}
     try:
-        findings = lab.measure("parity", case("async_tp", WORK.with_(name="even", batch_size=3), engine="torch"))
+        measurements = lab.measure("parity", case("async_tp", WORK.with_(name="even", batch_size=3), engine="torch"))
     finally:
         lab.runner.cards = {CARD.name: CARD}
-    assert [f.reason for f in findings if f.verdict != "pass"] == []
+    assert [f.reason for f in measurements if f.verdict != "pass"] == []
 
 
 def kept(context: Context, work: Workload) -> tuple[int, int]:
@@ -210,12 +210,12 @@ def _record(variant: str, measure: str, quantity: str, value: float) -> dict[str
 
 def test_without_step_times_no_claim_is_made_of_a_gain() -> None:
     for claim in CARD.claims:
-        finding = getattr(claims, claim.name)([])
-        assert finding.detail["status"] == "out of reach here"
-        assert finding.value is None
+        measurement = getattr(claims, claim.name)([])
+        assert measurement.detail["status"] == "out of reach here"
+        assert measurement.value is None
 
 
-def test_where_overlap_gains_nothing_the_finding_says_so() -> None:
+def test_where_overlap_gains_nothing_the_measurement_says_so() -> None:
     def records(seconds: float) -> list[dict[str, Any]]:
         times = {"domino": seconds, "domino_waiting": 5.0, "domino_off": 2.0}
         return [_record(name, "throughput", "step_time", value) for name, value in times.items()]
@@ -228,6 +228,6 @@ def test_where_overlap_gains_nothing_the_finding_says_so() -> None:
 
 
 def test_the_hidden_share_is_named_beside_the_published_one() -> None:
-    finding = claims.flux_hidden([_record("async_tp", "timeline", "hidden", 0.25)])
-    assert "25.0% is hidden" in finding.reason
-    assert finding.law == 0.96
+    measurement = claims.flux_hidden([_record("async_tp", "timeline", "hidden", 0.25)])
+    assert "25.0% is hidden" in measurement.reason
+    assert measurement.law == 0.96

@@ -74,7 +74,7 @@ def test_four_micro_batches_a_stage_are_told_from_two_stages() -> None:
 
 def test_every_figure_can_be_told_without_a_measurement() -> None:
     found = {name: check([]) for name, check in CHECKS.items()}
-    assert {finding.detail["status"] for finding in found.values()} == {
+    assert {measurement.detail["status"] for measurement in found.values()} == {
         "out of reach here",
         "formula only",
         "contradicted",

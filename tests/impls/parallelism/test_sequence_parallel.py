@@ -16,7 +16,7 @@ from torch.torch_version import TorchVersion
 from harness.launch.outcome import Done, Job, describe
 from harness.launch.rank import Context
 from harness.run.lab import Lab
-from harness.spec import Case, Engine, Finding, ModelConfig, Topology, Trainer, Unsupported, Workload
+from harness.spec import Case, Engine, Measurement, ModelConfig, Topology, Trainer, Unsupported, Workload
 from impls.parallelism import sequence_parallel
 from impls.parallelism.sequence_parallel import claims, laws, on_torch, operators, reference
 from impls.parallelism.tensor_parallel import laws as tensor_parallel
@@ -71,9 +71,9 @@ def case(engine: str, workload: Workload, topology: Topology = TP2, variant: str
 def test_engine_computes_what_the_dense_model_does(
     lab: Lab, engine: str, workload: Workload, topology: Topology, variant: str
 ) -> None:
-    findings = lab.measure("parity", case(engine, workload, topology, variant))
-    assert {finding.quantity for finding in findings} >= {"gradient", "update", "loss"}
-    assert [finding.reason for finding in findings if finding.verdict != "pass"] == []
+    measurements = lab.measure("parity", case(engine, workload, topology, variant))
+    assert {measurement.quantity for measurement in measurements} >= {"gradient", "update", "loss"}
+    assert [measurement.reason for measurement in measurements if measurement.verdict != "pass"] == []
 
 
 def test_dtensor_says_which_pytorch_it_takes_for_unequal_parts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,8 +97,8 @@ def test_dtensor_says_which_pytorch_it_takes_for_unequal_parts(monkeypatch: pyte
 def test_a_step_sends_what_the_law_says_to_the_byte(
     lab: Lab, engine: str, workload: Workload, topology: Topology, variant: str
 ) -> None:
-    (finding,) = lab.measure("traffic", case(engine, workload, topology, variant))
-    assert (finding.verdict, finding.value) == ("pass", finding.law), finding.reason
+    (measurement,) = lab.measure("traffic", case(engine, workload, topology, variant))
+    assert (measurement.verdict, measurement.value) == ("pass", measurement.law), measurement.reason
 
 
 @pytest.mark.parametrize(
@@ -116,14 +116,15 @@ def test_a_step_sends_what_the_law_says_to_the_byte(
 def test_the_reference_keeps_what_the_law_says_but_for_labels_and_scalars(
     lab: Lab, workload: Workload, topology: Topology, variant: str
 ) -> None:
-    findings = {
-        finding.quantity: finding for finding in lab.measure("memory", case("reference", workload, topology, variant))
+    measurements = {
+        measurement.quantity: measurement
+        for measurement in lab.measure("memory", case("reference", workload, topology, variant))
     }
-    kept = findings["activations"]
+    kept = measurements["activations"]
     assert kept.value is not None
     assert kept.law is not None
     assert 0 <= kept.value - kept.law < SMALL_THINGS
-    assert findings["states"].verdict == "pass", findings["states"].reason
+    assert measurements["states"].verdict == "pass", measurements["states"].reason
 
 
 @pytest.mark.parametrize(
@@ -137,9 +138,9 @@ def test_the_reference_keeps_what_the_law_says_but_for_labels_and_scalars(
 def test_work_that_an_engine_cannot_do_is_skipped_with_the_reason(
     lab: Lab, engine: str, variant: str, reason: str
 ) -> None:
-    (finding,) = lab.measure("traffic", case(engine, UNEVEN, TP2, variant))
-    assert finding.verdict == "skipped"
-    assert reason in finding.reason
+    (measurement,) = lab.measure("traffic", case(engine, UNEVEN, TP2, variant))
+    assert measurement.verdict == "skipped"
+    assert reason in measurement.reason
 
 
 def _without(name: str, stand_in: Callable[..., Any]) -> Callable[[], None]:
@@ -181,12 +182,12 @@ def test_a_planted_fault_is_seen(lab: Lab, fault: str) -> None:
     planted = replace(CARD, variants={fault: {"fault": fault}}, engines={"reference": Engine(f"{__name__}:with_fault")})
     lab.runner.cards = {CARD.name: planted}
     try:
-        findings: dict[str, Finding] = {
+        measurements: dict[str, Measurement] = {
             f.quantity: f for f in lab.measure("parity", case("reference", UNEVEN, variant=fault))
         }
     finally:
         lab.runner.cards = {CARD.name: CARD}
-    assert (findings["gradient"].verdict, findings["update"].verdict) == ("fail", "fail")
+    assert (measurements["gradient"].verdict, measurements["update"].verdict) == ("fail", "fail")
 
 
 def conjugates(context: Context, s: int) -> dict[str, tuple[float, float]]:

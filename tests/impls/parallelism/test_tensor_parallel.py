@@ -12,7 +12,7 @@ from harness.launch.outcome import Done, Job, describe
 from harness.launch.rank import Context
 from harness.meter.traffic import CONTROL
 from harness.run.lab import Lab
-from harness.spec import Case, Engine, Finding, ModelConfig, Topology, Trainer, Workload
+from harness.spec import Case, Engine, Measurement, ModelConfig, Topology, Trainer, Workload
 from impls.common.shards import join, shard
 from impls.parallelism import tensor_parallel
 from impls.parallelism.tensor_parallel import claims, laws, operators, reference
@@ -44,8 +44,8 @@ def case(engine: str, workload: Workload, topology: Topology = TP2, variant: str
     return Case(CARD.name, variant, engine, topology, workload)
 
 
-def failed(findings: list[Finding]) -> list[str]:
-    return [finding.reason for finding in findings if finding.verdict != "pass"]
+def failed(measurements: list[Measurement]) -> list[str]:
+    return [measurement.reason for measurement in measurements if measurement.verdict != "pass"]
 
 
 @pytest.mark.parametrize(
@@ -70,31 +70,31 @@ def failed(findings: list[Finding]) -> list[str]:
 def test_engine_computes_what_the_dense_model_does(
     lab: Lab, engine: str, workload: Workload, topology: Topology
 ) -> None:
-    findings = lab.measure("parity", case(engine, workload, topology))
-    assert {finding.quantity for finding in findings} >= {"gradient", "update", "loss"}
-    assert failed(findings) == []
+    measurements = lab.measure("parity", case(engine, workload, topology))
+    assert {measurement.quantity for measurement in measurements} >= {"gradient", "update", "loss"}
+    assert failed(measurements) == []
 
 
 @pytest.mark.parametrize("engine", ["reference", "megatron"])
 @pytest.mark.parametrize("topology", [TP2, TP4], ids=str)
 def test_a_step_sends_what_the_law_says_to_the_byte(lab: Lab, engine: str, topology: Topology) -> None:
-    (finding,) = lab.measure("traffic", case(engine, CLIPPED, topology))
-    assert (finding.verdict, finding.value) == ("pass", finding.law), finding.reason
+    (measurement,) = lab.measure("traffic", case(engine, CLIPPED, topology))
+    assert (measurement.verdict, measurement.value) == ("pass", measurement.law), measurement.reason
 
 
 def test_data_parallel_groups_add_one_all_reduce_of_what_a_rank_holds(lab: Lab) -> None:
-    (finding,) = lab.measure("traffic", case("reference", CLIPPED, DP2TP2))
-    assert finding.value == finding.law, finding.reason
+    (measurement,) = lab.measure("traffic", case("reference", CLIPPED, DP2TP2))
+    assert measurement.value == measurement.law, measurement.reason
 
 
 def test_autotp_sends_one_backward_all_reduce_for_each_column_parallel_matrix(lab: Lab) -> None:
     """Five per layer where the paper has two; its embedding, if not tied to the head, is whole and sends nothing."""
     workload = Workload("untied", SMALL)
-    (finding,) = lab.measure("traffic", case("deepspeed", workload))
+    (measurement,) = lab.measure("traffic", case("deepspeed", workload))
     activation = workload.tokens * workload.model.hidden_size * workload.element_size
-    assert finding.value is not None
-    assert finding.law is not None
-    assert finding.value - finding.law == (3 * workload.model.num_hidden_layers - 1) * activation
+    assert measurement.value is not None
+    assert measurement.law is not None
+    assert measurement.value - measurement.law == (3 * workload.model.num_hidden_layers - 1) * activation
 
 
 @pytest.mark.parametrize("workload", [CLIPPED, UNEVEN], ids=lambda workload: workload.name)
@@ -133,12 +133,12 @@ def test_a_planted_fault_is_seen(lab: Lab, fault: str) -> None:
     planted = replace(CARD, variants={fault: {"fault": fault}}, engines={"reference": Engine(f"{__name__}:with_fault")})
     lab.runner.cards = {CARD.name: planted}
     try:
-        findings = {f.quantity: f for f in lab.measure("parity", case("reference", UNEVEN, variant=fault))}
+        measurements = {f.quantity: f for f in lab.measure("parity", case("reference", UNEVEN, variant=fault))}
     finally:
         lab.runner.cards = {CARD.name: CARD}
-    assert (findings["gradient"].verdict, findings["update"].verdict) == ("fail", "fail")
+    assert (measurements["gradient"].verdict, measurements["update"].verdict) == ("fail", "fail")
     if fault.startswith("QK-norm"):
-        assert "_norm.weight" in findings["gradient"].detail["tensor"]
+        assert "_norm.weight" in measurements["gradient"].detail["tensor"]
 
 
 def conjugates(context: Context) -> dict[str, tuple[float, float]]:

@@ -44,9 +44,9 @@ def test_uneven_parts_micro_batches_and_clipping_on_three_ranks_are_those_of_the
 ) -> None:
     work = CLIPPED.with_(batch_size=12)
     double, mixed = (Case(CARD.name, variant, "reference", DP3, work.with_(dtype=name)) for name in ("fp64", "bf16"))
-    findings = [*lab.measure("parity", double), *lab.measure("traffic", double), *lab.measure("memory", mixed)]
-    assert {finding.quantity for finding in findings} >= {"gradient", "update", "loss", "bytes", "states"}
-    assert [finding.reason for finding in findings if finding.verdict != "pass"] == []
+    measurements = [*lab.measure("parity", double), *lab.measure("traffic", double), *lab.measure("memory", mixed)]
+    assert {measurement.quantity for measurement in measurements} >= {"gradient", "update", "loss", "bytes", "states"}
+    assert [measurement.reason for measurement in measurements if measurement.verdict != "pass"] == []
 
 
 def watched_units(context: Context) -> list[tuple[str, int]]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from harness.launch.local import LocalLauncher
 from harness.run.lab import Lab
-from harness.spec import Case, Engine, Finding, ModelConfig, Topology, Trainer, Workload
+from harness.spec import Case, Engine, Measurement, ModelConfig, Topology, Trainer, Workload
 from harness.spec.named import NAMED
 from impls.parallelism import zero_offload
 from impls.parallelism.zero import laws as zero_laws
@@ -28,16 +28,16 @@ def case(variant: str, engine: str, workload: Workload, topology: Topology = DP2
     return Case(CARD.name, variant, engine, topology, workload)
 
 
-def failed(findings: list[Finding]) -> list[str]:
-    return [finding.reason for finding in findings if finding.verdict != "pass"]
+def failed(measurements: list[Measurement]) -> list[str]:
+    return [measurement.reason for measurement in measurements if measurement.verdict != "pass"]
 
 
 @pytest.mark.parametrize("variant", CARD.variants)
 def test_micro_batches_and_clipping_are_those_of_the_dense_model(lab: Lab, variant: str) -> None:
     work = case(variant, "reference", CLIPPED)
-    findings = lab.measure("parity", work)
-    assert {finding.quantity for finding in findings} >= {"gradient", "update", "loss"}
-    assert failed(findings) == []
+    measurements = lab.measure("parity", work)
+    assert {measurement.quantity for measurement in measurements} >= {"gradient", "update", "loss"}
+    assert failed(measurements) == []
     (traffic,) = lab.measure("traffic", work)
     assert (traffic.verdict, traffic.value) == ("pass", traffic.law), traffic.reason
 
@@ -48,8 +48,10 @@ def test_engines_clip_and_accumulate_as_the_dense_model_does(lab: Lab, engine: s
 
 
 def test_double_precision_is_stepped_in_double_precision(lab: Lab) -> None:
-    findings = lab.measure("parity", case("nvme_params", "reference", CLIPPED.with_(dtype="fp64")))
-    assert failed([finding for finding in findings if finding.quantity != "loss"]) == []  # the sum is in float32
+    measurements = lab.measure("parity", case("nvme_params", "reference", CLIPPED.with_(dtype="fp64")))
+    assert (
+        failed([measurement for measurement in measurements if measurement.quantity != "loss"]) == []
+    )  # the sum is in float32
 
 
 def test_states_in_files_are_not_in_memory(lab: Lab) -> None:
@@ -57,7 +59,7 @@ def test_states_in_files_are_not_in_memory(lab: Lab) -> None:
     variants = ("offload_optimizer", "nvme_optimizer", "nvme_params")
     held = [lab.measure("memory", case(variant, "reference", MIXED))[0] for variant in variants]
     assert failed(held) == []
-    here, optimizer, all_of_it = (finding.value for finding in held)
+    here, optimizer, all_of_it = (measurement.value for measurement in held)
     assert here is not None
     assert optimizer is not None
     assert all_of_it is not None
@@ -74,11 +76,11 @@ def test_a_missing_folder_ends_the_case_with_one_clear_error(lab: Lab) -> None:
     engines = {**CARD.engines, "lost": Engine(f"{__name__}:in_a_missing_folder")}
     lab.runner.cards = {CARD.name: type(CARD)(**{**vars(CARD), "engines": engines})}
     try:
-        (finding,) = lab.measure("parity", case("nvme_optimizer", "lost", MIXED, DP1))
+        (measurement,) = lab.measure("parity", case("nvme_optimizer", "lost", MIXED, DP1))
     finally:
         lab.runner.cards = {CARD.name: CARD}
-    assert finding.verdict == "error"
-    assert "cannot make a file in /nowhere/at/all for offloaded states: No such file or directory" in finding.reason
+    assert measurement.verdict == "error"
+    assert "cannot make a file in /nowhere/at/all for offloaded states: No such file or directory" in measurement.reason
 
 
 def test_a_rank_leaves_no_file_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,9 +103,9 @@ def test_a_rank_leaves_no_file_in_the_folder(tmp_path: Path, monkeypatch: pytest
 def test_unsupported_work_is_skipped_with_the_reason(
     lab: Lab, variant: str, engine: str, workload: Workload, reason: str
 ) -> None:
-    (finding,) = lab.measure("parity", case(variant, engine, workload))
-    assert finding.verdict == "skipped"
-    assert reason in finding.reason
+    (measurement,) = lab.measure("parity", case(variant, engine, workload))
+    assert measurement.verdict == "skipped"
+    assert reason in measurement.reason
 
 
 def test_an_operator_that_cannot_be_built_is_a_skip_that_says_why(
@@ -114,10 +116,10 @@ def test_an_operator_that_cannot_be_built_is_a_skip_that_says_why(
     monkeypatch.setenv("CC", "/bin/false")
     with LocalLauncher() as launcher:
         alone = labs.make({CARD.name: CARD}, launcher=launcher, capacity=1)
-        (finding,) = alone.measure("parity", case("nvme_states", "deepspeed", MIXED, DP1))
+        (measurement,) = alone.measure("parity", case("nvme_states", "deepspeed", MIXED, DP1))
         alone.runner.close()
-    assert finding.verdict == "skipped"
-    assert finding.reason.startswith(
+    assert measurement.verdict == "skipped"
+    assert measurement.reason.startswith(
         "DeepSpeed's async_io cannot be built here: it needs a C++ compiler and libaio-dev"
     )
 

@@ -64,26 +64,26 @@ def test_the_reference_computes_what_the_dense_model_does_and_sends_what_the_law
     lab: Lab, variant: str, workload: Workload
 ) -> None:
     asked = case(variant, workload=workload)
-    findings = lab.measure("parity", asked)
-    assert {finding.quantity for finding in findings} >= {"gradient", "update", "loss"}
-    assert [finding.reason for finding in findings if finding.verdict != "pass"] == []
+    measurements = lab.measure("parity", asked)
+    assert {measurement.quantity for measurement in measurements} >= {"gradient", "update", "loss"}
+    assert [measurement.reason for measurement in measurements if measurement.verdict != "pass"] == []
     # In float64 every rounding decision is certain: the floor cannot hide a fault.
-    assert findings[0].detail["floor"] < 1e-12
+    assert measurements[0].detail["floor"] < 1e-12
     sent, across = lab.measure("traffic", asked)
     assert (sent.value, across.value) == (sent.law, across.law)
 
 
 def test_groups_that_do_not_divide_the_ranks_are_skipped_with_the_reason(lab: Lab) -> None:
-    (finding,) = lab.measure("parity", case("groups_of_three"))
-    assert finding.verdict == "skipped"
-    assert "dp 4 is not a multiple of its groups of 3 ranks" in finding.reason
+    (measurement,) = lab.measure("parity", case("groups_of_three"))
+    assert measurement.verdict == "skipped"
+    assert "dp 4 is not a multiple of its groups of 3 ranks" in measurement.reason
 
 
 @pytest.mark.parametrize(("variant", "topology"), [("qwz", DP2), ("qgz", DP4)], ids=str)
 def test_deepspeed_has_no_kernels_that_quantise_on_a_cpu(lab: Lab, variant: str, topology: Topology) -> None:
-    (finding,) = lab.measure("parity", case(variant, "deepspeed", topology, NAMED["tiny"]))
-    assert finding.verdict == "skipped"
-    assert "not been implemented on CPU backend" in finding.reason
+    (measurement,) = lab.measure("parity", case(variant, "deepspeed", topology, NAMED["tiny"]))
+    assert measurement.verdict == "skipped"
+    assert "not been implemented on CPU backend" in measurement.reason
 
 
 def test_deepspeeds_qgz_is_zero_3_on_one_node_and_says_so(lab: Lab) -> None:
@@ -97,13 +97,13 @@ def test_fsdp2_keeps_the_backward_gather_in_the_group_too(lab: Lab) -> None:
     ours, theirs = (
         lab.measure("traffic", case("hpz", engine, DP4, NAMED["tiny"])) for engine in ("reference", "torch")
     )
-    assert [finding.value for finding in ours] == [finding.value for finding in theirs]
+    assert [measurement.value for measurement in ours] == [measurement.value for measurement in theirs]
 
 
 def test_padding_of_fsdp2_may_leave_the_group(lab: Lab) -> None:
-    findings = lab.measure("traffic", case("hpz", "torch"))
-    assert [finding.verdict for finding in findings] == ["pass", "pass"]
-    assert findings[1].value > findings[1].law
+    measurements = lab.measure("traffic", case("hpz", "torch"))
+    assert [measurement.verdict for measurement in measurements] == ["pass", "pass"]
+    assert measurements[1].value > measurements[1].law
 
 
 def test_the_laws_know_the_units_and_blocks(lab: Lab) -> None:
@@ -142,9 +142,9 @@ def promised() -> dict[str, float]:
 
 
 def test_the_claim_on_traffic_is_reproduced_by_what_the_laws_promise() -> None:
-    finding = claims.paper_traffic(records(**promised()))
-    assert finding.detail["status"] == "reproduced"
-    assert finding.value == pytest.approx(0.75 + 4 / BLOCK, rel=0.002)
+    measurement = claims.paper_traffic(records(**promised()))
+    assert measurement.detail["status"] == "reproduced"
+    assert measurement.value == pytest.approx(0.75 + 4 / BLOCK, rel=0.002)
 
 
 def test_the_claim_on_traffic_is_contradicted_where_the_backward_pass_gathers_between_groups() -> None:

@@ -1,25 +1,25 @@
-"""Findings: the one that decides, and the outcome of a published claim."""
+"""Measurements: the one that decides, and the outcome of a published claim."""
 
 import pytest
 
-from harness.spec import VERDICTS, Finding, assessed, measured
-from harness.spec.finding import worst
+from harness.spec import VERDICTS, Measurement, assessed, measured
+from harness.spec.measurement import worst
 
 
-def finding(verdict: str, quantity: str = "peak") -> Finding:
-    return Finding("memory", quantity, 1.0, "B", verdict, "because")
+def measurement(verdict: str, quantity: str = "peak") -> Measurement:
+    return Measurement("memory", quantity, 1.0, "B", verdict, "because")
 
 
 def test_the_first_of_the_worst_verdict_decides() -> None:
-    found = [finding("pass"), finding("fail", "first"), finding("fail", "second"), finding("skipped")]
+    found = [measurement("pass"), measurement("fail", "first"), measurement("fail", "second"), measurement("skipped")]
     assert worst(found).quantity == "first"
-    assert worst([finding(verdict) for verdict in reversed(VERDICTS)]).verdict == "error"
+    assert worst([measurement(verdict) for verdict in reversed(VERDICTS)]).verdict == "error"
 
 
 @pytest.mark.parametrize(("field", "value"), [("verdict", "ok"), ("direction", "up")])
 def test_an_unknown_word_is_refused(field: str, value: str) -> None:
     with pytest.raises(ValueError, match=f"{field} '{value}' is none of "):
-        finding("pass").but(**{field: value})
+        measurement("pass").but(**{field: value})
 
 
 def test_a_contradicted_claim_fails_and_one_that_cannot_be_tested_is_skipped() -> None:

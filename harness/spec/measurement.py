@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-# From worst to best: a case is as bad as its worst finding.
+# From worst to best: a case is as bad as its worst measurement.
 VERDICTS = ("error", "fail", "invalid", "inconclusive", "skipped", "pass")
 DIRECTIONS = ("lower", "higher", "equal")
 
 
 @dataclass(frozen=True)
-class Finding:
+class Measurement:
     """``value`` in ``unit``; ``law``: the promised value; ``bound``: the limit that still passes; ``reason`` for
     people."""
 
@@ -31,13 +31,13 @@ class Finding:
         if self.direction not in DIRECTIONS:
             raise ValueError(f"direction {self.direction!r} is none of {', '.join(DIRECTIONS)}")
 
-    def but(self, **changes: Any) -> "Finding":
+    def but(self, **changes: Any) -> "Measurement":
         return replace(self, **changes)
 
 
-def worst(findings: list[Finding]) -> Finding:
-    """The finding that decides: the first of the worst verdict."""
-    return min(findings, key=lambda finding: VERDICTS.index(finding.verdict))
+def worst(measurements: list[Measurement]) -> Measurement:
+    """The measurement that decides: the first of the worst verdict."""
+    return min(measurements, key=lambda measurement: VERDICTS.index(measurement.verdict))
 
 
 _CLAIM_VERDICTS = {
@@ -49,11 +49,11 @@ _CLAIM_VERDICTS = {
 STATUSES = tuple(_CLAIM_VERDICTS)
 
 
-def assessed(name: str, status: str, reason: str, arithmetic: str = "", **figures: Any) -> Finding:
+def assessed(name: str, status: str, reason: str, arithmetic: str = "", **figures: Any) -> Measurement:
     """The outcome of a published claim. ``figures``: ``value`` measured, ``law`` published, ``unit``."""
     figures = {"value": None, "unit": "ratio", "direction": "equal", **figures}
     detail = {"status": status, "arithmetic": arithmetic, **figures.pop("detail", {})}
-    return Finding("claim", name, verdict=_CLAIM_VERDICTS[status], reason=reason, detail=detail, **figures)
+    return Measurement("claim", name, verdict=_CLAIM_VERDICTS[status], reason=reason, detail=detail, **figures)
 
 
 def measured(records: Sequence[Mapping[str, Any]], **equals: object) -> list[float]:
