@@ -98,8 +98,8 @@ def pytest_itemcollected(item: Any) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Order: untimed cases by topology and engine, where engines that compile something are last; timed blocks; the
-    ledger. A deselected case is not a peer."""
+    """Order: untimed cases by topology and engine, where engines that compile something are last; comparisons of
+    engines; timed blocks; the ledger. A deselected case is not a peer."""
     if SESSION not in config.stash:
         return
     session = config.stash[SESSION]
@@ -110,10 +110,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     def key(item: pytest.Item) -> tuple[Any, ...]:
         case = _case(item)
         if case is None:
-            return (2,) if _in_suites(item) else (0,)
+            return (3,) if _in_suites(item) else (0,)
         place = (places[case.id], order.index(_measure(item)))  # the full order: a plugin may have shuffled the items
-        if _needs(item) is Needs.QUIET:
+        if _needs(item) is Needs.PEERS:
             return 1, case.topic, case.topology, *place
+        if _needs(item) is Needs.QUIET:
+            return 2, case.topic, case.topology, *place
         late = bool(session.operators(case))  # they compile while the other cases run
         return 0, late, case.topic, case.topology, case.engine, case.workload.name, *place
 

@@ -124,7 +124,7 @@ class Session:
             chosen, use = self.plan, self.request.gpus
             launch = catalog.load(LAUNCHERS[self.config.getoption("--launcher") or "local"])
             launcher = launch(use, adapters(chosen.cases, self.cards, use > 0))
-            runner = Runner(self.cards, launcher, self.timeout, self.request.ranks, chosen.timed)
+            runner = Runner(self.cards, launcher, self.timeout, self.request.ranks, chosen.timed, chosen.cases)
             runner.expect(chosen.cases, chosen.checked, chosen.oracles)
             self._lab = Lab(runner, Recorder(self.record, self.waivers, self.device))
         return self._lab

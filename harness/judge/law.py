@@ -1,5 +1,7 @@
 """A measured value compared with a paper's law."""
 
+from dataclasses import replace
+
 from harness import catalog
 from harness.spec import Card, Case, Law, Measurement
 
@@ -19,6 +21,8 @@ def against(
                 if elements:
                     held = case.workload.model.parameters / (case.topology.tp * case.topology.pp)
                     padding = promised * elements / held
+                if measure == "traffic" and case.engine != "reference":  # a right engine may send less
+                    law = replace(law, direction="at_most")
                 return judge(law, promised, value, padding)
     return Measurement(measure, quantity, value, "B", "pass", f"{value:,.0f} B; no law applies here")
 

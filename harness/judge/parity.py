@@ -18,11 +18,16 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from harness.spec import Measurement
+from harness.spec.run import COMPARED
 
 MARGIN = 4.5  # twice the largest ratio of honest runs, half the smallest of planted faults (calibration.json)
 Kinds = Mapping[str, Mapping[str, Tensor]]  # gradient, update or output → name → tensor
 
 OPTIONAL = ("merged", "unmerged")  # kinds
+LATER = "gradient at step"  # kinds of which one measurement tells the worst step
+NAMES = 5  # at most this many tensors are named in a message
+ALONE = 0.9  # of an error's squares: the other parts are right
+SCALED = 0.9  # of the error along the truth: it is one of scale
 SIGMAS = 1.5  # least slope in standard errors: with the margin, nearly seven
 PARTS = 32  # parts of each tensor, whose errors are taken to be independent
 ZERO = 1e-6  # a true tensor below this share of the model's typical element is zero except for round-off
@@ -63,9 +68,10 @@ class Reference:
 def errors(found: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> Errors:
     """Compares every tensor of the oracle. Raises ValueError where a name or a shape differs."""
     if missing := truth.keys() - found.keys():
-        raise ValueError(f"the engine returned no {', '.join(sorted(missing))}")
+        given = f", only {_listed(found)}" if found else ""
+        raise ValueError(f"the engine returned none for {_listed(missing)}{given}")
     if extra := found.keys() - truth.keys():
-        raise ValueError(f"the engine returned {', '.join(sorted(extra))}, which the model does not have")
+        raise ValueError(f"the engine returned {_listed(extra)}, which the model does not have")
     squares = {name: float(tensor.double().square().sum()) for name, tensor in truth.items()}
     typical = sum(squares.values()) / sum(tensor.numel() for tensor in truth.values())
     by_name, off, along = {}, 0.0, []
@@ -89,6 +95,12 @@ def errors(found: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> Errors:
     # standard error); errors of a wrong scale add up linearly.
     walk = math.fsum(x * x for x in along) ** 0.5
     return Errors(by_name, math.fsum(along) / whole, (off / whole) ** 0.5, walk / whole)
+
+
+def _listed(names: Collection[str]) -> str:
+    """The first names in order, and the number of the others."""
+    few = ", ".join(sorted(names)[:NAMES])
+    return f"{few} and {len(names) - NAMES} more" if len(names) > NAMES else few
 
 
 def floor(runs: Sequence[Errors]) -> Errors:
@@ -128,35 +140,31 @@ def at_least(floor: Errors, tensors: Mapping[str, float]) -> Errors:
 def judge(
     found: Kinds, losses: Sequence[float], reference: Reference, ranks: int, together: Collection[str]
 ) -> list[Measurement]:
-    """One measurement for each kind's norm and slope, and one for the losses.
+    """One measurement for each kind's norm and slope, and one for the losses, in the order in which a run goes wrong.
 
     The norm of a kind in ``together`` is judged over all tensors together: an adaptive optimizer turns round-off in
     small gradients into whole steps, so single tensors say little. Kinds that only some engines return (``OPTIONAL``)
-    are judged where they exist.
+    are judged where they exist. The gradients of all steps but the first are told together.
     """
-    measurements = []
-    for kind, truth in reference.oracle.kinds.items():
+    measurements, later = [], []
+    for kind in reference.oracle.kinds:
         if kind in OPTIONAL and kind not in found:
             continue
         try:
-            error, limit = errors(found[kind], truth), reference.floors[kind]
+            pair = _judged(kind, found[kind], losses, reference, ranks, kind in together)
         except (KeyError, ValueError) as problem:
-            measurements.append(Measurement("parity", kind, None, "× floor", "fail", f"{kind}: {problem}"))
-            continue
-        if kind not in together:
-            ratios = {name: _ratio(value, limit.tensors[name]) for name, value in error.tensors.items()}
-            name = max(ratios, key=lambda key: ratios[key])
-            norm, size, bound = ratios[name], error.tensors[name], limit.tensors[name]
+            missing = "the engine returned none" if isinstance(problem, KeyError) else problem
+            pair = [Measurement("parity", kind, None, "× floor", "fail", f"{kind}: {missing}")]
+        if kind.startswith(LATER):
+            later.append(pair)
         else:
-            name = max(error.tensors, key=lambda key: error.tensors[key])
-            norm, size, bound = _ratio(error.total, limit.total), error.total, limit.total
-        where = _where(kind, name, found[kind][name], truth[name], losses, reference, ranks)
-        measurements.append(_measurement(kind, norm, size, bound, limit.slope, name, where))
-        # Chance moves a slope by its own standard error, which may exceed the floor by as much as the norm may.
-        chance = max(limit.slope, min(SIGMAS * error.slope_error, MARGIN * limit.slope))
-        slope = _ratio(abs(error.slope), chance)
-        found_slope = _measurement(f"{kind} slope", slope, abs(error.slope), chance, chance, "", where)
-        measurements.append(found_slope.but(detail={**found_slope.detail, "standard_error": error.slope_error}))
+            measurements += pair
+    if later:
+        place = next(index for index, each in enumerate(measurements) if each.quantity == "update")
+        measurements[place:place] = [
+            _of_all(name, [m for pair in later for m in pair if m.quantity.endswith("slope") == slope])
+            for name, slope in (("later gradients", False), ("later gradients slope", True))
+        ]
     if reference.oracle.losses:
         off = [abs(got / true - 1.0) for got, true in zip(losses, reference.oracle.losses, strict=True)]
         bound = max(reference.loss_floor)
@@ -168,6 +176,60 @@ def judge(
         curves = {"losses": list(losses), "oracle_losses": list(reference.oracle.losses)}
         measurements.append(measurement.but(detail={**measurement.detail, **curves}))
     return measurements
+
+
+def _judged(
+    kind: str, got: Mapping[str, Tensor], losses: Sequence[float], reference: Reference, ranks: int, together: bool
+) -> list[Measurement]:
+    """The norm's and the slope's measurement."""
+    truth, limit = reference.oracle.kinds[kind], reference.floors[kind]
+    error = errors(got, truth)
+    if together:
+        name = max(error.tensors, key=lambda key: error.tensors[key])
+        norm, size, bound = _ratio(error.total, limit.total), error.total, limit.total
+    else:
+        ratios = {name: _ratio(value, limit.tensors[name]) for name, value in error.tensors.items()}
+        name = max(ratios, key=lambda key: ratios[key])
+        norm, size, bound = ratios[name], error.tensors[name], limit.tensors[name]
+    where = _where(kind, name, got[name], truth[name], losses, reference, ranks)
+    if abs(error.slope) > SCALED * error.total:
+        where = f"{where.partition(', ')[0]}, all of {kind.partition(' at ')[0]} × {1 + error.slope:.4g}"
+    found = _measurement(kind, norm, size, bound, limit.slope, name, where)
+    # Chance moves a slope by its own standard error, which may exceed the floor by as much as the norm may.
+    chance = max(limit.slope, min(SIGMAS * error.slope_error, MARGIN * limit.slope))
+    slope = _ratio(abs(error.slope), chance)
+    found_slope = _measurement(f"{kind} slope", slope, abs(error.slope), chance, chance, "", where)
+    return [found, found_slope.but(detail={**found_slope.detail, "standard_error": error.slope_error})]
+
+
+def _of_all(quantity: str, steps: Sequence[Measurement]) -> Measurement:
+    """The worst step's figure; if any fails, with the first divergence of the first that does."""
+    failed = [step for step in steps if step.verdict == "fail"]
+    if absent := next((step for step in failed if step.value is None), None):
+        return absent.but(quantity=quantity)
+    found = max(steps, key=lambda step: step.value or 0.0)
+    if not failed or found is failed[0]:
+        return found.but(quantity=quantity)
+    first = failed[0].detail["first_divergence"]
+    reason = found.reason.replace(found.detail["first_divergence"], first)
+    return found.but(quantity=quantity, reason=reason, detail={**found.detail, "first_divergence": first})
+
+
+def replicas(ranks: Sequence[Sequence[Mapping[str, bytes]]]) -> Measurement:
+    """Whether all ranks that return a tensor have the same bits of it after each step. ``ranks``: by rank and step, the
+    digest of each tensor of the weights."""
+    first, text, count = ranks[0], "all ranks have the same weights, bit by bit", 0
+    for step, mine in enumerate(first, start=1):
+        off = {
+            rank: sorted(name for name, digest in other[step - 1].items() if mine.get(name, digest) != digest)
+            for rank, other in enumerate(ranks)
+        }
+        if wrong := {rank: names for rank, names in off.items() if names}:
+            rank, names = next(iter(wrong.items()))
+            count = sum(map(len, wrong.values()))
+            text = f"after step {step}, rank {rank}'s copy of {_listed(names)} differs from rank 0's"
+            break
+    return Measurement("parity", "replicas", float(count), "tensors", "fail" if count else "pass", text, bound=0.0)
 
 
 def equal(found: Mapping[str, Any], truth: Mapping[str, Any]) -> list[Measurement]:
@@ -225,17 +287,23 @@ def _where(
 ) -> str:
     """Step, tensor and part. The error's place among equal parts of the tensor shows whether only one shard is
     wrong."""
-    step = {"update": "after the last step"}.get(kind, "step 1") if " at " not in kind else kind.partition(" at ")[2]
-    if kind == "update" and reference.oracle.losses:
-        first = _first_loss(losses, reference)
-        if first.startswith("step"):
-            step = f"{first}; {step}"
-    text = f"{step}, {kind.partition(' at ')[0]} of {name}"
-    if ranks > 1 and true.numel() >= ranks:
-        parts = [float(part.square().sum()) for part in (got.double() - true.double()).flatten().tensor_split(ranks)]
-        share = max(parts) / sum(parts) if sum(parts) else 0.0
-        if share > 0.9:
+    kind, _, step = kind.partition(" at ")
+    text = f"{kind} of {name}"
+    if reference.oracle.losses:  # a Trainer
+        first = _first_loss(losses, reference) if kind == "update" else ""
+        earlier = f"{first}; " if first.startswith("step") else ""
+        text = f"{earlier}{step or (f'after step {COMPARED}' if kind == 'update' else 'step 1')}, {text}"
+    return f"{text}{_part(got.double() - true.double(), ranks)}"
+
+
+def _part(off: Tensor, ranks: int) -> str:
+    """Which of ``ranks`` equal parts has the error ``off``, cut along any dim or flat."""
+    if ranks == 1 or off.numel() < ranks:
+        return ""
+    cuts = {f" along dim {dim}": off.tensor_split(ranks, dim) for dim in range(off.dim()) if off.shape[dim] >= ranks}
+    for along, pieces in {**cuts, " of the flat tensor": off.flatten().tensor_split(ranks)}.items():
+        parts = [float(piece.square().sum()) for piece in pieces]
+        if max(parts) > ALONE * sum(parts):
             part = parts.index(max(parts))
-            return f"{text}, only in part {part + 1} of {ranks} (rank {part}'s, where tensors are cut in order)"
-        return f"{text}, in all {ranks} parts"
-    return text
+            return f", only in part {part + 1} of {ranks}{along} (rank {part}'s, where parts are in order)"
+    return ", all over the tensor"

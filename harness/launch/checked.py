@@ -18,15 +18,13 @@ from harness.launch.problem import Drawn, backward, forward_backward, leaves, pa
 from harness.launch.rank import Context
 from harness.meter import memory
 from harness.meter.backward import FirstBackward
+from harness.meter.graph import nodes
 from harness.meter.traffic import Traffic
 from harness.spec import Topology, Trainer, Workload
-from harness.spec.run import COMPARED, FunctionRun, Memory, TrainerRun
+from harness.spec.run import FunctionRun, Memory, TrainerRun, steps
 from harness.spec.run import Traffic as Sent
 
-# Pairs of consecutive steps, counted from 0. By then lazy states exist; traffic is counted in steps that collect no
-# tensors.
-MEMORY_STEPS, TRAFFIC_STEPS = (1, 2), (3, 4)
-STEPS = 5
+SETTLED = 3  # the first step that every later one must resemble: by then engines have rebuilt buckets and made states
 
 
 def trainer(
@@ -42,33 +40,35 @@ def trainer(
     """Runs some steps from the same weights on the same batches; rank 0 keeps the tensors if they are asked for.
     ``options`` belong to the dense model and the data."""
     products = widen(context, workload)
-    batch = load(f"{data}:batch")
-    batches = [batch(workload, step, **options) for step in range(STEPS)]
+    batch, last = load(f"{data}:batch"), steps(workload)
+    batches = [batch(workload, step, **options) for step in range(last)]
     gc.collect()
+    gc.freeze()  # what exists now is not searched again, which makes each later collection cheap
     run, tensors, changed = TrainerRun(meter=memory.meter(), products=products), Kept(context, keep), set()
-    losses, observed, memories, traffics = [], [], [], []
+    losses, observed, memories, traffics, graph = [], [], [], [], []
     with memory.gauge() as gauge:
         trainer: Trainer = load(build)(workload, topology, **variant)
         frozen = fingerprints(trainer)
-        for step, tokens in enumerate(batches):
-            if step in TRAFFIC_STEPS:
-                with Traffic() as traffic:
-                    losses.append(float(trainer.backward(tokens)))
-                    trainer.update()
-                traffics.append(Sent(traffic.by_op, traffic.by_group))
-            elif step in MEMORY_STEPS:
-                loss, held = _weighed(trainer, tokens, gauge, partial(tensors.keep, f"gradient {step + 1}"))
-                losses.append(loss)
+        for step, tokens in enumerate(batches, start=1):
+            traffic, gradients = Traffic(), partial(tensors.keep, f"gradient {step}", trainer.gradients)
+            if step in (SETTLED - 1, SETTLED, last):
+                loss, held = _weighed(trainer, tokens, gauge, traffic, gradients)
                 memories.append(held)
             else:
-                losses.append(float(trainer.backward(tokens)))
-                tensors.keep(f"gradient {step + 1}", trainer.gradients)
-                trainer.update()
-            if step < COMPARED:
-                tensors.keep(f"parameters {step + 1}", trainer.parameters)
+                with traffic:
+                    loss = float(trainer.backward(tokens))
+                gradients()
+                with traffic:
+                    trainer.update()
+            losses.append(loss)
+            if step >= SETTLED:
+                traffics.append(Sent(traffic.by_op, traffic.by_group))
+            tensors.keep(f"parameters {step}", trainer.parameters, replicated=True)
             if observe := getattr(trainer, "observe", None):
                 observed.append({name: float(value) for name, value in observe().items()})
             changed |= {name for name, digest in fingerprints(trainer).items() if digest != frozen.get(name)}
+            if step in (SETTLED, last):
+                graph.append(nodes())
         if merged := getattr(trainer, "merged", None):
             tensors.keep("merged", merged)
             trainer.unmerge()  # type: ignore[attr-defined]
@@ -84,11 +84,15 @@ def trainer(
         tensors=tensors.kinds,
         losses=losses,
         observed=observed,
+        digests=tensors.digests,
         changed=sorted(changed),
+        nodes=graph,
     )
 
 
-def _weighed(trainer: Any, tokens: Any, gauge: memory.Gauge, keep: Callable[[Any], None]) -> tuple[float, Memory]:
+def _weighed(
+    trainer: Any, tokens: Any, gauge: memory.Gauge, traffic: Traffic, collect: Callable[[], None]
+) -> tuple[float, Memory]:
     """Returns a step's loss and its memory. Gradients are collected while nothing is counted."""
     settle()  # the step before must leave no garbage in this one
     gauge.reset()
@@ -98,14 +102,15 @@ def _weighed(trainer: Any, tokens: Any, gauge: memory.Gauge, keep: Callable[[Any
         settle()  # a backend's thread may still hold a message
         return gauge.current()
 
-    with FirstBackward(held) as first:
+    with traffic, FirstBackward(held) as first:
         loss = float(trainer.backward(tokens))
     settle()
     states, peak = gauge.current(), gauge.peak()
-    keep(trainer.gradients)
+    collect()
     settle()
     gauge.reset()
-    trainer.update()
+    with traffic:
+        trainer.update()
     synchronize()
     kept = 0.0 if first.noted is None else first.noted - before
     return loss, Memory(states, kept, max(peak, gauge.peak()))
@@ -145,7 +150,10 @@ def function(
     found = leaves(whole(outputs), exact) if keep else leaves({}, exact)
     if keep and found.tensors:
         tensors.keep("output", lambda: found.tensors)
-    if keep and gradients:
+    if keep and drawn.cotangents:
+        if hasattr(function, "gather"):  # all ranks gather the same names; an input may be unused on one of them
+            unused = {n: torch.zeros_like(x) for n, x in drawn.inputs.items() if x.requires_grad and n not in gradients}
+            gradients |= unused
         tensors.keep("gradient", lambda: whole(gradients))
     return FunctionRun(
         memory=[Memory(kept=kept, peak=peak)],
@@ -160,32 +168,36 @@ def function(
 
 class Kept:
     """The first rank's tensors by kind, converted to bytes at once: as tensors they would count as the engine's
-    memory."""
+    memory. ``digests``: this rank's replicated tensors, of which each rank has its own copy."""
 
     def __init__(self, context: Context, wanted: bool = True) -> None:
         self.first = context.rank == 0
         self.kinds: dict[str, bytes] | None = {} if wanted else None
+        self.digests: list[dict[str, bytes]] = []
 
-    def keep(self, kind: str, give: Any) -> None:
+    def keep(self, kind: str, give: Any, replicated: bool = False) -> None:
         """All ranks call ``give`` together, since it may gather."""
         if self.kinds is None:
             return
         tensors = give()
+        if replicated:
+            self.digests.append({name: _digest(tensor) for name, tensor in tensors.items()})
         if self.first:
             buffer = io.BytesIO()
             torch.save({name: tensor.detach().cpu() for name, tensor in tensors.items()}, buffer)
             self.kinds[kind] = buffer.getvalue()
 
 
-def fingerprints(trainer: Any) -> dict[str, str]:
+def fingerprints(trainer: Any) -> dict[str, bytes]:
     """A digest of each tensor that no step may change."""
     if not hasattr(trainer, "frozen"):
         return {}
     return {name: _digest(tensor) for name, tensor in trainer.frozen().items()}
 
 
-def _digest(tensor: Tensor) -> str:
-    return hashlib.sha256(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+def _digest(tensor: Tensor) -> bytes:
+    flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+    return hashlib.blake2b(flat.numpy().data, digest_size=16).digest()
 
 
 def widen(context: Context, workload: Workload) -> str:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from harness.catalog import load
-from harness.launch.checked import STEPS, Kept, widen
+from harness.launch.checked import Kept, widen
 from harness.launch.problem import TORCH_DTYPES, Drawn, backward, leaves
 from harness.launch.rank import Context
 from harness.launch.reordered import Reordered
 from harness.spec import Topology, Trainer, Workload
-from harness.spec.run import COMPARED, FunctionRun, TrainerRun
+from harness.spec.run import COMPARED, FunctionRun, TrainerRun, steps
 
 
 def members(context: Context, **work: Any) -> list[TrainerRun]:
@@ -76,13 +76,12 @@ def _checked(
     context: Context, model: Any, workload: Workload, batch: Callable[..., Any], options: Mapping[str, Any]
 ) -> TrainerRun:
     losses, observed, kept = [], [], Kept(context)
-    for step in range(STEPS):
-        losses.append(float(model.backward(batch(workload, step, **options))))
-        if step in (0, COMPARED - 1):
-            kept.keep(f"gradient {step + 1}", model.gradients)
+    for step in range(1, steps(workload) + 1):
+        losses.append(float(model.backward(batch(workload, step - 1, **options))))
+        kept.keep(f"gradient {step}", model.gradients)
         model.update()
-        if step == COMPARED - 1:
-            kept.keep(f"parameters {step + 1}", model.parameters)
+        if step == COMPARED:
+            kept.keep(f"parameters {step}", model.parameters)
         if observe := getattr(model, "observe", None):
             observed.append({name: float(value) for name, value in observe().items()})
     if merged := getattr(model, "merged", None):

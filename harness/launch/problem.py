@@ -108,17 +108,18 @@ def forward_backward(function: Any, drawn: Drawn) -> None:
 
 
 def backward(outputs: Mapping[str, Any], drawn: Drawn) -> dict[str, Tensor]:
-    """The gradients of the differentiable inputs; empty if there are none."""
+    """The gradients of the differentiable inputs that the outputs depend on; empty if there are none."""
     names = [name for name, value in drawn.inputs.items() if _differentiated(value)]
-    if not names:
-        return {}
     live = [name for name, out in outputs.items() if isinstance(out, Tensor) and out.requires_grad]
+    if not names or not live:
+        return {}
     gradients = torch.autograd.grad(
         [outputs[name] for name in live],
         [drawn.inputs[name] for name in names],
         [drawn.cotangents[name].to(outputs[name].dtype) for name in live],
+        allow_unused=True,
     )
-    return dict(zip(names, gradients, strict=True))
+    return {name: gradient for name, gradient in zip(names, gradients, strict=True) if gradient is not None}
 
 
 def _differentiated(value: Any) -> bool:

@@ -1,5 +1,6 @@
 """An engine's states and the memory kept for the backward pass, compared with the laws, and the peak of a step."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.spec import Case, Flows, Measurement, Needs, Occasion
@@ -7,7 +8,7 @@ from harness.spec import Case, Flows, Measurement, Needs, Occasion
 if TYPE_CHECKING:
     from harness.run.lab import Lab
 
-PLACE, NEEDS, QUANTITIES = 2, Needs.CHECKED, ("states", "activations", "saved", "growth", "peak")
+PLACE, NEEDS, QUANTITIES = 2, Needs.CHECKED, ("states", "activations", "saved", "growth", "graph", "peak")
 
 SCALAR = 16.0  # bytes
 
@@ -33,6 +34,7 @@ def take(lab: "Lab", case: Case) -> list[Measurement]:
             law.against(card, case, "memory", "states", states, padding),
             law.against(card, case, "memory", "activations", kept),
             _growth([[step.states for step in rank.memory] for rank in ranks]),
+            _graph([rank.nodes for rank in ranks if isinstance(rank, TrainerRun)]),
         ]
     else:
         found = [law.against(card, case, "memory", "saved", kept)]
@@ -42,8 +44,15 @@ def take(lab: "Lab", case: Case) -> list[Measurement]:
     return [measurement.but(detail={**measurement.detail, **meter}) for measurement in found]
 
 
-def _growth(ranks: list[list[float]]) -> Measurement:
-    """Two consecutive steps hold the same but for a scalar, say a loss that is kept; a leak grows from step to step."""
-    growth = max(after - before for before, after in ranks)
-    text = f"{growth:,.0f} B more than in the step before, on the rank with the largest growth"
+def _growth(ranks: Sequence[Sequence[float]]) -> Measurement:
+    """All steps hold the same but for a scalar, say a loss that is kept; a leak grows from step to step."""
+    growth = max(last - settled for settled, *_, last in ranks)
+    text = f"{growth:,.0f} B more in the last step than in the second, on the rank with the largest growth"
     return Measurement("memory", "growth", growth, "B", "fail" if growth > SCALAR else "pass", text, bound=SCALAR)
+
+
+def _graph(ranks: Sequence[Sequence[int]]) -> Measurement:
+    """A step frees its graph; one that keeps it (``total += loss``) grows by its nodes."""
+    more = max(last - settled for settled, last in ranks)
+    text = f"{more:,} autograd nodes more after the last step than after the third, on the rank with the most"
+    return Measurement("memory", "graph", float(more), "nodes", "fail" if more > 0 else "pass", text, bound=0.0)

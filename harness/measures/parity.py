@@ -46,7 +46,6 @@ def _function(case: Case, run: "FunctionRun", reference: "Reference") -> list[Me
 def _trainer(runner: "Runner", case: Case, ranks: Sequence["TrainerRun"], reference: "Reference") -> list[Measurement]:
     from harness.judge import optimizer, parity
     from harness.run.oracle import mean_losses, tensors, trained
-    from harness.spec.run import COMPARED
 
     kept, initial = ranks[0].tensors or {}, runner.initial(case)
     kinds, losses = trained(kept, initial), mean_losses([rank.losses for rank in ranks])
@@ -54,10 +53,12 @@ def _trainer(runner: "Runner", case: Case, ranks: Sequence["TrainerRun"], refere
     together = {kind for kind in kinds if kind != "gradient"} if case.workload.optimizer == "adamw" else set()
     found = parity.judge(kinds, losses, reference, case.topology.world_size, together)
     if runner.replays(case):
-        every = tensors(kept)
-        gradients = [every[f"gradient {step}"] for step in range(1, COMPARED + 1)]
-        weights = [every[f"parameters {step}"] for step in range(1, COMPARED + 1)]
+        every, steps = tensors(kept), range(1, len(losses) + 1)
+        gradients = [every[f"gradient {step}"] for step in steps]
+        weights = [every[f"parameters {step}"] for step in steps]
         found.append(optimizer.judge(gradients, [initial, *weights], case.workload))
+    if len(ranks) > 1:
+        found.append(parity.replicas([rank.digests for rank in ranks]))
     if changed := sorted({name for rank in ranks for name in rank.changed}):
         text = f"a step changed frozen tensors: {', '.join(changed)}"
         found.append(Measurement("parity", "frozen", float(len(changed)), "tensors", "fail", text, bound=0.0))

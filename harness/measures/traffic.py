@@ -26,13 +26,13 @@ def take(lab: "Lab", case: Case) -> list[Measurement]:
     if unmetered := checked.ranks[0].unmetered:
         return [Measurement("traffic", "run", None, "", "skipped", unmetered)]
     card, found = lab.runner.card(case), []
-    for steps in zip(*(rank.traffic for rank in checked.ranks), strict=True):
-        step = max(steps, key=lambda rank: rank.bytes)
+    for ranks in zip(*(rank.traffic for rank in checked.ranks), strict=True):
+        step = max(ranks, key=lambda rank: rank.bytes)
         measurement = law.against(card, case, "traffic", "bytes", step.bytes, elements=checked.ranks[0].padding)
         control = f"; {step.control:,.0f} B of losses, norms and flags in addition" if step.control else ""
         detail = {**measurement.detail, "by_op": step.by_op, "control": step.control}
         found.append(measurement.but(detail=detail, reason=measurement.reason + control))
-    measurements = [worst(found)]  # each of two consecutive steps must keep the law
+    measurements = [worst(found)]  # each step must keep the law
     if size := card.variants[case.variant].get("group"):
         across = max(_across(step.groups, int(size)) for rank in checked.ranks for step in rank.traffic)
         measurements.append(

@@ -14,6 +14,8 @@ from harness.spec.named import load
 # the states that papers discuss; uneven sizes and tied weights need padding.
 TRAINER_GRID = Grid(
     (
+        Row("thorough", "fp32", True),
+        Row("thorough", "bf16", False),
         Row("tiny", "fp32", True),
         Row("tiny", "bf16", False),
         Row("tiny_adamw", "fp32", False),
@@ -94,8 +96,7 @@ def every(request: Request, chosen: dict[str, Card]) -> list[Case]:
         asked = [topology for topology in topologies if _has_axes(card, topology)]
         for topology in asked if topologies else [Topology.parse(text) for text in card.topologies]:
             for workload, variants in _work(request, card, topology, named):
-                # Work that the user asked for must fit; work of the card's own grid that does not fit is skipped with
-                # the reason.
+                # Work must fit the topologies that the user asked for.
                 if topologies and (reason := workload.check(topology)):
                     raise ValueError(f"workload {workload.name} on {topology}: {reason}")
                 found += _variants(card, topology, workload, request.engines, variants)
@@ -132,11 +133,12 @@ def _work(
         return [(work.with_(dtype=dtype), ()) for work in named for dtype in request.dtypes or (work.dtype,)]
     grid = _grid(card)
     large = [Row(name, load(name).dtype, True) for name in grid.large if request.gpus]
-    return [
+    rows = [
         (_named(row).with_(dtype=row.dtype), row.variants)
         for row in (*_on(topology, grid.rows), *_on(topology, grid.watched), *large)
         if row.dtype in (request.dtypes or DTYPES)
     ]
+    return [row for row in rows if not row[0].check(topology)] or rows  # if none fits, the reason must be seen
 
 
 def _grid(card: Card) -> Grid:

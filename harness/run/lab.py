@@ -34,6 +34,19 @@ class Lab:
         except Exception:
             return [no_run("error", f"the measure {name} raised\n{traceback.format_exc()}")]
 
+    def right(self, case: Case) -> bool:
+        """Whether the case computes what the oracle does, and keeps the technique's laws."""
+        if self.runner.obstacle(case):
+            return False
+        judged = self.recorder.judged.get(case.id, [])
+        for name in ("parity", "memory", "traffic"):
+            mine = [each for each in judged if each.measure == name]
+            if not mine and (name != "traffic" or case.topology.world_size > 1):
+                mine = self._taken(name, case)
+            if any(each.verdict in ("fail", "error") for each in mine):
+                return False
+        return True
+
     def claim(self, topic: str, claim: Claim, cases: list[Case]) -> Measurement:
         """Checks a published figure against the measurements of these cases of its topic."""
         measurement: Measurement = catalog.load(claim.check)(self.recorder.records(cases))

@@ -12,7 +12,7 @@ from harness import catalog
 from harness.launch.base import Launcher
 from harness.launch.outcome import Done, Job, Outcome, Unsupported, describe, failures
 from harness.spec import Card, Case, Functions, Measurement, Topology, Trainers, Workload
-from harness.spec.run import COMPARED
+from harness.spec.run import COMPARED, MOST
 
 TASKS = "harness.launch.plain"
 
@@ -20,7 +20,7 @@ WEIGHTS = f"parameters {COMPARED}"
 # Kind in a checked run → kind in a judgement.
 KINDS = {
     "gradient 1": "gradient",
-    f"gradient {COMPARED}": f"gradient at step {COMPARED}",
+    **{f"gradient {step}": f"gradient at step {step}" for step in range(2, MOST + 1)},
     "merged": "merged",
     "unmerged": "unmerged",
 }
@@ -227,8 +227,8 @@ def tensors(kept: Mapping[str, bytes]) -> dict[str, Mapping[str, Any]]:
 
 
 def trained(kept: Mapping[str, bytes], initial: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """A Trainer's kinds: the gradients of the first and the last compared step, the change of the weights up to that
-    step, and the merged weights."""
+    """A Trainer's kinds: the gradients of each step, the change of the weights up to the compared step, and the merged
+    weights."""
     found = tensors({kind: data for kind, data in kept.items() if kind in KINDS or kind == WEIGHTS})
     found["update"] = update(found.pop(WEIGHTS), initial)
     return {KINDS.get(kind, kind): names for kind, names in found.items()}

@@ -32,7 +32,7 @@ class Checked:
 
 
 class Runner:
-    """``capacity``: the most ranks of a case; ``timed``: the cases whose steps are timed, which are peers."""
+    """``capacity``: the most ranks of a case; ``timed``: the cases whose steps are timed; ``cases``: all that run."""
 
     def __init__(
         self,
@@ -41,6 +41,7 @@ class Runner:
         timeout: float = 120.0,
         capacity: int = 4,
         timed: Sequence[Case] = (),
+        cases: Sequence[Case] = (),
     ) -> None:
         import torch  # imports torch, which collection does not need
 
@@ -48,6 +49,9 @@ class Runner:
         self.cards, self.launcher, self.timeout, self.capacity = cards, launcher, timeout, capacity
         self.timed, self.cores = tuple(timed), launcher.cores
         self.builds = Builds()
+        self._settings: dict[tuple[Any, ...], list[Case]] = {}
+        for case in cases:
+            self._settings.setdefault(_setting(case), []).append(case)
         self._checked: dict[str, Checked] = {}
         self._ahead = Ahead(self._check)
         self._oracles = Oracles(launcher, 4 * timeout)
@@ -81,6 +85,10 @@ class Runner:
             return f"{case.topology} needs {case.topology.world_size} ranks; this run has {self.capacity} (--ranks)"
         engine = self.card(case).engines[case.engine]
         return missing(engine, self.launcher.device == "cuda") or case.workload.check(case.topology)
+
+    def peers(self, case: Case) -> list[Case]:
+        """The cases of all engines in this one's setting."""
+        return self._settings.get(_setting(case), [])
 
     def crowded(self, case: Case) -> bool:
         return case.topology.world_size > self.capacity
@@ -212,3 +220,7 @@ class Runner:
         if 0 < self.launcher.gpus < topology.world_size:
             return f"{topology.world_size} ranks share the GPU; their messages go through the host"
         return ""
+
+
+def _setting(case: Case) -> tuple[Any, ...]:
+    return case.topic, case.variant, case.topology, case.workload

@@ -12,6 +12,7 @@ class Needs(Enum):
 
     ORACLE = "the checked run of the case, and its oracle"
     CHECKED = "the checked run of the case"
+    PEERS = "the checked runs of all engines in its setting, and their parity"
     RUN = "a run of its own"
     QUIET = "exclusive use of the machine"
 

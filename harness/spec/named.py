@@ -92,10 +92,38 @@ _MESHED_WORK = Workload(
     micro_batches=2,
     sequence_length=16,
     min_length=4,
+    steps=8,
     optimizer="adamw",
+    weight_decay=0.1,
     lr=1e-3,
     eps=1e-6,
     max_grad_norm=0.5,
+)
+
+# Everything at once that a training run has and a smaller test leaves out, on a model so small that twelve steps are
+# cheap: three micro-batches, unequal lengths, weight decay, and clipping in every step. The batch divides by one to
+# four ranks.
+_THOROUGH = Workload(
+    "thorough",
+    ModelConfig(
+        vocab_size=96,
+        hidden_size=48,
+        intermediate_size=100,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=12,
+    ),
+    batch_size=36,
+    micro_batches=3,
+    sequence_length=16,
+    min_length=1,
+    steps=12,
+    optimizer="adamw",
+    lr=3e-3,
+    weight_decay=0.1,
+    eps=1e-6,
+    max_grad_norm=1.0,
 )
 
 NAMED: Mapping[str, Workload] = MappingProxyType(
@@ -103,6 +131,7 @@ NAMED: Mapping[str, Workload] = MappingProxyType(
         workload.name: workload
         for workload in (
             Workload(),
+            _THOROUGH,
             # With an eps below round-off, AdamW makes whole steps from noise in elements whose gradient is zero.
             Workload("tiny_adamw", optimizer="adamw", lr=1e-3, weight_decay=0.1, eps=1e-6),
             Workload("uneven", _UNEVEN, sequence_length=29),

@@ -4,7 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-COMPARED = 3  # steps of a checked run whose gradients and weights are kept, the first ones
+from harness.spec.workload import Workload
+
+LEAST, MOST = 5, 12
+COMPARED = 3  # the step after which a checked run's weights are compared with the oracle's
+
+
+def steps(workload: Workload) -> int:
+    """The number of steps of a checked run."""
+    return min(max(workload.steps, LEAST), MOST)
+
+
 Operations = Mapping[str, Mapping[str, float]]  # collective → {"calls", "bytes", "control"}
 
 
@@ -41,10 +51,11 @@ class Memory:
 
 @dataclass(frozen=True)
 class Checked:
-    """``memory`` and ``traffic`` have the values of two consecutive steps, or of one call of a Function. ``meter``
-    names the memory meter; ``products`` describes the computation of bfloat16 products if this device has no
-    instructions for them; ``fallback`` and ``unmetered`` are the engine's texts. ``tensors`` of the first rank, if they
-    are to be compared: kind → name → tensor, in the format of ``torch.save``."""
+    """``memory`` and ``traffic`` have the values of several steps, or of one call of a Function: traffic of all steps
+    from the third on, memory of the second, the third and the last. ``meter`` names the memory meter; ``products``
+    describes the computation of bfloat16 products if this device has no instructions for them; ``fallback`` and
+    ``unmetered`` are the engine's texts. ``tensors`` of the first rank, if they are to be compared: kind → name →
+    tensor, in the format of ``torch.save``."""
 
     memory: Sequence[Memory] = ()
     traffic: Sequence[Traffic] = ()
@@ -58,13 +69,16 @@ class Checked:
 
 @dataclass(frozen=True)
 class TrainerRun(Checked):
-    """``losses`` and ``observed`` by step; ``observed`` holds the values of the engine's ``observe()``. ``changed``
-    names the tensors of ``frozen()`` that some step changed. The kinds of ``tensors`` are ``gradient 1``, ``parameters
-    1`` and so on, by checked step, and ``merged``."""
+    """``losses``, ``observed`` and ``digests`` by step: the values of the engine's ``observe()``, and a digest of each
+    of this rank's weights. ``changed`` names the tensors of ``frozen()`` that some step changed; ``nodes``: live
+    autograd nodes after the third and the last step. The kinds of ``tensors`` are ``gradient 1``, ``parameters 1`` and
+    so on, by step, and ``merged``."""
 
     losses: Sequence[float] = ()
     observed: Sequence[Mapping[str, float]] = ()
+    digests: Sequence[Mapping[str, bytes]] = ()
     changed: Sequence[str] = ()
+    nodes: Sequence[int] = ()
 
 
 @dataclass(frozen=True)

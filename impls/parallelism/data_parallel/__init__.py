@@ -29,7 +29,7 @@ CARD = Card(
             f"{HERE}.on_horovod:build", ("horovod>=0.28",), ("ddp", "ddp_no_sync"), environment="horovod-suites"
         ),
     },
-    topologies=("dp1", "dp2", "dp4"),
+    topologies=("dp1", "dp2", "dp3", "dp4"),
     laws=(
         Law(
             "memory", "states", f"{HERE}.laws:states", 0.05, "Rajbhandari et al. 2020, ZeRO, §3.1", direction="at_most"

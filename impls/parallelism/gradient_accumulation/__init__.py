@@ -17,7 +17,7 @@ CARD = Card(
         "deepspeed": Engine(f"{HERE}.on_deepspeed:build", requires=("deepspeed>=0.16",)),
         "accelerate": Engine(f"{HERE}.on_accelerate:build", requires=("accelerate>=1.0",)),
     },
-    topologies=("dp1", "dp2"),
+    topologies=("dp1", "dp2", "dp3"),
     grid=GRID,
     laws=(
         Law(

@@ -4,6 +4,7 @@ from harness.spec import Grid, Row
 
 GRID = Grid(
     rows=(
+        Row("thorough", "fp32", True),
         Row("accumulated", "fp32", True),
         Row("accumulated", "bf16", False),
         Row("unequal", "fp32", True),

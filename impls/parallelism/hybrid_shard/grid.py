@@ -7,7 +7,8 @@ GRID = Grid(
     rows=(
         Row("accumulated", "fp32", True),
         Row("accumulated", "bf16", False),
-        Row("tiny_adamw", "bf16", False),
+        Row("thorough", "fp32", False),
+        Row("thorough", "bf16", False),
         Row("uneven_tied", "fp32", True),
     ),
     timed=("accumulated",),

@@ -6,6 +6,7 @@ from harness.spec.named import NAMED
 _FOUR = Workload("four_layers", ModelConfig(num_hidden_layers=4))
 GRID = Grid(
     rows=(
+        Row(NAMED["thorough"].with_(name="thorough_whole", micro_batches=1), "fp32", True),
         Row(_FOUR, "fp32", True),
         Row(_FOUR, "bf16", False),
         Row(NAMED["pipelined_tied"].with_(name="four_layers_tied", micro_batches=1), "fp32", True),

@@ -14,6 +14,7 @@ HALVES = Workload(
 GROUPED = HALVES.with_(name="grouped", model=ModelConfig(), optimizer="adamw", lr=1e-3, eps=1e-6)
 GRID = Grid(
     rows=(
+        Row("thorough", "fp32", False),
         Row(HALVES, "fp32", False),
         Row(GROUPED, "bf16", False),
         Row("uneven_tied", "fp32", True),

@@ -1,6 +1,7 @@
 """The work of this topic: enough micro-batches to fill a pipeline, a layer for each of two stages a rank."""
 
 from harness.spec import Grid, ModelConfig, Row, Workload
+from harness.spec.named import NAMED
 from impls.parallelism.pipeline_parallel.schedules import SCHEDULES
 
 # One stage a rank and several, backward passes in two parts, a rank with both ends, two copies, weights that lag.
@@ -24,6 +25,7 @@ _LONG = _BOUND.with_(name="compute_bound_long", batch_size=64)
 _SMALLEST = ("interleaved_zb",)
 GRID = Grid(
     rows=(
+        Row(NAMED["thorough"].with_(name="thorough_six", micro_batches=6), "fp32", False),
         Row("pipelined", "fp32", False),
         Row("pipelined", "bf16", False, KINDS),
         Row("pipelined_tied", "fp32", False, KINDS),

@@ -5,7 +5,8 @@ from harness.spec import Grid, Row
 GRID = Grid(
     rows=(
         Row("tiny", "fp32", True),
-        Row("tiny_adamw", "bf16", False),
+        Row("thorough", "fp32", False),
+        Row("thorough", "bf16", False),
         Row("uneven_tied", "fp32", True),
     ),
     timed=("tiny",),

@@ -25,7 +25,7 @@ CARD = Card(
             f"{HERE}.on_colossalai:build", ("colossalai>=0.5",), ("zero1", "zero2"), environment="colossalai-suites"
         ),
     },
-    topologies=("dp1", "dp2", "dp4"),
+    topologies=("dp1", "dp2", "dp3", "dp4"),
     laws=(
         Law(
             "memory",

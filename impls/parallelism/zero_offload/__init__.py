@@ -30,7 +30,7 @@ CARD = Card(
             compiles=f"{HERE}.operators",
         ),
     },
-    topologies=("dp1", "dp2"),
+    topologies=("dp1", "dp2", "dp3"),
     grid=GRID,
     laws=(
         Law(

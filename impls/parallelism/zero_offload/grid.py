@@ -23,6 +23,8 @@ _BLOCKS = Workload(
 )
 GRID = Grid(
     rows=(
+        Row("thorough", "fp32", True),
+        Row("thorough", "bf16", False),
         Row("uneven_tied", "fp32", False),
         Row(_BLOCKS, "fp32", True),
         Row(_BLOCKS, "bf16", True),
