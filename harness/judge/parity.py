@@ -27,7 +27,7 @@ OPTIONAL = ("merged", "unmerged")  # kinds
 LATER = "gradient at step"  # kinds of which one measurement tells the worst step
 NAMES = 5  # at most this many tensors are named in a message
 ALONE = 0.9  # of an error's squares: the other parts are right
-SCALED = 0.9  # of the error along the truth: it is one of scale
+SCALED = 0.99  # of an error that lies along the truth: it is one of scale
 SIGMAS = 1.5  # least slope in standard errors: with the margin, nearly seven
 PARTS = 32  # parts of each tensor, whose errors are taken to be independent
 ZERO = 1e-6  # a true tensor below this share of the model's typical element is zero except for round-off
@@ -68,8 +68,8 @@ class Reference:
 def errors(found: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> Errors:
     """Compares every tensor of the oracle. Raises ValueError where a name or a shape differs."""
     if missing := truth.keys() - found.keys():
-        given = f", only {_listed(found)}" if found else ""
-        raise ValueError(f"the engine returned none for {_listed(missing)}{given}")
+        given = f", only for {_listed(found)}" if found else ""
+        raise ValueError(f"the engine returned nothing for {_listed(missing)}{given}")
     if extra := found.keys() - truth.keys():
         raise ValueError(f"the engine returned {_listed(extra)}, which the model does not have")
     squares = {name: float(tensor.double().square().sum()) for name, tensor in truth.items()}
@@ -153,7 +153,7 @@ def judge(
         try:
             pair = _judged(kind, found[kind], losses, reference, ranks, kind in together)
         except (KeyError, ValueError) as problem:
-            missing = "the engine returned none" if isinstance(problem, KeyError) else problem
+            missing = "the engine returned nothing" if isinstance(problem, KeyError) else problem
             pair = [Measurement("parity", kind, None, "× floor", "fail", f"{kind}: {missing}")]
         if kind.startswith(LATER):
             later.append(pair)
@@ -193,7 +193,7 @@ def _judged(
         norm, size, bound = ratios[name], error.tensors[name], limit.tensors[name]
     where = _where(kind, name, got[name], truth[name], losses, reference, ranks)
     if abs(error.slope) > SCALED * error.total:
-        where = f"{where.partition(', ')[0]}, all of {kind.partition(' at ')[0]} × {1 + error.slope:.4g}"
+        where += f"; every {kind.partition(' at ')[0]} × {1 + error.slope:.4g}"
     found = _measurement(kind, norm, size, bound, limit.slope, name, where)
     # Chance moves a slope by its own standard error, which may exceed the floor by as much as the norm may.
     chance = max(limit.slope, min(SIGMAS * error.slope_error, MARGIN * limit.slope))

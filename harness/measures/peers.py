@@ -1,7 +1,4 @@
-"""Each engine beside the most frugal one that is right in the same setting: the peak of a step, and its calls.
-
-An engine that breaks a law of the technique is not a measure of others: it may save calls with memory, or the reverse.
-"""
+"""An engine's peak and calls beside the most frugal right engine's; one that breaks a law may save one by the other."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -26,7 +23,8 @@ def take(lab: "Lab", case: Case) -> list[Measurement]:
         return [mine.problem]
     right = {peer.engine: peer for peer in lab.runner.peers(case) if peer != case and lab.right(peer)}
     if not right:
-        return [Measurement("peers", "run", None, "", "skipped", "no other engine is right and keeps the laws in this setting")]
+        reason = "no other engine is right and keeps the laws in this setting"
+        return [Measurement("peers", "run", None, "", "skipped", reason)]
     engines = {case.engine: case, **right}
     found = [_beside(case.engine, "peak", {name: _peak(lab, each) for name, each in engines.items()}, "B", PEAK)]
     if case.topology.world_size > 1 and not any(_unmetered(lab, each) for each in engines.values()):

@@ -66,7 +66,7 @@ def test_all_zero_truth_divides_by_nothing() -> None:
 @pytest.mark.parametrize(
     ("found", "message"),
     [
-        ({"a": TRUTH["a"]}, "the engine returned no b"),
+        ({"a": TRUTH["a"]}, "the engine returned nothing for b, only for a$"),
         ({**TRUTH, "c": torch.ones(1)}, "the engine returned c, which the model does not have"),
         (with_("b", torch.ones(4)), r"b has shape \(4,\), the model's is \(2, 2\)"),
     ],
@@ -184,22 +184,67 @@ def test_losses_that_agree_pass() -> None:
 @pytest.mark.parametrize(
     ("off", "place"),
     [
-        (torch.tensor([[0.0, 0.0], [0.0, 1.0]]), "only in part 2 of 2 (rank 1's, where tensors are cut in order)"),
-        (torch.tensor([[1.0, 0.0], [0.0, 0.0]]), "only in part 1 of 2 (rank 0's, where tensors are cut in order)"),
-        (torch.ones(2, 2), "in all 2 parts"),
+        ([[0.0, 0.0], [1.0, 1.0]], "only in part 2 of 2 along dim 0 (rank 1's, where parts are in order)"),
+        ([[1.0, 0.0], [0.0, 0.0]], "only in part 1 of 2 along dim 0 (rank 0's, where parts are in order)"),
+        ([[0.0, 1.0], [0.0, 1.0]], "only in part 2 of 2 along dim 1 (rank 1's, where parts are in order)"),
+        ([[1.0, 1.0], [1.0, 1.0]], "all over the tensor"),
     ],
 )
-def test_the_first_divergence_names_step_tensor_and_part(off: Tensor, place: str) -> None:
-    measurement = judged(with_("b", TRUTH["b"] + off), ranks=2)["gradient"]
+def test_the_first_divergence_names_step_tensor_and_part(off: list[list[float]], place: str) -> None:
+    measurement = judged(with_("b", TRUTH["b"] + torch.tensor(off)), ranks=2)["gradient"]
     assert measurement.detail["first_divergence"] == f"step 1, gradient of b, {place}"
     assert str(measurement.detail["first_divergence"]) in measurement.reason
 
 
 def test_an_update_that_is_off_is_traced_to_the_first_loss_that_was() -> None:
     measurement = judged(scaled(1.5), [2.0, 1.1, 0.5], kind="update")["update"]
-    assert "first divergence: step 2, loss 1.1 instead of 1; after the last step, update of" in measurement.reason
+    assert "first divergence: step 2, loss 1.1 instead of 1; after step 3, update of" in measurement.reason
     measurement = judged(scaled(1.5), kind="update")["update"]
-    assert "first divergence: after the last step, update of" in measurement.reason
+    assert "first divergence: after step 3, update of" in measurement.reason
+
+
+@pytest.mark.parametrize("factor", [0.5, -1.0, 1.25])
+def test_an_error_of_scale_is_told_by_factor_and_sign(factor: float) -> None:
+    assert f"every gradient × {factor:.4g}" in judged(scaled(factor))["gradient"].reason
+    assert "every" not in judged(with_("a", TRUTH["a"] + 1.0))["gradient"].reason
+
+
+def test_a_function_has_no_steps() -> None:
+    reference = Reference(Oracle({"output": TRUTH}), {"output": FLOOR})
+    found = parity.judge({"output": with_("a", TRUTH["a"] + 1.0)}, [], reference, 1, ())[0]
+    assert found.detail["first_divergence"] == "output of a"
+
+
+def later(*factors: float) -> dict[str, Measurement]:
+    """The judgement of a run whose gradients are scaled, step by step from the second."""
+    kinds = {f"gradient at step {step}": scaled(factor) for step, factor in enumerate(factors, start=2)}
+    truth = {"gradient": TRUTH, **dict.fromkeys(kinds, TRUTH), "update": TRUTH}
+    reference = Reference(Oracle(truth, LOSSES), dict.fromkeys(truth, FLOOR), [1e-3] * 3)
+    found = parity.judge({"gradient": TRUTH, **kinds, "update": TRUTH}, LOSSES, reference, 1, ())
+    return {measurement.quantity: measurement for measurement in found}
+
+
+def test_later_gradients_are_one_figure_of_the_worst_step_that_names_the_first_wrong_one() -> None:
+    found = later(1.0, 1.1, 1.5, 1.0)
+    figures = [name + ending for name in ("gradient", "later gradients", "update") for ending in ("", " slope")]
+    assert [*found] == [*figures, "loss"]
+    assert [name for name, each in found.items() if each.verdict == "fail"] == figures[2:4]
+    assert found["later gradients"].value == pytest.approx(0.5 / 1e-3)
+    assert str(found["later gradients"].detail["first_divergence"]).startswith("step 3, gradient of")
+    assert {each.verdict for each in later(1.0, 1.0).values()} == {"pass"}
+
+
+def digests(*weights: str) -> list[dict[str, bytes]]:
+    """The digests of a rank after each step."""
+    return [{"a": step.encode(), "b": b"same"} for step in weights]
+
+
+def test_replicas_that_drift_are_named_with_rank_tensor_and_step() -> None:
+    assert parity.replicas([digests("x", "y"), digests("x", "y")]).verdict == "pass"
+    found = parity.replicas([digests("x", "y", "z"), digests("x", "y", "z"), digests("x", "q", "r")])
+    assert (found.verdict, found.value) == ("fail", 1.0)
+    assert found.reason == "after step 2, rank 2's copy of a differs from rank 0's"
+    assert parity.replicas([digests("x"), [{"b": b"same"}]]).verdict == "pass"  # a rank without the tensor
 
 
 def test_a_pass_names_no_divergence() -> None:
