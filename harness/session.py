@@ -19,6 +19,7 @@ from harness.plan import cases, depth
 from harness.plan.plan import Plan
 from harness.plugin import SUITES
 from harness.spec import Card, Case, Claim, Measurement, Topology, Workload, gpus
+from harness.spec.requires import distributions
 
 DEFAULT_RANKS, DEFAULT_TIMEOUT = 8, 120.0
 
@@ -108,7 +109,8 @@ class Session:
         try:
             self._store = Store.open(self.store_url)
             used = [gpu.name for gpu in gpus.gpus()[: self.request.gpus]] if self.request.gpus else []
-            machine = environment(used, gpus.found().driver if used else None)
+            engines = distributions(engine for card in self.cards.values() for engine in card.engines.values())
+            machine = environment(used, gpus.found().driver if used else None, engines)
             self._run = self._store.begin(machine, command(["pytest", *self.config.invocation_params.args]))
         except StoreError as error:
             raise pytest.UsageError(f"--store: {error}") from None

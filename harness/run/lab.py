@@ -36,7 +36,7 @@ class Lab:
 
     def right(self, case: Case) -> bool:
         """Whether the case computes what the oracle does, and keeps the technique's laws."""
-        if self.runner.obstacle(case):
+        if self.runner.obstacle(case) or self.runner.checked(case).problem:
             return False
         judged = self.recorder.judged.get(case.id, [])
         for name in ("parity", "memory", "traffic"):

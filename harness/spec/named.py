@@ -132,6 +132,10 @@ NAMED: Mapping[str, Workload] = MappingProxyType(
         for workload in (
             Workload(),
             _THOROUGH,
+            # On two data-parallel ranks the first has no label at all.
+            _THOROUGH.with_(name="unlabelled", unlabelled=18, steps=5),
+            # Positions of which bfloat16 knows only every second or fourth.
+            _THOROUGH.with_(name="distant", batch_size=6, sequence_length=768, steps=5),
             # With an eps below round-off, AdamW makes whole steps from noise in elements whose gradient is zero.
             Workload("tiny_adamw", optimizer="adamw", lr=1e-3, weight_decay=0.1, eps=1e-6),
             Workload("uneven", _UNEVEN, sequence_length=29),
@@ -149,6 +153,10 @@ NAMED: Mapping[str, Workload] = MappingProxyType(
             Workload("clipped_experts", _EXPERTS, max_grad_norm=1.0),
             # For functions, which do one layer's work: as many tokens as training sequences have.
             Workload("long", _WIDE, batch_size=2, sequence_length=1000),
+            # Scores up to some hundreds: exp overflows unless the running maximum is subtracted.
+            Workload("sharp", _WIDE, batch_size=1, sequence_length=333, input_scale=8.0),
+            # Fewer rows than experts: some experts have none, and so may a whole rank.
+            Workload("scarce", ModelConfig(), batch_size=4, sequence_length=2),
             Workload("small", _SMALL, sequence_length=128, optimizer="adamw", lr=3e-4, weight_decay=0.1),
             # It keeps a GPU busy, and five engines fit together on one with 80 GB.
             Workload(

@@ -1,5 +1,6 @@
 """Whether this machine fulfils an engine's requirements, without importing the engine."""
 
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 
 from packaging.requirements import Requirement
@@ -13,6 +14,12 @@ def library(name: str, engine: Engine) -> str:
     engine's own name if it requires none."""
     named = (Requirement(each).name for each in engine.requires if each != "cuda" and not each.startswith("sm"))
     return next(named, name)
+
+
+def distributions(engines: Iterable[Engine]) -> list[str]:
+    """The distributions that engines require, each once, in alphabetical order."""
+    each = (requirement for engine in engines for requirement in engine.requires)
+    return sorted({Requirement(text).name for text in each if text != "cuda" and not text.startswith("sm")})
 
 
 def missing(engine: Engine, cuda: bool) -> str:

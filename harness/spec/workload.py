@@ -112,6 +112,8 @@ class Workload:
     micro_batches: int = 1
     sequence_length: int = 32
     min_length: int = 0  # sequences end at random from this length on, with labels -100 after the end; 0: full length
+    unlabelled: int = 0  # the first sequences of the batch, which have no label at all
+    input_scale: float = 1.0  # standard deviation of the queries and keys that an attention Function is given
     steps: int = 5
     optimizer: str = "sgd"
     lr: float = 0.1
@@ -135,7 +137,9 @@ class Workload:
         for name in ("batch_size", "micro_batches", "sequence_length", "steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("lr", "eps"):
+        if not 0 <= self.unlabelled < self.batch_size:
+            raise ValueError(f"unlabelled {self.unlabelled} must be 0 to below batch_size {self.batch_size}")
+        for name in ("lr", "eps", "input_scale"):
             if not 0 < getattr(self, name) < inf:
                 raise ValueError(f"{name} must be positive and finite, not {getattr(self, name)}")
         for name in ("weight_decay", "max_grad_norm"):

@@ -15,23 +15,13 @@ import psutil
 from harness.spec.command import NoAnswer, answer
 from harness.spec.variables import told
 
-PACKAGES = (
-    "plumbline",
-    "torch",
-    "deepspeed",
-    "megatron-core",
-    "transformers",
-    "trl",
-    "peft",
-    "accelerate",
-    "triton",
-    "numpy",
-)
+PACKAGES = ("plumbline", "torch", "transformers", "triton", "numpy")  # beside the engines
 HARDWARE = ("cpu", "cores", "memory", "gpus")
 
 
-def environment(gpus: Sequence[str] = (), driver: str | None = None) -> dict[str, Any]:
-    """This machine and its software. ``gpus`` names the GPUs in use, ``driver`` is the version of theirs.
+def environment(gpus: Sequence[str] = (), driver: str | None = None, engines: Sequence[str] = ()) -> dict[str, Any]:
+    """This machine and its software. ``gpus`` names the GPUs in use, ``driver`` is the version of theirs; ``engines``
+    are the engines' distributions.
 
     ``memory`` is in bytes; ``cores`` are the logical cores that this process may use. ``commit`` is None if the source
     is not a git checkout, and a package's version is None if it is not installed. ``variables``: variables of the shell
@@ -46,7 +36,7 @@ def environment(gpus: Sequence[str] = (), driver: str | None = None) -> dict[str
         "gpus": list(gpus),
         "driver": driver,
         **_checkout(Path(__file__).resolve()),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: _version(name) for name in dict.fromkeys((*PACKAGES, *engines))},
         "variables": told(os.environ),
     }
 

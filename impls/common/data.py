@@ -26,6 +26,7 @@ def batch(workload: Workload, step: int, **options: Any) -> Batch:
         ends = (workload.min_length, workload.sequence_length + 1)
         length = torch.randint(*ends, (len(labels), 1), generator=_generator(workload.seed + 1, step))
         labels[torch.arange(workload.sequence_length) >= length] = IGNORED
+    labels[: workload.unlabelled] = IGNORED
     return Batch(inputs, labels)
 
 

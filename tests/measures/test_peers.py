@@ -3,12 +3,21 @@
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from harness.measures import peers
 from harness.run.runner import Checked
 from harness.spec import Case, Measurement, Topology, Workload
 from harness.spec.run import Memory, Traffic, TrainerRun
 
-ENGINES = {"reference": (100.0, 10), "lean": (80.0, 4), "wrong": (10.0, 1), "wasteful": (101.0, 9), "same": (80.0, 8)}
+MIB = 2.0**20
+ENGINES = {
+    "reference": (100.0 * MIB, 10),
+    "lean": (80.0 * MIB, 4),
+    "wrong": (10.0 * MIB, 1),
+    "wasteful": (101.0 * MIB, 9),
+    "same": (80.0 * MIB, 8),
+}
 
 
 def case(engine: str, topology: Topology) -> Case:
@@ -46,8 +55,14 @@ def test_more_than_twice_the_fewest_calls_fail() -> None:
 
 
 def test_a_wrong_engine_is_no_measure_of_others_but_is_measured() -> None:
-    assert judged("reference")["peak"].law == 80.0
-    assert judged("wrong")["peak"].law == 10.0
+    assert judged("reference")["peak"].law == 80.0 * MIB
+    assert judged("wrong")["peak"].law == 10.0 * MIB
+
+
+def test_a_surplus_below_a_mebibyte_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENGINES, "lean", (0.1 * MIB, 4))
+    monkeypatch.setitem(ENGINES, "wasteful", (1.0 * MIB, 9))
+    assert judged("wasteful")["peak"].verdict == "pass"
 
 
 def test_one_rank_makes_no_calls_and_one_engine_has_no_peers() -> None:

@@ -13,6 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from harness import catalog
+from harness.spec.requires import distributions
 from harness.store import environment, hardware_key
 
 GIT = ("git", "-c", "user.name=x", "-c", "user.email=x@example.org")
@@ -42,8 +44,15 @@ def test_the_environment_tells_hardware_and_versions() -> None:
     assert 1 <= found["cores"] <= (psutil.cpu_count() or 0)
     assert found["cpu"]
     assert found["packages"]["numpy"] == version("numpy")
-    names = "plumbline torch deepspeed megatron-core transformers trl peft accelerate triton numpy"
-    assert list(found["packages"]) == names.split()
+    assert [*found["packages"]] == ["plumbline", "torch", "transformers", "triton", "numpy"]
+
+
+def test_the_environment_tells_the_version_of_every_engine() -> None:
+    engines = distributions(engine for card in catalog.topics().values() for engine in card.engines.values())
+    assert {"deepspeed", "megatron-core", "trl", "torchgpipe", "horovod"} <= {*engines}
+    packages = environment(engines=engines)["packages"]
+    assert {*engines} <= packages.keys()
+    assert packages["deepspeed"] == version("deepspeed")
 
 
 def test_the_environment_tells_the_variables_that_may_change_figures(monkeypatch: pytest.MonkeyPatch) -> None:

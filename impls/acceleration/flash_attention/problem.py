@@ -15,10 +15,10 @@ def draw(workload: Workload, causal: bool) -> dict[str, Tensor]:
     model, generator = workload.model, torch.Generator().manual_seed(workload.seed)
     heads = {"query": model.num_attention_heads, "key": model.num_key_value_heads, "value": model.num_key_value_heads}
     sizes = {name: (workload.batch_size, n, workload.sequence_length, model.head_dim) for name, n in heads.items()}
-    return {
-        name: torch.randn(size, generator=generator, dtype=torch.float64).requires_grad_()
-        for name, size in sizes.items()
-    }
+    inputs = {name: torch.randn(size, generator=generator, dtype=torch.float64) for name, size in sizes.items()}
+    for name in ("query", "key"):
+        inputs[name] *= workload.input_scale
+    return {name: tensor.requires_grad_() for name, tensor in inputs.items()}
 
 
 def plain(inputs: Mapping[str, Tensor], causal: bool) -> dict[str, Tensor]:

@@ -3,4 +3,4 @@ tile."""
 
 from harness.spec import Grid, Row
 
-GRID = Grid(rows=(Row("long", "fp32", True), Row("long", "bf16", False)), timed=("long",))
+GRID = Grid(rows=(Row("long", "fp32", True), Row("long", "bf16", True), Row("sharp", "fp32", True)), timed=("long",))

@@ -4,7 +4,8 @@ from harness.spec import Grid, Row
 
 GRID = Grid(
     rows=(
-        Row("thorough", "fp32", True),
+        Row("thorough", "fp32", True, ("accumulate_tokens",)),
+        Row("unlabelled", "fp32", True, ("accumulate_tokens",)),
         Row("accumulated", "fp32", True),
         Row("accumulated", "bf16", False),
         Row("unequal", "fp32", True),
