@@ -12,7 +12,11 @@ from reports.pivot import Pivot, figure_tables, parity_table
 from reports.tidy import CaseView, Record, RunView, TopicView, fast, parity, worst
 from reports.timelines import timelines
 
-NOTES = {"Fallbacks": "fallback", "Slow references": "marked"}  # title → the key in a measurement's detail
+NOTES = {
+    "Fallbacks": "fallback",
+    "Slow references": "marked",
+    "Configurations": "configuration",
+}  # title → the key in a measurement's detail
 BAD = ("error", "fail", "invalid")
 STATUSES = ("contradicted", "reproduced", "formula only", "out of reach here")
 

@@ -80,6 +80,7 @@ def trainer(
         traffic=traffics,
         fallback=getattr(trainer, "fallback", ""),
         unmetered=getattr(trainer, "unmetered", ""),
+        configuration=getattr(trainer, "configuration", ""),
         padding=int(padding()) if padding else 0,
         tensors=tensors.kinds,
         losses=losses,

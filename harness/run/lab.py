@@ -24,7 +24,11 @@ class Lab:
             notes = {text: getattr(rank, text) for text in ("fallback", "products") if getattr(rank, text)}
         if shared := self.runner.shared_gpus(case.topology):
             notes["device_note"] = shared
-        return self.recorder.record(case, [measurement.but(measure=name) for measurement in found], notes)
+        named = [measurement.but(measure=name) for measurement in found]
+        for rank in self.runner.known(case)[:1]:
+            if rank.configuration:  # once for each measure: it is long
+                named[0] = named[0].but(detail={**named[0].detail, "configuration": rank.configuration})
+        return self.recorder.record(case, named, notes)
 
     def _taken(self, name: str, case: Case) -> list[Measurement]:
         """A measure that breaks is an error of its case, which the store and the report must show."""

@@ -53,9 +53,9 @@ class Memory:
 class Checked:
     """``memory`` and ``traffic`` have the values of several steps, or of one call of a Function: traffic of all steps
     from the third on, memory of the second, the third and the last. ``meter`` names the memory meter; ``products``
-    describes the computation of bfloat16 products if this device has no instructions for them; ``fallback`` and
-    ``unmetered`` are the engine's texts. ``tensors`` of the first rank, if they are to be compared: kind → name →
-    tensor, in the format of ``torch.save``."""
+    describes the computation of bfloat16 products if this device has no instructions for them; ``fallback``,
+    ``unmetered`` and ``configuration`` are the engine's texts. ``tensors`` of the first rank, if they are to be
+    compared: kind → name → tensor, in the format of ``torch.save``."""
 
     memory: Sequence[Memory] = ()
     traffic: Sequence[Traffic] = ()
@@ -63,6 +63,7 @@ class Checked:
     products: str = ""
     fallback: str = ""
     unmetered: str = ""
+    configuration: str = ""
     padding: int = 0
     tensors: Mapping[str, bytes] | None = None
 

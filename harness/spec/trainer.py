@@ -61,8 +61,9 @@ class Trainer(Protocol):
     ``merged() -> Mapping[str, Tensor]`` and ``unmerge()``, where frozen() is a base that the trained parameters adapt:
     the first folds them in and returns the base's tensors, the second takes them out again.
 
-    The report shows two optional text attributes: ``fallback`` describes how the engine departs from the request;
-    ``unmetered`` says why its collectives cannot be counted (they do not go through torch.distributed).
+    The report shows three optional text attributes: ``fallback`` describes how the engine departs from the request;
+    ``unmetered`` says why its collectives cannot be counted (they do not go through torch.distributed);
+    ``configuration`` lists the engine's settings, as its users write them.
     """
 
     def backward(self, batch: Batch) -> "Tensor":

@@ -1,5 +1,6 @@
 """DeepSpeed's engine around our decoder: code shared by its adapters."""
 
+import json
 import logging
 import os
 from collections.abc import Mapping
@@ -47,6 +48,12 @@ def configuration(workload: Workload, topology: Topology, zero: Mapping[str, Any
     }
 
 
+def asked(settings: Mapping[str, Any], workload: Workload) -> dict[str, Any]:
+    """Only those of the settings that the work itself asks for; the others stay at DeepSpeed's defaults."""
+    tuned = {"data_types", "communication_data_type"} | (set() if workload.max_grad_norm else {"gradient_clipping"})
+    return {name: value for name, value in settings.items() if name not in tuned}
+
+
 def builder(name: str) -> Any:
     """The builder of one of DeepSpeed's operators, such as ``"CPUAdamBuilder"``."""
     return getattr(op_builder, name)()
@@ -62,10 +69,14 @@ class Engine:
         self.workload, self.topology = workload, topology
         self.rank = dist.get_rank()
         model = build_model(workload)
-        config = configuration(workload, topology, zero) | sections
+        config = self.settings(zero) | sections
         chosen = None if "optimizer" in sections else optimizer(model.parameters(), workload)
+        self.configuration = json.dumps(config, default=str)
         self.engine, *_ = deepspeed.initialize(model=model, optimizer=chosen, config=config, dist_init_required=False)
         self.names: dict[str, Any] = dict(model.named_parameters())
+
+    def settings(self, zero: Mapping[str, Any]) -> dict[str, Any]:
+        return configuration(self.workload, self.topology, zero)
 
     def backward(self, batch: Batch) -> Tensor:
         total = torch.zeros((), device=device())

@@ -1,6 +1,7 @@
 """DeepSpeed's PipelineModule and PipelineEngine, which run 1F1B. ``train_batch`` includes the optimizer's step, so the
 step's instruction waits until :meth:`update`."""
 
+import json
 from collections.abc import Mapping
 from types import MethodType
 from typing import Any
@@ -65,10 +66,12 @@ class Pipeline:
             for name, full in initial(workload):
                 if name in self.names:
                     self.names[name].copy_(full)
+        settings = configuration(workload, topology, zero) | sections
+        self.configuration = json.dumps(settings, default=str)
         self.engine, *_ = deepspeed.initialize(
             model=module,
             optimizer=optimizer(module.parameters(), workload),
-            config=configuration(workload, topology, zero) | sections,
+            config=settings,
             dist_init_required=False,
         )
         known = self.engine._INSTRUCTION_MAP

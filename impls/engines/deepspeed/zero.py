@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.spec import Topology, Workload
-from impls.engines.deepspeed.engine import Engine
+from impls.engines.deepspeed.engine import DataParallel, Engine, asked
 
 
 def section(workload: Workload, stage: int) -> dict[str, Any]:
@@ -48,3 +48,17 @@ class Zero(Engine):
         else:
             held = sum(flat.numel() for flat in self.engine.optimizer.bit16_groups_flat)
         return held - self.workload.model.parameters
+
+
+class DefaultZero(Zero):
+    """Everything that the work does not say is at DeepSpeed's default."""
+
+    def settings(self, zero: Mapping[str, Any]) -> dict[str, Any]:
+        return asked(super().settings({"stage": zero["stage"]}), self.workload)
+
+
+class DefaultDataParallel(DataParallel):
+    """The same without ZeRO."""
+
+    def settings(self, zero: Mapping[str, Any]) -> dict[str, Any]:
+        return asked(super().settings(zero), self.workload)

@@ -12,17 +12,26 @@ from torch import Tensor
 from harness.spec import Batch, Topology, Unsupported, Workload
 from impls.common.mesh import device, share
 from impls.common.weights import TORCH_DTYPES, build_model
-from impls.engines.megatron.optimizer import gradient, megatron_optimizer, sharded_gradients, sharded_parameters
-from impls.engines.megatron.start import start
+from impls.engines.megatron.optimizer import (
+    default_settings,
+    gradient,
+    megatron_optimizer,
+    settings,
+    sharded_gradients,
+    sharded_parameters,
+)
+from impls.engines.megatron.start import differences, start
 
 BUCKET = 40_000_000  # elements: Megatron's default
 
 
 class DataParallel:
     """``shard`` distributes the optimizer's states over the ranks: Megatron's distributed optimizer, in ``instances``
-    instances."""
+    instances. ``tuned``: for this work; otherwise everything that the work does not say is at Megatron's default."""
 
-    def __init__(self, workload: Workload, topology: Topology, shard: bool = False, instances: int = 1) -> None:
+    def __init__(
+        self, workload: Workload, topology: Topology, shard: bool = False, instances: int = 1, tuned: bool = True
+    ) -> None:
         if workload.dtype == "fp64":
             raise Unsupported("Megatron-Core's optimizers take float32, float16 and bfloat16 weights only")
         start(topology, instances=instances)
@@ -38,7 +47,7 @@ class DataParallel:
             params_dtype=TORCH_DTYPES[workload.dtype],
             bf16=workload.dtype == "bf16",
         )
-        communication = DistributedDataParallelConfig(
+        tuning = DistributedDataParallelConfig(
             grad_reduce_in_fp32=False,  # gradients travel in the weights' own precision, as the traffic law assumes
             overlap_grad_reduce=True,
             overlap_param_gather=shard,
@@ -47,8 +56,11 @@ class DataParallel:
             # Several buckets even for a small model: a single one would overlap nothing. They are views, not copies.
             bucket_size=min(BUCKET, workload.model.parameters // 4),
         )
+        communication = tuning if tuned else DistributedDataParallelConfig(use_distributed_optimizer=shard)
+        chosen = settings(workload, config, shard) if tuned else default_settings(workload, config, shard)
+        self.configuration = differences(config, communication, chosen)
         self.model = DistributedDataParallel(config, communication, model)
-        self.optimizer = megatron_optimizer(workload, config, [self.model], shard)
+        self.optimizer = megatron_optimizer(chosen, [self.model], overrides={} if tuned else None)
 
     def backward(self, batch: Batch) -> Tensor:
         micro_batches = list(share(batch, self.workload, self.rank, self.topology.dp))
@@ -82,8 +94,8 @@ class DataParallel:
 class DistributedOptimizer(DataParallel):
     """ZeRO stage 1."""
 
-    def __init__(self, workload: Workload, topology: Topology, instances: int = 1) -> None:
-        super().__init__(workload, topology, shard=True, instances=instances)
+    def __init__(self, workload: Workload, topology: Topology, instances: int = 1, tuned: bool = True) -> None:
+        super().__init__(workload, topology, shard=True, instances=instances, tuned=tuned)
 
     def gradients(self) -> Mapping[str, Tensor]:
         return sharded_gradients(self.optimizer, self.names)

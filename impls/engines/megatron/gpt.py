@@ -28,7 +28,13 @@ from impls.common.mesh import device, gather, share
 from impls.common.shards import collect, dim, shard
 from impls.common.weights import TORCH_DTYPES, initial
 from impls.engines.fused import pack, unpack
-from impls.engines.megatron.optimizer import gradient, megatron_optimizer, sharded_gradients, sharded_parameters
+from impls.engines.megatron.optimizer import (
+    gradient,
+    megatron_optimizer,
+    settings,
+    sharded_gradients,
+    sharded_parameters,
+)
 from impls.engines.megatron.start import start
 
 # Megatron's name of each part of a layer → the canonical parameters that it holds.
@@ -166,7 +172,9 @@ class Gpt:
         self.parts = [DistributedDataParallel(self.config, communication, part) for part in parts]
         self.config.no_sync_func = self.parts[0].no_sync if chunks == 1 else [part.no_sync for part in self.parts]
         self.config.finalize_model_grads_func = finalize_model_grads  # sums over dp, tp (QK-norms), pp (tied embedding)
-        self.optimizer = megatron_optimizer(workload, self.config, self.parts, shard_states)
+        chosen = settings(workload, self.config, shard_states)
+        self.configuration = differences(self.config, communication, chosen)
+        self.optimizer = megatron_optimizer(chosen, self.parts, overrides={})
 
     def _global(self, name: str, part: GPTModel) -> str:
         """Megatron counts the layers of each stage from 0; and a tied head may be on another rank than the

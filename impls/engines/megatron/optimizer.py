@@ -1,6 +1,7 @@
 """Megatron-Core's optimizer for a workload, and the memory layout of its distributed optimizer (ZeRO-1)."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -15,13 +16,11 @@ from torch import Tensor, nn
 from harness.spec import Unsupported, Workload
 
 
-def megatron_optimizer(
-    workload: Workload, config: TransformerConfig, parts: Sequence[DistributedDataParallel], shard: bool = False
-) -> Any:
+def settings(workload: Workload, config: TransformerConfig, shard: bool = False) -> OptimizerConfig:
     """``shard`` distributes the states over data-parallel ranks: the distributed optimizer."""
     if shard and workload.optimizer != "adamw":
         raise Unsupported(f"Megatron-Core's distributed optimizer takes Adam only, not {workload.optimizer}")
-    settings = OptimizerConfig(
+    return OptimizerConfig(
         optimizer="adam" if workload.optimizer == "adamw" else "sgd",
         lr=workload.lr,
         weight_decay=workload.weight_decay,
@@ -35,9 +34,22 @@ def megatron_optimizer(
         use_distributed_optimizer=shard,
         overlap_param_gather=shard,
     )
-    # Without overrides it would put norms into a group that a scheduler does not decay; the workload decays all
-    # parameters.
-    return get_megatron_optimizer(settings, list(parts), config_overrides={}, use_gloo_process_groups=False)
+
+
+def default_settings(workload: Workload, config: TransformerConfig, shard: bool = False) -> OptimizerConfig:
+    """The same, where everything that the workload does not say is at Megatron's default."""
+    chosen, default = settings(workload, config, shard), OptimizerConfig()
+    clip = {} if workload.max_grad_norm else {"clip_grad": default.clip_grad}
+    return replace(chosen, sgd_momentum=default.sgd_momentum, overlap_param_gather=default.overlap_param_gather, **clip)
+
+
+def megatron_optimizer(
+    chosen: OptimizerConfig, parts: Sequence[DistributedDataParallel], overrides: Mapping[Any, Any] | None = None
+) -> Any:
+    """``overrides`` of settings by parameter. Megatron's own, if they are None, put norms and biases into a group that
+    is not decayed; a workload decays all parameters."""
+    own = {} if overrides is None else {"config_overrides": dict(overrides)}
+    return get_megatron_optimizer(chosen, list(parts), use_gloo_process_groups=False, **own)
 
 
 def shards(optimizer: Any) -> Iterator[tuple[nn.Parameter, Tensor, slice]]:

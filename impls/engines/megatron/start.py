@@ -5,9 +5,11 @@ needs a GPU. The redirect changes no arithmetic, no collective and no shape.
 """
 
 import functools
+import json
 import logging
 import warnings
 from collections.abc import Callable
+from dataclasses import MISSING, fields
 from typing import Any
 
 import torch
@@ -23,6 +25,16 @@ with warnings.catch_warnings():
     from megatron.core import parallel_state
     from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
     from megatron.core.tensor_parallel import random as megatron_random
+
+
+def differences(*configurations: Any) -> str:
+    """The fields of Megatron's configurations that are not at their defaults, as JSON."""
+    found = {}
+    for each in configurations:
+        mine = {field.name: getattr(each, field.name) for field in fields(each) if field.default is not MISSING}
+        at_default = {field.name: field.default for field in fields(each)}
+        found[type(each).__name__] = {n: value for n, value in mine.items() if value != at_default[n]}
+    return json.dumps(found, default=lambda value: getattr(value, "__name__", str(value)))
 
 
 def start(topology: Topology, chunks: int = 1, seed: int = 0, instances: int = 1) -> None:

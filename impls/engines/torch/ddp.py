@@ -15,6 +15,8 @@ from impls.common.weights import build_model
 
 
 class DDP:
+    configuration = "DistributedDataParallel(gradient_as_bucket_view=True)"
+
     def __init__(self, workload: Workload, topology: Topology) -> None:
         self.workload, self.topology = workload, topology
         self.rank = torch.distributed.get_rank()

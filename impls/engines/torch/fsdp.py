@@ -33,6 +33,7 @@ class Sharded:
         # FSDP2's recipe: the sharded float32 weights are the masters; the gathered copies are narrow.
         self.model = build_model(workload, max(TORCH_DTYPES[workload.dtype], torch.float32, key=lambda d: d.itemsize))
         narrow = TORCH_DTYPES[workload.dtype]
+        self.configuration = f"fully_shard(layer), fully_shard(model): reshard_after_forward={reshard}, {narrow} passes"
         policy = MixedPrecisionPolicy(param_dtype=narrow, reduce_dtype=narrow)
         options: dict[str, Any] = {"mesh": self.shards, "mp_policy": policy, "reshard_after_forward": reshard}
         options["offload_policy"] = offload or OffloadPolicy()  # the default: no offload

@@ -25,6 +25,8 @@ CARD = Card(
         "megatron": Engine(
             f"{HERE}.on_megatron:build", requires=("megatron-core>=0.16",), variants=("ddp", "ddp_no_sync")
         ),
+        "deepspeed_default": Engine(f"{HERE}.on_deepspeed:build_default", ("deepspeed>=0.16",), ("ddp",)),
+        "megatron_default": Engine(f"{HERE}.on_megatron:build_default", ("megatron-core>=0.16",), ("ddp",)),
         "horovod": Engine(
             f"{HERE}.on_horovod:build", ("horovod>=0.28",), ("ddp", "ddp_no_sync"), environment="horovod-suites"
         ),

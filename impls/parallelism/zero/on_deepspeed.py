@@ -1,8 +1,13 @@
 """DeepSpeed's ZeRO, stages 1 to 3."""
 
 from harness.spec import Topology, Workload
-from impls.engines.deepspeed.zero import Zero
+from impls.engines.deepspeed.zero import DefaultZero, Zero
 
 
 def build(workload: Workload, topology: Topology, stage: int) -> Zero:
     return Zero(workload, topology, stage)
+
+
+def build_default(workload: Workload, topology: Topology, stage: int) -> DefaultZero:
+    """The same with DeepSpeed's default settings."""
+    return DefaultZero(workload, topology, stage)
