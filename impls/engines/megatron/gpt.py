@@ -35,7 +35,7 @@ from impls.engines.megatron.optimizer import (
     sharded_gradients,
     sharded_parameters,
 )
-from impls.engines.megatron.start import start
+from impls.engines.megatron.start import differences, start
 
 # Megatron's name of each part of a layer → the canonical parameters that it holds.
 LAYER = {

@@ -17,7 +17,7 @@ CARD = Card(
         "torch": Engine(f"{HERE}.on_torch:build"),
         "deepspeed": Engine(f"{HERE}.on_deepspeed:build", requires=("deepspeed>=0.16",)),
         "megatron": Engine(f"{HERE}.on_megatron:build", requires=("megatron-core>=0.16",), variants=("zero1",)),
-        "deepspeed_default": Engine(f"{HERE}.on_deepspeed:build_default", requires=("deepspeed>=0.16",)),
+        "deepspeed_default": Engine(f"{HERE}.on_deepspeed:build_default", ("deepspeed>=0.16",), ("zero2",)),
         "megatron_default": Engine(f"{HERE}.on_megatron:build_default", ("megatron-core>=0.16",), ("zero1",)),
         "fairscale": Engine(f"{HERE}.on_fairscale:build", requires=("fairscale>=0.4.13",)),
         "fairscale_default": Engine(
