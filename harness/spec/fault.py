@@ -17,6 +17,7 @@ REPLAYED = frozenset({"replayed update"})  # what the optimizer makes of the eng
 LATER_GRADIENT = frozenset({"later gradients", "later gradients slope"})
 UPDATE = frozenset({"update", "update slope"})
 LOSS = frozenset({"loss"})
+REPLICAS = frozenset({"replicas"})  # bits that differ from rank to rank
 TRAINED = UPDATE | LOSS
 
 

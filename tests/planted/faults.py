@@ -34,6 +34,10 @@ class Planted:
     def unbroken(self, dtype: str) -> Case:
         return replace(self.case(dtype), variant=self.fault.variant, engine="reference")
 
+    def peer(self, dtype: str) -> Case:
+        """The reference in the same setting."""
+        return replace(self.case(dtype), engine="reference")
+
     def figures(self, measure: str, dtype: str) -> frozenset[str]:
         """Those that must fail; none if the measure is not looked at in this precision."""
         return frozenset(self.fault.finds.get(measure, {}).get(dtype, ()))

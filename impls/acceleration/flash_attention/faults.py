@@ -28,7 +28,28 @@ def probabilities_that_are_kept(workload: Workload, topology: Topology, causal: 
     return attention
 
 
+def no_running_maximum(workload: Workload, topology: Topology, causal: bool) -> Function:
+    """exp(S) V / Σ exp(S): the scores' maximum is not subtracted."""
+
+    def attention(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        q, k, v = (inputs[name] for name in ("query", "key", "value"))
+        k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
+        weights = (q @ k.mT * q.shape[-1] ** -0.5).exp()
+        if causal:
+            weights = weights.tril()
+        return {"output": weights @ v / weights.sum(-1, keepdim=True)}
+
+    return attention
+
+
+def values_without_a_gradient(workload: Workload, topology: Topology, causal: bool) -> Function:
+    """The values are detached."""
+    attention = reference.build(workload, topology, causal)
+    return lambda inputs: attention({**inputs, "value": inputs["value"].detach()})
+
+
 FAULTS = {
+    "no_running_maximum": Fault("fa2", "dp1", {"parity": {"fp32": OUTPUT}}, where="output of output", workload="sharp"),
     "no_softmax_scale": Fault(
         "fa2_causal",
         "dp1",

@@ -37,7 +37,22 @@ def blocks_sent_in_float32(workload: Workload, topology: Topology, **variant: An
     return reference.build(workload, topology, **variant)
 
 
+def exponentials_that_overflow(workload: Workload, topology: Topology, **variant: Any) -> Function:
+    """The log-sum-exp of two blocks is taken by exponentials that may overflow."""
+
+    def merge(o: Tensor, logsumexp: Tensor, o_b: Tensor, l_b: Tensor) -> None:
+        ours, theirs = logsumexp.exp(), l_b.exp()
+        o.lerp_(o_b.to(o.dtype), (theirs / (ours + theirs)).unsqueeze(-1))
+        logsumexp.copy_((ours + theirs).log())
+
+    ring.merge = merge
+    return reference.build(workload, topology, **variant)
+
+
 FAULTS = {
+    "exponentials_that_overflow": Fault(
+        "ring_zigzag", "cp2", {"parity": {"fp32": OUTPUT}}, where="output of output", workload="sharp"
+    ),
     "no_log_sum_exp": Fault(
         "ring_zigzag",
         "cp2",

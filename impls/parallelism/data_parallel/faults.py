@@ -4,11 +4,13 @@ import itertools
 from functools import partial
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from harness.spec import Batch, Topology, Trainer, Workload
-from harness.spec.fault import GRADIENT, LATER_GRADIENT, REPLAYED, TRAINED, UPDATE, Fault
+from harness.spec.fault import GRADIENT, LATER_GRADIENT, REPLAYED, REPLICAS, TRAINED, UPDATE, Fault
+from harness.spec.run import steps
 from impls.common.optimizer import optimizer
 from impls.common.step import accumulate
 from impls.parallelism.data_parallel import reference
@@ -115,6 +117,104 @@ def a_second_all_reduce(workload: Workload, topology: Topology, **variant: Any) 
     return reference.build(workload, topology, **variant)
 
 
+def zeroed_on_the_last_rank(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """After the last update, the last rank's weights are zero."""
+    trainer = reference.build(workload, topology, **variant)
+    update, count = trainer.update, itertools.count(1)
+
+    def zeroing() -> None:
+        update()
+        if next(count) == steps(workload) and dist.get_rank() == dist.get_world_size() - 1:
+            for bucket in trainer.buckets:
+                bucket.master.zero_()
+
+    trainer.update = zeroing
+    return trainer
+
+
+def a_rank_that_no_longer_steps(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """The last rank skips its last update."""
+    trainer = reference.build(workload, topology, **variant)
+    update, count = trainer.update, itertools.count(1)
+
+    def skipping() -> None:
+        if next(count) != steps(workload) or dist.get_rank() == 0:
+            update()
+
+    trainer.update = skipping
+    return trainer
+
+
+def _leaking(trainer: Trainer, size: int, first: int = 1) -> Trainer:
+    """Each update from step ``first`` on leaves this many bytes behind."""
+    update, count, kept = trainer.update, itertools.count(1), []
+
+    def leak() -> None:
+        update()
+        if next(count) >= first:
+            kept.append(torch.zeros(size // 4))
+
+    trainer.update = leak
+    return trainer
+
+
+def a_small_leak(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """Each step leaves 16 KiB behind."""
+    return _leaking(reference.build(workload, topology, **variant), 2**14)
+
+
+def a_leak_that_begins_late(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """From the third step on, each leaves 1 MiB behind."""
+    return _leaking(reference.build(workload, topology, **variant), 2**20, first=3)
+
+
+def a_sum_of_losses_with_their_graphs(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """``total += loss`` without ``detach``: the graphs stay, though their tensors are freed."""
+    total = torch.zeros(())
+
+    def add(loss: Tensor) -> None:
+        nonlocal total
+        loss.backward()
+        total = total + loss
+
+    reference.accumulate = partial(accumulate, backward=add)
+    return reference.build(workload, topology, **variant)
+
+
+def traffic_in_every_fourth_step(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """In one step of four, the weights are broadcast again."""
+    trainer = reference.build(workload, topology, **variant)
+    update, count = trainer.update, itertools.count(1)
+
+    def sending() -> None:
+        update()
+        if next(count) % 4 == 0:
+            for bucket in trainer.buckets:
+                dist.broadcast(bucket.weights, src=0)
+
+    trainer.update = sending
+    return trainer
+
+
+def a_larger_peak(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """An update needs 8 MiB for a moment."""
+    trainer = reference.build(workload, topology, **variant)
+    update = trainer.update
+
+    def needing() -> None:
+        torch.zeros(2**21)
+        update()
+
+    trainer.update = needing
+    return trainer
+
+
+def a_call_for_each_parameter(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """Buckets were asked for, but each has one parameter."""
+    reference.SMALLEST = 1
+    return reference.build(workload, topology, **variant)
+
+
 FAULTS = {
     "not_averaged": Fault(
         "ddp",
@@ -126,7 +226,7 @@ FAULTS = {
         "ddp_naive",
         "dp2",
         {"parity": {"fp32": GRADIENT | {"update"}, "bf16": {"gradient"}}},
-        where="step 1, gradient of model.layers.0.self_attn.q_norm.weight, in all 2 parts",
+        where="step 1, gradient of model.layers.0.self_attn.q_norm.weight, all over the tensor",
     ),
     "clipped": Fault(
         "ddp_no_sync",
@@ -143,5 +243,13 @@ FAULTS = {
     "no_master_weights": Fault("ddp", "dp2", {"parity": {"bf16": REPLAYED}}),
     "gradients_kept_twice": Fault("ddp", "dp2", {"memory": {"fp32": {"states"}}}),
     "losses_kept_with_their_graphs": Fault("ddp", "dp2", {"memory": {"fp32": {"growth", "states"}}}),
+    "zeroed_on_the_last_rank": Fault("ddp", "dp2", {"parity": {"fp32": REPLICAS, "bf16": REPLICAS}}),
+    "a_rank_that_no_longer_steps": Fault("ddp", "dp3", {"parity": {"fp32": REPLICAS}}, workload="thorough"),
+    "a_small_leak": Fault("ddp", "dp2", {"memory": {"fp32": {"growth"}}}),
+    "a_leak_that_begins_late": Fault("ddp_no_sync", "dp2", {"memory": {"fp32": {"growth", "states"}}}),
+    "a_sum_of_losses_with_their_graphs": Fault("ddp", "dp2", {"memory": {"fp32": {"graph"}}}),
+    "traffic_in_every_fourth_step": Fault("ddp", "dp2", {"traffic": {"fp32": {"bytes"}}}),
+    "a_larger_peak": Fault("ddp", "dp2", {"peers": {"fp32": {"peak"}}}),
+    "a_call_for_each_parameter": Fault("ddp", "dp2", {"peers": {"fp32": {"calls"}}}),
     "a_second_all_reduce": Fault("ddp", "dp2", {"traffic": {"fp32": {"bytes"}}}),
 }

@@ -23,7 +23,7 @@ def rows_sent_in_float32(workload: Workload, topology: Topology, **variant: Any)
 
 FAULTS = {
     "no_sum_over_replicas": Fault(
-        "st_moe", "dp2", {"parity": {"fp32": GRADIENT, "bf16": GRADIENT}}, where="step 1, gradient of "
+        "st_moe", "dp2", {"parity": {"fp32": GRADIENT, "bf16": GRADIENT}}, where="gradient of "
     ),
     "rows_sent_in_float32": Fault("st_moe", "dp2ep2", {"traffic": {"bf16": {"bytes"}}}),
 }

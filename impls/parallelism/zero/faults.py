@@ -68,7 +68,32 @@ def weights_sent_in_float32(workload: Workload, topology: Topology, **variant: A
     return reference.build(workload, topology, **variant)
 
 
+def moments_in_bfloat16(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """AdamW's moments are rounded to bfloat16 after each step."""
+    trainer = reference.build(workload, topology, **variant)
+    step = trainer.stage.step
+
+    def rounding() -> None:
+        step()
+        for state in trainer.stage.inner.state.values():
+            for name in ("exp_avg", "exp_avg_sq"):
+                state[name].copy_(state[name].bfloat16())
+
+    trainer.stage.step = rounding
+    return trainer
+
+
+def epsilon_inside_the_root(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """AdamW divides by √(v̂ + ε)."""
+    return reference.build(workload.with_(eps=workload.eps**0.5), topology, **variant)
+
+
 FAULTS = {
+    # Clipping may scale gradients in bfloat16, beside which moments in bfloat16 are honest: this work does not clip.
+    "moments_in_bfloat16": Fault(
+        "zero1", "dp2", {"parity": {"fp32": REPLAYED, "bf16": REPLAYED}}, workload="tiny_adamw"
+    ),
+    "epsilon_inside_the_root": Fault("zero2", "dp3", {"parity": {"fp32": REPLAYED}}, workload="thorough"),
     "larger_rate": Fault(
         "zero3",
         "dp2",
