@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from harness.spec import Function, Topology, Workload
@@ -48,7 +49,24 @@ def values_without_a_gradient(workload: Workload, topology: Topology, causal: bo
     return lambda inputs: attention({**inputs, "value": inputs["value"].detach()})
 
 
+def a_mask_off_by_one(workload: Workload, topology: Topology, causal: bool) -> Function:
+    """Each query also sees the next position."""
+
+    def attention(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        q, k, v = (inputs[name] for name in ("query", "key", "value"))
+        k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
+        scores = q @ k.mT * q.shape[-1] ** -0.5
+        seen = torch.ones_like(scores[0, 0], dtype=torch.bool).tril(1)
+        return {"output": scores.masked_fill(~seen, -torch.inf).softmax(-1) @ v}
+
+    return attention
+
+
 FAULTS = {
+    "a_mask_off_by_one": Fault(
+        "fa2_causal", "dp1", {"parity": {"fp32": OUTPUT | GRADIENT, "bf16": OUTPUT}}, where="output of output"
+    ),
+    "values_without_a_gradient": Fault("fa2", "dp1", {"parity": {"fp32": {"gradient"}, "bf16": {"gradient"}}}),
     "no_running_maximum": Fault("fa2", "dp1", {"parity": {"fp32": OUTPUT}}, where="output of output", workload="sharp"),
     "no_softmax_scale": Fault(
         "fa2_causal",

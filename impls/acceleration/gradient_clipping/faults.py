@@ -11,6 +11,7 @@ from harness.spec import Topology, Trainer, Workload
 from harness.spec.fault import REPLAYED, TRAINED, Fault
 from impls.acceleration.gradient_clipping import reference
 from impls.common.clipping import Sharded, clip_by_global_norm
+from impls.parallelism.data_parallel import reference as data_parallel
 from impls.parallelism.tensor_parallel import reference as tensor_parallel
 
 
@@ -42,7 +43,19 @@ def gathered_for_the_norm(workload: Workload, topology: Topology, **variant: Any
     return reference.build(workload, topology, **variant)
 
 
+def clipped_by_value(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """Each element is clipped by itself."""
+
+    def clamp(gradients: Sequence[Tensor], max_norm: float) -> None:
+        for gradient in gradients:
+            gradient.clamp_(-max_norm / gradient.numel() ** 0.5, max_norm / gradient.numel() ** 0.5)
+
+    data_parallel.clip = clamp
+    return reference.build(workload, topology, **variant)
+
+
 FAULTS = {
+    "clipped_by_value": Fault("clip", "dp2", {"parity": {"fp32": REPLAYED, "bf16": REPLAYED}}, workload="thorough"),
     "replicas_counted_on_every_rank": Fault(
         "clip",
         "tp4",

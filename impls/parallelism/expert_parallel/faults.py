@@ -2,9 +2,12 @@
 
 from typing import Any
 
+from torch import Tensor
+
 from harness.spec import Function, Topology, Workload
-from harness.spec.fault import GRADIENT, Fault
+from harness.spec.fault import GRADIENT, OUTPUT, Fault
 from impls.parallelism.expert_parallel import reference
+from impls.parallelism.expert_parallel.router import Rule
 
 
 def no_sum_over_replicas(workload: Workload, topology: Topology, **variant: Any) -> Function:
@@ -21,7 +24,30 @@ def rows_sent_in_float32(workload: Workload, topology: Topology, **variant: Any)
     return reference.build(workload, topology, **variant)
 
 
+def gates_that_do_not_add_up(workload: Workload, topology: Topology, **variant: Any) -> Function:
+    """The gates of a token's experts are not divided by their sum."""
+    choose = reference.choose
+
+    def undivided(logits: Tensor, bias: Tensor | None, rule: Rule) -> tuple[Tensor, Tensor, Tensor]:
+        scores, experts, _ = choose(logits, bias, rule)
+        return scores, experts, scores.gather(1, experts)
+
+    reference.choose = undivided
+    return reference.build(workload, topology, **variant)
+
+
+def a_capacity_rounded_down(workload: Workload, topology: Topology, **variant: Any) -> Function:
+    """An expert accepts one token fewer."""
+    slots = Rule.slots
+    Rule.slots = lambda rule, tokens: slots(rule, tokens) - 1
+    return reference.build(workload, topology, **variant)
+
+
 FAULTS = {
+    "gates_that_do_not_add_up": Fault(
+        "st_moe", "dp1", {"parity": {"fp32": OUTPUT | GRADIENT, "bf16": OUTPUT}}, where="output of "
+    ),
+    "a_capacity_rounded_down": Fault("gshard", "dp1", {"parity": {"fp32": OUTPUT}}, where="output of "),
     "no_sum_over_replicas": Fault(
         "st_moe", "dp2", {"parity": {"fp32": GRADIENT, "bf16": GRADIENT}}, where="gradient of "
     ),

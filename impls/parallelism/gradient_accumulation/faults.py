@@ -127,7 +127,21 @@ def labels_counted_as_at_least_one(workload: Workload, topology: Topology, **var
     return reference.build(workload, topology, **variant)
 
 
+def divided_twice(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """Weights that add up to one are divided by the number of micro-batches once more."""
+    weights = reference.token_weights
+    reference.token_weights = lambda labels: weights(labels) / len(labels)
+    return reference.build(workload, topology, **variant)
+
+
 FAULTS = {
+    "divided_twice": Fault(
+        "accumulate_tokens",
+        "dp2",
+        {"parity": {"fp32": GRADIENT, "bf16": GRADIENT}},
+        where="every gradient × 0.3333",
+        workload="thorough",
+    ),
     "a_counter_that_slips": Fault(
         "accumulate_tokens", "dp2", {"parity": {"fp32": REPLAYED, "bf16": REPLAYED}}, workload="thorough"
     ),

@@ -3,9 +3,10 @@
 from typing import Any
 
 from harness.spec import Topology, Trainer, Workload
-from harness.spec.fault import GRADIENT, TRAINED, Fault
+from harness.spec.fault import GRADIENT, REPLAYED, TRAINED, Fault
 from harness.spec.named import NAMED
-from impls.parallelism.pipeline_parallel import reference
+from impls.common.optimizer import square
+from impls.parallelism.pipeline_parallel import part, reference
 from impls.parallelism.pipeline_parallel.plan import Action, Plan, one_by_one
 from impls.parallelism.pipeline_parallel.schedules import SCHEDULES
 
@@ -40,7 +41,19 @@ def one_micro_batch_at_a_time(workload: Workload, topology: Topology, schedule: 
     return reference.build(workload, topology, schedule)
 
 
+def clipped_by_its_own_stage(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """Each stage clips by the norm of its own gradients."""
+    part.global_norm = lambda gradients: square([g for mine in gradients.values() for g in mine]).sqrt()
+    return reference.build(workload, topology, **variant)
+
+
 FAULTS = {
+    "clipped_by_its_own_stage": Fault(
+        "1f1b",
+        "pp2",
+        {"parity": {"fp32": REPLAYED}},
+        workload=NAMED["thorough"].with_(name="thorough_six", micro_batches=6),
+    ),
     "a_tie_that_is_not_summed": Fault(
         "1f1b",
         "pp2",

@@ -1,5 +1,8 @@
 """Tensor parallelism with exactly one thing broken."""
 
+import torch
+import torch.nn.functional as F
+
 from harness.spec import Topology, Trainer, Workload
 from harness.spec.fault import GRADIENT, UPDATE, Fault
 from impls.parallelism.tensor_parallel import reference
@@ -18,7 +21,39 @@ def blocks_summed_in_float32(workload: Workload, topology: Topology) -> Trainer:
     return reference.build(workload, topology)
 
 
+def no_sum_of_input_gradients(workload: Workload, topology: Topology) -> Trainer:
+    """A column-parallel layer passes on the gradient of its own columns alone."""
+    reference.column_parallel = lambda x, group, *weights: tuple(F.linear(x, weight) for weight in weights)
+    return reference.build(workload, topology)
+
+
+def positions_in_bfloat16(workload: Workload, topology: Topology) -> Trainer:
+    """Positions are rounded to bfloat16, which has no odd numbers above 256."""
+    table = reference.rope_table
+    reference.rope_table = lambda s, config, device, _: table(s, config, device, torch.arange(s).bfloat16().float())
+    return reference.build(workload, topology)
+
+
+def a_mean_over_all_positions(workload: Workload, topology: Topology) -> Trainer:
+    """The sum of the losses is divided by the number of positions, not by that of labels."""
+    reference.mean = lambda losses, labels: losses.masked_fill(labels < 0, 0.0).mean()
+    return reference.build(workload, topology)
+
+
 FAULTS = {
+    "no_sum_of_input_gradients": Fault(
+        "tp",
+        "tp2",
+        {"parity": {"fp32": GRADIENT, "bf16": {"gradient"}}},
+        where="step 1, gradient of ",
+        workload="thorough",
+    ),
+    "positions_in_bfloat16": Fault(
+        "tp", "tp2", {"parity": {"fp32": {"gradient"}}}, where="step 1, gradient of ", workload="distant"
+    ),
+    "a_mean_over_all_positions": Fault(
+        "tp", "tp2", {"parity": {"fp32": GRADIENT, "bf16": GRADIENT}}, where="step 1, gradient of ", workload="thorough"
+    ),
     "no_sum_over_heads": Fault(
         "tp",
         "tp2",
