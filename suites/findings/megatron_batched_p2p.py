@@ -45,7 +45,6 @@ def work(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     torch.save([exchange(batched) for batched in (False, True)], f"{folder}/{rank}")
     dist.barrier()
-    dist.destroy_process_group()
 
 
 def main() -> bool:

@@ -47,7 +47,6 @@ def work(rank: int, folder: str) -> None:
         expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
         torch.save((logits.shape[-1], expected, model(*inputs, labels=labels).mean()), f"{folder}/{rank}")
     dist.barrier()
-    dist.destroy_process_group()
 
 
 def main() -> bool:
@@ -59,7 +58,7 @@ def main() -> bool:
     print(f"found    loss {found:.6f}: relative difference {off:.1e}; log 2 is {torch.tensor(2.0).log():.6f}")
     if columns != VOCABULARY:
         raise RuntimeError(f"the logits are not gathered: {columns} columns")
-    return abs(off) > 1e-3
+    return not abs(off) <= 1e-3
 
 
 if __name__ == "__main__":

@@ -47,7 +47,6 @@ def work(rank: int, folder: str) -> None:
     kept, *_ = model._process_embedding_token_parallel(embeddings, None, None, None)  # as its forward() does
     torch.save((groups.tp.rank(), kept[:, 0, 0].tolist()), f"{folder}/{rank}")
     dist.barrier()
-    dist.destroy_process_group()
 
 
 def main() -> bool:

@@ -51,7 +51,6 @@ def work(rank: int, folder: str) -> None:
     model(TOKENS, torch.arange(8)[None], None, padding_mask=TOKENS == PAD)
     torch.save(((seen["hidden_states"][:, 0, 0] == 0).int(), seen["padding_mask"][0].int()), f"{folder}/{rank}")
     dist.barrier()
-    dist.destroy_process_group()
 
 
 def main() -> bool:
