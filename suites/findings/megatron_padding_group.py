@@ -40,7 +40,7 @@ def work(rank: int, folder: str) -> None:
     groups.tp = [dist.new_group(ranks) for ranks in ([0, 2], [1, 3])][rank % 2]
     config = TransformerConfig(
         num_layers=1, hidden_size=8, num_attention_heads=2, tensor_model_parallel_size=2, sequence_parallel=True,
-        use_cpu_initialization=True,
+        use_cpu_initialization=True, hidden_dropout=0.0,
     )  # fmt: skip
     identity = ModuleSpec(TransformerLayer, submodules=TransformerLayerSubmodules())  # the layers do not matter here
     model = GPTModel(config, identity, 8, 8, post_process=False, position_embedding_type="none", pg_collection=groups)
