@@ -34,7 +34,7 @@ LENGTH, HIDDEN, HEADS, WIDTH = 8, 16, 4, 4
 def work(rank: int, folder: str) -> None:
     torch.cuda.current_device = lambda: "cpu"  # where Megatron-Core allocates its buffers
     torch.compiler.set_stance("force_eager")  # else compiling takes most of the time
-    # Of FLA's kernels only this one is needed: deterministic_mode takes Megatron-Core's own recurrence.
+    # FLA's other kernels are not needed: deterministic_mode takes Megatron-Core's own recurrence.
     gdn.HAVE_FLA, gdn.l2norm = True, lambda x: x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
     initialize_rng_tracker(inference_rng_tracker=True)  # no states of CUDA's generator
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)

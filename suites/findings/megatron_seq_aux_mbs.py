@@ -49,8 +49,8 @@ def gradient(per_token: bool, batch: int) -> torch.Tensor:
 def main() -> bool:
     torch.cuda.current_device = lambda: "cpu"  # where Megatron-Core allocates its buffers
     moe_utils.te_general_gemm = None  # it is read, but not defined, without Transformer Engine
-    with tempfile.NamedTemporaryFile() as store:
-        dist.init_process_group("gloo", init_method=f"file://{store.name}", rank=0, world_size=1)
+    with tempfile.TemporaryDirectory() as folder:
+        dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=0, world_size=1)
         parallel_state.initialize_model_parallel(create_gloo_process_groups=False)
         expected, one, found = gradient(False, batch=2), gradient(True, batch=1), gradient(True, batch=2)
         dist.destroy_process_group()
