@@ -28,9 +28,7 @@ TRAINER_GRID = Grid(
     large=("medium",),
 )
 # The function's arithmetic outweighs its calls at this length, which is not a multiple of a tile.
-FUNCTION_GRID = Grid(
-    (Row("long", "fp32", True), Row("long", "bf16", True), Row("sharp", "fp32", True)), timed=("long",)
-)
+FUNCTION_GRID = Grid((Row("long", "fp32", True), Row("long", "bf16", True)), timed=("long",))
 
 
 @dataclass(frozen=True)

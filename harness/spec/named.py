@@ -156,7 +156,7 @@ NAMED: Mapping[str, Workload] = MappingProxyType(
             # Scores up to some hundreds: exp overflows unless the running maximum is subtracted.
             Workload("sharp", _WIDE, batch_size=1, sequence_length=340, input_scale=8.0),
             # Fewer rows than experts: some experts have none, and so may a whole rank.
-            Workload("scarce", ModelConfig(), batch_size=4, sequence_length=2),
+            Workload("scarce", ModelConfig(), batch_size=4, sequence_length=3),
             Workload("small", _SMALL, sequence_length=128, optimizer="adamw", lr=3e-4, weight_decay=0.1),
             # It keeps a GPU busy, and five engines fit together on one with 80 GB.
             Workload(
