@@ -1,6 +1,7 @@
 """FlashAttention: exact attention in tiles, in memory linear in the sequence length."""
 
 from harness.spec import Card, Claim, Engine, Functions, Law
+from impls.acceleration.flash_attention.grid import GRID
 
 _HERE = "impls.acceleration.flash_attention"
 _COURSE = "AIInfra course, practice on FlashAttention"
@@ -23,6 +24,7 @@ CARD = Card(
     },
     topologies=("dp1",),
     contract=Functions(f"{_HERE}.problem"),
+    grid=GRID,
     laws=(
         # 1 %: allocators round each tensor up, and SDPA keeps a few bytes for dropout's random state on CUDA.
         Law(
