@@ -24,7 +24,7 @@ from harness.spec import Topology, Trainer, Workload
 from harness.spec.run import FunctionRun, Memory, TrainerRun, steps
 from harness.spec.run import Traffic as Sent
 
-SETTLED = 3  # the first step that every later one must resemble: by then engines have rebuilt buckets and made states
+SETTLED = 4  # the first step that every later one must resemble: by then engines have rebuilt buckets and made states
 
 
 def trainer(

@@ -47,12 +47,12 @@ def take(lab: "Lab", case: Case) -> list[Measurement]:
 def _growth(ranks: Sequence[Sequence[float]]) -> Measurement:
     """All steps hold the same but for a scalar, say a loss that is kept; a leak grows from step to step."""
     growth = max(last - settled for settled, *_, last in ranks)
-    text = f"{growth:,.0f} B more in the last step than in the second, on the rank with the largest growth"
+    text = f"{growth:,.0f} B more in the last step than in the third, on the rank with the largest growth"
     return Measurement("memory", "growth", growth, "B", "fail" if growth > SCALAR else "pass", text, bound=SCALAR)
 
 
 def _graph(ranks: Sequence[Sequence[int]]) -> Measurement:
     """A step frees its graph; one that keeps it (``total += loss``) grows by its nodes."""
     more = max(last - settled for settled, last in ranks)
-    text = f"{more:,} autograd nodes more after the last step than after the third, on the rank with the most"
+    text = f"{more:,} autograd nodes more after the last step than after the fourth, on the rank with the most"
     return Measurement("memory", "graph", float(more), "nodes", "fail" if more > 0 else "pass", text, bound=0.0)

@@ -52,7 +52,7 @@ class Memory:
 @dataclass(frozen=True)
 class Checked:
     """``memory`` and ``traffic`` have the values of several steps, or of one call of a Function: traffic of all steps
-    from the third on, memory of the second, the third and the last. ``meter`` names the memory meter; ``products``
+    from the fourth on, memory of the third, the fourth and the last. ``meter`` names the memory meter; ``products``
     describes the computation of bfloat16 products if this device has no instructions for them; ``fallback``,
     ``unmetered`` and ``configuration`` are the engine's texts. ``tensors`` of the first rank, if they are to be
     compared: kind → name → tensor, in the format of ``torch.save``."""
@@ -72,7 +72,7 @@ class Checked:
 class TrainerRun(Checked):
     """``losses``, ``observed`` and ``digests`` by step: the values of the engine's ``observe()``, and a digest of each
     of this rank's weights. ``changed`` names the tensors of ``frozen()`` that some step changed; ``nodes``: live
-    autograd nodes after the third and the last step. The kinds of ``tensors`` are ``gradient 1``, ``parameters 1`` and
+    autograd nodes after the fourth and the last step. The kinds of ``tensors`` are ``gradient 1``, ``parameters 1`` and
     so on, by step, and ``merged``."""
 
     losses: Sequence[float] = ()

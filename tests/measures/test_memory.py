@@ -21,7 +21,7 @@ def taken(*ranks: TrainerRun) -> dict[str, Measurement]:
 
 
 def rank(*states: float, peak: float = 0.0, nodes: tuple[int, int] = (7, 7)) -> TrainerRun:
-    """A rank whose second, third and last step hold these bytes."""
+    """A rank whose third, fourth and last step hold these bytes."""
     return TrainerRun(memory=[Memory(states=held, peak=peak) for held in states], nodes=nodes)
 
 
