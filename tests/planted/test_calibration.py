@@ -14,6 +14,7 @@ from tests.planted.calibration import CAPABILITIES, DTYPES, TURNS, beyond, hones
 from tests.planted.faults import EVERY
 
 FOUND = calibration.read()
+LACKING = ("values_without_a_gradient",)  # a figure that is missing has no ratio
 LINES = {(line["quantity"], line["dtype"]): line for line in FOUND["table"]}
 
 
@@ -25,8 +26,9 @@ def test_every_instruction_set_was_measured_with_ten_seeds_or_more() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_quantity_was_measured_in_every_precision(dtype: str) -> None:
-    kinds = ("gradient", "update", "output")
-    assert {name for name, other in LINES if other == dtype} == {"loss", *kinds, *(f"{kind} slope" for kind in kinds)}
+    kinds = ("gradient", "later gradients", "update", "output")
+    slopes = {f"{kind} slope" for kind in kinds}
+    assert {name for name, other in LINES if other == dtype} == {"loss", "replayed update", *kinds, *slopes}
 
 
 @pytest.mark.parametrize("line", FOUND["table"], ids=lambda line: f"{line['quantity']}-{line['dtype']}")
@@ -39,8 +41,8 @@ def test_no_honest_run_is_above_half_the_bound_and_no_fault_below_twice_it(line:
 def test_every_fault_was_measured() -> None:
     for dtype in DTYPES:
         for name, line in ((name, line) for (name, other), line in LINES.items() if other == dtype):
-            measurement = sum(name in planted.figures("parity", dtype) for planted in EVERY)
-            assert line["faults"] == len(CAPABILITIES) * measurement
+            must = sum(name in planted.figures("parity", dtype) for planted in EVERY if planted.name not in LACKING)
+            assert line["faults"] == len(CAPABILITIES) * must
 
 
 def test_a_whole_run_of_honest_engines_shows_a_false_alarm_less_than_once_in_a_hundred() -> None:
