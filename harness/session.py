@@ -217,4 +217,5 @@ def _calibration_record() -> tuple[Case, list[Measurement]]:
     """The measurements behind parity's margins, kept with the run."""
     about = Case("calibration", "calibration", "", Topology(), Workload())
     reason = "the largest ratios of honest runs and the smallest of planted faults"
-    return about, [Measurement("calibration", "parity", None, "", "pass", reason, detail=calibration.read())]
+    detail = {**calibration.read(), "faults": calibration.kills()}
+    return about, [Measurement("calibration", "parity", None, "", "pass", reason, detail=detail)]

@@ -75,6 +75,7 @@ def render(
         not_tested=overview.not_tested(view),
         parity_bound=overview.parity_bound(view),
         cpu_only=overview.timed_on_cpu_only(view),
+        fault_measures=tuple(dict.fromkeys(m for row in view.calibration.get("faults", ()) for m in row["found"])),
         claims=pages.claims(view),
         versions=pages.versions(view),
         style=Markup(_asset("style.css")),

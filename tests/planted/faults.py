@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from harness import catalog
-from harness.spec import Card, Case, Engine, Topology
+from harness.run.lab import Lab
+from harness.spec import Card, Case, Engine, Measurement, Topology
 from harness.spec.fault import Fault
 
 
@@ -41,6 +42,13 @@ class Planted:
     def figures(self, measure: str, dtype: str) -> frozenset[str]:
         """Those that must fail; none if the measure is not looked at in this precision."""
         return frozenset(self.fault.finds.get(measure, {}).get(dtype, ()))
+
+
+def judged(lab: Lab, planted: Planted, measure: str, dtype: str) -> dict[str, Measurement]:
+    """The measurements on a reference with this fault, whose peer is the unbroken reference."""
+    lab.runner.cards = {**CARDS, planted.topic: planted.put_into(CARDS[planted.topic])}
+    lab.runner.peers = lambda case: [case, planted.peer(dtype)]  # type: ignore[method-assign]
+    return {measurement.quantity: measurement for measurement in lab.measure(measure, planted.case(dtype))}
 
 
 def of(card: Card) -> list[Planted]:

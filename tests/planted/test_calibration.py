@@ -11,7 +11,7 @@ from harness.judge import calibration
 from harness.judge.parity import MARGIN
 from harness.plan import cases as plan
 from tests.planted.calibration import CAPABILITIES, DTYPES, TURNS, beyond, honest, table
-from tests.planted.faults import EVERY
+from tests.planted.faults import EVERY, FAULTS
 
 FOUND = calibration.read()
 LACKING = ("values_without_a_gradient",)  # a figure that is missing has no ratio
@@ -54,6 +54,15 @@ def test_a_whole_run_of_honest_engines_shows_a_false_alarm_less_than_once_in_a_h
         line["chance"] * sum(case.workload.dtype == dtype for case in cases) for (_, dtype), line in LINES.items()
     )
     assert alarms < 0.01
+
+
+def test_the_matrix_shows_every_fault_and_that_the_measures_that_it_names_find_it() -> None:
+    rows = {row["fault"]: row["found"] for row in calibration.kills()}
+    assert rows.keys() == FAULTS.keys()
+    assert len(rows) >= 80
+    for name, found in rows.items():
+        for measure, by_dtype in FAULTS[name].fault.finds.items():
+            assert set(found[measure]) & set().union(*by_dtype.values()), (name, measure)
 
 
 def test_the_chance_of_an_alarm_is_that_of_the_tail() -> None:

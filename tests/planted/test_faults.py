@@ -13,7 +13,7 @@ from harness.run.lab import Lab
 from harness.spec import DTYPES, Case, Measurement, Span
 from harness.spec.fault import GRADIENT, LATER_GRADIENT, LOSS, OUTPUT, REPLAYED, REPLICAS, UPDATE
 from tests import labs
-from tests.planted.faults import CARDS, EVERY, FAULTS, of
+from tests.planted.faults import CARDS, EVERY, FAULTS, judged, of
 
 SEEDS = range(1, 21)
 FEW = 2  # seeds of other topics, and in float32 of work other than tiny: where CPUs have no bfloat16, a minute each
@@ -46,10 +46,7 @@ def in_parity(dtype: str) -> list[str]:
 
 def planted(lab: Lab, name: str, measure: str, dtype: str) -> dict[str, Measurement]:
     """The measurements on a reference with this fault."""
-    fault = FAULTS[name]
-    lab.runner.cards = {**CARDS, fault.topic: fault.put_into(CARDS[fault.topic])}
-    lab.runner.peers = lambda case: [case, fault.peer(dtype)]
-    return {measurement.quantity: measurement for measurement in lab.measure(measure, fault.case(dtype))}
+    return judged(lab, FAULTS[name], measure, dtype)
 
 
 def clear(measurements: dict[str, Measurement]) -> set[str]:
