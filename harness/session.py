@@ -12,13 +12,12 @@ from typing import Any
 
 import pytest
 
-from harness import catalog, usage, waivers
+from harness import catalog, findings, usage
 from harness.judge import calibration
 from harness.launch.base import LAUNCHERS, local_cores
 from harness.plan import cases, depth
 from harness.plan.plan import Plan
-from harness.plugin import SUITES
-from harness.spec import Card, Case, Claim, Measurement, Topology, Workload, gpus
+from harness.spec import Card, Case, Claim, Finding, Measurement, Symptom, Topology, Workload, gpus
 
 DEFAULT_RANKS, DEFAULT_TIMEOUT = 8, 120.0
 
@@ -60,12 +59,16 @@ class Session:
         self.store_url = usage.place(config, "--store", "plumbline.db")
         try:
             self.planned = Plan.of(request(config))  # the plan of the options
-            known = waivers.read(SUITES / "waivers.toml")
+            self.known = findings.read()  # all findings
         except ValueError as error:
             raise pytest.UsageError(str(error)) from None
         self.plan = self.planned  # the part of it that pytest selects
         self.request, self.cards = self.planned.request, self.planned.cards
-        self.waivers = tuple(waiver for waiver in known if waiver.device in ("", self.device))
+        self.findings = tuple(  # those that a session on this device can show, with the symptoms that it can show
+            replace(finding, symptoms=symptoms)
+            for finding in self.known
+            if (symptoms := tuple(s for s in finding.symptoms if s.device in ("", self.device)))
+        )
         self._lab: Any = None
         self._store: Any = None
         self._run = ""
@@ -88,12 +91,14 @@ class Session:
         return lines
 
     @property
-    def held_waivers(self) -> list[waivers.Waiver]:
-        """All waivers in a session of the whole grid; where options chose the work, the waivers that match it."""
+    def held_findings(self) -> list[Finding]:
+        """All findings with symptoms in a session of the whole grid; where options chose the work, those that match
+        it."""
         asked = self.request
         if not any((asked.topics, asked.engines, asked.workloads, asked.topologies, asked.dtypes)):
-            return list(self.waivers)
-        return [waiver for waiver in self.waivers if any(waiver.matches(case.id) for case in self.planned.cases)]
+            return list(self.findings)
+        ids = [case.id for case in self.planned.cases]
+        return [f for f in self.findings if any(symptom.matches(case) for symptom in f.symptoms for case in ids)]
 
     def open_store(self) -> None:
         """Checks the store and the report's folder before anything runs: a problem is a usage error, not the loss of an
@@ -126,18 +131,18 @@ class Session:
             launcher = launch(use, adapters(chosen.cases, self.cards, use > 0))
             runner = Runner(self.cards, launcher, self.timeout, self.request.ranks, chosen.timed)
             runner.expect(chosen.cases, chosen.checked, chosen.oracles)
-            self._lab = Lab(runner, Recorder(self.record, self.waivers, self.device))
+            self._lab = Lab(runner, Recorder(self.record, self.findings, self.device))
         return self._lab
 
     def claim(self, topic: str, claim: Claim) -> Measurement:
         found: Measurement = self.lab.claim(topic, claim, [case for case in self.plan.cases if case.topic == topic])
         return found
 
-    def needed(self, waiver: waivers.Waiver) -> bool:
-        """Whether a failure of this session matches the waiver, or no such failure could have been seen."""
+    def stale(self, finding: Finding) -> list[Symptom]:
+        """The finding's symptoms that match no failure of this session, although one could have been seen."""
         unnarrowed = replace(self.request, workloads=(), topologies=(), dtypes=())
         ran = {case.id for case in self.plan.cases if not self.lab.runner.crowded(case)}
-        found: bool = self.lab.recorder.needed(waiver, cases.every(unnarrowed, dict(self.cards)), ran)
+        found: list[Symptom] = self.lab.recorder.stale(finding, cases.every(unnarrowed, dict(self.cards)), ran)
         return found
 
     def operators(self, case: Case) -> str:
