@@ -1,18 +1,29 @@
 """Reads the findings, and runs their scripts."""
 
 import datetime
+import os
 import re
+import signal
+import subprocess
+import sys
+import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 from harness.plugin import SUITES
 from harness.spec.finding import DEVICES, KINDS, Finding, Symptom
 
 FOLDER = SUITES / "findings"
+STILL, GONE, UNKNOWN = "still there", "gone", "cannot be judged"
+SECONDS = 120.0  # of a script
+LINES = 3  # of a script's output that tell why it cannot be judged
+RELEASE = re.compile(r"[\w.-]+ \d\S*")  # as deepspeed 0.19.8
 TYPES = {
     str: (str, "a text"),
     bool: (bool, "true or false"),
@@ -42,6 +53,9 @@ def _finding(path: Path) -> Finding:
         raise ValueError(f"{path.name}: kind {values['kind']!r} is none of {', '.join(KINDS)}")
     if not values["seen"]:
         raise ValueError(f"{path.name}: seen is empty; name the versions in which it was seen")
+    for release in (*values["seen"], *values.get("right", ())):
+        if not RELEASE.fullmatch(release):
+            raise ValueError(f"{path.name}: {release!r} is not written as deepspeed 0.19.8")
     if values.get("issue") and not re.fullmatch(r"[\w.-]+/[\w.-]+#\d+", values["issue"]):
         raise ValueError(f"{path.name}: issue {values['issue']!r} is not written as owner/name#number")
     return Finding(**values | {"symptoms": tuple(_symptoms(path.name, values.get("symptoms", ())))})
@@ -91,3 +105,54 @@ def _fits(hint: Any, value: Any) -> bool:
     if hint == tuple[float, float] | None:
         return len(value) == 2 and all(type(each) in (int, float) for each in value) and value[0] <= value[1]
     return True
+
+
+class Checked(NamedTuple):
+    """What a script says: still there, gone, or cannot be judged, and then why."""
+
+    state: str
+    reason: str = ""
+
+
+def script(finding: Finding, folder: Path = FOLDER) -> Path | None:
+    """The script that shows the finding without Plumbline, if there is one."""
+    path = folder / f"{finding.id}.py"
+    return path if path.exists() else None
+
+
+def installed(finding: Finding) -> dict[str, str]:
+    """The distributions in which the finding was seen, with their installed version; empty if they are not."""
+    found = {}
+    for release in finding.seen:
+        name = release.split()[0]
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = ""
+    return found
+
+
+def check(path: Path, seconds: float = SECONDS) -> Checked:
+    """Runs a script apart from this process, its folder and its session; the script's ranks end with it."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, _started(path, folder) as process:
+        try:
+            output, errors = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return Checked(UNKNOWN, f"it did not end within {seconds:g} s")
+        finally:
+            with suppress(ProcessLookupError):  # it left no rank
+                os.killpg(process.pid, signal.SIGKILL)
+    last = output.strip().splitlines()[-1:]
+    raised = "Traceback (most recent call last):" in errors  # its exit status is 1, too
+    if (process.returncode, last) in ((1, [STILL]), (0, [GONE])) and not raised:
+        return Checked(last[0])
+    said = [line for text in (output, errors) for line in text.splitlines() if line.strip()]
+    return Checked(UNKNOWN, f"exit status {process.returncode}: " + (" / ".join(said[-LINES:]) or "no output"))
+
+
+def _started(path: Path, folder: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-I", str(path)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        command, cwd=folder, stdout=pipe, stderr=pipe, text=True, errors="replace", start_new_session=True
+    )
