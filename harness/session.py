@@ -187,6 +187,7 @@ class Session:
                 for topic in sorted({case.topic for case in self.plan.cases}):
                     self.record(*_card_record(self.cards[topic]))
                 self.record(*_calibration_record())
+                self.record(*finding_records(self.known))
                 self._store.finish(self._run, status)
         if self.tally:
             self.ends.append(f"records: {self._store.place} (plumbline records)")
@@ -221,3 +222,14 @@ def _calibration_record() -> tuple[Case, list[Measurement]]:
     about = Case("calibration", "calibration", "", Topology(), Workload())
     reason = "the largest ratios of honest runs and the smallest of planted faults"
     return about, [Measurement("calibration", "parity", None, "", "pass", reason, detail=calibration.read())]
+
+
+def finding_records(known: Sequence[Finding]) -> tuple[Case, list[Measurement]]:
+    """All findings, for what the report opens with."""
+    about = Case("findings", "findings", "", Topology(), Workload())
+    found = []
+    for finding in known:
+        fields = {name: value for name, value in vars(finding).items() if name not in ("id", "symptoms")}
+        more = {"review": str(finding.review), "link": finding.link, "script": findings.script(finding) is not None}
+        found.append(Measurement("finding", finding.id, None, "", "pass", finding.title, detail=fields | more))
+    return about, found
