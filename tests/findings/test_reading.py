@@ -1,6 +1,7 @@
 """Findings are data that is parsed strictly."""
 
 import datetime
+import re
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,12 @@ def test_yesterday_is_due(tmp_path: Path) -> None:
 
 def test_every_finding_of_the_suites_can_be_read() -> None:
     assert {finding.id for finding in findings.read()} == {path.stem for path in findings.FOLDER.glob("*.toml")}
+
+
+def test_the_findings_that_the_readme_names_exist() -> None:
+    section = (
+        (findings.FOLDER.parents[1] / "README.md").read_text().split("## What is wrong today")[1].split("\n## ")[0]
+    )
+    named = re.findall(r"^- `(\w+)`: ", section, re.MULTILINE)
+    assert len(named) == 10
+    assert set(named) <= {finding.id for finding in findings.read() if finding.kind == "wrong result"}
