@@ -93,12 +93,16 @@ class Session:
     @property
     def held_findings(self) -> list[Finding]:
         """All findings with symptoms in a session of the whole grid; where options chose the work, those that match
-        it."""
+        it, with the symptoms that do."""
         asked = self.request
         if not any((asked.topics, asked.engines, asked.workloads, asked.topologies, asked.dtypes)):
             return list(self.findings)
         ids = [case.id for case in self.planned.cases]
-        return [f for f in self.findings if any(symptom.matches(case) for symptom in f.symptoms for case in ids)]
+        return [
+            replace(finding, symptoms=symptoms)
+            for finding in self.findings
+            if (symptoms := tuple(symptom for symptom in finding.symptoms if any(map(symptom.matches, ids))))
+        ]
 
     def open_store(self) -> None:
         """Checks the store and the report's folder before anything runs: a problem is a usage error, not the loss of an
