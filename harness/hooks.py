@@ -56,7 +56,7 @@ def pytest_collection(session: pytest.Session) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Passes ``measure`` and ``case``, ``claim`` and ``waiver`` to the suites' tests as parameters."""
+    """Passes ``measure`` and ``case``, ``claim`` and ``finding`` to the suites' tests as parameters."""
     if not _in_suites(metafunc.definition):
         return
     session = session_of(metafunc.config)
@@ -72,9 +72,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "claim" in metafunc.fixturenames:
         claims = [(card.name, claim) for card in session.cards.values() for claim in card.claims]
         metafunc.parametrize("claim", claims, ids=[f"{topic}-{claim.name}" for topic, claim in claims])
-    if "waiver" in metafunc.fixturenames:
-        held = session.held_waivers
-        metafunc.parametrize("waiver", held, ids=[waiver.case for waiver in held])
+    if "finding" in metafunc.fixturenames:
+        held = session.held_findings
+        metafunc.parametrize("finding", held, ids=[finding.id for finding in held])
 
 
 def _marks(session: Session, case: Case) -> list[pytest.MarkDecorator]:
@@ -140,7 +140,7 @@ def _in_suites(node: pytest.Item) -> bool:
 
 
 def _empty(item: pytest.Item) -> bool:
-    """Whether this is pytest's placeholder for a test without parameters, such as waivers when there are none."""
+    """Whether this is pytest's placeholder for a test without parameters, such as findings when there are none."""
     mark = item.get_closest_marker("skip")
     return bool(mark and "empty parameter set" in str(mark.kwargs.get("reason", "")))
 
@@ -167,7 +167,7 @@ def _case(item: pytest.Item) -> Case | None:
 
 @pytest.fixture
 def plumbline(pytestconfig: pytest.Config) -> Session:
-    """The session, whose lab measures, and which judges claims and waivers."""
+    """The session, whose lab measures, and which judges claims and findings."""
     return session_of(pytestconfig)
 
 
@@ -175,23 +175,21 @@ def plumbline(pytestconfig: pytest.Config) -> Session:
 def require(pytestconfig: pytest.Config) -> Any:
     """Passes, fails or skips by the worst of the measurements, and shows its figure."""
     strict = bool(getattr(pytestconfig.option, "strict", False))  # pytest's own --strict: an absent engine fails
+    consequences = {finding.id: finding.consequence for finding in session_of(pytestconfig).known}
 
     def decide(measurements: list[Measurement]) -> None:
-        for measurement in measurements:
-            if measurement.verdict in ("fail", "error") and "waiver" not in measurement.detail:
+        unknown = [measurement for measurement in measurements if "finding" not in measurement.detail]
+        for measurement in unknown:
+            if measurement.verdict in ("fail", "error"):
                 pytest.fail(f"{measurement.measure} {measurement.quantity}: {measurement.reason}", pytrace=False)
-        found = worst(
-            [measurement for measurement in measurements if "waiver" not in measurement.detail] or measurements
-        )
-        if "waiver" in found.detail:
-            pytest.xfail(f"{found.quantity}: {found.detail['waiver']}")
+        found = worst(unknown or measurements)
         if found.verdict == "skipped" and strict and "not installed" in found.reason:
             pytest.fail(found.reason, pytrace=False)
-        if found.verdict != "pass":
+        if unknown and found.verdict != "pass":
             pytest.skip(f"{found.verdict}: {found.reason}")
-        if any("waiver" in measurement.detail for measurement in measurements):
-            waived = next(measurement for measurement in measurements if "waiver" in measurement.detail)
-            pytest.xfail(f"{waived.quantity}: {waived.detail['waiver']}")
+        for measurement in measurements:
+            if name := measurement.detail.get("finding"):
+                pytest.xfail(f"{measurement.quantity}: {name}: {consequences[name]}")
 
     return decide
 

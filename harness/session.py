@@ -12,13 +12,12 @@ from typing import Any
 
 import pytest
 
-from harness import catalog, usage, waivers
+from harness import catalog, findings, usage
 from harness.judge import calibration
 from harness.launch.base import LAUNCHERS, local_cores
 from harness.plan import cases, depth
 from harness.plan.plan import Plan
-from harness.plugin import SUITES
-from harness.spec import Card, Case, Claim, Measurement, Topology, Workload, gpus
+from harness.spec import Card, Case, Claim, Finding, Measurement, Symptom, Topology, Workload, gpus
 from harness.spec.requires import distributions
 
 DEFAULT_RANKS, DEFAULT_TIMEOUT = 8, 120.0
@@ -61,12 +60,16 @@ class Session:
         self.store_url = usage.place(config, "--store", "plumbline.db")
         try:
             self.planned = Plan.of(request(config))  # the plan of the options
-            known = waivers.read(SUITES / "waivers.toml")
+            self.known = findings.read()  # all findings
         except ValueError as error:
             raise pytest.UsageError(str(error)) from None
         self.plan = self.planned  # the part of it that pytest selects
         self.request, self.cards = self.planned.request, self.planned.cards
-        self.waivers = tuple(waiver for waiver in known if waiver.device in ("", self.device))
+        self.findings = tuple(  # those that a session on this device can show, with the symptoms that it can show
+            replace(finding, symptoms=symptoms)
+            for finding in self.known
+            if (symptoms := tuple(s for s in finding.symptoms if s.device in ("", self.device)))
+        )
         self._lab: Any = None
         self._store: Any = None
         self._run = ""
@@ -89,12 +92,18 @@ class Session:
         return lines
 
     @property
-    def held_waivers(self) -> list[waivers.Waiver]:
-        """All waivers in a session of the whole grid; where options chose the work, the waivers that match it."""
+    def held_findings(self) -> list[Finding]:
+        """All findings with symptoms in a session of the whole grid; where options chose the work, those that match
+        it, with the symptoms that do."""
         asked = self.request
         if not any((asked.topics, asked.engines, asked.workloads, asked.topologies, asked.dtypes)):
-            return list(self.waivers)
-        return [waiver for waiver in self.waivers if any(waiver.matches(case.id) for case in self.planned.cases)]
+            return list(self.findings)
+        ids = [case.id for case in self.planned.cases]
+        return [
+            replace(finding, symptoms=symptoms)
+            for finding in self.findings
+            if (symptoms := tuple(symptom for symptom in finding.symptoms if any(map(symptom.matches, ids))))
+        ]
 
     def open_store(self) -> None:
         """Checks the store and the report's folder before anything runs: a problem is a usage error, not the loss of an
@@ -128,18 +137,18 @@ class Session:
             launcher = launch(use, adapters(chosen.cases, self.cards, use > 0))
             runner = Runner(self.cards, launcher, self.timeout, self.request.ranks, chosen.timed, chosen.cases)
             runner.expect(chosen.cases, chosen.checked, chosen.oracles)
-            self._lab = Lab(runner, Recorder(self.record, self.waivers, self.device))
+            self._lab = Lab(runner, Recorder(self.record, self.findings, self.device))
         return self._lab
 
     def claim(self, topic: str, claim: Claim) -> Measurement:
         found: Measurement = self.lab.claim(topic, claim, [case for case in self.plan.cases if case.topic == topic])
         return found
 
-    def needed(self, waiver: waivers.Waiver) -> bool:
-        """Whether a failure of this session matches the waiver, or no such failure could have been seen."""
+    def stale(self, finding: Finding) -> list[Symptom]:
+        """The finding's symptoms that match no failure of this session, although one could have been seen."""
         unnarrowed = replace(self.request, workloads=(), topologies=(), dtypes=())
         ran = {case.id for case in self.plan.cases if not self.lab.runner.crowded(case)}
-        found: bool = self.lab.recorder.needed(waiver, cases.every(unnarrowed, dict(self.cards)), ran)
+        found: list[Symptom] = self.lab.recorder.stale(finding, cases.every(unnarrowed, dict(self.cards)), ran)
         return found
 
     def operators(self, case: Case) -> str:
@@ -184,6 +193,7 @@ class Session:
                 for topic in sorted({case.topic for case in self.plan.cases}):
                     self.record(*_card_record(self.cards[topic]))
                 self.record(*_calibration_record())
+                self.record(*finding_records(self.known))
                 self._store.finish(self._run, status)
         if self.tally:
             self.ends.append(f"records: {self._store.place} (plumbline records)")
@@ -219,3 +229,14 @@ def _calibration_record() -> tuple[Case, list[Measurement]]:
     reason = "the largest ratios of honest runs and the smallest of planted faults"
     detail = {**calibration.read(), "faults": calibration.kills()}
     return about, [Measurement("calibration", "parity", None, "", "pass", reason, detail=detail)]
+
+
+def finding_records(known: Sequence[Finding]) -> tuple[Case, list[Measurement]]:
+    """All findings, for what the report opens with."""
+    about = Case("findings", "findings", "", Topology(), Workload())
+    found = []
+    for finding in known:
+        fields = {name: value for name, value in vars(finding).items() if name not in ("id", "symptoms")}
+        more = {"review": str(finding.review), "link": finding.link, "script": findings.script(finding) is not None}
+        found.append(Measurement("finding", finding.id, None, "", "pass", finding.title, detail=fields | more))
+    return about, found

@@ -118,7 +118,7 @@ def _row(topic: TopicView, engines: tuple[str, ...]) -> MatrixRow:
                 right=right.get(engine),
                 lean=_ratio("memory", memory, engine, engine in leanest.engines, cases),
                 fast=_ratio("throughput", time, engine, engine in fastest.engines, cases),
-                known=any(record["detail"].get("waiver") for case in cases for record in case.records),
+                known=any(record["detail"].get("finding") for case in cases for record in case.records),
             )
         )
     marks = ((engine, right[engine]) for engine in topic.engines if engine in right)

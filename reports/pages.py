@@ -38,7 +38,7 @@ class Issue:
     verdict: str
     engine: str
     headline: str
-    waiver: str = ""
+    finding: str = ""
     trace: str = ""
     cases: list[BadCase] = field(default_factory=list)
 
@@ -115,8 +115,8 @@ def section(view: RunView, row: MatrixRow, slots: Mapping[str, int]) -> Section:
         parity=parity_table(topic),
         measured=tuple(table for table in tables if not table.has_law),
         figures=(*figures(topic, slots), *timelines(topic)),
-        issues=tuple(issue for issue in found if not issue.waiver),
-        known=tuple(issue for issue in found if issue.waiver),
+        issues=tuple(issue for issue in found if not issue.finding),
+        known=tuple(issue for issue in found if issue.finding),
         notes={title: notes(topic, key) for title, key in NOTES.items()},
         cases=tuple(case_row(case, view.measures) for case in topic.cases),
         example=reproducing(again, topic.cases[0].id) if topic.cases else "",
@@ -124,17 +124,16 @@ def section(view: RunView, row: MatrixRow, slots: Mapping[str, int]) -> Section:
 
 
 def issues(topic: TopicView, again: str) -> list[Issue]:
-    """All failures, errors and invalid figures, the worst first; a case that a waiver covers shows the waiver's text.
+    """All failures, errors and invalid figures, the worst first; those that a finding explains have its id.
     ``again``: the run's command, from :func:`reports.commands.repeated`."""
     grouped: dict[tuple[str, ...], Issue] = {}
     for case in topic.cases:
-        waiver = next((r["detail"]["waiver"] for r in case.records if r["detail"].get("waiver")), "")
         mine: dict[tuple[str, ...], list[Record]] = defaultdict(list)
         for record in case.records:
-            if record["verdict"] in BAD or record["detail"].get("waiver"):
-                mine[_likeness(case, record, waiver)].append(record)
+            if record["verdict"] in BAD:
+                mine[_likeness(case, record)].append(record)
         for key, records in mine.items():
-            issue = grouped.setdefault(key, Issue(key[0], case.engine, key[-1], waiver))
+            issue = grouped.setdefault(key, Issue(key[0], case.engine, key[-1], key[2]))
             lines = tuple(dict.fromkeys(line for record in records for line in _lines(record)))
             issue.cases.append(BadCase(case.id, reproducing(again, case.id), lines))
             if not issue.trace:
@@ -143,10 +142,11 @@ def issues(topic: TopicView, again: str) -> list[Issue]:
     return sorted(grouped.values(), key=lambda issue: order.index(issue.verdict))
 
 
-def _likeness(case: CaseView, record: Record, waiver: str) -> tuple[str, ...]:
+def _likeness(case: CaseView, record: Record) -> tuple[str, ...]:
+    finding = record["detail"].get("finding", "")
     if record["verdict"] == "error":
-        return "error", case.engine, waiver, units.first_line(record["reason"]) or "no message was recorded"
-    return record["verdict"], case.engine, waiver, f"{record['measure']} of {case.setting.variant}"
+        return "error", case.engine, finding, units.first_line(record["reason"]) or "no message was recorded"
+    return record["verdict"], case.engine, finding, f"{record['measure']} of {case.setting.variant}"
 
 
 def _lines(record: Record) -> list[str]:

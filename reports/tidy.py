@@ -95,6 +95,7 @@ class RunView:
     measurements: tuple[Record, ...]
     environment: Mapping[str, Any] = field(default_factory=dict)
     calibration: Mapping[str, Any] = field(default_factory=dict)  # of parity's margin: see harness.judge.calibration
+    findings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by id: the fields of harness.spec.Finding
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -108,6 +109,7 @@ def view(records: Sequence[Record], run: Mapping[str, Any], titles: Mapping[str,
     """Sorts a run's records; if a figure was recorded twice (a retried block), the last one counts."""
     latest = {(r["topic"], r["case"], r["measure"], r["quantity"]): _known(plain(r)) for r in records}
     kept = [latest.pop(key) for key in list(latest) if key[2] == "calibration"]
+    findings = {key[3]: latest.pop(key)["detail"] for key in list(latest) if key[2] == "finding"}
     cards = {r["topic"]: r["detail"] for r in latest.values() if r["measure"] == "card"}
     claims = tuple(r for r in latest.values() if r["measure"] == "claim")
     measurements = tuple(r for r in latest.values() if r["measure"] not in ("card", "claim"))
@@ -126,7 +128,14 @@ def view(records: Sequence[Record], run: Mapping[str, Any], titles: Mapping[str,
             breadth[engine] += 1
     engines = tuple(sorted(breadth, key=lambda name: (_yardstick(name), -breadth[name], name)))
     return RunView(
-        run, topics, engines, claims, measurements, run.get("environment") or {}, kept[0]["detail"] if kept else {}
+        run=run,
+        topics=topics,
+        engines=engines,
+        claims=claims,
+        measurements=measurements,
+        environment=run.get("environment") or {},
+        calibration=kept[0]["detail"] if kept else {},
+        findings=findings,
     )
 
 

@@ -1,4 +1,4 @@
-"""Published figures against ours, and waivers against what really failed. These run last."""
+"""Published figures against ours, and findings against what really failed. These run last."""
 
 from harness.spec.measurement import STATUSES
 
@@ -9,6 +9,7 @@ def test_claim(claim, plumbline):
     assert plumbline.claim(topic, published).detail["status"] in STATUSES
 
 
-def test_waiver(waiver, plumbline):
-    assert not waiver.expired, f"the waiver for {waiver.case} expired on {waiver.expires}: look again, then renew it"
-    assert plumbline.needed(waiver), f"the waiver for {waiver.case} matches no failure of this run: remove it"
+def test_finding(finding, plumbline):
+    assert not finding.due, f"{finding.id} was to be reviewed on {finding.review}: look again, then set a later date"
+    gone = "; ".join(map(str, plumbline.stale(finding)))
+    assert not gone, f"{finding.id}: fixed? No failure of this run matches {gone}"

@@ -6,16 +6,15 @@ from harness.launch.local import LocalLauncher
 from harness.run.lab import Lab
 from harness.run.recorder import Recorder, Write
 from harness.run.runner import Runner
-from harness.spec import Card
-from harness.waivers import Waiver
+from harness.spec import Card, Finding
 
 
 def make(
     cards: Mapping[str, Card],
     write: Write = lambda case, measurements: None,
-    waivers: Sequence[Waiver] = (),
+    findings: Sequence[Finding] = (),
     launcher: LocalLauncher | None = None,
     capacity: int = 4,
 ) -> Lab:
     """The caller closes its runner."""
-    return Lab(Runner(cards, launcher or LocalLauncher(), capacity=capacity), Recorder(write, waivers))
+    return Lab(Runner(cards, launcher or LocalLauncher(), capacity=capacity), Recorder(write, findings))

@@ -32,17 +32,17 @@ def case(request):
     return request.param
 
 @pytest.fixture(params=[1])
-def waiver(request):
+def finding(request):
     return request.param
 
 @pytest.fixture
 def lab():
     return "my lab"
 
-def test_mine(case, lab, waiver):
+def test_mine(case, lab, finding):
     assert case in ("small", "large")
     assert lab == "my lab"
-    assert waiver == 1
+    assert finding == 1
 """
 
 

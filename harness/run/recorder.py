@@ -1,10 +1,9 @@
-"""The recorder marks the measurements of each case that a waiver covers, and stores them at once."""
+"""The recorder marks the measurements of each case that a finding covers, and stores them at once."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from harness.spec import Case, Measurement
-from harness.waivers import Waiver
+from harness.spec import Case, Finding, Measurement, Symptom
 
 Write = Callable[[Case, Sequence[Measurement]], None]
 
@@ -12,28 +11,38 @@ Write = Callable[[Case, Sequence[Measurement]], None]
 class Recorder:
     """``write`` is called with (case, measurements) after each measure, so that a killed session keeps its records."""
 
-    def __init__(self, write: Write, waivers: Sequence[Waiver] = (), device: str = "cpu") -> None:
-        self._write, self.waivers, self.device = write, tuple(waivers), device
+    def __init__(self, write: Write, findings: Sequence[Finding] = (), device: str = "cpu") -> None:
+        self._write, self.findings, self.device = write, tuple(findings), device
         self.judged: dict[str, list[Measurement]] = {}
 
     def record(self, case: Case, measurements: Sequence[Measurement], notes: Mapping[str, Any]) -> list[Measurement]:
-        """The measurements to store, with ``notes`` and waivers in their detail."""
-        concluded = [each.but(detail={**each.detail, **self._waived(case, each), **notes}) for each in measurements]
+        """The measurements to store, with ``notes`` and the id of the finding in their detail."""
+        concluded = [self._explained(case, each.but(detail={**each.detail, **notes})) for each in measurements]
         self._write(case, concluded)
         self.judged.setdefault(case.id, []).extend(concluded)
         return concluded
 
-    def _waived(self, case: Case, measurement: Measurement) -> dict[str, str]:
-        if measurement.verdict == "fail":
-            for waiver in self.waivers:
-                if not waiver.expired and waiver.about(case.id, measurement):
-                    return {"waiver": f"{waiver.reason} ({waiver.versions}, until {waiver.expires})"}
-        return {}
+    def _explained(self, case: Case, measurement: Measurement) -> Measurement:
+        """A failure that a finding covers has its id; one that is outside of a band says so."""
+        if measurement.verdict != "fail":
+            return measurement
+        near = []
+        for finding in self.findings:
+            for symptom in finding.symptoms:
+                if symptom.covers(case.id, measurement):
+                    return measurement.but(detail={**measurement.detail, "finding": finding.id})
+                if symptom.about(case.id, measurement):
+                    near.append(f"{finding.id}: {symptom}")
+        if not near:
+            return measurement
+        size = "no size" if measurement.size is None else f"size {measurement.size:.4g}"
+        return measurement.but(reason=f"{measurement.reason}; {size}, which no finding covers; nearest {near[0]}")
 
     def wrong(self, case: Case) -> bool:
         """Whether the case computes something else: its parity fails here, or is known to."""
         judged = any(f.measure == "parity" and f.verdict == "fail" for f in self.judged.get(case.id, []))
-        return judged or any(w.measure == "parity" and w.matches(case.id) for w in self.waivers)
+        symptoms = (symptom for finding in self.findings for symptom in finding.symptoms)
+        return judged or any(symptom.measure == "parity" and symptom.matches(case.id) for symptom in symptoms)
 
     def records(self, cases: Sequence[Case]) -> list[dict[str, Any]]:
         """The measurements of some cases, in the form that a claim's check receives."""
@@ -55,13 +64,19 @@ class Recorder:
             for measurement in self.judged.get(case.id, [])
         ]
 
-    def needed(self, waiver: Waiver, every: Sequence[Case], ran: Collection[str]) -> bool:
-        """Whether the waiver's failure occurred. Some sessions cannot tell: one that did not run all covered cases (of
-        ``every`` existing case), one that left a figure undecided, and one on GPUs if the waiver is not only for GPUs.
-        In these the waiver must only match an existing case."""
-        found = {f.verdict for case, measurements in self.judged.items() for f in measurements if waiver.about(case, f)}
-        covered = [case for case in every if waiver.matches(case.id)]
-        elsewhere = self.device != (waiver.device or "cpu")
+    def stale(self, finding: Finding, every: Sequence[Case], ran: Collection[str]) -> list[Symptom]:
+        """The symptoms that match no failure of this session any more. ``every``: all existing cases; ``ran``: the ids
+        of those that this session ran."""
+        return [symptom for symptom in finding.symptoms if not self._seen(symptom, every, ran)]
+
+    def _seen(self, symptom: Symptom, every: Sequence[Case], ran: Collection[str]) -> bool:
+        """Whether the failure occurred. Some sessions cannot tell: one that did not run all covered cases, one that
+        left a figure undecided, and one on GPUs if the symptom is not only for GPUs. In these the symptom must only
+        match an existing case. A failure outside of the band fails its own test."""
+        figures = ((case, f) for case, measurements in self.judged.items() for f in measurements)
+        found = {figure.verdict for case, figure in figures if symptom.about(case, figure)}
+        covered = [case for case in every if symptom.matches(case.id)]
+        elsewhere = self.device != (symptom.device or "cpu")
         some = any(case.id not in ran for case in covered)
         undecided = "pass" not in found or found & {"inconclusive", "invalid", "error"}
         return bool(covered) if undecided or elsewhere or some else "fail" in found

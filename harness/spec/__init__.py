@@ -2,6 +2,7 @@
 
 from harness.spec.case import Case
 from harness.spec.contract import Flows, Functions, Trainers
+from harness.spec.finding import Finding, Symptom
 from harness.spec.grid import Grid, Row
 from harness.spec.measure import Needs, Occasion
 from harness.spec.measurement import VERDICTS, Measurement, assessed, measured
@@ -19,6 +20,7 @@ __all__ = [
     "Claim",
     "Curves",
     "Engine",
+    "Finding",
     "Flow",
     "Flows",
     "Function",
@@ -34,6 +36,7 @@ __all__ = [
     "Row",
     "Span",
     "Spans",
+    "Symptom",
     "Topology",
     "Trainer",
     "Trainers",

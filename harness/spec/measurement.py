@@ -31,6 +31,15 @@ class Measurement:
         if self.direction not in DIRECTIONS:
             raise ValueError(f"direction {self.direction!r} is none of {', '.join(DIRECTIONS)}")
 
+    @property
+    def size(self) -> float | None:
+        """How large the figure is, whatever the machine: parity's relative error (floors depend on the CPU), the value
+        over its law, or the value itself where no law, or a law of 0, is given."""
+        if "error" in self.detail:
+            error: float | None = self.detail["error"]
+            return error
+        return self.value / self.law if self.value is not None and self.law else self.value
+
     def but(self, **changes: Any) -> "Measurement":
         return replace(self, **changes)
 

@@ -59,13 +59,22 @@
     node.scrollIntoView({ block: "center", behavior: "instant" });
     say();
   };
-  find.addEventListener("input", () => {
+  const search = () => {
     if (!entries) { entries = []; collect(document, []); }
     const words = find.value.toLowerCase().split(/\s+/).filter(Boolean);
     matches = words.length ? entries.filter(({ text }) => words.every((word) => text.includes(word))) : [];
     at = -1;
     leave();
     say();
+  };
+  find.addEventListener("input", search);
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest("a[data-go]"); // to an entry that may be folded
+    if (!link) return;
+    event.preventDefault();
+    find.value = link.dataset.go;
+    search();
+    go(1);
   });
   find.addEventListener("keydown", (event) => {
     if (event.key === "Enter") { event.preventDefault(); go(event.shiftKey ? -1 : 1); }

@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import product
 from typing import Any
 
+from harness.spec.finding import KINDS
+
 Record = dict[str, Any]
 START = datetime(2026, 3, 14, 9, 26, tzinfo=UTC)
 STEPS = 5
@@ -69,7 +71,7 @@ rank 0 waited in all_reduce #14 (group tp)"""
 
 
 def records(seed: int = 0, gpu: bool = False) -> list[Record]:
-    """About 250 cases over five topics, with failures, errors, skips, waivers, fallbacks and claims."""
+    """About 250 cases over five topics, with failures, errors, skips, findings, fallbacks and claims."""
     draw = random.Random(seed)
     out = list(_cards())
     for topic, card in TOPICS.items():
@@ -81,6 +83,7 @@ def records(seed: int = 0, gpu: bool = False) -> list[Record]:
             base = _base(topic, variant, engine, topology, dtype, "NVIDIA H100 80GB HBM3" if gpu else "cpu")
             out += [base | measurement for measurement in _case(draw, topic, variant, engine, topology, dtype)]
     out += _claims()
+    out += findings()
     for i, record in enumerate(out):
         record["recorded"] = (START + timedelta(seconds=i)).isoformat()
     return out
@@ -153,6 +156,33 @@ def calibration() -> Record:
     return next(_cards()) | measurement("calibration", "parity", None, "", "pass", detail=detail) | about
 
 
+def findings() -> list[Record]:
+    """A finding of every kind, as a session keeps them; cases show the first."""
+    fields = {
+        "engine": "deepspeed",
+        "title": "the last <micro-batch> is dropped outside its boundary",
+        "consequence": "A quarter of each batch is not learned from.",
+        "cause": "engine.py:1 compares with the wrong count.",
+        "silent": True,
+        "default": True,
+        "seen": ["deepspeed 0.18.2"],
+        "right": ["deepspeed 0.19.0"],
+        "since": "deepspeed 0.18",
+        "issue": "deepspeedai/DeepSpeed#1",
+        "link": "https://github.com/deepspeedai/DeepSpeed/issues/1",
+        "public": "names the cause",
+        "review": "2999-01-01",
+        "needs": [],
+        "script": True,
+    }
+    about = {"topic": "findings", "variant": "findings"}
+    names = ["deepspeed_boundary", *(f"deepspeed_{kind.replace(' ', '_')}" for kind in KINDS[1:])]
+    return [
+        next(_cards()) | measurement("finding", name, None, "", "pass", detail=fields | {"kind": kind}) | about
+        for name, kind in zip(names, KINDS, strict=True)
+    ]
+
+
 def _cards() -> Iterator[Record]:
     for topic, card in TOPICS.items():
         detail = {
@@ -213,7 +243,7 @@ def _parity(draw: random.Random, topic: str, variant: str, engine: str, topology
             reason = "gradient of model.layers.0.self_attn.q_proj.weight is 2310 × the noise floor, allowed 3"
             detail["first_divergence"] = "step 1, model.layers.0.self_attn.q_proj.weight, rank 3, rows 96:128"
             if variant == "no_sync":
-                detail["waiver"] = "deepspeed<0.19 drops the last micro-batch outside its boundary; expires 2026-09-01"
+                detail["finding"] = "deepspeed_boundary"
         yield measurement(
             "parity", quantity, value, "× floor", verdict, reason=reason, bound=3.0, direction="equal", detail=detail
         )

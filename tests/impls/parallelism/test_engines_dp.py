@@ -2,15 +2,14 @@
 
 import importlib
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
+from harness import findings
 from harness.run.lab import Lab
 from harness.run.recorder import Recorder
 from harness.spec import Case, Engine, Measurement, Topology, Trainer, Workload
 from harness.spec.named import NAMED
-from harness.waivers import read
 from impls.parallelism import data_parallel, zero
 
 DP2 = Topology(dp=2)
@@ -122,7 +121,7 @@ def test_parity_may_be_asked_again(lab: Lab) -> None:
 
 def test_an_engine_that_fails_parity_or_is_known_to_is_wrong(lab: Lab) -> None:
     right, known = case("zero2", "deepspeed", UNEVEN_TIED), case("zero2", "fairscale_default", UNEVEN_TIED)
-    recorder = Recorder(lambda case, found: None, read(Path(__file__).parents[3] / "suites" / "waivers.toml"))
+    recorder = Recorder(lambda case, found: None, findings.read())
     recorder.record(right, lab.measure("parity", right), {})
     assert (recorder.wrong(right), recorder.wrong(known)) == (False, True)
     recorder.record(right, [Measurement("parity", "loss", 1.0, "", "fail", "planted")], {})

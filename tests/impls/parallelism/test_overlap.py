@@ -199,7 +199,7 @@ def kept(context: Context, work: Workload) -> tuple[int, int]:
 
 
 def test_dominos_table_keeps_the_last_two_gradients(lab: Lab) -> None:
-    """Checks the cause that the waiver of its model states gives."""
+    """Checks the cause that the finding deepspeed_domino_handles gives."""
     for found, whole in in_ranks(lab, 2, "kept", work=HALVES):
         assert found == whole
 

@@ -1,0 +1,158 @@
+"""Reads the findings, and runs their scripts."""
+
+import datetime
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import MISSING, fields
+from difflib import get_close_matches
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple, get_type_hints
+
+from harness.plugin import SUITES
+from harness.spec.finding import DEVICES, KINDS, Finding, Symptom
+
+FOLDER = SUITES / "findings"
+STILL, GONE, UNKNOWN = "still there", "gone", "cannot be judged"
+SECONDS = 120.0  # of a script
+LINES = 3  # of a script's output that tell why it cannot be judged
+RELEASE = re.compile(r"[\w.-]+ \d\S*")  # as deepspeed 0.19.8
+TYPES = {
+    str: (str, "a text"),
+    bool: (bool, "true or false"),
+    datetime.date: (datetime.date, "a date, as 2027-03-31"),
+    tuple[str, ...]: (list, "a list of texts"),
+    tuple[Symptom, ...]: (list, "tables [[symptoms]]"),
+    tuple[float, float] | None: (list, "two numbers, the smaller first"),
+}
+
+
+def read(folder: Path = FOLDER) -> tuple[Finding, ...]:
+    """All findings of a folder, ``<id>.toml`` each, in the order in which they are shown. A ValueError names the file,
+    the field and the values that are allowed."""
+    found = [_finding(path) for path in folder.glob("*.toml")]
+    return tuple(sorted(found, key=lambda finding: (KINDS.index(finding.kind), finding.id)))
+
+
+def _finding(path: Path) -> Finding:
+    try:
+        table = tomllib.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from None
+    values = _checked(Finding, table, path.name, given={"id": path.stem})
+    if not re.fullmatch(r"[a-z0-9_]+", path.stem):
+        raise ValueError(f"{path.name}: its name must be of a-z, 0-9 and _")
+    if values["kind"] not in KINDS:
+        raise ValueError(f"{path.name}: kind {values['kind']!r} is none of {', '.join(KINDS)}")
+    if not values["seen"]:
+        raise ValueError(f"{path.name}: seen is empty; name the versions in which it was seen")
+    for release in (*values["seen"], *values.get("right", ())):
+        if not RELEASE.fullmatch(release):
+            raise ValueError(f"{path.name}: {release!r} is not written as deepspeed 0.19.8")
+    if values.get("issue") and not re.fullmatch(r"[\w.-]+/[\w.-]+#\d+", values["issue"]):
+        raise ValueError(f"{path.name}: issue {values['issue']!r} is not written as owner/name#number")
+    return Finding(**values | {"symptoms": tuple(_symptoms(path.name, values.get("symptoms", ())))})
+
+
+def _symptoms(file: str, tables: list[Mapping[str, Any]]) -> Iterator[Symptom]:
+    for number, table in enumerate(tables, start=1):
+        place = f"{file}: symptom {number}"
+        values = _checked(Symptom, table, place, given={})
+        if values.get("device", "") not in DEVICES:
+            raise ValueError(f"{place}: device {values['device']!r} is not {' or '.join(filter(None, DEVICES))}")
+        if set(values["quantity"]) & set("*?["):
+            raise ValueError(f"{place}: quantity {values['quantity']!r} is a pattern; name one quantity a symptom")
+        if not (values.get("band") or values.get("says")):
+            raise ValueError(f"{place} has neither a band nor what its reason says; one of the two is required")
+        yield Symptom(**values)
+
+
+def _checked(of: type[Any], table: Mapping[str, Any], place: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The table's values in the types of the dataclass ``of``, with those that are ``given``."""
+    hints = get_type_hints(of)
+    allowed = [field.name for field in fields(of) if field.name not in given]
+    for name in table:
+        if name not in allowed:
+            near = get_close_matches(name, allowed, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(allowed)}"
+            raise ValueError(f"{place}: unknown field {name!r}; {hint}")
+    values = dict(given)
+    for field in fields(of):
+        if field.name in given:
+            continue
+        if field.name not in table:
+            if field.default is MISSING:
+                raise ValueError(f"{place}: the field {field.name!r} is missing")
+            continue
+        value, (kind, meaning) = table[field.name], TYPES[hints[field.name]]
+        if not isinstance(value, kind) or not _fits(hints[field.name], value):
+            raise ValueError(f"{place}: {field.name} must be {meaning}, not {value!r}")
+        values[field.name] = tuple(value) if isinstance(value, list) else value
+    return values
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    """Whether a list has the elements of the hint."""
+    if hint == tuple[str, ...]:
+        return all(isinstance(each, str) for each in value)
+    if hint == tuple[float, float] | None:
+        return len(value) == 2 and all(type(each) in (int, float) for each in value) and value[0] <= value[1]
+    return True
+
+
+class Checked(NamedTuple):
+    """What a script says: still there, gone, or cannot be judged, and then why."""
+
+    state: str
+    reason: str = ""
+
+
+def script(finding: Finding, folder: Path = FOLDER) -> Path | None:
+    """The script that shows the finding without Plumbline, if there is one."""
+    path = folder / f"{finding.id}.py"
+    return path if path.exists() else None
+
+
+def installed(finding: Finding) -> dict[str, str]:
+    """The distributions in which the finding was seen, with their installed version; empty if they are not."""
+    found = {}
+    for release in finding.seen:
+        name = release.split()[0]
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = ""
+    return found
+
+
+def check(path: Path, seconds: float = SECONDS) -> Checked:
+    """Runs a script apart from this process, its folder and its session; the script's ranks end with it."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, _started(path, folder) as process:
+        try:
+            output, errors = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return Checked(UNKNOWN, f"it did not end within {seconds:g} s")
+        finally:
+            with suppress(ProcessLookupError):  # it left no rank
+                os.killpg(process.pid, signal.SIGKILL)
+    last = output.strip().splitlines()[-1:]
+    raised = "Traceback (most recent call last):" in errors  # its exit status is 1, too
+    if (process.returncode, last) in ((1, [STILL]), (0, [GONE])) and not raised:
+        return Checked(last[0])
+    said = [line for text in (output, errors) for line in text.splitlines() if line.strip()]
+    return Checked(UNKNOWN, f"exit status {process.returncode}: " + (" / ".join(said[-LINES:]) or "no output"))
+
+
+def _started(path: Path, folder: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-I", str(path)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        command, cwd=folder, stdout=pipe, stderr=pipe, text=True, errors="replace", start_new_session=True
+    )

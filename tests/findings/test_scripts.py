@@ -1,0 +1,57 @@
+"""The standalone scripts: each wrong result has one, which shows it with the versions that are installed."""
+
+import ast
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from harness import findings
+from harness.findings import Checked
+from harness.spec import Finding
+
+OURS = {"harness", "impls", "reports", "suites", "tests", "plumbline"}
+AT_ONCE = 2
+MOST_LINES = 60  # of code: without docstring, comments and blank lines
+FINDINGS = findings.read()
+WITH_SCRIPT = [finding for finding in FINDINGS if findings.script(finding)]
+
+
+@pytest.fixture(scope="session")
+def checked(request: pytest.FixtureRequest) -> Mapping[str, Checked]:
+    """By id, the outcome of every script whose test is selected and whose engine is installed."""
+    tests = [item for item in request.session.items if "checked" in getattr(item, "fixturenames", ())]
+    asked = {test.callspec.params["finding"].id for test in tests if isinstance(test, pytest.Function)}
+    chosen = [finding for finding in WITH_SCRIPT if finding.id in asked and all(findings.installed(finding).values())]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        paths = [findings.FOLDER / f"{finding.id}.py" for finding in chosen]
+        return dict(zip([finding.id for finding in chosen], pool.map(findings.check, paths), strict=True))
+
+
+@pytest.mark.parametrize("finding", [f for f in FINDINGS if f.kind == "wrong result"], ids=lambda f: f.id)
+def test_a_wrong_result_has_a_script(finding: Finding) -> None:
+    assert findings.script(finding)
+
+
+def test_a_script_has_a_record() -> None:
+    assert {path.stem for path in findings.FOLDER.glob("*.py")} <= {finding.id for finding in FINDINGS}
+
+
+@pytest.mark.parametrize("finding", WITH_SCRIPT, ids=lambda f: f.id)
+def test_a_script_is_short_and_imports_nothing_of_ours(finding: Finding) -> None:
+    text = (findings.FOLDER / f"{finding.id}.py").read_text()
+    told, *statements = ast.parse(text).body
+    assert isinstance(told, ast.Expr), "its docstring says first what goes wrong"
+    lines = map(str.strip, text.splitlines()[told.end_lineno :])
+    assert sum(bool(line) and not line.startswith("#") for line in lines) <= MOST_LINES
+    for node in (node for statement in statements for node in ast.walk(statement)):
+        named = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        named += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        assert not {name.partition(".")[0] for name in named} & OURS
+
+
+@pytest.mark.parametrize("finding", WITH_SCRIPT, ids=lambda f: f.id)
+def test_a_fault_is_still_there(finding: Finding, checked: Mapping[str, Checked]) -> None:
+    if absent := [name for name, version in findings.installed(finding).items() if not version]:
+        pytest.skip(f"not installed: {', '.join(absent)}")
+    assert checked[finding.id] == Checked(findings.STILL)
