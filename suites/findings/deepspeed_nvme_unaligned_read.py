@@ -1,4 +1,4 @@
-"""DeepSpeed's async_io reads nothing into a buffer at an odd address, and reports success.
+"""DeepSpeed's async_io reads nothing into a buffer at an unaligned address, and reports success.
 
 ZeRO-3 with states on NVMe reads gradients into one pinned buffer, each at its own offset. Files are opened with
 O_DIRECT, for which many kernels and disks refuse addresses that are not multiples of 512: async_io waits for the
@@ -17,7 +17,7 @@ from deepspeed.ops.op_builder import AsyncIOBuilder
 
 logging.disable(logging.WARNING)
 SIZE = 1 << 18  # elements: 1 MiB
-ODD, EVEN = 32, 128  # elements: 128 and 512 bytes
+UNALIGNED, ALIGNED = 32, 128  # elements: 128 and 512 bytes
 
 
 def refused(path: str) -> bool:
@@ -25,7 +25,7 @@ def refused(path: str) -> bool:
     file = os.open(path, os.O_RDONLY | os.O_DIRECT)
     try:
         memory = memoryview(mmap.mmap(-1, 4 * SIZE + mmap.PAGESIZE))
-        os.preadv(file, [memory[4 * ODD : 4 * (ODD + SIZE)]], 0)
+        os.preadv(file, [memory[4 * UNALIGNED : 4 * (UNALIGNED + SIZE)]], 0)
     except OSError:
         return True
     finally:
@@ -37,27 +37,31 @@ try:
     if not AsyncIOBuilder().is_compatible(verbose=False):
         raise RuntimeError("async_io needs a C++ compiler and libaio-dev")
     handle = AsyncIOBuilder().load(verbose=False).aio_handle()  # compiled for a minute the first time
-    buffer = handle.new_cpu_locked_tensor(SIZE + EVEN, torch.empty(0))
+    buffer = handle.new_cpu_locked_tensor(SIZE + ALIGNED, torch.empty(0))
     means, completed = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/gradient"
         torch.ones(SIZE).numpy().tofile(path)
         if not refused(path):
             raise RuntimeError("here a direct read to any address is allowed")
-        for offset in (EVEN, ODD):
+        for offset in (ALIGNED, UNALIGNED):
             buffer.zero_()
             part = buffer.narrow(0, offset, SIZE)
             handle.async_pread(part, path, 0)
             completed[offset], means[offset] = handle.wait(), part.mean().item()
-    if means[EVEN] != 1:
-        raise RuntimeError(f"at an offset of {4 * EVEN} B, the mean of what is read is {means[EVEN]} instead of 1")
+    if means[ALIGNED] != 1:
+        raise RuntimeError(
+            f"at an offset of {4 * ALIGNED} B, the mean of what is read is {means[ALIGNED]} instead of 1"
+        )
 except Exception as error:
     print(f"cannot be judged: {error}")
     sys.exit(2)
-print(f"expected a mean of {means[EVEN]} of the elements read from a file of ones, as at an offset of {4 * EVEN} B")
 print(
-    f"found    a mean of {means[ODD]} at an offset of {4 * ODD} B; wait() says that {completed[ODD]} read was completed"
+    f"expected a mean of {means[ALIGNED]} of the elements read from a file of ones, as at an offset of {4 * ALIGNED} B"
 )
-wrong = means[ODD] != 1
+print(
+    f"found    a mean of {means[UNALIGNED]} at an offset of {4 * UNALIGNED} B; wait() says that {completed[UNALIGNED]} read was completed"
+)
+wrong = means[UNALIGNED] != 1
 print("still there" if wrong else "gone")
 sys.exit(1 if wrong else 0)

@@ -72,7 +72,9 @@ except Exception as error:
     sys.exit(2)
 print("expected step of each layer: norms", expected.norm(dim=(1, 2)).tolist(), "by autograd and by stage 0")
 for stage, steps in enumerate(found, 1):
-    print(f"found    at stage {stage}:   norms", steps.norm(dim=(1, 2)).tolist(), f"relative difference {off(steps):.1e}")
+    print(
+        f"found    at stage {stage}:   norms", steps.norm(dim=(1, 2)).tolist(), f"relative difference {off(steps):.1e}"
+    )
 wrong = max(map(off, found)) > 1e-3
 print("still there" if wrong else "gone")
 sys.exit(1 if wrong else 0)
