@@ -12,7 +12,6 @@ import tempfile
 import warnings
 
 os.environ["DS_ACCELERATOR"] = "cpu"
-import deepspeed
 import deepspeed.ops
 import torch
 import torch._dynamo  # DeepSpeed imports it for seconds: once, before the ranks start
@@ -25,25 +24,17 @@ warnings.simplefilter("ignore")
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # a CPU's faster all-reduce is compiled at start
 
 
-class Model(torch.nn.Module):
-    def __init__(self, ep_size: int) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        expert = torch.nn.Linear(4, 4, bias=False)
-        self.moe = MoE(4, expert, num_experts=2, ep_size=ep_size, capacity_factor=2.0, use_rts=False)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        return 100 * self.moe(tokens)[0].square().sum()
-
-
 def update(rank: int, ep_size: int) -> float:
     """The norm of one SGD step with a learning rate of 1, with each expert counted once."""
-    model = Model(ep_size)
+    torch.manual_seed(0)
+    expert = torch.nn.Linear(4, 4, bias=False)
+    model = MoE(4, expert, num_experts=2, ep_size=ep_size, capacity_factor=2.0, use_rts=False)
     before = [parameter.detach().clone() for parameter in model.parameters()]
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     config = {"train_micro_batch_size_per_gpu": 1, "gradient_clipping": 1.0}
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
-    engine.backward(engine(torch.randn(1, 16, 4, generator=torch.Generator().manual_seed(rank))))
+    tokens = torch.randn(1, 16, 4, generator=torch.Generator().manual_seed(rank))
+    engine.backward(100 * engine(tokens)[0].square().sum())
     engine.step()
     square = torch.zeros(())
     for old, new in zip(before, model.parameters(), strict=True):

@@ -12,7 +12,6 @@ import tempfile
 import warnings
 
 os.environ["DS_ACCELERATOR"] = "cpu"
-import deepspeed
 import deepspeed.ops
 import torch
 import torch._dynamo  # DeepSpeed imports it for seconds: once, before the ranks start

@@ -7,10 +7,8 @@ optimizer takes the weights from the flat buffer in their own shape: pretrained 
 import logging
 import os
 import sys
-import tempfile
 
 os.environ |= {"DS_ACCELERATOR": "cpu", "LOCAL_RANK": "0"}
-import deepspeed
 import deepspeed.ops
 import torch
 import torch.distributed as dist
@@ -36,11 +34,9 @@ def after_initialize(weights: torch.Tensor, **zenflow: dict) -> torch.Tensor:
 
 
 try:
-    with tempfile.TemporaryDirectory() as folder:
-        dist.init_process_group("gloo", init_method=f"file://{folder}/ranks", rank=0, world_size=1)
-        weights = torch.arange(1.0, 7.0).view(2, 3)
-        without, found = after_initialize(weights), after_initialize(weights, zenflow=ZENFLOW)
-        dist.destroy_process_group()
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    weights = torch.arange(1.0, 7.0).view(2, 3)
+    without, found = after_initialize(weights), after_initialize(weights, zenflow=ZENFLOW)
 except Exception as error:
     print(f"cannot be judged: {error}")
     sys.exit(2)
