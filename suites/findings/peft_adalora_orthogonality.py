@@ -12,6 +12,8 @@ import torch
 from peft import AdaLoraConfig, get_peft_model
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+logging.disable()
+warnings.simplefilter("ignore")
 SIZES = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "head_dim": 16}
 HEADS = {"num_attention_heads": 2, "num_key_value_heads": 2}
 WEIGHT = 0.5
@@ -36,15 +38,12 @@ def extra_loss(task_type):
 
 
 def main():
-    warnings.simplefilter("ignore")
-    logging.disable()
     expected, control = extra_loss("CAUSAL_LM")
     print(f"expected {expected:.4f} of orthogonality in the loss (task_type CAUSAL_LM: {control:.4f})")
     expected, found = extra_loss(None)
     print(f"found    {found:.4f} without task_type")
     if abs(control - expected) > 1e-3 * expected:
-        print("cannot be judged: the control, task_type CAUSAL_LM, is wrong too")
-        sys.exit(2)
+        raise RuntimeError("the control, task_type CAUSAL_LM, is wrong too")
     return abs(found - expected) > 1e-3 * expected
 
 

@@ -11,6 +11,8 @@ import warnings
 import torch
 from transformers import Qwen3Config, Qwen3ForSequenceClassification
 
+logging.disable()
+warnings.simplefilter("ignore")
 SIZES = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "head_dim": 16}
 HEADS = {"num_attention_heads": 2, "num_key_value_heads": 2}
 EOS, END = 1, 3  # the text's end token stands at position 3
@@ -26,14 +28,11 @@ def scored_position(pad):
 
 
 def main():
-    warnings.simplefilter("ignore")
-    logging.disable()
     control, found = scored_position(pad=0), scored_position(pad=EOS)
     print(f"expected score of position {END}, the end token (with a padding token of its own: {control})")
     print(f"found    score of position {found} with pad_token = eos_token")
     if control != END:
-        print("cannot be judged: the control, a padding token of its own, is wrong too")
-        sys.exit(2)
+        raise RuntimeError("the control, a padding token of its own, is wrong too")
     return found != END
 
 
