@@ -41,7 +41,7 @@ def rank_main(rank, store, sizes, off):
 def main():
     sizes, off = torch.zeros(2, dtype=torch.int64).share_memory_(), torch.zeros(1).share_memory_()
     with tempfile.TemporaryDirectory() as store:
-        mp.spawn(rank_main, (store, sizes, off), nprocs=2)
+        mp.start_processes(rank_main, (store, sizes, off), nprocs=2, start_method="fork")
     (expected, found), off, whole = sizes.tolist(), off.item(), VOCABULARY * WIDTH
     print(f"expected {expected} gradient elements on a rank, one for each of its weights")
     print(f"found    {found}, the table has {whole}; as a whole the gradient is right (off by {off:.1e})")

@@ -40,7 +40,7 @@ def rank_main(rank, store, grads):
 def main():
     grads = torch.zeros(2, 2, WIDTH, WIDTH).share_memory_()
     with tempfile.TemporaryDirectory() as store:
-        mp.spawn(rank_main, (store, grads), nprocs=2)
+        mp.start_processes(rank_main, (store, grads), nprocs=2, start_method="fork")
     dense, data = work()
     (sum(dense(x, False) for x in data.flatten(0, 1)) / 2).backward()  # one process: the mean over the ranks
     expected = dense.weight.grad

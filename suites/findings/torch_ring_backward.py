@@ -45,7 +45,7 @@ def rank_main(rank, store, hops, off):
 def main():
     hops, off = torch.zeros(RANKS, dtype=torch.int64).share_memory_(), torch.zeros(RANKS).share_memory_()
     with tempfile.TemporaryDirectory() as store:
-        mp.spawn(rank_main, (store, hops, off), nprocs=RANKS)
+        mp.start_processes(rank_main, (store, hops, off), nprocs=RANKS, start_method="fork")
     found = hops.max().item()
     print(f"expected {RANKS - 1} hops of dK and dV round {RANKS} ranks")
     print(f"found    {found}; the gradients are dense attention's (off by {off.max():.1e})")

@@ -35,8 +35,8 @@ def rank_main(rank, store, reduced):
         stages, x, y = work()
         mine = [position, position + 2]
         wrapped = [DistributedDataParallel(stages[i], process_group=mesh.get_group("dp")) for i in mine]
-        place = (STAGES, torch.device("cpu"), None, None, mesh.get_group("pp"))
-        pipeline = [PipelineStage(module, i, *place) for module, i in zip(wrapped, mine, strict=True)]
+        place = {"num_stages": STAGES, "device": torch.device("cpu"), "group": mesh.get_group("pp")}
+        pipeline = [PipelineStage(module, i, **place) for module, i in zip(wrapped, mine, strict=True)]
         inputs, targets = ([x[replica]], {}) if position == 0 else ([], {"target": y[replica]})
         schedule(pipeline, MICRO_BATCHES, loss_fn=F.mse_loss).step(*inputs, **targets)
         pairs = [pair for i in mine for pair in zip(stages[i].parameters(), control[i].parameters(), strict=True)]
