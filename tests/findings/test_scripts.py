@@ -12,7 +12,12 @@ from harness.spec import Finding
 
 OURS = {"harness", "impls", "reports", "suites", "tests", "plumbline"}
 AT_ONCE = 2
-MOST_LINES = 60  # of code: without docstring, comments and blank lines
+MOST_LINES = 75  # of code: without docstring, comments and blank lines
+# Faults that not every machine can show.
+MACHINES = {
+    "bitsandbytes_nf4_cpu": "a CPU with AVX512-BF16",
+    "deepspeed_nvme_unaligned_read": "libaio, and a file system that refuses unaligned addresses",
+}
 FINDINGS = findings.read()
 WITH_SCRIPT = [finding for finding in FINDINGS if findings.script(finding)]
 
@@ -54,4 +59,7 @@ def test_a_script_is_short_and_imports_nothing_of_ours(finding: Finding) -> None
 def test_a_fault_is_still_there(finding: Finding, checked: Mapping[str, Checked]) -> None:
     if absent := [name for name, version in findings.installed(finding).items() if not version]:
         pytest.skip(f"not installed: {', '.join(absent)}")
-    assert checked[finding.id] == Checked(findings.STILL)
+    found = checked[finding.id]
+    if found.state == findings.UNKNOWN and finding.id in MACHINES:
+        pytest.skip(f"it takes {MACHINES[finding.id]}: {found.reason}")
+    assert found == Checked(findings.STILL)
