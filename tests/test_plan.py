@@ -56,7 +56,7 @@ def test_work_that_is_only_watched_is_judged_by_nothing_else_and_watched_in_plac
     for watched in {"pp2": ("compute_bound", "compute_bound_long"), "pp4": ("compute_bound_short",)}[topology]:
         assert found.pop(watched) == ["timeline"]
     timed = found.pop("pipelined_deep" if topology == "pp4" else "pipelined")
-    assert timed == ["parity", "memory", "traffic", "throughput"]
+    assert timed == ["parity", "memory", "traffic", "throughput", "peers"]
     assert not any("timeline" in measures for measures in found.values())
 
 
@@ -95,7 +95,7 @@ def test_a_topology_of_other_axes_than_a_topics_is_left_out_and_one_of_other_siz
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        (Request(("zero",), topologies=("dp2", "tp4")), "no topic asked for has the axes of tp4: zero: dp1, dp2, dp4"),
+        (Request(("zero",), topologies=("dp2", "tp4")), "no topic asked for has the axes of tp4: zero: dp1, dp2, dp3, dp4"),
         (Request(topics=("zerro",)), "unknown topic 'zerro'; did you mean zero?"),
         (Request(engines=("deepsped",)), "unknown engine 'deepsped'; did you mean deepspeed or deepspeed_saved?"),
         (Request(measures=("paraty",)), "unknown measure 'paraty'; did you mean parity?"),
