@@ -1,7 +1,8 @@
-"""ShardedDataParallel with optimizer.zero_grad() trains on old gradients.
+"""ShardedDataParallel with optimizer.zero_grad() averages no gradients after the first step.
 
 A user writes the usual loop: backward(), step(), optimizer.zero_grad(), which since PyTorch 2.0 sets gradients to None.
-They were views of ShardedDataParallel's buckets; new ones are not, and the buckets, not they, are reduced from then on.
+They were views of ShardedDataParallel's buckets. The next ones are not, so old buckets are reduced from then on, and
+each parameter is updated by the gradient that its owner alone has computed.
 """
 
 import sys
@@ -37,10 +38,10 @@ def rank_main(rank, store, weights):
 
 
 def main():
-    dense, data = work()
-    weights = torch.zeros(2, 2, sum(p.numel() for p in dense.parameters())).share_memory_()
+    weights = torch.zeros(2, 2, 2 * (8 * 8 + 8)).share_memory_()  # zero_grad() of the wrapper and the optimizer, ranks
     with tempfile.TemporaryDirectory() as store:
-        mp.spawn(rank_main, (store, weights), nprocs=2)
+        mp.start_processes(rank_main, (store, weights), nprocs=2, start_method="fork")
+    dense, data = work()
     start = nn.utils.parameters_to_vector(dense.parameters()).detach()
     optimizer = torch.optim.SGD(dense.parameters(), lr=LEARNING_RATE)
     for x in data.flatten(1, 2):  # one process, both ranks' rows
