@@ -100,7 +100,7 @@ _MESHED_WORK = Workload(
     max_grad_norm=0.5,
 )
 
-# Everything at once that a training run has and a smaller test leaves out, on a model so small that twelve steps are
+# Everything at once that a training run has and a smaller test leaves out, on a model so small that ten steps are
 # cheap: three micro-batches, unequal lengths, weight decay, and clipping in every step. The batch divides by one to
 # four ranks.
 _THOROUGH = Workload(
@@ -109,7 +109,7 @@ _THOROUGH = Workload(
         vocab_size=96,
         hidden_size=48,
         intermediate_size=100,
-        num_hidden_layers=4,
+        num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=4,
         head_dim=12,
@@ -118,7 +118,7 @@ _THOROUGH = Workload(
     micro_batches=3,
     sequence_length=16,
     min_length=1,
-    steps=12,
+    steps=10,
     optimizer="adamw",
     lr=3e-3,
     weight_decay=0.1,

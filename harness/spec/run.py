@@ -6,7 +6,7 @@ from typing import Any
 
 from harness.spec.workload import Workload
 
-LEAST, MOST = 5, 12
+LEAST, MOST = 5, 10
 COMPARED = 3  # the step after which a checked run's weights are compared with the oracle's
 
 

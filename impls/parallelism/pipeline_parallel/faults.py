@@ -7,6 +7,7 @@ from harness.spec.fault import GRADIENT, REPLAYED, TRAINED, Fault
 from harness.spec.named import NAMED
 from impls.common.optimizer import square
 from impls.parallelism.pipeline_parallel import part, reference
+from impls.parallelism.pipeline_parallel.grid import THOROUGH
 from impls.parallelism.pipeline_parallel.plan import Action, Plan, one_by_one
 from impls.parallelism.pipeline_parallel.schedules import SCHEDULES
 
@@ -52,7 +53,7 @@ FAULTS = {
         "1f1b",
         "pp2",
         {"parity": {"fp32": REPLAYED}},
-        workload=NAMED["thorough"].with_(name="thorough_six", micro_batches=6),
+        workload=THOROUGH,
     ),
     "a_tie_that_is_not_summed": Fault(
         "1f1b",

@@ -1,5 +1,7 @@
 """The work of this topic: enough micro-batches to fill a pipeline, a layer for each of two stages a rank."""
 
+from dataclasses import replace
+
 from harness.spec import Grid, ModelConfig, Row, Workload
 from harness.spec.named import NAMED
 from impls.parallelism.pipeline_parallel.schedules import SCHEDULES
@@ -23,9 +25,13 @@ _SHORT = _BOUND.with_(name="compute_bound_short", batch_size=8)
 # A tenth of the smallest bubble, 0.003 of a step, is no more than what hundreds of messages take beside such actions.
 _LONG = _BOUND.with_(name="compute_bound_long", batch_size=64)
 _SMALLEST = ("interleaved_zb",)
+# Four layers, two for each of two stages a rank; six micro-batches, twice as many as there are stages at the most.
+THOROUGH = NAMED["thorough"].with_(
+    name="thorough_deep", model=replace(NAMED["thorough"].model, num_hidden_layers=4), micro_batches=6
+)
 GRID = Grid(
     rows=(
-        Row(NAMED["thorough"].with_(name="thorough_six", micro_batches=6), "fp32", False),
+        Row(THOROUGH, "fp32", False),
         Row("pipelined", "fp32", False),
         Row("pipelined", "bf16", False, KINDS),
         Row("pipelined_tied", "fp32", False, KINDS),
