@@ -73,7 +73,7 @@ class Broken:
 
 def test_a_plain_model_that_does_not_run_is_a_measurement_that_says_so() -> None:
     broken: Any = Broken()
-    with pytest.raises(NoOracle, match="the oracle did not run: rank 0 · Raised"):
+    with pytest.raises(NoOracle, match="the oracle did not run: no memory"):
         Oracles(broken, 1.0)._plain("plain", "members", {})
     assert isinstance(NoOracle(Measurement("parity", "run", None, "", "error", "why")).measurement, Measurement)
 
