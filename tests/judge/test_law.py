@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from harness import catalog
 from harness.judge import law as law_judge
-from harness.spec import Law
+from harness.spec import Case, Law, Topology, Workload
 
 EXACT, ABOUT = (Law("traffic", "bytes", "module:formula", tolerance, "a paper, §1") for tolerance in (0.0, 0.05))
 
@@ -74,3 +75,21 @@ def test_the_measurement_holds_figure_promise_bound_and_source() -> None:
 def test_a_promise_of_nothing_can_be_kept_and_broken() -> None:
     assert law_judge.judge(EXACT, 0.0, 0.0).verdict == "pass"
     assert law_judge.judge(EXACT, 0.0, 8.0).verdict == "fail"
+
+
+@pytest.mark.parametrize(
+    ("engine", "share", "verdict"),
+    [
+        ("reference", 0.75, "fail"),
+        ("torch", 0.75, "pass"),
+        ("torch", 1.25, "fail"),
+        ("torch", 0.25, "inconclusive"),  # the meter may miss something
+    ],
+)
+def test_a_right_engine_may_send_less_than_promised_and_the_reference_may_not(
+    engine: str, share: float, verdict: str
+) -> None:
+    card, case = catalog.topics()["zero"], Case("zero", "zero2", engine, Topology(dp=2), Workload())
+    promised = law_judge.against(card, case, "traffic", "bytes", 0.0).law
+    assert promised
+    assert law_judge.against(card, case, "traffic", "bytes", share * promised).verdict == verdict
