@@ -1,5 +1,6 @@
 """PyTorch's own: ZeroRedundancyOptimizer (stage 1) and FSDP2's ``fully_shard`` (stages 2 and 3)."""
 
+import contextlib
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -32,7 +33,12 @@ class Redundancy:
         self.optimizer = ZeroRedundancyOptimizer(self.model.parameters(), make)
 
     def backward(self, batch: Batch) -> Tensor:
-        return accumulate(self.model, batch, self.workload, dist.get_rank(), self.topology.dp)
+        return accumulate(
+            self.model, batch, self.workload, dist.get_rank(), self.topology.dp, around=self.only_the_last_is_sent
+        )
+
+    def only_the_last_is_sent(self, last: bool) -> contextlib.AbstractContextManager[object]:
+        return contextlib.nullcontext() if last else self.model.no_sync()
 
     def update(self) -> None:
         clip([p.grad for p in self.model.parameters() if p.grad is not None], self.workload.max_grad_norm)
