@@ -56,7 +56,9 @@ def _trainer(runner: "Runner", case: Case, ranks: Sequence["TrainerRun"], refere
         every, steps = tensors(kept), range(1, len(losses) + 1)
         gradients = [every[f"gradient {step}"] for step in steps]
         weights = [every[f"parameters {step}"] for step in steps]
-        found.append(optimizer.judge(gradients, [initial, *weights], case.workload))
+        # A run goes wrong in this order: the update comes before the next gradients.
+        place = next((i for i, each in enumerate(found) if each.quantity.startswith("later ")), len(found))
+        found.insert(place, optimizer.judge(gradients, [initial, *weights], case.workload))
     if len(ranks) > 1:
         found.append(parity.replicas([rank.digests for rank in ranks]))
     if changed := sorted({name for rank in ranks for name in rank.changed}):
