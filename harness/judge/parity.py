@@ -147,11 +147,15 @@ def judge(
     are judged where they exist. The gradients of all steps but the first are told together.
     """
     measurements, later = [], []
+    # A step's slope may be small by luck; the steps' slopes are alike.
+    slopes = [limit.slope for kind, limit in reference.floors.items() if kind.startswith(LATER)]
     for kind in reference.oracle.kinds:
         if kind in OPTIONAL and kind not in found:
             continue
         try:
-            pair = _judged(kind, found[kind], losses, reference, ranks, kind in together)
+            slope = max(slopes) if kind.startswith(LATER) else reference.floors[kind].slope
+            limit = replace(reference.floors[kind], slope=slope)
+            pair = _judged(kind, found[kind], losses, reference, limit, ranks, kind in together)
         except (KeyError, ValueError) as problem:
             missing = "the engine returned nothing" if isinstance(problem, KeyError) else problem
             pair = [Measurement("parity", kind, None, "× floor", "fail", f"{kind}: {missing}")]
@@ -179,10 +183,16 @@ def judge(
 
 
 def _judged(
-    kind: str, got: Mapping[str, Tensor], losses: Sequence[float], reference: Reference, ranks: int, together: bool
+    kind: str,
+    got: Mapping[str, Tensor],
+    losses: Sequence[float],
+    reference: Reference,
+    limit: Errors,
+    ranks: int,
+    together: bool,
 ) -> list[Measurement]:
-    """The norm's and the slope's measurement."""
-    truth, limit = reference.oracle.kinds[kind], reference.floors[kind]
+    """The norm's and the slope's measurement. ``limit``: the floor."""
+    truth = reference.oracle.kinds[kind]
     error = errors(got, truth)
     if together:
         name = max(error.tensors, key=lambda key: error.tensors[key])
