@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from harness import catalog
+from harness.judge import timeline
 from harness.run.lab import Lab
-from harness.spec import Card, Case, Engine, Measurement, Topology
+from harness.spec import Card, Case, Engine, Measurement, Span, Topology
 from harness.spec.fault import Fault
 
 
@@ -49,6 +50,15 @@ def judged(lab: Lab, planted: Planted, measure: str, dtype: str) -> dict[str, Me
     lab.runner.cards = {**CARDS, planted.topic: planted.put_into(CARDS[planted.topic])}
     lab.runner.peers = lambda case: [case, planted.peer(dtype)]  # type: ignore[method-assign]
     return {measurement.quantity: measurement for measurement in lab.measure(measure, planted.case(dtype))}
+
+
+def fails(measurement: Measurement) -> bool:
+    """A bubble is that of the order alone, each action as long as its kind: the rest of it is the machine's."""
+    if measurement.quantity != "bubble":
+        return measurement.verdict == "fail"
+    return (
+        timeline.bubble([[Span(*span) for span in spans] for spans in measurement.detail["ideal"]]) > measurement.bound
+    )
 
 
 def of(card: Card) -> list[Planted]:

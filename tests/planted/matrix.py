@@ -13,7 +13,7 @@ from typing import Any
 from harness import catalog
 from harness.judge.calibration import KILLS, kills
 from tests import labs
-from tests.planted.faults import CARDS, EVERY, FAULTS, Planted, judged
+from tests.planted.faults import CARDS, EVERY, FAULTS, Planted, fails, judged
 
 MEASURES = ("parity", "memory", "traffic", "peers", "timeline")
 
@@ -28,9 +28,7 @@ def measured(planted: Sequence[Planted]) -> Iterator[dict[str, Any]]:
             dtype, several = next(iter(named)), fault.case("fp32").topology.world_size > 1
             found = {
                 measure: sorted(
-                    quantity
-                    for quantity, figure in judged(lab, fault, measure, dtype).items()
-                    if figure.verdict == "fail"
+                    quantity for quantity, figure in judged(lab, fault, measure, dtype).items() if fails(figure)
                 )
                 for measure in MEASURES
                 if (measure != "timeline" or measure in fault.fault.finds) and (measure != "traffic" or several)

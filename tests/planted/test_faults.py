@@ -7,13 +7,12 @@ from dataclasses import replace
 import pytest
 
 from harness import catalog
-from harness.judge import timeline
 from harness.measures import MEASURES
 from harness.run.lab import Lab
-from harness.spec import DTYPES, Case, Measurement, Span
+from harness.spec import DTYPES, Case, Measurement
 from harness.spec.fault import GRADIENT, LATER_GRADIENT, LOSS, OUTPUT, REPLAYED, REPLICAS, UPDATE
 from tests import labs
-from tests.planted.faults import CARDS, EVERY, FAULTS, judged, of
+from tests.planted.faults import CARDS, EVERY, FAULTS, fails, judged, of
 
 SEEDS = range(1, 11)
 FEW = 2  # seeds of other topics, and in float32 of work other than tiny: where CPUs have no bfloat16, a minute each
@@ -62,15 +61,6 @@ def clear(measurements: dict[str, Measurement]) -> set[str]:
 def rank(quantity: str) -> int:
     """How late in a run it goes wrong."""
     return next(index for index, figures in enumerate(ORDER) if quantity in figures)
-
-
-def fails(measurement: Measurement) -> bool:
-    """A bubble is that of the order alone, each action as long as its kind: the rest of it is the machine's."""
-    if measurement.quantity != "bubble":
-        return measurement.verdict == "fail"
-    return (
-        timeline.bubble([[Span(*span) for span in spans] for spans in measurement.detail["ideal"]]) > measurement.bound
-    )
 
 
 @pytest.mark.parametrize("topic", CARDS)

@@ -45,7 +45,7 @@ FAULTS = {
     "a_half_that_is_not_summed": Fault(
         "domino",
         "tp2",
-        {"parity": {"fp32": GRADIENT | TRAINED, "bf16": GRADIENT | UPDATE}, "traffic": {"fp32": {"bytes"}}},
+        {"parity": {"fp32": GRADIENT | TRAINED, "bf16": GRADIENT | UPDATE}},
         where="step 1, gradient of model.",
     ),
     "tiles_that_go_all_the_way_round": Fault(

@@ -22,11 +22,9 @@ FAULTS = {
     "no_sum_over_sequence": Fault(
         "sp",
         "tp2",
-        {"parity": {"fp32": GRADIENT | TRAINED, "bf16": {"gradient"}}, "traffic": {"fp32": {"bytes"}}},
+        {"parity": {"fp32": GRADIENT | TRAINED, "bf16": {"gradient"}}},
         where="norm.weight",
         workload="uneven_tied",
     ),
-    "the_whole_sequence_kept": Fault(
-        "sp", "tp4", {"memory": {"fp32": {"activations"}}, "traffic": {"fp32": {"bytes"}}}
-    ),
+    "the_whole_sequence_kept": Fault("sp", "tp4", {"memory": {"fp32": {"activations"}}}),
 }

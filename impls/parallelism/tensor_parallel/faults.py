@@ -57,7 +57,7 @@ FAULTS = {
     "no_sum_over_heads": Fault(
         "tp",
         "tp2",
-        {"parity": {"fp32": GRADIENT | UPDATE, "bf16": {"gradient"}}, "traffic": {"fp32": {"bytes"}}},
+        {"parity": {"fp32": GRADIENT | UPDATE, "bf16": {"gradient"}}},
         where="_norm.weight",
     ),
     "blocks_summed_in_float32": Fault("tp", "tp2", {"traffic": {"bf16": {"bytes"}}}),

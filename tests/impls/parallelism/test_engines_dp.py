@@ -30,7 +30,7 @@ def with_a_larger_rate(workload: Workload, topology: Topology, adapter: str) -> 
 
 def with_collectives_of_its_own(workload: Workload, topology: Topology) -> Trainer:
     trainer: Trainer = importlib.import_module(f"{data_parallel.HERE}.reference").build(workload, topology)
-    trainer.unmetered = "they do not go through torch.distributed"  # type: ignore[attr-defined]
+    trainer.unmetered = "not through torch.distributed"  # type: ignore[attr-defined]
     return trainer
 
 
@@ -104,7 +104,11 @@ def test_collectives_that_cannot_be_counted_are_no_figure(lab: Lab) -> None:
         (measurement,) = lab.measure("traffic", case("ddp", "odd", Workload()))
     finally:
         lab.runner.cards = CARDS
-    assert (measurement.verdict, measurement.reason, measurement.value) == ("skipped", "they do not go through torch.distributed", None)
+    assert (measurement.verdict, measurement.reason, measurement.value) == (
+        "skipped",
+        "not through torch.distributed",
+        None,
+    )
 
 
 def test_parity_may_be_asked_again(lab: Lab) -> None:
