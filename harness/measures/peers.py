@@ -15,7 +15,8 @@ SLACK = {"B": 2.0**20, "calls": 0.0}  # by unit: a smaller surplus shows nothing
 
 
 def asked(occasion: Occasion) -> bool:
-    return occasion.judged and not occasion.large and not isinstance(occasion.card.contract, Flows)
+    alone = len(occasion.card.adapted) < 2
+    return occasion.judged and not alone and not occasion.large and not isinstance(occasion.card.contract, Flows)
 
 
 def take(lab: "Lab", case: Case) -> list[Measurement]:

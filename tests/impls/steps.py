@@ -12,6 +12,7 @@ from harness.launch.rank import Context
 from harness.spec import Topology, Unsupported, Workload
 from harness.spec.contract import COMMON
 from impls.engines import cuda_on_cpu
+from impls.parallelism.hybrid_3d.resharding import AFTER
 from tests.impls.accelerator import Accelerator
 
 Variants = Mapping[str, tuple[Workload, Topology, Mapping[str, Any]]]
@@ -31,7 +32,8 @@ def waits(context: Context, build: str, problem: str, variants: Variants) -> dic
                 found[name] = str(reason)
                 continue
             step = _function(built, device, problem, workload, options) if problem else _trainer(built, workload)
-            step()  # by then the optimizer has its states
+            for _ in range(AFTER):  # by then the optimizer has its states, and a run that is resharded has been
+                step()
             device.waits.clear()
             step()
             found[name] = device.waits

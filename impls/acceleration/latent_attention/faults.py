@@ -33,7 +33,7 @@ def output_summed_in_float32(workload: Workload, topology: Topology, **variant: 
 
 FAULTS = {
     "a_rotary_key_of_its_own_heads": Fault(
-        "mla", "tp2", {"parity": {"fp32": GRADIENT, "bf16": GRADIENT}}, where="step 1, gradient of kv_down"
+        "mla", "tp2", {"parity": {"fp32": GRADIENT, "bf16": GRADIENT}}, where="gradient of kv_down"
     ),
     "output_summed_in_float32": Fault("mla", "tp2", {"traffic": {"bf16": {"bytes"}}}),
 }

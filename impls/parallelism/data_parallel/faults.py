@@ -242,7 +242,7 @@ FAULTS = {
     ),
     "no_master_weights": Fault("ddp", "dp2", {"parity": {"bf16": REPLAYED}}),
     "gradients_kept_twice": Fault("ddp", "dp2", {"memory": {"fp32": {"states"}}}),
-    "losses_kept_with_their_graphs": Fault("ddp", "dp2", {"memory": {"fp32": {"growth", "states"}}}),
+    "losses_kept_with_their_graphs": Fault("ddp", "dp2", {"memory": {"fp32": {"graph", "growth", "states"}}}),
     "zeroed_on_the_last_rank": Fault("ddp", "dp2", {"parity": {"fp32": REPLICAS, "bf16": REPLICAS}}),
     "a_rank_that_no_longer_steps": Fault("ddp", "dp3", {"parity": {"fp32": REPLICAS}}, workload="thorough"),
     "a_small_leak": Fault("ddp", "dp2", {"memory": {"fp32": {"growth"}}}),

@@ -20,7 +20,7 @@ def no_secondary_partition(workload: Workload, topology: Topology, hierarchical:
 
 FAULTS = {
     "a_stale_partition": Fault(
-        "hpz", "dp2", {"parity": {"fp32": LATER_GRADIENT | TRAINED, "bf16": {"update"}}}, where="step 3, gradient of "
+        "hpz", "dp2", {"parity": {"fp32": LATER_GRADIENT | TRAINED, "bf16": {"update"}}}, where="step 2, gradient of "
     ),
     "no_secondary_partition": Fault("hpz", "dp4", {"traffic": {"fp32": {"bytes", "across_groups"}}}),
 }

@@ -15,8 +15,9 @@ def test_each_name_loads_its_workload_and_is_legal_where_it_is_meant_to_run(name
     workload = load(name)
     assert workload is NAMED[name]
     assert workload.name == name
-    four = () if name == "long" else (Topology(tp=4),)  # a function's: it has two key heads
-    dp = () if name.startswith("pipelined") else (Topology(dp=2), Topology(dp=2, tp=2))  # a sequence a micro-batch
+    four = () if name in ("long", "sharp") else (Topology(tp=4),)  # a function's: they have two key heads
+    single = name == "sharp" or name.startswith("pipelined")  # one sequence a micro-batch
+    dp = () if single else (Topology(dp=2), Topology(dp=2, tp=2))
     for topology in (Topology(), Topology(tp=2), *dp, *four):
         assert workload.check(topology) == ""
 
