@@ -171,14 +171,14 @@ def test_one_workload_of_the_built_in_grid_is_timed() -> None:
     assert timed == {("tiny", "fp32")}
 
 
-def test_a_topology_outside_the_grid_is_timed_only_on_request_or_on_gpus() -> None:
+def test_one_rank_alone_is_timed_only_on_request_or_on_gpus() -> None:
     def timed(request: Request) -> set[str]:
         return {str(case.topology) for case in planned(request) if "throughput" in measured(case, request)}
 
-    topic = ("zero_offload",)
-    assert timed(Request(topics=topic)) == {"dp2"}
-    assert timed(Request(topics=topic, topologies=("dp1",))) == {"dp1"}
-    assert timed(Request(topics=topic, gpus=2)) == {"dp1", "dp2"}
+    for topic in (("zero_offload",), ("zero",)):
+        assert timed(Request(topics=topic)) == {"dp2"}
+        assert timed(Request(topics=topic, topologies=("dp1",))) == {"dp1"}
+        assert timed(Request(topics=topic, gpus=2)) == {"dp1", "dp2"}
 
 
 def test_gpus_are_timed_at_work_that_keeps_them_busy_which_has_no_oracle_unless_it_is_asked_for() -> None:
