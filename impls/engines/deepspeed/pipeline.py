@@ -101,7 +101,9 @@ class Pipeline:
         self.step()
 
     def gradients(self) -> Mapping[str, Tensor]:
-        found = {name: safe_get_full_grad(parameter) for name, parameter in self.names.items()}
+        # Its bf16 optimizer may accumulate and clip in bf16; what it hands out of them is in float32.
+        kept = getattr(self.engine.optimizer, "grad_acc_dtype", None)
+        found = {name: safe_get_full_grad(parameter).to(kept) for name, parameter in self.names.items()}
         return gather(found, self.places.get_group("pp"))
 
     def parameters(self) -> Mapping[str, Tensor]:
