@@ -1,7 +1,7 @@
 """Every topic's planted faults, which its ``faults.py`` lists; a fault's name is a variant of its own in its case."""
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from harness import catalog
@@ -46,8 +46,7 @@ class Planted:
 
 
 def judged(lab: Lab, planted: Planted, measure: str, dtype: str) -> dict[str, Measurement]:
-    """The measurements on a reference with this fault, whose peer is the unbroken reference."""
-    lab.runner.cards = {**CARDS, planted.topic: planted.put_into(CARDS[planted.topic])}
+    """The measurements on a reference with this fault, whose peer is the unbroken reference. The lab has ``BROKEN``."""
     lab.runner.peers = lambda case: [case, planted.peer(dtype)]  # type: ignore[method-assign]
     return {measurement.quantity: measurement for measurement in lab.measure(measure, planted.case(dtype))}
 
@@ -70,6 +69,15 @@ def of(card: Card) -> list[Planted]:
     return [Planted(name, card.name, f"{module}:{name}", fault) for name, fault in faults.items()]
 
 
+def with_all(cards: Mapping[str, Card], faults: Iterable[Planted]) -> dict[str, Card]:
+    """The cards with these faults."""
+    found = dict(cards)
+    for planted in faults:
+        found[planted.topic] = planted.put_into(found[planted.topic])
+    return found
+
+
 CARDS = catalog.topics()
 EVERY = [fault for card in CARDS.values() for fault in of(card)]
 FAULTS = {fault.name: fault for fault in EVERY}
+BROKEN = with_all(CARDS, EVERY)

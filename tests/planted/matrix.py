@@ -13,7 +13,7 @@ from typing import Any
 from harness import catalog
 from harness.judge.calibration import KILLS, kills
 from tests import labs
-from tests.planted.faults import CARDS, EVERY, FAULTS, Planted, fails, judged
+from tests.planted.faults import BROKEN, EVERY, FAULTS, Planted, fails, judged
 
 MEASURES = ("parity", "memory", "traffic", "peers", "timeline")
 
@@ -21,7 +21,7 @@ MEASURES = ("parity", "memory", "traffic", "peers", "timeline")
 def measured(planted: Sequence[Planted]) -> Iterator[dict[str, Any]]:
     """For each fault, the figures of each measure that fail in the first precision in which it must be found. A
     timeline is taken only where the fault names it."""
-    lab = labs.make(CARDS)
+    lab = labs.make(BROKEN)
     try:
         for fault in planted:
             named = next(iter(fault.fault.finds.values()))
