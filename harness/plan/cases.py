@@ -115,7 +115,8 @@ def at_depth(cases: list[Case], request: Request, chosen: dict[str, Card]) -> li
         return depth.once(cases)
     if request.depth == "full" or request.workloads or request.topologies or request.dtypes:
         return cases
-    # Timed and watched cases are compared with all of their peers, so pairs of choices are not enough.
+    # Timed and watched cases are compared with all of their peers, and a NaN finds its own way through each engine and
+    # variant, so pairs of choices are not enough.
     return depth.pairwise(cases, lambda case: _is_timed(case, request, chosen[case.topic]))
 
 
@@ -190,13 +191,14 @@ def _occasion(case: Case, request: Request, card: Card) -> Occasion:
     large = grid.large if request.gpus and not request.workloads else ()
     everywhere = not grid.timed_on or request.gpus or request.topologies
     timed = grid.timed if everywhere or str(case.topology) in grid.timed_on else ()
+    healthy = not case.workload.poisoned
     return Occasion(
         case,
         card,
         cores=request.gpus or request.cores,
-        timed=_chosen(case, request, large or timed),
-        traced=_chosen(case, request, watched or timed),
-        judged=case.workload.name not in watched,
+        timed=healthy and _chosen(case, request, large or timed),
+        traced=healthy and _chosen(case, request, watched or timed),
+        judged=healthy and case.workload.name not in watched,
         large=case.workload.name in large,
     )
 
