@@ -4,7 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from harness.spec import Case, Measurement, Needs, Occasion, Topology, Trainer, Trainers, Workload
+from harness.spec import Case, Measurement, Needs, Occasion, Topology, Trainer, Workload
+from harness.spec.contract import COMMON
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,10 +20,8 @@ SAID = re.compile(r"\b(nans?|infs?|infinit\w*|(non-?|in)?finite|overflow\w*)\b",
 
 
 def asked(occasion: Occasion) -> bool:
-    """Taken of poisoned work, of which nothing else is taken; a topic with data of its own has none."""
-    contract = occasion.card.contract
-    common = isinstance(contract, Trainers) and contract.data == Trainers.data
-    return common and occasion.case.workload.poisoned
+    """Taken of poisoned work, of which nothing else is taken; a dense model or data of a topic's own have none."""
+    return occasion.case.workload.poisoned and occasion.card.contract == COMMON
 
 
 def take(lab: "Lab", case: Case) -> list[Measurement]:
@@ -33,7 +32,7 @@ def take(lab: "Lab", case: Case) -> list[Measurement]:
     outcomes = lab.runner.outcomes(case, f"{__name__}:weights")
     stopped = [each for each in outcomes if isinstance(each, Raised) and SAID.search(each.message)]
     if len(stopped) == len(outcomes):
-        return [Measurement("nonfinite", "spread", None, "%", "pass", f"every rank stops: {stopped[0].message}")]
+        return [Measurement("nonfinite", "lost", None, "%", "pass", f"every rank stops: {stopped[0].message}")]
     if problem := trouble(outcomes):
         return [problem]
     ranks = [each.value for each in outcomes if isinstance(each, Done)]
