@@ -32,10 +32,9 @@ def _lost(ranks: Sequence[Sequence[Weights]], clipped: bool) -> tuple[float, str
             return 100.0, f"step {POISONED_STEP} is skipped on all ranks, but the next one is wrong: {_told(later)}"
         return 0.0, f"step {POISONED_STEP} is skipped on all ranks, and the next one trains on"
     every = [weight for weights in after for weight in weights.values()]
-    if clipped and all(weight.nonfinite == weight.elements for weight in every):
-        return 0.0, f"every element is NaN on all ranks after step {POISONED_STEP}: the run shows it"
-    if not clipped and all(weight.nonfinite for weight in every):
-        return 0.0, f"every weight has NaN on all ranks after step {POISONED_STEP}: the run shows it"
+    if all(weight.nonfinite == weight.elements if clipped else weight.nonfinite for weight in every):
+        what = "every element is" if clipped else "every weight has"
+        return 0.0, f"{what} NaN on all ranks after step {POISONED_STEP}: the run shows it"
     lost = max(100.0 - _share(weights, "nonfinite") for weights in after if weights)
     of = "the norm of the gradients" if clipped else "the gradient of every weight"
     return lost, f"{of} is NaN in step {POISONED_STEP}, but after it {_told(after)}"

@@ -75,12 +75,12 @@ def test_ranks_that_fare_differently_fail_and_each_is_told() -> None:
 
 
 def test_without_clipping_a_part_of_each_weight_is_enough() -> None:
-    assert judged(rank(TRAINED, PART, NAN), clipped=False)["lost"].verdict == "pass"
+    assert "every weight has NaN" in judged(rank(TRAINED, PART, NAN), clipped=False)["lost"].reason
     assert judged(rank(TRAINED, PART, NAN), clipped=True)["lost"].verdict == "fail"
     assert judged(rank(TRAINED, TRAINED, TRAINED), clipped=False)["lost"].verdict == "fail"
 
 
-@pytest.mark.parametrize("fate", [NAN, TRAINED])
+@pytest.mark.parametrize("fate", [NAN, PART])
 def test_ranks_that_return_no_weights_are_left_out(fate: Fate) -> None:
     alone, found = judged(rank(TRAINED, fate, NAN)), judged(rank(TRAINED, fate, NAN), rank(None, None, None))
     assert found["lost"] == alone["lost"]
@@ -92,7 +92,7 @@ def test_an_error_that_speaks_of_it_is_known(message: str) -> None:
     assert SAID.search(message)
 
 
-@pytest.mark.parametrize("message", ["AssertionError", "information is missing", "the inner nanny", "infra is down"])
+@pytest.mark.parametrize("message", ["AssertionError", "information is missing", "the inner nanny", "hernan", "infra is down"])
 def test_an_error_about_something_else_is_not(message: str) -> None:
     assert not SAID.search(message)
 
@@ -109,7 +109,8 @@ def test_the_poisoned_token_occurs_once_and_its_row_alone_is_nan() -> None:
     for name, tensor in initial(POISONED):
         wrong = tensor.isnan()
         assert torch.equal(tensor[~wrong], healthy[name][~wrong])
-        assert int(wrong.sum()) == (POISONED.model.hidden_size if name == POISONED_WEIGHT else 0)
+        row = torch.arange(len(tensor)) == (len(tensor) - 1 if name == POISONED_WEIGHT else -1)
+        assert torch.equal(wrong, row.view(-1, *[1] * (tensor.dim() - 1)).expand_as(tensor))
 
 
 @pytest.mark.parametrize("change", [{"data": "corpus.txt"}, {"weights": "folder"}, {"model": NAMED["meshed"].model}])
