@@ -61,4 +61,5 @@ def _fate(weights: Weights) -> str:
 def _share(weights: Weights, field: str) -> float:
     """In per cent; 0 for a rank that returns no weights."""
     elements = sum(weight.elements for weight in weights.values())
-    return 100.0 * sum(getattr(weight, field) for weight in weights.values()) / max(elements, 1)
+    found: int = sum(getattr(weight, field) for weight in weights.values())
+    return 100.0 * found / max(elements, 1)

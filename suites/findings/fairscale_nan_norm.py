@@ -1,7 +1,7 @@
 """FairScale's OSS does not clip at all in a step whose gradient norm is NaN.
 
-A user calls OSS's `clip_grad_norm`, and one batch gives one weight a NaN gradient. The norm of all gradients is NaN, but
-the other weights are updated by their whole gradients, however large, without an error or a warning.
+A user calls OSS's `clip_grad_norm`, and one batch gives one weight a NaN gradient. The norm of all gradients is NaN,
+but the other weights are updated by their whole gradients, however large, without an error or a warning.
 """
 
 import sys

@@ -92,7 +92,9 @@ def test_an_error_that_speaks_of_it_is_known(message: str) -> None:
     assert SAID.search(message)
 
 
-@pytest.mark.parametrize("message", ["AssertionError", "information is missing", "the inner nanny", "hernan", "infra is down"])
+@pytest.mark.parametrize(
+    "message", ["AssertionError", "information is missing", "the inner nanny", "hernan", "infra is down"]
+)
 def test_an_error_about_something_else_is_not(message: str) -> None:
     assert not SAID.search(message)
 

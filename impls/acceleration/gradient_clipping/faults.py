@@ -10,9 +10,8 @@ from torch import Tensor
 from harness.spec import Batch, Topology, Trainer, Workload
 from harness.spec.fault import REPLAYED, TRAINED, Fault
 from impls.acceleration.gradient_clipping import reference
+from impls.common import optimizer
 from impls.common.clipping import Sharded, clip_by_global_norm
-from impls.common.optimizer import clip as clip_over_ranks
-from impls.common.optimizer import square
 from impls.parallelism.data_parallel import reference as data_parallel
 from impls.parallelism.tensor_parallel import reference as tensor_parallel
 
@@ -60,7 +59,7 @@ def a_minimum_that_drops_nan(workload: Workload, topology: Topology, **variant: 
     """The scale is Python's min(1.0, c / norm), which is 1.0 if the norm is NaN."""
 
     def clip(gradients: Sequence[Tensor], max_norm: float) -> None:
-        scale = min(1.0, max_norm / (float(square(gradients).sqrt()) + 1e-6))
+        scale = min(1.0, max_norm / (float(optimizer.square(gradients).sqrt()) + 1e-6))
         torch._foreach_mul_(gradients, scale)
 
     data_parallel.clip = clip
@@ -73,7 +72,7 @@ def nan_taken_for_zero(workload: Workload, topology: Topology, **variant: Any) -
     def clip(gradients: Sequence[Tensor], max_norm: float) -> None:
         for gradient in gradients:
             gradient.nan_to_num_(0.0)
-        clip_over_ranks(gradients, max_norm)
+        optimizer.clip(gradients, max_norm)
 
     data_parallel.clip = clip
     return reference.build(workload, topology, **variant)
@@ -100,11 +99,10 @@ def a_rank_skips_alone(workload: Workload, topology: Topology, **variant: Any) -
     return trainer
 
 
-POISONED = {"workload": "poisoned", "topology": "dp2"}
 FAULTS = {
-    "a_minimum_that_drops_nan": Fault("clip", finds={"nonfinite": {"fp32": {"lost"}}}, **POISONED),
-    "nan_taken_for_zero": Fault("clip", finds={"nonfinite": {"fp32": {"lost"}}}, **POISONED),
-    "a_rank_skips_alone": Fault("clip", finds={"nonfinite": {"fp32": {"lost", "replicas"}}}, **POISONED),
+    "a_minimum_that_drops_nan": Fault("clip", "dp2", {"nonfinite": {"fp32": {"lost"}}}, workload="poisoned"),
+    "nan_taken_for_zero": Fault("clip", "dp2", {"nonfinite": {"fp32": {"lost"}}}, workload="poisoned"),
+    "a_rank_skips_alone": Fault("clip", "dp2", {"nonfinite": {"fp32": {"lost", "replicas"}}}, workload="poisoned"),
     "clipped_by_value": Fault("clip", "dp2", {"parity": {"fp32": REPLAYED, "bf16": REPLAYED}}, workload="thorough"),
     "replicas_counted_on_every_rank": Fault(
         "clip",
