@@ -96,9 +96,11 @@ def at_depth(cases: list[Case], request: Request, chosen: dict[str, Card]) -> li
         return depth.once(cases)
     if request.depth == "full" or request.workloads or request.topologies or request.dtypes:
         return cases
-    # Timed and watched cases are compared with all of their peers, and a NaN finds its own way through each engine and
-    # variant, so pairs of choices are not enough.
-    return depth.pairwise(cases, lambda case: _is_timed(case, request, chosen[case.topic]))
+    # Timed and watched cases are compared with all of their peers, so pairs of choices are not enough; poisoned work
+    # shows nothing of what the other cases of its pairs do.
+    healthy = [case for case in cases if not case.workload.poisoned]
+    kept = set(depth.pairwise(healthy, lambda case: _is_timed(case, request, chosen[case.topic])))
+    return [case for case in cases if case in kept or case.workload.poisoned]
 
 
 def _has_axes(card: Card, topology: Topology) -> bool:

@@ -138,6 +138,14 @@ def test_the_default_grid_poisons_every_engine_and_variant_of_clipping() -> None
     assert found == {(name, variant) for name, e in card.engines.items() for variant in e.variants or card.variants}
 
 
+def test_poisoned_work_stands_for_no_other_case() -> None:
+    request = Request(topics=("gradient_clipping", "zero"), depth="default")
+    cards = plan.cards(request)
+    every = plan.every(request, cards)
+    healthy = plan.at_depth([case for case in every if not case.workload.poisoned], request, cards)
+    assert [case for case in plan.at_depth(every, request, cards) if not case.workload.poisoned] == healthy
+
+
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     honest = {
