@@ -139,7 +139,7 @@ def test_the_default_grid_poisons_every_engine_and_variant_of_clipping() -> None
 
 
 def test_poisoned_work_stands_for_no_other_case() -> None:
-    request = Request(topics=("gradient_clipping", "zero"), depth="default")
+    request = Request(topics=("gradient_clipping", "zero"), depth="default", cores=1)
     cards = plan.cards(request)
     every = plan.every(request, cards)
     healthy = plan.at_depth([case for case in every if not case.workload.poisoned], request, cards)
