@@ -55,6 +55,7 @@ TITLES = {
     ("memory", "saved"): ("Saved for backward", "bytes kept between forward and backward"),
     ("traffic", "bytes"): ("Traffic", "bytes per rank and step, at the cost of a ring"),
     ("throughput", "step_time"): ("Step time", "median over interleaved rounds, with its 95 % interval"),
+    ("nonfinite", "lost"): ("NaN on one rank", "the share of the elements that it should have reached and did not"),
     ("quality", "loss"): ("Learning", "the last loss of the learning curve"),
 }
 PARITY = (

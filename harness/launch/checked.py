@@ -182,7 +182,7 @@ class Kept:
             return
         tensors = give()
         if replicated:
-            self.digests.append({name: _digest(tensor) for name, tensor in tensors.items()})
+            self.digests.append({name: digest(tensor) for name, tensor in tensors.items()})
         if self.first:
             buffer = io.BytesIO()
             torch.save({name: tensor.detach().cpu() for name, tensor in tensors.items()}, buffer)
@@ -193,10 +193,10 @@ def fingerprints(trainer: Any) -> dict[str, bytes]:
     """A digest of each tensor that no step may change."""
     if not hasattr(trainer, "frozen"):
         return {}
-    return {name: _digest(tensor) for name, tensor in trainer.frozen().items()}
+    return {name: digest(tensor) for name, tensor in trainer.frozen().items()}
 
 
-def _digest(tensor: Tensor) -> bytes:
+def digest(tensor: Tensor) -> bytes:
     flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
     return hashlib.blake2b(flat.numpy().data, digest_size=16).digest()
 

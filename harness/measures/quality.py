@@ -14,7 +14,8 @@ STEPS = 20  # a workload with at least this many steps is trained for its learni
 
 
 def asked(occasion: Occasion) -> bool:
-    return isinstance(occasion.card.contract, Trainers) and occasion.case.workload.steps >= STEPS
+    long = occasion.case.workload.steps >= STEPS and not occasion.case.workload.poisoned
+    return long and isinstance(occasion.card.contract, Trainers)
 
 
 def take(lab: "Lab", case: Case) -> list[Measurement]:

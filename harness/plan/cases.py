@@ -7,29 +7,9 @@ from harness import catalog
 from harness.measures import MEASURES
 from harness.plan import depth
 from harness.spec import DTYPES, Card, Case, Functions, Grid, Occasion, Row, Topology, Workload
+from harness.spec.grid import FUNCTION_GRID, TRAINER_GRID
 from harness.spec.inputs import asked as asked_work
 from harness.spec.named import load
-
-# The default workloads of Trainers without a grid of their own: plain SGD shows wiring; AdamW in mixed precision has
-# the states that papers discuss; uneven sizes and tied weights need padding.
-TRAINER_GRID = Grid(
-    (
-        Row("thorough", "fp32", True),
-        Row("thorough", "bf16", False),
-        Row("distant", "bf16", False),
-        Row("tiny", "fp32", True),
-        Row("tiny", "bf16", False),
-        Row("tiny_adamw", "fp32", False),
-        Row("tiny_adamw", "bf16", True),
-        Row("uneven_tied", "fp32", True),
-        Row("uneven_tied", "bf16", False),
-    ),
-    timed=("tiny",),
-    timed_on=("dp2", "tp2"),  # one rank has nothing to distribute
-    large=("medium",),
-)
-# The function's arithmetic outweighs its calls at this length, which is not a multiple of a tile.
-FUNCTION_GRID = Grid((Row("long", "fp32", True), Row("long", "bf16", True)), timed=("long",))
 
 
 @dataclass(frozen=True)
@@ -116,8 +96,11 @@ def at_depth(cases: list[Case], request: Request, chosen: dict[str, Card]) -> li
         return depth.once(cases)
     if request.depth == "full" or request.workloads or request.topologies or request.dtypes:
         return cases
-    # Timed and watched cases are compared with all of their peers, so pairs of choices are not enough.
-    return depth.pairwise(cases, lambda case: _is_timed(case, request, chosen[case.topic]))
+    # Timed and watched cases are compared with all of their peers, so pairs of choices are not enough; poisoned work
+    # shows nothing of what the other cases of its pairs do.
+    healthy = [case for case in cases if not case.workload.poisoned]
+    kept = set(depth.pairwise(healthy, lambda case: _is_timed(case, request, chosen[case.topic])))
+    return [case for case in cases if case in kept or case.workload.poisoned]
 
 
 def _has_axes(card: Card, topology: Topology) -> bool:
@@ -191,13 +174,14 @@ def _occasion(case: Case, request: Request, card: Card) -> Occasion:
     large = grid.large if request.gpus and not request.workloads else ()
     everywhere = not grid.timed_on or request.gpus or request.topologies
     timed = grid.timed if everywhere or str(case.topology) in grid.timed_on else ()
+    healthy = not case.workload.poisoned
     return Occasion(
         case,
         card,
         cores=request.gpus or request.cores,
-        timed=_chosen(case, request, large or timed),
-        traced=_chosen(case, request, watched or timed),
-        judged=case.workload.name not in watched,
+        timed=healthy and _chosen(case, request, large or timed),
+        traced=healthy and _chosen(case, request, watched or timed),
+        judged=healthy and case.workload.name not in watched,
         large=case.workload.name in large,
     )
 

@@ -61,7 +61,7 @@ START, RANK, ORACLE, BLOCK, MEMBER, TIMELINE = 28.0, 0.17, 1.5, 5.0, 0.3, 1.1
 
 def minutes(measures: Mapping[Case, Sequence[str]], cores: int) -> float:
     """The estimated time to measure these cases, each with its measures."""
-    checked = {case for case, names in measures.items() if {"parity", "memory", "traffic"} & {*names}}
+    checked = {case for case, names in measures.items() if {"parity", "memory", "traffic", "nonfinite"} & {*names}}
     timed = [case for case, names in measures.items() if "throughput" in names]
     seconds = RANK * sum(case.topology.world_size for case in checked)
     seconds += ORACLE * len({(case.topic, case.workload) for case in checked if "parity" in measures[case]})

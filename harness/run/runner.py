@@ -9,7 +9,7 @@ from typing import Any
 
 from harness import catalog
 from harness.launch.base import Launcher
-from harness.launch.outcome import Done, Job
+from harness.launch.outcome import Done, Job, Outcome
 from harness.run.ahead import Ahead
 from harness.run.blocks import Block, BlockKey, block_key, run_block, small, world_of
 from harness.run.builds import Builds
@@ -116,14 +116,18 @@ class Runner:
     def run(self, case: Case, target: str, **more: Any) -> list[Any] | Measurement:
         """The results of a task from each rank of a fresh world of the case's engine, or the reason for their
         absence."""
+        outcomes = self.outcomes(case, target, **more)
+        return trouble(outcomes) or [outcome.value for outcome in outcomes if isinstance(outcome, Done)]
+
+    def outcomes(self, case: Case, target: str, **more: Any) -> tuple[Outcome, ...]:
+        """The same as it ended on each rank."""
         if module := self.operators(case):
             self.builds.wait(module)
         world = world_of(self.launcher, case, self.card(case))
         try:
-            outcomes = world.run(self.job(case, target, **more), self.timeout)
+            return world.run(self.job(case, target, **more), self.timeout)
         finally:
             world.close()
-        return trouble(outcomes) or [outcome.value for outcome in outcomes if isinstance(outcome, Done)]
 
     def once(self, case: Case, target: str, **more: Any) -> list[Any] | Measurement:
         """The same with a cache: a reference's run serves all of its peers."""

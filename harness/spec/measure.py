@@ -24,7 +24,7 @@ class Occasion:
     cores     the number of cores or GPUs that ranks do not share
     timed     its workload is one whose steps are timed
     traced    its workload is one whose timeline is watched
-    judged    it runs for more than its timeline
+    judged    it runs for more than its timeline, or than the way of a NaN
     large     it keeps GPUs busy, and is too large for an oracle
     """
 

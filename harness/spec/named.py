@@ -134,6 +134,7 @@ NAMED: Mapping[str, Workload] = MappingProxyType(
             _THOROUGH,
             # On two data-parallel ranks the first has no label at all.
             _THOROUGH.with_(name="unlabelled", unlabelled=18, steps=5),
+            _THOROUGH.with_(name="poisoned", poisoned=True, steps=5),
             # Above 256, bfloat16 knows only every second position.
             _THOROUGH.with_(name="distant", batch_size=4, micro_batches=1, sequence_length=384, steps=5),
             # With an eps below round-off, AdamW makes whole steps from noise in elements whose gradient is zero.

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.spec.workload import Workload
 
@@ -80,6 +80,16 @@ class TrainerRun(Checked):
     digests: Sequence[Mapping[str, bytes]] = ()
     changed: Sequence[str] = ()
     nodes: Sequence[int] = ()
+
+
+class Weight(NamedTuple):
+    """One rank's copy of a weight after a step, without the poisoned row: the number of its elements, of those that are
+    not finite, and of the finite ones that the step changed; a digest."""
+
+    elements: int
+    nonfinite: int
+    changed: int
+    digest: bytes
 
 
 @dataclass(frozen=True)

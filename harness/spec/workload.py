@@ -8,6 +8,8 @@ from harness.spec.topology import Topology
 
 DTYPES = {"fp64": 8, "fp32": 4, "bf16": 2}  # bytes per element
 OPTIMIZERS = ("sgd", "adamw")
+# Poisoned work: the last row of this weight is NaN, and its token occurs only in this step, in the last sequence.
+POISONED_WEIGHT, POISONED_STEP = "model.embed_tokens.weight", 2
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ class Workload:
     sequence_length: int = 32
     min_length: int = 0  # sequences end at random from this length on, with labels -100 after the end; 0: full length
     unlabelled: int = 0  # the first sequences of the batch, which have no label at all
+    poisoned: bool = False  # the second step's gradient is NaN on the rank that has the last sequence, and only there
     input_scale: float = 1.0  # standard deviation of the queries and keys that an attention Function is given
     steps: int = 5
     optimizer: str = "sgd"
@@ -139,6 +142,8 @@ class Workload:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not 0 <= self.unlabelled < self.batch_size:
             raise ValueError(f"unlabelled {self.unlabelled} must be 0 to below batch_size {self.batch_size}")
+        if self.poisoned and (self.weights or self.data or self.model.tie_word_embeddings):
+            raise ValueError("poisoned requires synthetic data, and weights from the seed that are not tied")
         for name in ("lr", "eps", "input_scale"):
             if not 0 < getattr(self, name) < inf:
                 raise ValueError(f"{name} must be positive and finite, not {getattr(self, name)}")

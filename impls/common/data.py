@@ -10,6 +10,7 @@ from torch import Tensor
 
 from harness.spec import Batch, Workload
 from harness.spec.text import check_length, check_vocabulary, open_tokenizer, pieces, token_rows, tokenizer_file
+from harness.spec.workload import POISONED_STEP
 
 IGNORED = -100  # an ignored label, PyTorch's default
 
@@ -27,6 +28,8 @@ def batch(workload: Workload, step: int, **options: Any) -> Batch:
         length = torch.randint(*ends, (len(labels), 1), generator=_generator(workload.seed + 1, step))
         labels[torch.arange(workload.sequence_length) >= length] = IGNORED
     labels[: workload.unlabelled] = IGNORED
+    if workload.poisoned and step + 1 == POISONED_STEP:
+        inputs[-1, 0] = workload.model.vocab_size - 1
     return Batch(inputs, labels)
 
 
@@ -38,6 +41,7 @@ def _generator(seed: int, draw: int) -> torch.Generator:
 def _synthetic(workload: Workload, step: int) -> Tensor:
     """A learnable stream: usually next = (5·token + 7) mod V; one token in ten is random."""
     vocab, shape = workload.model.vocab_size, (workload.batch_size, workload.sequence_length + 1)
+    vocab -= workload.poisoned  # the last token occurs only where batch() puts it
     generator = _generator(workload.seed, step)
     tokens = torch.randint(vocab, shape, generator=generator)
     fresh = torch.rand(shape, generator=generator) < 0.1

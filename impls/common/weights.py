@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.spec import DTYPES, Workload
+from harness.spec.workload import POISONED_WEIGHT
 from impls.common.decoder import Decoder
 from impls.common.mesh import device
 
@@ -23,7 +24,10 @@ def weight(workload: Workload, name: str, shape: tuple[int, ...]) -> Tensor:
     noise = torch.randn(shape, generator=generator)
     if len(shape) == 1:
         return (1 + 0.1 * noise).bfloat16().float()  # an omitted gain of exactly 1 would not be noticed
-    return (noise * shape[-1] ** -0.5).bfloat16().float()
+    matrix = (noise * shape[-1] ** -0.5).bfloat16().float()
+    if workload.poisoned and name == POISONED_WEIGHT:
+        matrix[-1] = torch.nan
+    return matrix
 
 
 def initial(workload: Workload) -> Iterator[tuple[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""References that compute the same in another honest way: other orders of sums, more threads."""
+"""References that do the same in another honest way: other orders of sums, more threads, another answer to NaN."""
 
 from typing import Any
 
@@ -25,4 +25,36 @@ def other_sums(workload: Workload, topology: Topology, **variant: Any) -> Traine
             return backward(batch)
 
     trainer.backward = reordered
+    return trainer
+
+
+def skipped_on_all_ranks(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """A step whose averaged gradients are not finite is left out; every rank sees the same ones."""
+    trainer = data_parallel.build(workload, topology, **variant)
+    update = trainer.update
+
+    def skip() -> None:
+        if all(gradient.isfinite().all() for gradient in trainer.gradients().values()):
+            update()
+            return
+        for bucket in trainer.buckets:
+            bucket.gradient = None
+            for parameter in bucket.parameters:
+                parameter.grad = None
+
+    trainer.update = skip
+    return trainer
+
+
+def stopped_on_all_ranks(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """It raises an error instead."""
+    trainer = data_parallel.build(workload, topology, **variant)
+    update = trainer.update
+
+    def stop() -> None:
+        if not all(gradient.isfinite().all() for gradient in trainer.gradients().values()):
+            raise RuntimeError("the gradient is not finite")
+        update()
+
+    trainer.update = stop
     return trainer

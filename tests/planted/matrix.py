@@ -15,28 +15,35 @@ from harness.judge.calibration import KILLS, kills
 from tests import labs
 from tests.planted.faults import BROKEN, EVERY, FAULTS, Planted, fails, judged
 
-MEASURES = ("parity", "memory", "traffic", "peers", "timeline")
+OF_ALL = ("parity", "memory", "traffic", "peers")
+MEASURES = (*OF_ALL, "timeline", "nonfinite")
 
 
 def measured(planted: Sequence[Planted]) -> Iterator[dict[str, Any]]:
-    """For each fault, the figures of each measure that fail in the first precision in which it must be found. A
-    timeline is taken only where the fault names it."""
+    """For each fault, the figures of each measure that fail in the first precision in which it must be found."""
     lab = labs.make(BROKEN)
     try:
         for fault in planted:
             named = next(iter(fault.fault.finds.values()))
-            dtype, several = next(iter(named)), fault.case("fp32").topology.world_size > 1
+            dtype = next(iter(named))
             found = {
                 measure: sorted(
                     quantity for quantity, figure in judged(lab, fault, measure, dtype).items() if fails(figure)
                 )
-                for measure in MEASURES
-                if (measure != "timeline" or measure in fault.fault.finds) and (measure != "traffic" or several)
+                for measure in _taken(fault)
             }
             about = (inspect.getdoc(catalog.load(fault.build)) or "").replace("\n", " ")
             yield {"fault": fault.name, "topic": fault.topic, "about": about, "dtype": dtype, "found": found}
     finally:
         lab.runner.close()
+
+
+def _taken(planted: Planted) -> list[str]:
+    """A timeline, or the way of a NaN, is taken only where the fault names it, and of poisoned work nothing else."""
+    case = planted.case("fp32")
+    able = [name for name in OF_ALL if name != "traffic" or case.topology.world_size > 1]
+    everywhere = [] if case.workload.poisoned else able
+    return [name for name in MEASURES if name in everywhere or name in planted.fault.finds]
 
 
 def shown(rows: Sequence[Mapping[str, Any]]) -> str:

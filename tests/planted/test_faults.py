@@ -50,7 +50,8 @@ def _checked(item: pytest.Item) -> list[Case]:
     planted, dtype = FAULTS[given["name"]], given.get("dtype") or ("bf16" if "bfloat16" in item.name else "fp32")
     if "measure" not in given:
         return [planted.case(dtype)]
-    return [] if given["measure"] == "timeline" else [planted.unbroken(dtype), planted.case(dtype)]
+    apart = given["measure"] in ("timeline", "nonfinite")  # these have runs of their own
+    return [] if apart else [planted.unbroken(dtype), planted.case(dtype)]
 
 
 def in_parity(dtype: str) -> list[str]:

@@ -22,6 +22,7 @@ GRID = Grid(
             _CLIPPED.with_(name="clipped_adamw", optimizer="adamw", lr=1.0, eps=1.0, weight_decay=0.1), "fp32", ("dp2",)
         ),
         Row("clipped_experts", "fp32", ("dp2ep2",)),
+        Row("poisoned", "fp32", ("dp2",)),
     ),
     timed=("clipped", "clipped_experts"),
     timed_on=("dp2",),

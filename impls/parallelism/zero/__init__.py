@@ -1,6 +1,9 @@
 """ZeRO: optimizer states, gradients and weights are partitioned over data-parallel ranks."""
 
-from harness.spec import Card, Claim, Engine, Law
+from dataclasses import replace
+
+from harness.spec import Card, Claim, Engine, Law, Row
+from harness.spec.grid import TRAINER_GRID
 
 HERE = "impls.parallelism.zero"
 
@@ -28,6 +31,7 @@ CARD = Card(
         ),
     },
     topologies=("dp1", "dp2", "dp3", "dp4"),
+    grid=replace(TRAINER_GRID, rows=(*TRAINER_GRID.rows, Row("poisoned", "fp32", ("dp2",), ("zero2",)))),
     laws=(
         Law(
             "memory",
