@@ -170,8 +170,9 @@ def judge(
     if later:
         place = next(index for index, each in enumerate(measurements) if each.quantity == "update")
         measurements[place:place] = [
-            _of_all(name, [m for pair in later for m in pair if m.quantity.endswith("slope") == slope])
+            _of_all(name, steps)
             for name, slope in (("later gradients", False), ("later gradients slope", True))
+            if (steps := [m for pair in later for m in pair if m.quantity.endswith("slope") == slope])
         ]
     if reference.oracle.losses:
         off = [abs(got / true - 1.0) for got, true in zip(losses, reference.oracle.losses, strict=True)]

@@ -137,6 +137,14 @@ NAMED: Mapping[str, Workload] = MappingProxyType(
             _THOROUGH.with_(name="poisoned", poisoned=True, steps=5),
             # Above 256, bfloat16 knows only every second position.
             _THOROUGH.with_(name="distant", batch_size=4, micro_batches=1, sequence_length=384, steps=5),
+            # With this seed the two sequences skip different layers in each step, and so do two data-parallel ranks.
+            Workload(
+                "stochastic_depth",
+                ModelConfig(**{**vars(_THOROUGH.model), "num_hidden_layers": 3, "stochastic_depth": True}),
+                batch_size=2,
+                sequence_length=16,
+                seed=9,
+            ),
             # With an eps below round-off, AdamW makes whole steps from noise in elements whose gradient is zero.
             Workload("tiny_adamw", optimizer="adamw", lr=1e-3, weight_decay=0.1, eps=1e-6),
             Workload("uneven", _UNEVEN, sequence_length=29),

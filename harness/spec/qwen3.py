@@ -26,7 +26,8 @@ FIXED: Mapping[str, Any] = {
 ROPE = {"rope_theta", "rope_type", "type"}  # accepted RoPE parameters, without scaling
 WINDOW, WINDOW_FROM = 4096, 28  # Transformers' defaults of sliding_window and max_window_layers
 
-OWN = tuple(field for field in fields(ModelConfig) if field.name != "dropout")  # the fields of Hugging Face's config
+# The fields of Hugging Face's config.
+OWN = tuple(field for field in fields(ModelConfig) if field.name not in ("dropout", "stochastic_depth"))
 
 
 def typed(name: str, value: Any, kind: Any) -> Any:

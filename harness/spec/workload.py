@@ -27,6 +27,7 @@ class ModelConfig:
     rope_theta: float = 1e6
     tie_word_embeddings: bool = False
     dropout: float = 0.0  # of the output of each half of a layer; with it, no two engines draw the same numbers
+    stochastic_depth: bool = False  # each sequence skips one layer, which its first token chooses
 
     def __post_init__(self) -> None:
         for name, size in asdict(self).items():
@@ -175,6 +176,8 @@ class Workload:
             return f"cp {topology.cp} does not divide sequence_length {self.sequence_length}"
         if model.dropout and topology.world_size > 1:
             return f"model.dropout {model.dropout} requires one rank: several ranks would draw different masks"
+        if model.stochastic_depth and topology.tp * topology.pp * topology.cp > 1:
+            return "model.stochastic_depth requires data parallelism alone: other ranks do not see the first token"
         return ""
 
     @property

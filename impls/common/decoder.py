@@ -118,7 +118,13 @@ class Layer(nn.Module):
 
 
 class Body(nn.Module):
-    """The model without the head: [b, s] token ids → [b, s, h]."""
+    """The model without the head: [b, s] token ids → [b, s, h].
+
+    With stochastic depth (Huang et al. 2016, "Deep Networks with Stochastic Depth", §3) a sequence skips a layer with
+    probability 1 − p, and the residual connection takes its place. Here p is 1 − 1/L: a sequence skips one of the L
+    layers, which its first token chooses, so that every engine draws alike. A layer that all sequences of a micro-batch
+    skip is not called.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -130,9 +136,19 @@ class Body(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.embed_tokens(tokens)
         cos, sin = (t.to(x.dtype) for t in rope_table(tokens.shape[1], self.config, tokens.device))
-        for layer in self.layers:
-            x = layer(x, cos, sin)
+        for index, layer in enumerate(self.layers):
+            if self.config.stochastic_depth:
+                x = skipping(layer, tokens[:, 0] % len(self.layers) == index, x, cos, sin)
+            else:
+                x = layer(x, cos, sin)
         return self.norm(x)
+
+
+def skipping(layer: nn.Module, skip: Tensor, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x [b, s, h] after a layer that some of the sequences skip, skip [b]."""
+    if skip.all():
+        return x
+    return x.index_put((~skip,), layer(x[~skip], cos, sin))
 
 
 class Decoder(nn.Module):

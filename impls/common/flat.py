@@ -1,6 +1,7 @@
 """Parameters as views of one contiguous buffer: one collective and one optimizer kernel serve them all."""
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 
 import torch
 import torch.distributed as dist
@@ -36,28 +37,42 @@ def views(buffer: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
 
 
 def flatten_gradients(parameters: Sequence[nn.Parameter], buffer: Tensor) -> None:
-    """Moves the parameters' gradients into ``buffer``, of which they become views; its padding becomes 0. This costs
-    less than adding them to a buffer of zeros if it happens when all gradients exist, since activations have been freed
-    by then."""
+    """Moves the parameters' gradients into ``buffer``, of which they become views; its padding becomes 0, and so does a
+    gradient that does not exist. This costs less than adding them to a buffer of zeros if it happens when all gradients
+    exist, since activations have been freed by then."""
     places = views(buffer, parameters)
-    torch._foreach_copy_(places, [gradient for p in parameters if (gradient := p.grad) is not None])
+    torch._foreach_copy_(places, [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters])
     buffer[sum(p.numel() for p in parameters) :] = 0
     for parameter, place in zip(parameters, places, strict=True):
         parameter.grad = place
 
 
 def when_complete(parameters: Sequence[nn.Parameter], then: Callable[[], None]) -> None:
-    """Calls ``then`` in every later backward pass as soon as the gradients of all ``parameters`` exist."""
-    missing = len(parameters)
+    """Calls ``then``, which takes the gradients, in every later backward pass as soon as all of them exist."""
 
     def arrived(_: Tensor) -> None:
-        nonlocal missing
-        missing -= 1
-        if missing == 0:
-            missing = len(parameters)
+        if all(p.grad is not None for p in parameters):
             then()
 
     for parameter in parameters:
+        parameter.register_post_accumulate_grad_hook(arrived)
+
+
+def in_order(groups: Sequence[Sequence[nn.Parameter]], then: Callable[[int], None]) -> None:
+    """Calls ``then(i)``, which takes the gradients of group i, in every later backward pass: for the last group first,
+    and for each one as soon as its gradients exist, or at the end of the pass.
+
+    Ranks' collectives match by their order alone, and a rank's data may leave out layers, whose gradients never exist.
+    """
+    left: list[int] = []  # in this pass
+    first = groups[0][0]  # the embedding, whose gradient ends a pass
+
+    def arrived(parameter: Tensor) -> None:
+        left[:] = left or range(len(groups))
+        while left and (parameter is first or all(p.grad is not None for p in groups[left[-1]])):
+            then(left.pop())
+
+    for parameter in chain.from_iterable(groups):
         parameter.register_post_accumulate_grad_hook(arrived)
 
 

@@ -37,6 +37,9 @@ class Plain:
                 loss = self.model(*micro) * part
                 loss.backward()
             total += loss.detach().cpu()
+        for parameter in self.model.parameters():
+            if parameter.grad is None:  # of a layer that all sequences skip
+                parameter.grad = torch.zeros_like(parameter)
         return total
 
     def update(self) -> None:

@@ -234,6 +234,15 @@ def test_later_gradients_are_one_figure_of_the_worst_step_that_names_the_first_w
     assert {each.verdict for each in later(1.0, 1.0).values()} == {"pass"}
 
 
+def test_later_gradients_without_a_tensor_at_every_step_fail_and_have_no_slope() -> None:
+    truth = {"gradient": TRUTH, "gradient at step 2": TRUTH, "update": TRUTH}
+    reference = Reference(Oracle(truth, LOSSES), dict.fromkeys(truth, FLOOR), [1e-3] * 3)
+    found = parity.judge({**truth, "gradient at step 2": {"a": TRUTH["a"]}}, LOSSES, reference, 1, ())
+    verdicts = {measurement.quantity: measurement.verdict for measurement in found}
+    assert [quantity for quantity, verdict in verdicts.items() if verdict == "fail"] == ["later gradients"]
+    assert "later gradients slope" not in verdicts
+
+
 def digests(*weights: str) -> list[dict[str, bytes]]:
     """The digests of a rank after each step."""
     return [{"a": step.encode(), "b": b"same"} for step in weights]

@@ -6,6 +6,8 @@ import pytest
 
 from harness.spec import ModelConfig, Topology, Workload
 
+SKIPPING = Workload(model=ModelConfig(stochastic_depth=True))
+
 
 @pytest.mark.parametrize(
     ("change", "message"),
@@ -50,6 +52,11 @@ def test_a_models_numbers_are_positive_and_finite(name: str, size: float) -> Non
         (Workload(), Topology(pp=3), "pp 3 does not divide model.num_hidden_layers 2"),
         (Workload(), Topology(cp=5), "cp 5 does not divide sequence_length 32"),
         (Workload(), Topology(dp=2, tp=2, pp=2, cp=2), ""),
+        (SKIPPING, Topology(dp=2), ""),
+        *(
+            (SKIPPING, Topology(**{axis: 2}), "stochastic_depth requires data parallelism")
+            for axis in ("tp", "pp", "cp")
+        ),
     ],
 )
 def test_work_that_does_not_fit_a_topology_says_what_to_change(work: Workload, topology: Topology, reason: str) -> None:

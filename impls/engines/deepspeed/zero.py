@@ -3,12 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
-from harness.spec import Topology, Workload
+from torch import Tensor
+
+from harness.spec import Batch, Topology, Unsupported, Workload
+from impls.common.step import accumulate
 from impls.engines.deepspeed.engine import DataParallel, Engine, asked
 
 
 def section(workload: Workload, stage: int) -> dict[str, Any]:
     """The configuration's section ``zero_optimization``."""
+    if workload.model.stochastic_depth:
+        # One bucket for all, and the defaults: from several, ranks with other layers send other sizes, and gloo aborts.
+        return {"stage": stage, "reduce_bucket_size": workload.model.parameters}
     # In proportion to the model: the default of 5e8 elements exceeds many models.
     bucket = workload.model.parameters // 64
     return {
@@ -38,6 +44,8 @@ class Zero(Engine):
         options: Mapping[str, Any] | None = None,
         **sections: Any,
     ) -> None:
+        if stage == 3 and workload.model.stochastic_depth:
+            raise Unsupported("ZeRO-3 compares the ranks' modules: Detected a disagreement on list contents")
         super().__init__(workload, topology, section(workload, stage) | dict(options or {}), **sections)
         self.stage = stage
 
@@ -55,6 +63,17 @@ class DefaultZero(Zero):
 
     def settings(self, zero: Mapping[str, Any]) -> dict[str, Any]:
         return asked(super().settings({"stage": zero["stage"]}), self.workload)
+
+
+class ManualZero(Zero):
+    """Gradients are accumulated by hand: each micro-batch has its backward(), after all of them comes one step()."""
+
+    def settings(self, zero: Mapping[str, Any]) -> dict[str, Any]:
+        return super().settings(zero) | {"gradient_accumulation_steps": 1}  # its default
+
+    def backward(self, batch: Batch) -> Tensor:
+        ranks = self.topology.dp
+        return accumulate(self.engine, batch, self.workload, self.rank, ranks, backward=self.engine.backward)
 
 
 class DefaultDataParallel(DataParallel):

@@ -49,7 +49,7 @@ class DataParallel:
         )
         tuning = DistributedDataParallelConfig(
             grad_reduce_in_fp32=False,  # gradients travel in the weights' own precision, as the traffic law assumes
-            overlap_grad_reduce=True,
+            overlap_grad_reduce=not workload.model.stochastic_depth,  # it asserts that every gradient exists
             overlap_param_gather=shard,
             use_distributed_optimizer=shard,
             num_distributed_optimizer_instances=instances,

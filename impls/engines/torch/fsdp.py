@@ -39,7 +39,9 @@ class Sharded:
         options["offload_policy"] = offload or OffloadPolicy()  # the default: no offload
         for layer in self.model.model.layers:
             fully_shard(layer, **options)
-        fully_shard(self.model, **options)
+        root = fully_shard(self.model, **options)
+        if workload.model.stochastic_depth:
+            root.set_reduce_scatter_unused_params(True)
         # DTensor has a fused AdamW, but no fused SGD.
         self.optimizer = optimizer(self.model.parameters(), workload, fused=workload.optimizer == "adamw")
 
@@ -53,7 +55,9 @@ class Sharded:
         self.optimizer.zero_grad()
 
     def gradients(self) -> Mapping[str, Tensor]:
-        return {n: _whole(p.grad) for n, p in self.model.named_parameters() if p.grad is not None}
+        # Other ranks may have a gradient where this one has none.
+        held = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in self.model.named_parameters()}
+        return {n: _whole(gradient) for n, gradient in held.items()}
 
     def parameters(self) -> Mapping[str, Tensor]:
         return {n: _whole(p.detach()) for n, p in self.model.named_parameters()}

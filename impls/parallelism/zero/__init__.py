@@ -21,6 +21,7 @@ CARD = Card(
         "deepspeed": Engine(f"{HERE}.on_deepspeed:build", requires=("deepspeed>=0.16",)),
         "megatron": Engine(f"{HERE}.on_megatron:build", requires=("megatron-core>=0.16",), variants=("zero1",)),
         "deepspeed_default": Engine(f"{HERE}.on_deepspeed:build_default", ("deepspeed>=0.16",), ("zero2",)),
+        "deepspeed_manual": Engine(f"{HERE}.on_deepspeed:build_manual", ("deepspeed>=0.16",), ("zero1", "zero3")),
         "megatron_default": Engine(f"{HERE}.on_megatron:build_default", ("megatron-core>=0.16",), ("zero1",)),
         "fairscale": Engine(f"{HERE}.on_fairscale:build", requires=("fairscale>=0.4.13",)),
         "fairscale_default": Engine(
@@ -31,7 +32,15 @@ CARD = Card(
         ),
     },
     topologies=("dp1", "dp2", "dp3", "dp4"),
-    grid=replace(TRAINER_GRID, rows=(*TRAINER_GRID.rows, Row("poisoned", "fp32", ("dp2",), ("zero2",)))),
+    grid=replace(
+        TRAINER_GRID,
+        rows=(
+            *TRAINER_GRID.rows,
+            Row("poisoned", "fp32", ("dp2",), ("zero2",)),
+            # Ranks leave out layers whose gradients the others have.
+            Row("stochastic_depth", "fp32", ("dp2",)),
+        ),
+    ),
     laws=(
         Law(
             "memory",

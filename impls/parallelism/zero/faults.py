@@ -4,12 +4,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from harness.spec import Topology, Trainer, Workload
-from harness.spec.fault import GRADIENT, REPLAYED, TRAINED, Fault
-from impls.parallelism.zero import reference
+from harness.spec.fault import GRADIENT, LATER_GRADIENT, REPLAYED, TRAINED, Fault
+from impls.common.flat import flatten_gradients
+from impls.parallelism.zero import optimizer, reference
 from impls.parallelism.zero.hooks import Unit
 
 
@@ -88,6 +90,36 @@ def epsilon_inside_the_root(workload: Workload, topology: Topology, **variant: A
     return reference.build(workload.with_(eps=workload.eps**0.5), topology, **variant)
 
 
+def missing_gradients_from_the_step_before(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """A bucket is sent with what it last held of a layer that this rank skipped."""
+    last: dict[nn.Parameter, Tensor] = {}
+
+    def flatten(parameters: Sequence[nn.Parameter], buffer: Tensor) -> None:
+        for parameter in parameters:
+            if parameter.grad is None and parameter in last:
+                parameter.grad = last[parameter]
+        flatten_gradients(parameters, buffer)
+        last.update({parameter: parameter.grad.clone() for parameter in parameters if parameter.grad is not None})
+
+    optimizer.flatten_gradients = flatten
+    return reference.build(workload, topology, **variant)
+
+
+def gradients_in_the_order_in_which_they_come(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """The gradients that exist follow each other in a bucket, and ranks add them by their places."""
+
+    def flatten(parameters: Sequence[nn.Parameter], buffer: Tensor) -> None:
+        there = [parameter.grad.flatten() for parameter in parameters if parameter.grad is not None]
+        size = sum(gradient.numel() for gradient in there)
+        torch.cat([*there, buffer.new_zeros(buffer.numel() - size)], out=buffer)
+
+    def in_one_bucket(parameters: Sequence[nn.Parameter]) -> list[Sequence[nn.Parameter]]:
+        return [parameters]
+
+    optimizer.flatten_gradients, optimizer.runs = flatten, in_one_bucket
+    return reference.build(workload, topology, **variant)
+
+
 FAULTS = {
     # Clipping may scale gradients in bfloat16, beside which moments in bfloat16 are honest: this work does not clip.
     "moments_in_bfloat16": Fault(
@@ -111,4 +143,18 @@ FAULTS = {
         "zero3", "dp2", {"memory": {"fp32": {"states"}, "bf16": {"states"}}}, workload="tiny_adamw"
     ),
     "weights_sent_in_float32": Fault("zero3", "dp2", {"traffic": {"bf16": {"bytes"}}}),
+    "missing_gradients_from_the_step_before": Fault(
+        "zero2",
+        "dp2",
+        {"parity": {"fp32": LATER_GRADIENT | TRAINED}},
+        where="step 2, gradient of model.layers.",
+        workload="stochastic_depth",
+    ),
+    "gradients_in_the_order_in_which_they_come": Fault(
+        "zero2",
+        "dp2",
+        {"parity": {"fp32": GRADIENT | TRAINED}},
+        where="step 1, gradient of model.layers.",
+        workload="stochastic_depth",
+    ),
 }

@@ -103,28 +103,47 @@ class Zero3:
         self.inner.zero_grad()
 
 
+class Pass:
+    """A pass over the units in their ``order``, the root first. Collectives match by their order alone, and a rank's
+    data may skip layers: so each rank gathers all units, and ``leave``s at once those that it skips."""
+
+    def __init__(self, order: Sequence[Unit], leave: Callable[[Unit], None]) -> None:
+        self.order, self.leave = order, leave
+
+    def reach(self, target: Unit | None) -> None:
+        """Gathers the units up to this one, and the one ahead of it; None: up to the end."""
+        if target is self.order[0]:
+            self.coming = zip(self.order, [*self.order[1:], self.order[0]], strict=True)  # the root is still whole
+        for unit, ahead in self.coming:
+            unit.gather()  # nothing to do if it was the one ahead
+            ahead.gather()
+            unit.arrive()
+            if unit is target:
+                return
+            self.leave(unit)
+
+    def end(self) -> None:
+        self.reach(None)
+        self.leave(self.order[0])
+
+
 def hook(model: Decoder, units: Sequence[Unit], reduce: Reduce) -> Reducer:
     """Gathers each unit before its passes, releases it after them, and reduces its gradient."""
     reducer = Reducer(reduce)
-    for index, (module, _) in enumerate(modules(model)):
-        following, preceding = units[(index + 1) % len(units)], units[index - 1]
-        # At the ends this wraps around: after the last unit comes the root, which is still whole; before the root,
-        # where the backward pass begins, comes the last unit, which is computed next.
-        _around(module, units[index], following, preceding, reducer)
-    return reducer
 
-
-def _around(module: nn.Module, unit: Unit, following: Unit, preceding: Unit, reducer: Reducer) -> None:
-    def before(ahead: Unit) -> None:
-        unit.gather()  # nothing to do if it was the unit ahead
-        ahead.gather()
-        unit.arrive()
-
-    def over() -> None:
+    def over(unit: Unit) -> None:
         unit.release()
-        reducer.start(unit)
+        reducer.start(unit)  # zeros if there is no gradient
 
-    module.register_forward_pre_hook(lambda *_: before(ahead=following))
-    module.register_forward_hook(lambda *_: unit.release())
-    module.register_full_backward_pre_hook(lambda *_: before(ahead=preceding))
-    when_complete(unit.parameters, over)
+    root, *others = units
+    forward = Pass(units, leave=lambda unit: unit.release())
+    backward = Pass([root, *reversed(others)], leave=over)
+    for unit, (module, _) in zip(units, modules(model), strict=True):
+        module.register_forward_pre_hook(lambda *_, unit=unit: forward.reach(unit))
+        module.register_full_backward_pre_hook(lambda *_, unit=unit: backward.reach(unit))
+        if unit is not root:
+            module.register_forward_hook(lambda *_, unit=unit: unit.release())
+            when_complete(unit.parameters, partial(over, unit))
+    model.register_forward_hook(lambda *_: forward.end())
+    root.parameters[0].register_post_accumulate_grad_hook(lambda _: backward.end())  # the embedding's, the last one
+    return reducer

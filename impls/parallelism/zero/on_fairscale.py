@@ -44,7 +44,9 @@ class FairScale:
         self.model: nn.Module = (
             ShardedDataParallel(module, self.optimizer)
             if stage == 2
-            else DistributedDataParallel(module, gradient_as_bucket_view=True)
+            else DistributedDataParallel(
+                module, gradient_as_bucket_view=True, find_unused_parameters=workload.model.stochastic_depth
+            )
         )
         self.names = dict(module.named_parameters())
 
@@ -80,6 +82,8 @@ class FullySharded:
         narrow = workload.element_size < 4
         if narrow and topology.dp == 1:
             raise Unsupported("on one rank FairScale's FSDP leaves bfloat16 gradients on float32 weights")
+        if workload.model.stochastic_depth:
+            raise Unsupported("FairScale's FSDP requires every unit: a skipped one has no attribute _full_param_padded")
         cuda_on_cpu.redirect()
         self.workload, self.topology = workload, topology
         options = {

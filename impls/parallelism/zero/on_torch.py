@@ -25,7 +25,12 @@ class Redundancy:
             raise Unsupported("ZeroRedundancyOptimizer keeps no float32 master weights for a bf16 model")
         self.workload, self.topology = workload, topology
         devices = [device()] if device().type == "cuda" else None
-        self.model = DistributedDataParallel(build_model(workload), device_ids=devices, gradient_as_bucket_view=True)
+        self.model = DistributedDataParallel(
+            build_model(workload),
+            device_ids=devices,
+            gradient_as_bucket_view=True,
+            find_unused_parameters=workload.model.stochastic_depth,
+        )
 
         def make(parameters: Iterable[Tensor], **_: object) -> torch.optim.Optimizer:
             return optimizer(parameters, workload)
@@ -46,7 +51,8 @@ class Redundancy:
         self.optimizer.zero_grad()
 
     def gradients(self) -> Mapping[str, Tensor]:
-        return {n: p.grad.cpu() for n, p in self.model.module.named_parameters() if p.grad is not None}
+        held = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in self.model.module.named_parameters()}
+        return {n: gradient.cpu() for n, gradient in held.items()}
 
     def parameters(self) -> Mapping[str, Tensor]:
         return {n: p.detach().cpu() for n, p in self.model.module.named_parameters()}

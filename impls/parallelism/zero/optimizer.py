@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from harness.spec import Workload
-from impls.common.flat import flatten, flatten_gradients, runs, views, when_complete
+from impls.common.flat import flatten, flatten_gradients, in_order, runs, views
 from impls.common.optimizer import optimizer
 
 
@@ -93,8 +93,8 @@ class Zero2:
         self.inner = optimizer([partition.master for partition in self.partitions], workload)
         self.reducer = Reducer(partial(reduce_scatter, group=group))
         self.reduce = self.reducer.finish
-        for partition in self.partitions:
-            when_complete(partition.parameters, partial(self.reducer.start, partition))
+        buckets = [partition.parameters for partition in self.partitions]
+        in_order(buckets, lambda bucket: self.reducer.start(self.partitions[bucket]))
 
     def step(self) -> None:
         step(self.partitions, self.inner)

@@ -37,7 +37,7 @@ from torch.optim.sgd import sgd
 
 from harness.spec import Topology, Workload
 from impls.common.decoder import Decoder
-from impls.common.flat import when_complete
+from impls.common.flat import in_order
 from impls.common.weights import TORCH_DTYPES, build_model
 from impls.parallelism.zero.hooks import Unit, hook, modules
 from impls.parallelism.zero.optimizer import Partition, Reducer
@@ -130,7 +130,7 @@ def build(
         for partition in partitions:
             states.add(partition.master)
             weights.shards.append(partition.weights[partition.own])
-            when_complete(partition.parameters, partial(reducer.start, partition))
+        in_order(owned, lambda unit: reducer.start(partitions[unit]))
     else:  # the passes fetch weights from their place, as ZeRO-3 gathers them
         weights = PLACES[weights_on].Weights(sizes, pieces, narrow, folder)
         fetch = partial(host.fetched, weights=weights, group=group, copies=copies)

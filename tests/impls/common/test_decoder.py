@@ -1,5 +1,6 @@
 """Our decoder is Transformers' Qwen3."""
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor
 from harness.spec import Batch, ModelConfig, Workload
 from harness.spec.named import NAMED
 from impls.common.data import batch
+from impls.common.weights import build_model
 from tests.impls.common.peer import TIED_GQA, errors, figures, floor, oracle, ours, theirs
 
 CONFIGS = {
@@ -85,3 +87,17 @@ def test_greedy_decoding_gives_the_tokens_that_transformers_generates(name: str)
 def test_parameters_are_those_of_the_config_in_its_order(name: str) -> None:
     found = [(n, tuple(p.shape)) for n, p in ours(CONFIGS[name]).named_parameters()]
     assert found == list(CONFIGS[name].shapes())
+
+
+def test_with_stochastic_depth_a_sequence_skips_the_layer_that_its_first_token_chooses() -> None:
+    work = Workload(model=replace(TIED_GQA, num_hidden_layers=3, stochastic_depth=True), dtype="fp64")
+    model = build_model(work)
+    tokens = torch.tensor([[4, 9, 2], [5, 1, 1], [7, 8, 3]])  # 4, 5 and 7 skip layers 1, 2 and 1
+    logits = model(tokens)
+    for row, skipped in enumerate((1, 2, 1)):
+        others = build_model(work.with_(model=replace(work.model, stochastic_depth=False)))
+        del others.model.layers[skipped]
+        torch.testing.assert_close(logits[row], others(tokens[row : row + 1])[0])
+    model(tokens[::2]).sum().backward()
+    unused = {name for name, parameter in model.named_parameters() if parameter.grad is None}
+    assert unused == {name for name, _ in model.named_parameters() if name.startswith("model.layers.1.")}

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from impls.common import flat
-from impls.common.flat import FEWEST, SMALLEST, flatten_gradients, runs
+from impls.common.flat import FEWEST, SMALLEST, flatten_gradients, in_order, runs
 
 
 def parameters(*sizes: int) -> list[nn.Parameter]:
@@ -46,3 +46,32 @@ def test_gradients_lie_in_one_buffer_and_the_next_are_added_there() -> None:
         if scale == 1.0:
             flatten_gradients(given, buffer)
     assert buffer.tolist() == [3.0] * 6 + [6.0] * 2 + [0.0] * 2
+
+
+def test_a_gradient_that_does_not_exist_is_zero_in_the_buffer() -> None:
+    given = [nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))]
+    given[1].sum().backward()
+    buffer = torch.full((6,), torch.nan)
+    flatten_gradients(given, buffer)
+    assert buffer.tolist() == [0.0] * 2 + [1.0] * 3 + [0.0]
+
+
+@pytest.mark.parametrize("skipped", [None, 1, 2, 3])
+def test_groups_follow_each_other_from_the_last_one_whichever_layer_a_pass_skips(skipped: int | None) -> None:
+    layers = [nn.Linear(2, 2, bias=False) for _ in range(4)]
+    done: list[tuple[int, bool]] = []
+
+    def take(group: int) -> None:
+        done.append((group, layers[0].weight.grad is None))
+        layers[group].weight.grad = None
+
+    in_order([[layer.weight] for layer in layers], take)
+    for _ in range(2):  # a pass leaves nothing behind
+        done.clear()
+        x: Tensor = torch.ones(1, 2)
+        for index, layer in enumerate(layers):
+            x = x if index == skipped else layer(x)
+        x.sum().backward()
+        assert [group for group, _ in done] == [3, 2, 1, 0]
+        during = [group for group, early in done if early]
+        assert during == [group for group in (3, 2, 1) if skipped is None or group > skipped]

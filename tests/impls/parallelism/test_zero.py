@@ -1,6 +1,7 @@
 """ZeRO's stages: the times at which tensors are whole, and work that no number of ranks divides."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -46,6 +47,19 @@ def test_uneven_parts_micro_batches_and_clipping_on_three_ranks_are_those_of_the
     double, mixed = (Case(CARD.name, variant, "reference", DP3, work.with_(dtype=name)) for name in ("fp64", "bf16"))
     measurements = [*lab.measure("parity", double), *lab.measure("traffic", double), *lab.measure("memory", mixed)]
     assert {measurement.quantity for measurement in measurements} >= {"gradient", "update", "loss", "bytes", "states"}
+    assert [measurement.reason for measurement in measurements if measurement.verdict != "pass"] == []
+
+
+@pytest.mark.parametrize("variant", CARD.variants)
+def test_layers_that_some_ranks_skip_in_some_micro_batches_have_the_gradients_of_the_others(
+    lab: Lab, variant: str
+) -> None:
+    model = replace(CLIPPED.model, num_hidden_layers=3, stochastic_depth=True)
+    work = CLIPPED.with_(name="skipping", model=model, batch_size=12, dtype="fp64")
+    micro_batches = [pair for step in range(5) for pair in batch(work, step).inputs[:, 0].view(6, 2) % 3]
+    assert {bool(first == second) for first, second in micro_batches} == {True, False}  # none passes a layer, or one
+    measurements = lab.measure("parity", Case(CARD.name, variant, "reference", DP3, work))
+    assert {measurement.quantity for measurement in measurements} >= {"gradient", "later gradients", "update", "loss"}
     assert [measurement.reason for measurement in measurements if measurement.verdict != "pass"] == []
 
 
