@@ -75,8 +75,9 @@ class RouterLoss:
         return number * (f * p).sum()
 
 
-def routers(model: nn.Module) -> list[RouterLoss]:
-    return [module.router_loss for module in model.modules() if hasattr(module, "router_loss")]
+def routers(*models: nn.Module) -> list[RouterLoss]:
+    found = (getattr(part, "router_loss", None) for model in models for part in model.modules())
+    return [router for router in found if router is not None]
 
 
 def taken(routers: list[RouterLoss], labels: Tensor) -> list[Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from harness.spec import MoeConfig, Topology, Trainer, Unsupported, Workload
 from impls.common.mesh import mesh
+from impls.common.routers import without_router_losses
 from impls.engines.megatron.experts import ExpertParallel
 from impls.engines.megatron.gpt import Gpt
 from impls.engines.megatron.sequence_parallel import with_sequence_parallel
@@ -57,6 +58,7 @@ class WholeExperts:
 def build_whole_experts(workload: Workload, topology: Topology, sequence_parallel: bool) -> Trainer:
     if not isinstance(workload.model, MoeConfig) or topology.tp == 1 or topology.world_size > topology.tp:
         raise Unsupported("whole experts on tensor-parallel ranks are set up here on these ranks alone")
+    without_router_losses(workload.model, "whole experts are set up here without losses of routers")
     return ExpertParallel(workload, topology, WholeExperts(), sequence_parallel, expert_tensor_parallel_size=1)
 
 
