@@ -149,9 +149,11 @@ NAMED: Mapping[str, Workload] = MappingProxyType(
             _TIED_WORK.with_(name="pipelined_deep_tied", model=_layers(8, tied=True)),
             _MESHED_WORK,
             _MESHED_WORK.with_(name="meshed_experts", model=_EXPERTS),
-            # Routers with losses of their own: of micro-batches with unequal numbers of tokens, or of sequences, two in
-            # a micro-batch on two data-parallel ranks.
-            _MESHED_WORK.with_(name="meshed_routed", model=MoeConfig(**{**_ROUTED, "router_z_loss_coef": 0.01})),
+            # Routers with losses of their own: of micro-batches, or of sequences, two in a micro-batch on two
+            # data-parallel ranks. No padding: the fewest trainers tell a router about it.
+            _MESHED_WORK.with_(
+                name="meshed_routed", model=MoeConfig(**{**_ROUTED, "router_z_loss_coef": 0.01}), min_length=0
+            ),
             _MESHED_WORK.with_(name="meshed_sequences", model=MoeConfig(**{**_ROUTED, "seq_aux": True}), min_length=0),
             # Every step's gradient exceeds the threshold, some by a factor of three.
             Workload("clipped", max_grad_norm=1.0),

@@ -245,8 +245,9 @@ class Gpt:
                 value.detach(),
             )  # the schedule divides the first by this number
 
-        # Routers leave the tokens without a label out of their losses.
-        padding = {"padding_mask": labels < 0} if self.config.calculate_per_token_loss else {}
+        # Routers leave the tokens without a label out of their losses, if they are told.
+        padded = self.config.calculate_per_token_loss and (self.workload.min_length or self.workload.unlabelled)
+        padding = {"padding_mask": labels < 0} if padded else {}
         return model(tokens, positions, None, labels=labels.clamp(min=0), **padding), loss
 
     def update(self) -> None:

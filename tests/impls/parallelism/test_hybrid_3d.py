@@ -130,6 +130,12 @@ def test_megatrons_experts_are_clipped_by_the_norm_of_all_their_parts(
     assert wrong(lab, Case("hybrid_3d", variant, "megatron", topology, work)) == []
 
 
+def test_megatrons_routers_weigh_the_tokens_that_have_a_label(lab: Lab) -> None:
+    model = MoeConfig(**{**vars(BALANCED), "vocab_size": 32})
+    work = LOSSES.with_(name="padded", model=model, sequence_length=8)
+    assert wrong(lab, Case("hybrid_3d", "mesh", "megatron", Topology(2, 1, 1, 1, 2), work)) == []
+
+
 def test_experts_are_divided_and_their_router_is_not() -> None:
     work, name = EIGHT.with_(model=EXPERTS), "model.layers.0.mlp."
     (mine,) = held(work, Topology(dp=2, tp=2, ep=2))
