@@ -108,7 +108,7 @@ class Executor:
             self.given[action] = x.detach()  # [b, s, h]
 
     def backward(self, action: Action, dy: Tensor | None) -> Iterator[None]:
-        """``dy`` [b, s, h], the gradient of the stage's output; the last stage has the loss's weight instead."""
+        """``dy`` [b, s, h], the gradient of the stage's output; a loss, of the last stage or a router, has its weight."""
         _, stage, micro = action
         module, kept = self.stages[stage], self.kept.pop((stage, micro))
         weight = torch.full((), self.weights[micro], device=device(), dtype=torch.float64)
@@ -121,8 +121,7 @@ class Executor:
         if not module.first:
             self.given[action] = dy
         if module.later:
-            self.later[stage, micro] = module.later.copy()
-            module.later.clear()
+            self.later[stage, micro], module.later[:] = module.later.copy(), []
 
 
 def in_turn(passes: Mapping[Action, Iterator[None]], spans: Spans | None) -> dict[Action, float]:
