@@ -108,7 +108,7 @@ class Executor:
             self.given[action] = x.detach()  # [b, s, h]
 
     def backward(self, action: Action, dy: Tensor | None) -> Iterator[None]:
-        """``dy`` [b, s, h], the gradient of the stage's output; losses, the last stage's and routers', have a weight."""
+        """``dy`` [b, s, h], the gradient of the stage's output; losses, the last stage's or routers', a weight."""
         _, stage, micro = action
         module, kept = self.stages[stage], self.kept.pop((stage, micro))
         weight = torch.full((), self.weights[micro], device=device(), dtype=torch.float64)
