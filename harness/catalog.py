@@ -144,7 +144,9 @@ def dense(
 ) -> tuple[str, dict[str, Any]]:
     """The module of the dense model (the oracle) of a Trainer's variant, and the model's options."""
     options = load(f"{contract.plain}:options")(workload, topology, **variant)
-    return (DENSE, {}) if options is None else (contract.plain, options)
+    if options is None:
+        return DENSE, load(f"{DENSE}:options")(workload, topology)
+    return contract.plain, options
 
 
 def case_mark(card: Card, variant: str) -> Mapping[str, object]:

@@ -4,7 +4,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
@@ -75,6 +75,7 @@ _WIDE = ModelConfig(
 )
 _MESHED = ModelConfig(vocab_size=64, tie_word_embeddings=True)
 _EXPERTS = MoeConfig(**{**vars(_MESHED), "num_experts": 4, "moe_intermediate_size": 96})
+_ROUTED = replace(_EXPERTS, router_aux_loss_coef=0.1, router_z_loss_coef=0.01)
 _UNEVEN_TIED = ModelConfig(**{**vars(_UNEVEN), "tie_word_embeddings": True})
 
 
@@ -157,6 +158,13 @@ NAMED: Mapping[str, Workload] = MappingProxyType(
             _TIED_WORK.with_(name="pipelined_deep_tied", model=_layers(8, tied=True)),
             _MESHED_WORK,
             _MESHED_WORK.with_(name="meshed_experts", model=_EXPERTS),
+            # Routers with losses of their own: of micro-batches, without and with tokens that have no label, or of
+            # sequences, two in a micro-batch on two data-parallel ranks.
+            _MESHED_WORK.with_(name="meshed_routed", model=_ROUTED, min_length=0),
+            _MESHED_WORK.with_(name="meshed_padded", model=_ROUTED),
+            _MESHED_WORK.with_(
+                name="meshed_sequences", model=replace(_ROUTED, router_z_loss_coef=0.0, seq_aux=True), min_length=0
+            ),
             # Every step's gradient exceeds the threshold, some by a factor of three.
             Workload("clipped", max_grad_norm=1.0),
             Workload("clipped_experts", _EXPERTS, max_grad_norm=1.0),

@@ -10,6 +10,7 @@ DTYPES = {"fp64": 8, "fp32": 4, "bf16": 2}  # bytes per element
 OPTIMIZERS = ("sgd", "adamw")
 # Poisoned work: the last row of this weight is NaN, and its token occurs only in this step, in the last sequence.
 POISONED_WEIGHT, POISONED_STEP = "model.embed_tokens.weight", 2
+MAY_BE_ZERO = ("dropout", "router_aux_loss_coef", "router_z_loss_coef")  # fields of a model
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name, size in asdict(self).items():
-            if name != "dropout" and not isinstance(size, bool) and not 0 < size < inf:
+            if name not in MAY_BE_ZERO and not isinstance(size, bool) and not 0 < size < inf:
                 raise ValueError(f"model.{name} must be positive and finite, not {size}")
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
@@ -85,11 +86,18 @@ class ModelConfig:
 @dataclass(frozen=True)
 class MoeConfig(ModelConfig):
     """A Qwen3-MoE decoder, whose layers have experts. The fields have the names of Hugging Face's ``Qwen3MoeConfig``,
-    the parameters those of ``Qwen3MoeForCausalLM`` in Transformers 5: an expert's gate and up are one matrix."""
+    the parameters those of ``Qwen3MoeForCausalLM`` in Transformers 5: an expert's gate and up are one matrix.
+
+    The last three are the routers' losses: the training loss is the mean over the tokens that have a label, of their
+    cross-entropy, of the balance loss of their micro-batch (with ``seq_aux``, as DeepSeek's config calls it, of their
+    sequence) and of their z loss; see ``impls/common/routers.py``."""
 
     num_experts: int = 8
     num_experts_per_tok: int = 2
     moe_intermediate_size: int = 96
+    router_aux_loss_coef: float = 0.0
+    router_z_loss_coef: float = 0.0
+    seq_aux: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -97,6 +105,14 @@ class MoeConfig(ModelConfig):
             raise ValueError(
                 f"model.num_experts_per_tok {self.num_experts_per_tok} exceeds model.num_experts {self.num_experts}"
             )
+        for name in ("router_aux_loss_coef", "router_z_loss_coef"):
+            if not 0 <= getattr(self, name) < inf:
+                raise ValueError(f"model.{name} must be 0 or more and finite, not {getattr(self, name)}")
+
+    @property
+    def router_losses(self) -> bool:
+        """Whether the routers have losses of their own."""
+        return bool(self.router_aux_loss_coef or self.router_z_loss_coef)
 
     def mlp_shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         h, f, experts = self.hidden_size, self.moe_intermediate_size, self.num_experts

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from harness.spec import ModelConfig, MoeConfig
 from impls.common.experts import Experts
+from impls.common.routers import routers, slope, taken
 
 
 def rope_table(
@@ -152,7 +153,8 @@ def skipping(layer: nn.Module, skip: Tensor, x: Tensor, cos: Tensor, sin: Tensor
 
 
 class Decoder(nn.Module):
-    """Token ids [b, s] → logits [b, s, V]; with labels [b, s] (-100: ignored) → their mean cross-entropy, a scalar."""
+    """Token ids [b, s] → logits [b, s, V]; with labels [b, s] (-100: ignored) → their mean cross-entropy, a scalar,
+    with the gradient of the routers' losses too."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -166,4 +168,4 @@ class Decoder(nn.Module):
         logits = self.lm_head(self.model(tokens))
         if labels is None:
             return logits
-        return cross_entropy(logits, labels)
+        return sum(map(slope, taken(routers(self.model), labels)), cross_entropy(logits, labels))

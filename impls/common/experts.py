@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.spec import MoeConfig, Unsupported, Workload
+from impls.common.routers import RouterLoss
 
 
 def without_experts(workload: Workload, who: str) -> None:
@@ -21,11 +22,13 @@ def without_experts(workload: Workload, who: str) -> None:
         raise Unsupported(f"{who} dense layers only; for a model with experts see the topic hybrid_3d")
 
 
-def route(x: Tensor, router: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """x [T, h], W_g [E, h] → experts and gates [T, k], best first; at least in float32 (Fedus et al. 2022, §2.4)."""
+def route(x: Tensor, router: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """x [T, h], W_g [E, h] → logits [T, E], experts and gates [T, k], best first; at least in float32 (Fedus et al.
+    2022, §2.4)."""
     wide = torch.promote_types(x.dtype, torch.float32)
-    gates, experts = F.linear(x.to(wide), router.to(wide)).softmax(-1).topk(k)
-    return experts, gates / gates.sum(-1, keepdim=True)
+    logits = F.linear(x.to(wide), router.to(wide))
+    gates, experts = logits.softmax(-1).topk(k)
+    return logits, experts, gates / gates.sum(-1, keepdim=True)
 
 
 class Places(Protocol):
@@ -56,13 +59,14 @@ class Weights(nn.Module):
 class Experts(nn.Module):
     def __init__(self, config: MoeConfig) -> None:
         super().__init__()
-        self.k = config.num_experts_per_tok
+        self.k, self.router_loss = config.num_experts_per_tok, RouterLoss(config)
         self.gate = nn.Linear(config.hidden_size, config.num_experts, bias=False)
         self.experts = Weights(config.num_experts, config.hidden_size, config.moe_intermediate_size)
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.flatten(0, -2)
-        chosen, gates = route(tokens, self.gate.weight, self.k)
+        logits, chosen, gates = route(tokens, self.gate.weight, self.k)
+        self.router_loss.keep(logits.view(*x.shape[:-1], -1), chosen.view(*x.shape[:-1], -1))
         out = torch.zeros_like(tokens)
         for expert, (gate_up, down) in enumerate(zip(self.experts.gate_up_proj, self.experts.down_proj, strict=True)):
             rows, choice = (chosen == expert).nonzero(as_tuple=True)

@@ -1,7 +1,7 @@
 """The dense model on one process: in float64 it is the oracle, in the case's own precision it gives the noise floor."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -9,22 +9,27 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from harness.spec import Batch, Topology, Workload
+from harness.spec import Batch, MoeConfig, Topology, Workload
+from impls.common import weights
 from impls.common.mesh import share
 from impls.common.optimizer import MasterWeights, clip, optimizer
-from impls.common.weights import build_model, initial
-
-__all__ = ["Plain", "build", "initial", "options"]
+from impls.common.routers import routers
+from impls.common.weights import build_model
 
 
 class Plain:
     """``permute`` reorders the sequences of each batch; ``math`` selects unfused kernels, SDPA's and the optimizer's.
-    Both are honest variants."""
+    Both are honest variants. ``balanced``: how many sequences share a balance loss of the routers; the micro-batches
+    here are not smaller."""
 
-    def __init__(self, workload: Workload, permute: bool = False, math: bool = False) -> None:
-        self.workload, self.permute = workload, permute
+    def __init__(self, workload: Workload, permute: bool = False, math: bool = False, balanced: int = 0) -> None:
+        most = workload.batch_size // (balanced or 1)
+        self.workload = workload.with_(micro_batches=min(workload.micro_batches, most))
+        self.permute = permute
         self.attention = partial(sdpa_kernel, SDPBackend.MATH) if math else contextlib.nullcontext
         self.model = build_model(workload)
+        for router in routers(self.model) if balanced else ():
+            router.balanced = balanced
         self.names = [name for name, _ in self.model.named_parameters()]
         self.optimizer = MasterWeights(self.model.parameters(), workload, partial(optimizer, fused=not math))
 
@@ -53,10 +58,20 @@ class Plain:
         return {n: m.detach().cpu() for n, m in zip(self.names, self.optimizer.masters, strict=True)}
 
 
-def build(workload: Workload, topology: Topology, permute: bool = False, math: bool = False) -> Plain:
-    return Plain(workload, permute, math)
+def build(
+    workload: Workload, topology: Topology, permute: bool = False, math: bool = False, balanced: int = 0
+) -> Plain:
+    return Plain(workload, permute, math, balanced)
 
 
 def options(workload: Workload, topology: Topology, **variant: Any) -> dict[str, Any]:
-    """Every variant of every engine computes the same function as this model."""
+    """Every variant of every engine computes the same function as this model, where the topology says at most which
+    sequences are a micro-batch."""
+    model = workload.model
+    if isinstance(model, MoeConfig) and model.router_aux_loss_coef and not model.seq_aux:
+        return {"balanced": workload.batch_size // (topology.dp * workload.micro_batches)}
     return {}
+
+
+def initial(workload: Workload, balanced: int = 0) -> Iterator[tuple[str, Tensor]]:
+    return weights.initial(workload)

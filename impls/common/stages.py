@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from harness.spec import ModelConfig
 from impls.common.decoder import Layer, RMSNorm, rope_table, wide
+from impls.common.routers import without_router_losses
 
 
 class Block(nn.Module):
@@ -12,6 +13,7 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: nn.Module | None = None) -> None:
         super().__init__()
+        without_router_losses(config, "a sequence of modules has one loss, that of its end; routers have their own")
         self.config, self.layer = config, layer or Layer(config)
 
     def forward(self, x: Tensor) -> Tensor:

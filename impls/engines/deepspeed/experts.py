@@ -15,6 +15,7 @@ from harness.spec import MoeConfig, Topology, Unsupported, Workload
 from impls.common.experts import Experts, Places
 from impls.common.mesh import device
 from impls.common.optimizer import optimizer
+from impls.common.routers import without_router_losses
 from impls.common.weights import TORCH_DTYPES, build_model
 from impls.engines.deepspeed.engine import Engine, configuration
 
@@ -65,6 +66,10 @@ class ExpertParallel(Engine):
             raise Unsupported(f"ep {topology.ep} without experts: the model is dense")
         if topology.tp * topology.pp > 1 or workload.dtype != "fp32":
             raise Unsupported("DeepSpeed's MoE layers are set up here beside data parallelism alone, in float32")
+        without_router_losses(
+            workload.model,
+            "DeepSpeed's gates have no z loss, and their balance loss, of two choices, counts the first alone",
+        )
         self.workload, self.topology, self.rank = workload, topology, dist.get_rank()
         deepspeed.init_distributed(dist_init_required=False)
         self.experts, self.model = experts, build_model(workload)

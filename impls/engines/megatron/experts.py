@@ -32,8 +32,19 @@ def on_this_device() -> None:
         moe_utils.te_general_gemm = None  # router_gating_linear requests it, but only Transformer Engine binds it
 
 
+def router_losses(model: MoeConfig) -> dict[str, Any]:
+    """Megatron's settings for the routers' losses. They weigh tokens only if the whole loss does."""
+    balance = "seq_aux_loss" if model.seq_aux else "aux_loss"
+    return {
+        "moe_router_load_balancing_type": balance if model.router_aux_loss_coef else "none",
+        "moe_aux_loss_coeff": model.router_aux_loss_coef,
+        "moe_z_loss_coeff": model.router_z_loss_coef or None,
+        "calculate_per_token_loss": model.router_losses,
+    }
+
+
 class ExpertParallel(Gpt):
-    """``experts`` says which of them a rank holds."""
+    """``experts`` says which of them a rank holds, and ``changes`` are further settings."""
 
     def __init__(
         self,
@@ -42,6 +53,7 @@ class ExpertParallel(Gpt):
         experts: Places,
         sequence_parallel: bool = False,
         partition: bool = False,
+        **changes: Any,
     ) -> None:
         model = workload.model
         if not isinstance(model, MoeConfig):
@@ -67,9 +79,10 @@ class ExpertParallel(Gpt):
             moe_ffn_hidden_size=model.moe_intermediate_size,
             moe_router_topk=model.num_experts_per_tok,
             moe_router_dtype="fp32",
-            moe_router_load_balancing_type="none",
+            **router_losses(model),
             moe_token_dispatcher_type=dispatcher,
             expert_model_parallel_size=topology.ep,
+            **changes,
         )
 
     def _layers(self) -> ModuleSpec | TransformerBlockSubmodules:

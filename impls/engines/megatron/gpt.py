@@ -136,7 +136,7 @@ class Gpt:
                 f"Megatron-Core's stages have as many layers each: {stages} does not divide "
                 f"{workload.model.num_hidden_layers}"
             )
-        start(topology, chunks)
+        start(topology, chunks, expert_tp=changes.get("expert_tensor_parallel_size"))
         self.workload, self.topology, self.shard_states = workload, topology, shard_states
         self.tp = parallel_state.get_tensor_model_parallel_group()
         self.pp = parallel_state.get_pipeline_model_parallel_group()
@@ -235,14 +235,20 @@ class Gpt:
         (tokens, labels), weight = next(data)
         positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
 
-        def loss(losses: Tensor) -> tuple[Tensor, Tensor]:
-            value = mean(losses, labels) * weight
+        def loss(losses: Tensor) -> tuple[Tensor, ...]:
+            value, counted = mean(losses, labels), labels >= 0
+            if self.config.calculate_per_token_loss:  # finalize_model_grads divides the sum by the number
+                return losses.masked_fill(~counted, 0.0).sum(), counted.sum().int(), value.detach() * weight
+            value = value * weight
             return (
                 value * self.workload.micro_batches,
                 value.detach(),
             )  # the schedule divides the first by this number
 
-        return model(tokens, positions, None, labels=labels.clamp(min=0)), loss
+        # Routers leave the tokens without a label out of their losses, if they are told.
+        padded = self.config.calculate_per_token_loss and (self.workload.min_length or self.workload.unlabelled)
+        padding = {"padding_mask": labels < 0} if padded else {}
+        return model(tokens, positions, None, labels=labels.clamp(min=0), **padding), loss
 
     def update(self) -> None:
         self.optimizer.step()

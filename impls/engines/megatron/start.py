@@ -37,10 +37,10 @@ def differences(*configurations: Any) -> str:
     return json.dumps(found, default=lambda value: getattr(value, "__name__", str(value)))
 
 
-def start(topology: Topology, chunks: int = 1, seed: int = 0, instances: int = 1) -> None:
+def start(topology: Topology, chunks: int = 1, seed: int = 0, instances: int = 1, expert_tp: int | None = None) -> None:
     """Opens the process groups of a topology, with adjacent tensor-parallel ranks, and seeds the ranks' random states.
     ``chunks``: stages per rank of an interleaved pipeline; ``instances`` of the distributed optimizer share the
-    data-parallel ranks, neighbours together.
+    data-parallel ranks, neighbours together; ``expert_tp`` ranks share an expert, as many as a dense matrix by default.
 
     Must be called in every rank before any other part of Megatron. A second call replaces the groups.
     """
@@ -54,6 +54,7 @@ def start(topology: Topology, chunks: int = 1, seed: int = 0, instances: int = 1
         virtual_pipeline_model_parallel_size=chunks if chunks > 1 else None,
         context_parallel_size=topology.cp,
         expert_model_parallel_size=topology.ep,
+        expert_tensor_parallel_size=expert_tp,
         num_distributed_optimizer_instances=instances,
         order="tp-cp-ep-dp-pp",
         create_gloo_process_groups=False,  # only its checkpoints use them

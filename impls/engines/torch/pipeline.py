@@ -16,6 +16,7 @@ from impls.common.clipping import global_norm
 from impls.common.cuts import EMBEDDING, HEAD, split
 from impls.common.mesh import cut, device, gather, lines, mesh, placed
 from impls.common.optimizer import MasterWeights, clip
+from impls.common.routers import without_router_losses
 from impls.common.stages import Stage
 from impls.common.sums import mean_flat
 from impls.common.watch import watched
@@ -28,6 +29,9 @@ class Pipelining:
     def __init__(
         self, workload: Workload, topology: Topology, kind: Callable[..., Any], rank_of: Sequence[int]
     ) -> None:
+        without_router_losses(
+            workload.model, "PyTorch's pipelines have one loss, the last stage's; routers have their own"
+        )
         self.workload, self.topology, self.places = workload, topology, mesh(topology)
         self.pp, self.dp = self.places.get_group("pp"), self.places.get_group("dp")
         rank, last = self.pp.rank(), len(rank_of) - 1

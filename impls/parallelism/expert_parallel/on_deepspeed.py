@@ -11,12 +11,13 @@ from torch.func import functional_call
 
 from harness.spec import Topology, Unsupported, Workload
 from impls.common.mesh import device
+from impls.common.routers import slope
 from impls.common.weights import TORCH_DTYPES
 from impls.engines.deepspeed.engine import deepspeed  # it sets the device first
 from impls.engines.deepspeed.experts import Expert
 from impls.parallelism.expert_parallel.dispatch import count
 from impls.parallelism.expert_parallel.router import Rule
-from impls.parallelism.expert_parallel.spread import Spread, slope, summed, unstacked
+from impls.parallelism.expert_parallel.spread import Spread, summed, unstacked
 
 from deepspeed.moe.layer import MoE  # isort: skip
 

@@ -12,9 +12,10 @@ from transformers.models.switch_transformers.modeling_switch_transformers import
 
 from harness.spec import Topology, Unsupported, Workload
 from impls.common.mesh import device
+from impls.common.routers import slope
 from impls.common.weights import TORCH_DTYPES
 from impls.parallelism.expert_parallel.router import Rule
-from impls.parallelism.expert_parallel.spread import reported, slope
+from impls.parallelism.expert_parallel.spread import reported
 
 
 class Layer:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from harness.spec import Workload
+from impls.common.routers import slope
 from impls.parallelism.expert_parallel.reference import naive
 from impls.parallelism.expert_parallel.router import SPEED, Rule
-from impls.parallelism.expert_parallel.spread import reported, slope
+from impls.parallelism.expert_parallel.spread import reported
 
 MARGIN = 0.03  # of logits, or of sigmoid scores with their bias: logits up to 4 have an error of 0.008 in bfloat16
 GATE_MARGIN = 1e-4  # of gates, which every engine computes in float32

@@ -23,6 +23,7 @@ Routers: Switch (k = 1) and GShard (k = 2) with a capacity; ST-MoE/Mixtral and D
 """
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -30,9 +31,10 @@ from torch import Tensor, nn
 
 from harness.spec import MoeConfig, Topology, Unsupported, Workload
 from impls.common.experts import Weights, route
-from impls.parallelism.expert_parallel.dispatch import Group, Route, combine, dispatch, plan
+from impls.common.routers import RouterLoss, slope
+from impls.parallelism.expert_parallel.dispatch import Group, Route, add_up, combine, dispatch, plan
 from impls.parallelism.expert_parallel.router import Rule, choose, keep, losses, moved
-from impls.parallelism.expert_parallel.spread import Spread, slope, summed
+from impls.parallelism.expert_parallel.spread import Spread, summed
 from impls.parallelism.tensor_parallel.operators import copy, reduce
 
 
@@ -112,10 +114,11 @@ class ExpertParallel:
 
 class ParallelExperts(nn.Module):
     """The same layer in a decoder: x [b, s, h] → [b, s, h], with the parameter names of the dense layer. Gradients are
-    only this rank's; an expert's gradient covers all tokens along ep. Without ``sums`` the output is this rank's part
-    of a sum over tp, and so is the router's gradient."""
+    only this rank's; an expert's gradient covers all tokens along ep. Without ``sums`` x is [s, b, h], and the output
+    is this rank's part of a sum over tp, as is the router's gradient: of the router's own losses each rank has 1/tp.
+    These count the choices of whole sequences, which are cut over ``cp``."""
 
-    def __init__(self, config: MoeConfig, ep: Group, tp: Group, sums: bool = True) -> None:
+    def __init__(self, config: MoeConfig, ep: Group, tp: Group, cp: Group, sums: bool = True) -> None:
         super().__init__()
         number, h, f = config.num_experts, config.hidden_size, config.moe_intermediate_size
         if number % ep.size():
@@ -123,12 +126,15 @@ class ParallelExperts(nn.Module):
         if f % tp.size():
             raise Unsupported(f"tp {tp.size()} does not divide moe_intermediate_size {f}")
         self.number, self.k, self.ep, self.tp = number, config.num_experts_per_tok, ep, tp if sums else None
+        self.router_loss = RouterLoss(config, partial(add_up, group=cp), copies=1 if sums else tp.size())
         self.gate = nn.Linear(h, number, bias=False)
         self.experts = Weights(number // ep.size(), h, f // tp.size())
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.flatten(0, -2)  # [t, h]
-        experts, gates = route(tokens, self.gate.weight, self.k)  # [t, k] each
+        logits, experts, gates = route(tokens, self.gate.weight, self.k)  # [t, E], [t, k] twice
+        kept = (each.view(*x.shape[:2], -1) for each in (logits, experts))
+        self.router_loss.keep(*(each if self.tp else each.transpose(0, 1) for each in kept))  # [b, s, E], [b, s, k]
         way = plan(experts, None, self.number, self.ep)
         weights = self.experts.gate_up_proj, self.experts.down_proj
         return expert_parallel(tokens, gates, way, *weights, self.tp).view_as(x)

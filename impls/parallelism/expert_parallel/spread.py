@@ -152,11 +152,6 @@ def _move(buffer: list[Tensor], like: Tensor, index: int, gradient: Tensor) -> T
     return buffer[0][index].copy_(gradient)
 
 
-def slope(loss: Tensor) -> Tensor:
-    """The loss with its gradient but without its value."""
-    return loss - loss.detach()
-
-
 def reported(loss: Tensor) -> Tensor:
     """Rounded to three places: the last digit of a single float32 is right only by luck, and so would be its noise
     floor."""

@@ -1,7 +1,7 @@
 """Hybrid parallelism: data, tensor, pipeline, context and expert parallelism on one device mesh."""
 
 from harness.spec import Card, Claim, Engine, Law
-from impls.parallelism.hybrid_3d.grid import DENSE, GRID
+from impls.parallelism.hybrid_3d.grid import DENSE, EXPERTS, GRID
 
 HERE = "impls.parallelism.hybrid_3d"
 NARAYANAN = "Narayanan et al. 2021, Efficient Large-Scale Language Model Training on GPU Clusters"
@@ -32,6 +32,10 @@ CARD = Card(
             variants=("mesh", "mesh_zero1", "resharding", "resharding_dp"),
         ),
         "megatron": Engine(f"{HERE}.on_megatron:build", requires=("megatron-core>=0.16",)),
+        # Each of the tensor-parallel ranks has whole experts, on its tokens of the sequence.
+        "megatron_expert_tp1": Engine(
+            f"{HERE}.on_megatron:build_whole_experts", requires=("megatron-core>=0.16",), variants=("mesh_sp",)
+        ),
         "megatron_deepspeed": Engine(
             unavailable="a repository without a setup.py, for PyTorch 1.8 and Apex; the two that it is made of are "
             "judged each by itself"
@@ -41,7 +45,7 @@ CARD = Card(
             "too new: 'jaxlib version 0.10.2 is newer than and incompatible with jax version 0.3.15'"
         ),
     },
-    topologies=(*DENSE, "dp2ep2", "dp2tp2ep2", "dp2pp2ep2"),
+    topologies=(*DENSE, *EXPERTS, "tp2"),
     grid=GRID,
     laws=(
         Law("memory", "states", f"{HERE}.laws:states", 0.05, f"{NARAYANAN}, §3: Ψ ÷ (p·t)", direction="at_most"),

@@ -1,9 +1,11 @@
 """Hybrid parallelism with exactly one thing broken."""
 
+from dataclasses import replace
 from typing import Any
 
 from harness.spec import Topology, Trainer, Workload
 from harness.spec.fault import GRADIENT, TRAINED, Fault
+from impls.common.routers import routers
 from impls.parallelism.hybrid_3d import reference
 
 
@@ -35,6 +37,23 @@ def states_of_every_replica(workload: Workload, topology: Topology, partition: b
     return reference.build(workload, topology, partition=False)
 
 
+def z_loss_divided_by_tp_twice(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """Every tensor-parallel rank has the z loss of all tokens, of which it counts a part of its part."""
+    trainer = reference.build(workload, topology, **variant)
+    less = replace(workload.model, router_z_loss_coef=workload.model.router_z_loss_coef / topology.tp)
+    for router in routers(*trainer.stages.values()):
+        router.config = less
+    return trainer
+
+
+def balance_of_local_tokens(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """The share of an expert is that of this rank's part of the sequences."""
+    trainer = reference.build(workload, topology, **variant)
+    for router in routers(*trainer.stages.values()):
+        router.add = lambda counts: counts
+    return trainer
+
+
 FAULTS = {
     "gains_of_one_part": Fault(
         "mesh_zero1",
@@ -56,6 +75,20 @@ FAULTS = {
         {"parity": {"fp32": GRADIENT | TRAINED, "bf16": GRADIENT}},
         where="step 1, gradient of model.layers.",
         workload="meshed",
+    ),
+    "z_loss_divided_by_tp_twice": Fault(
+        "mesh_sp",
+        "tp2",
+        {"parity": {"fp32": GRADIENT}},
+        where="step 1, gradient of model.layers.",
+        workload="meshed_routed",
+    ),
+    "balance_of_local_tokens": Fault(
+        "mesh",
+        "cp2",
+        {"parity": {"fp32": GRADIENT}},
+        where="step 1, gradient of model.layers.",
+        workload="meshed_routed",
     ),
     "states_of_every_replica": Fault("mesh_zero1", "dp2pp2", {"memory": {"fp32": {"states"}}}, workload="meshed"),
 }

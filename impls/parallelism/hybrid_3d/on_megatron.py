@@ -7,9 +7,11 @@ from typing import Any
 
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.strategies import filesystem_async
+from torch import Tensor
 
 from harness.spec import MoeConfig, Topology, Trainer, Unsupported, Workload
 from impls.common.mesh import mesh
+from impls.common.routers import without_router_losses
 from impls.engines.megatron.experts import ExpertParallel
 from impls.engines.megatron.gpt import Gpt
 from impls.engines.megatron.sequence_parallel import with_sequence_parallel
@@ -41,6 +43,23 @@ class SavedModel(Saved, Gpt):
 
 class SavedExperts(Saved, ExpertParallel):
     pass
+
+
+class WholeExperts:
+    """A rank's experts where tensor-parallel ranks have all of them whole."""
+
+    def part(self, name: str, full: Tensor) -> Tensor:
+        return full
+
+    def whole(self, name: str, part: Tensor) -> Tensor:
+        return part
+
+
+def build_whole_experts(workload: Workload, topology: Topology, sequence_parallel: bool) -> Trainer:
+    if not isinstance(workload.model, MoeConfig) or topology.tp == 1 or topology.world_size > topology.tp:
+        raise Unsupported("whole experts on tensor-parallel ranks are set up here on these ranks alone")
+    without_router_losses(workload.model, "whole experts are set up here without losses of routers")
+    return ExpertParallel(workload, topology, WholeExperts(), sequence_parallel, expert_tensor_parallel_size=1)
 
 
 def build(

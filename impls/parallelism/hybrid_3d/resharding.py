@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from harness.spec import Batch, MoeConfig, Topology, Unsupported, Workload
+from impls.common.plain import options
 
 AFTER = 2  # steps: a counter that starts again at 1 is wrong, and memory and traffic are measured later
 
@@ -65,6 +66,8 @@ class Moved:
         self.make, self.target, self.steps = make, other(topology, how), 0
         if reason := workload.check(self.target):
             raise Unsupported(f"on {self.target}, {reason}")
+        if topology.dp != self.target.dp and options(workload, topology):
+            raise Unsupported(f"routers balance micro-batches, which are of other sequences on {self.target}")
         self.trainer = make(topology)
         self.fallback = ""  # what the report shows of a trainer that does less than was asked
 

@@ -131,12 +131,12 @@ class Experts:
             for place in range(ep)
         ]
         self.ep, self.replicas = (dist.new_subgroups_by_enumeration(ranks)[0] for ranks in (neighbours, replicas))
-        self.tp, self.sums = places.get_group("tp"), sums
+        self.tp, self.cp, self.sums = places.get_group("tp"), places.get_group("cp"), sums
 
     def enter(self, stage: nn.Module, config: MoeConfig) -> None:
         """Gives a stage's layers this rank's experts."""
         for layer in stage.model.layers.values():
-            layer.mlp = ParallelExperts(config, self.ep, self.tp, self.sums)
+            layer.mlp = ParallelExperts(config, self.ep, self.tp, self.cp, self.sums)
 
     def part(self, name: str, full: Tensor) -> Tensor:
         return part_of(weights_of(name), full, self.ep, self.tp)

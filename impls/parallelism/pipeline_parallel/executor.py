@@ -22,6 +22,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from harness.spec import Batch, Span, Spans
 from impls.common.mesh import device
+from impls.common.routers import routers, taken
 from impls.common.watch import now
 from impls.parallelism.pipeline_parallel.messages import Messages, channels
 from impls.parallelism.pipeline_parallel.plan import Action, Plan, Slot, consumer
@@ -37,12 +38,15 @@ class Executor:
     ) -> None:
         self.plan, self.stages, self.versions = plan, stages, versions
         self.rank = plan.rank_of[min(stages)]
+        self.routers = {number: routers(stage) for number, stage in stages.items()}  # they have losses of their own
         self.groups = {channel: dist.new_subgroups_by_enumeration(pipelines)[0] for channel in channels(plan)}
         if any(action.kind == "W" for action in plan.actions[self.rank]):
             for stage in stages.values():
                 stage.defer()
         # By stage and micro-batch:
-        self.kept: dict[tuple[int, int], list[tuple[Tensor, GradientEdge]]] = {}  # F → B: each layer's input and graph
+        self.kept: dict[
+            tuple[int, int], list[tuple[Tensor, list[GradientEdge]]]
+        ] = {}  # F → B: each layer's input and graphs
         self.later: dict[tuple[int, int], list[Product]] = {}  # B → W
         self.given: dict[Action, Tensor] = {}  # what the slot's actions have for other stages
 
@@ -95,7 +99,7 @@ class Executor:
         for part in self.versions[stage].parts(micro, batch) if self.versions else module.parts(batch):
             x = x.detach().requires_grad_(x.is_floating_point())
             out = part(x)
-            kept.append((x, get_gradient_edge(out)))
+            kept.append((x, [get_gradient_edge(y) for y in (out, *taken(self.routers[stage], batch.labels))]))
             x = out
             yield
         if module.last:
@@ -104,21 +108,20 @@ class Executor:
             self.given[action] = x.detach()  # [b, s, h]
 
     def backward(self, action: Action, dy: Tensor | None) -> Iterator[None]:
-        """``dy`` [b, s, h], the gradient of the stage's output; the last stage has the loss's weight instead."""
+        """``dy`` [b, s, h], the gradient of the stage's output; losses, the last stage's or routers', a weight."""
         _, stage, micro = action
         module, kept = self.stages[stage], self.kept.pop((stage, micro))
-        if dy is None:
-            dy = torch.full((), self.weights[micro], device=device(), dtype=torch.float64)
+        weight = torch.full((), self.weights[micro], device=device(), dtype=torch.float64)
+        dy = weight if dy is None else dy
         while kept:
-            x, graph = kept.pop()
-            torch.autograd.backward(graph, dy)
+            x, graphs = kept.pop()
+            torch.autograd.backward(graphs, [dy, *[weight] * (len(graphs) - 1)])
             dy = x.grad
             yield
         if not module.first:
             self.given[action] = dy
         if module.later:
-            self.later[stage, micro] = module.later.copy()
-            module.later.clear()
+            self.later[stage, micro], module.later[:] = module.later.copy(), []
 
 
 def in_turn(passes: Mapping[Action, Iterator[None]], spans: Spans | None) -> dict[Action, float]:

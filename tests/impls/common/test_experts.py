@@ -40,7 +40,7 @@ def test_parameters_are_those_of_the_config_in_its_order() -> None:
 
 
 def test_gates_are_shares_of_the_chosen_experts_best_first() -> None:
-    experts, gates = route(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 9.0], [2.0, 9.0], [1.0, 9.0]]), k=2)
+    _, experts, gates = route(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 9.0], [2.0, 9.0], [1.0, 9.0]]), k=2)
     assert experts.tolist() == [[1, 2]]
     assert gates[0].tolist() == pytest.approx([1 / (1 + torch.e**-1), 1 / (1 + torch.e)])
 

@@ -66,6 +66,9 @@ def layouts_with_experts(draw: st.DrawFn) -> Case:
         num_experts=experts,
         num_experts_per_tok=draw(st.integers(1, min(3, experts))),
         moe_intermediate_size=tp * draw(st.integers(1, 5)),
+        router_aux_loss_coef=draw(st.sampled_from([0.0, 0.3])),
+        router_z_loss_coef=draw(st.sampled_from([0.0, 0.1])),
+        seq_aux=draw(st.booleans()),
     )
     work = case.workload.with_(name="drawn_experts", model=model)
     return replace(case, topology=replace(case.topology, ep=ep), workload=work)
@@ -92,6 +95,9 @@ EXPERTS = MoeConfig(**vars(EIGHT.model), num_experts=4, num_experts_per_tok=2, m
 
 
 ROUTED = EIGHT.with_(name="routed", model=EXPERTS, optimizer="adamw", eps=1e-3)
+BALANCED = replace(EXPERTS, router_aux_loss_coef=0.3, router_z_loss_coef=0.1)
+LOSSES = ROUTED.with_(name="losses", model=BALANCED)
+SEQUENCES = ROUTED.with_(name="sequences", model=replace(BALANCED, seq_aux=True))
 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -104,6 +110,11 @@ ROUTED = EIGHT.with_(name="routed", model=EXPERTS, optimizer="adamw", eps=1e-3)
 @example(case=Case("hybrid_3d", "resharding", "reference", Topology(2, 2, 1, 1, 2), ROUTED))
 @example(case=Case("hybrid_3d", "resharding", "reference", Topology(1, 2, 2), ROUTED))
 @example(case=Case("hybrid_3d", "resharding_dp", "reference", Topology(2, 1, 2, 1, 2), ROUTED.with_(batch_size=8)))
+@example(case=Case("hybrid_3d", "mesh_sp", "reference", Topology(2, 2, 1, 1, 2), LOSSES))
+@example(case=Case("hybrid_3d", "mesh_sp", "reference", Topology(1, 2, 1, 2), LOSSES.with_(sequence_length=6)))
+@example(case=Case("hybrid_3d", "mesh", "reference", Topology(1, 2, 2), LOSSES))
+@example(case=Case("hybrid_3d", "mesh_zero1", "reference", Topology(2, 1, 1, 1, 2), SEQUENCES))
+@example(case=Case("hybrid_3d", "mesh_sp", "reference", Topology(1, 2, 2, 2), SEQUENCES.with_(sequence_length=6)))
 def test_any_mesh_with_experts_computes_what_the_dense_model_does(lab: Lab, case: Case) -> None:
     assert wrong(lab, case) == []
 
@@ -117,6 +128,12 @@ def test_megatrons_experts_are_clipped_by_the_norm_of_all_their_parts(
     model = MoeConfig(**{**vars(EXPERTS), "vocab_size": 32})
     work = ROUTED.with_(name="even", model=model, sequence_length=8, max_grad_norm=0.05)
     assert wrong(lab, Case("hybrid_3d", variant, "megatron", topology, work)) == []
+
+
+def test_megatrons_routers_weigh_the_tokens_that_have_a_label(lab: Lab) -> None:
+    model = MoeConfig(**{**vars(BALANCED), "vocab_size": 32})
+    work = LOSSES.with_(name="padded", model=model, sequence_length=8)
+    assert wrong(lab, Case("hybrid_3d", "mesh", "megatron", Topology(2, 1, 1, 1, 2), work)) == []
 
 
 def test_experts_are_divided_and_their_router_is_not() -> None:
