@@ -1,5 +1,6 @@
 """torch.distributed.pipelining: one of its schedules on its PipelineStages. It leaves some work to its user, which is
-done here: summing a tied embedding's gradients, averaging over data-parallel ranks, clipping, stepping."""
+done here: summing a tied embedding's gradients, averaging over data-parallel ranks unless DDP does, clipping,
+stepping."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -10,6 +11,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, schedules
+from torch.nn.parallel import DistributedDataParallel
 
 from harness.spec import Batch, Spans, Topology, Workload
 from impls.common.clipping import global_norm
@@ -23,12 +25,19 @@ from impls.common.weights import TORCH_DTYPES, initial
 
 
 class Pipelining:
-    """``kind`` is one of PyTorch's schedules; ``rank_of`` gives the rank that holds each stage."""
+    """``kind`` is one of PyTorch's schedules; ``rank_of`` gives the rank that holds each stage. ``replicated``: each
+    stage is wrapped in DistributedDataParallel, which averages its gradients during the last backward pass."""
 
     def __init__(
-        self, workload: Workload, topology: Topology, kind: Callable[..., Any], rank_of: Sequence[int]
+        self,
+        workload: Workload,
+        topology: Topology,
+        kind: Callable[..., Any],
+        rank_of: Sequence[int],
+        replicated: bool = False,
     ) -> None:
         self.workload, self.topology, self.places = workload, topology, mesh(topology)
+        self.replicated = replicated
         self.pp, self.dp = self.places.get_group("pp"), self.places.get_group("dp")
         rank, last = self.pp.rank(), len(rank_of) - 1
         layers = split(workload.model.num_hidden_layers, len(rank_of))
@@ -52,7 +61,8 @@ class Pipelining:
         self.ends = dist.new_subgroups_by_enumeration(ends)[0] if rank_of[0] != rank_of[last] else self.pp
         self.optimizer = MasterWeights(self.weights.values(), workload)
         parts = [
-            PipelineStage(module, index, len(rank_of), device(), group=self.pp) for index, module in self.stages.items()
+            PipelineStage(self._wrapped(module), index, len(rank_of), device(), group=self.pp)
+            for index, module in self.stages.items()
         ]
         self.spans: Spans | None = None
         for part in parts:
@@ -72,6 +82,13 @@ class Pipelining:
                 (stage.lm_head if stage.last else stage.model.embed_tokens).weight = self.weights[name]
             else:
                 self.weights[name] = parameter
+
+    def _wrapped(self, stage: Stage) -> nn.Module:
+        if not self.replicated:
+            return stage
+        devices = [device()] if device().type == "cuda" else None
+        # Without the view, DDP keeps every gradient twice.
+        return DistributedDataParallel(stage, devices, process_group=self.dp, gradient_as_bucket_view=True)
 
     def _watch(self, part: PipelineStage) -> None:
         kinds = {"forward_one_chunk": "F", "backward_one_chunk": "B", "backward_weight_one_chunk": "W"}
@@ -96,7 +113,8 @@ class Pipelining:
         gradients = [_gradient(parameter) for parameter in self.weights.values()]
         if self.tied:
             dist.all_reduce(_gradient(self.weights[EMBEDDING]), group=self.ends)
-        mean_flat(gradients, self.dp)
+        if not self.replicated:
+            mean_flat(gradients, self.dp)
         return total
 
     def update(self) -> None:

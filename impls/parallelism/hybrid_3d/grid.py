@@ -1,16 +1,25 @@
 """The work of this topic; in low precision on the mesh that every engine has. Of experts none there: rounding sends
-tokens elsewhere. A run moves from two axes to two others: with a third it takes twice the ranks and shows no more."""
+tokens elsewhere. A run moves from two axes to two others: with a third it takes twice the ranks and shows no more.
+Stages of a zero-bubble pipeline are two a rank, of one layer each."""
+
+from dataclasses import replace
 
 from harness.spec import Grid, Row
+from harness.spec.named import NAMED
 
 TWO_AXES, THREE_AXES = ("dp2tp2", "tp2pp2", "dp2pp2", "dp2cp2"), ("dp2tp2pp2",)
 DENSE = (*TWO_AXES, *THREE_AXES)
+STAYING = ("mesh", "mesh_sp", "mesh_zero1")
+ONE_STAGE = (*STAYING, "resharding", "resharding_dp")  # a rank
+_MESHED = NAMED["meshed"]
+DEEP = _MESHED.with_(name="meshed_deep", model=replace(_MESHED.model, num_hidden_layers=4))
 GRID = Grid(
     rows=(
-        Row("meshed", "fp32", (*TWO_AXES, "tp2cp2")),
-        Row("meshed", "fp32", THREE_AXES, ("mesh", "mesh_sp", "mesh_zero1")),
-        Row("meshed", "bf16", ("dp2pp2",)),
-        Row("meshed_experts", "fp32", ("dp2ep2", "dp2tp2ep2", "dp2pp2ep2")),
+        Row("meshed", "fp32", (*TWO_AXES, "tp2cp2"), ONE_STAGE),
+        Row("meshed", "fp32", THREE_AXES, STAYING),
+        Row("meshed", "bf16", ("dp2pp2",), ONE_STAGE),
+        Row("meshed_experts", "fp32", ("dp2ep2", "dp2tp2ep2", "dp2pp2ep2"), ONE_STAGE),
+        Row(DEEP, "fp32", ("dp2pp2",), ("mesh", "mesh_zero_bubble")),
     ),
     timed=("meshed", "meshed_experts"),
 )
