@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from harness.spec import Batch, Spans, Topology, Workload
 from impls.common.clipping import global_norm
 from impls.common.cuts import EMBEDDING, HEAD, split
+from impls.common.decoder import wide
 from impls.common.mesh import cut, device, gather, lines, mesh, placed
 from impls.common.optimizer import MasterWeights, clip
 from impls.common.stages import Stage
@@ -60,10 +61,7 @@ class Pipelining:
         ends = [[line[rank_of[0]], line[rank_of[last]]] for line in lines(self.places, "pp")]
         self.ends = dist.new_subgroups_by_enumeration(ends)[0] if rank_of[0] != rank_of[last] else self.pp
         self.optimizer = MasterWeights(self.weights.values(), workload)
-        parts = [
-            PipelineStage(self._wrapped(module), index, len(rank_of), device(), group=self.pp)
-            for index, module in self.stages.items()
-        ]
+        parts = [self._part(module, index, len(rank_of)) for index, module in self.stages.items()]
         self.spans: Spans | None = None
         for part in parts:
             self._watch(part)
@@ -83,12 +81,24 @@ class Pipelining:
             else:
                 self.weights[name] = parameter
 
-    def _wrapped(self, stage: Stage) -> nn.Module:
+    def _part(self, stage: Stage, index: int, stages: int) -> PipelineStage:
         if not self.replicated:
-            return stage
+            return PipelineStage(stage, index, stages, device(), group=self.pp)
         devices = [device()] if device().type == "cuda" else None
         # Without the view, DDP keeps every gradient twice.
-        return DistributedDataParallel(stage, devices, process_group=self.dp, gradient_as_bucket_view=True)
+        module = DistributedDataParallel(stage, devices, process_group=self.dp, gradient_as_bucket_view=True)
+        # Without shapes, PyTorch 2.13 infers them by a forward pass that DDP takes for the begin of a backward pass: it
+        # then counts each parameter twice, and the second step fails.
+        work, model = self.workload, self.workload.model
+        rows = work.batch_size // self.topology.dp // work.micro_batches
+        tokens = torch.empty(rows, work.sequence_length, dtype=torch.int64, device="meta")  # [b, s]
+        x = torch.empty(*tokens.shape, model.hidden_size, dtype=TORCH_DTYPES[work.dtype], device="meta")  # [b, s, h]
+        logits = wide(torch.empty(*tokens.shape, model.vocab_size, dtype=x.dtype, device="meta"))  # [b, s, V]
+        shapes = {
+            "input_args": tokens if stage.first else x.requires_grad_(),
+            "output_args": logits.requires_grad_() if stage.last else x.requires_grad_(),
+        }
+        return PipelineStage(module, index, stages, device(), group=self.pp, **shapes)
 
     def _watch(self, part: PipelineStage) -> None:
         kinds = {"forward_one_chunk": "F", "backward_one_chunk": "B", "backward_weight_one_chunk": "W"}
