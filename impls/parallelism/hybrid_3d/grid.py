@@ -19,7 +19,7 @@ GRID = Grid(
         Row("meshed", "fp32", THREE_AXES, STAYING),
         Row("meshed", "bf16", ("dp2pp2",), ONE_STAGE),
         Row("meshed_experts", "fp32", ("dp2ep2", "dp2tp2ep2", "dp2pp2ep2"), ONE_STAGE),
-        Row(DEEP, "fp32", ("dp2pp2",), ("mesh", "mesh_zero_bubble")),
+        Row(DEEP, "fp32", ("dp2pp2",), ("mesh_zero_bubble",)),
     ),
     timed=("meshed", "meshed_experts"),
 )
