@@ -7,28 +7,9 @@ from harness import catalog
 from harness.measures import MEASURES
 from harness.plan import depth
 from harness.spec import DTYPES, Card, Case, Functions, Grid, Occasion, Row, Topology, Workload
+from harness.spec.grid import FUNCTION_GRID, TRAINER_GRID
 from harness.spec.inputs import asked as asked_work
 from harness.spec.named import load
-
-# The default workloads of Trainers without a grid of their own: plain SGD shows wiring; AdamW in mixed precision has
-# the states that papers discuss; uneven sizes and tied weights need padding.
-TRAINER_GRID = Grid(
-    (
-        Row("thorough", "fp32", True),
-        Row("thorough", "bf16", False),
-        Row("distant", "bf16", False),
-        Row("tiny", "fp32", True),
-        Row("tiny", "bf16", False),
-        Row("tiny_adamw", "fp32", False),
-        Row("tiny_adamw", "bf16", True),
-        Row("uneven_tied", "fp32", True),
-        Row("uneven_tied", "bf16", False),
-    ),
-    timed=("tiny",),
-    large=("medium",),
-)
-# The function's arithmetic outweighs its calls at this length, which is not a multiple of a tile.
-FUNCTION_GRID = Grid((Row("long", "fp32", True), Row("long", "bf16", True)), timed=("long",))
 
 
 @dataclass(frozen=True)

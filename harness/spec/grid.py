@@ -28,3 +28,24 @@ class Grid:
     timed_on: tuple[str, ...] = ()
     watched: tuple[Row, ...] = ()
     large: tuple[str, ...] = ()
+
+
+# The default workloads of Trainers without a grid of their own: plain SGD shows wiring; AdamW in mixed precision has
+# the states that papers discuss; uneven sizes and tied weights need padding.
+TRAINER_GRID = Grid(
+    (
+        Row("thorough", "fp32", True),
+        Row("thorough", "bf16", False),
+        Row("distant", "bf16", False),
+        Row("tiny", "fp32", True),
+        Row("tiny", "bf16", False),
+        Row("tiny_adamw", "fp32", False),
+        Row("tiny_adamw", "bf16", True),
+        Row("uneven_tied", "fp32", True),
+        Row("uneven_tied", "bf16", False),
+    ),
+    timed=("tiny",),
+    large=("medium",),
+)
+# The function's arithmetic outweighs its calls at this length, which is not a multiple of a tile.
+FUNCTION_GRID = Grid((Row("long", "fp32", True), Row("long", "bf16", True)), timed=("long",))

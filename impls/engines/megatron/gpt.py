@@ -138,6 +138,7 @@ class Gpt:
             )
         start(topology, chunks)
         self.workload, self.topology, self.shard_states = workload, topology, shard_states
+        self.dp_rank = parallel_state.get_data_parallel_rank()
         self.tp = parallel_state.get_tensor_model_parallel_group()
         self.pp = parallel_state.get_pipeline_model_parallel_group()
         model = workload.model
@@ -213,8 +214,8 @@ class Gpt:
             raise ValueError(f"no initial weight for {', '.join(waiting)}")
 
     def backward(self, batch: Batch) -> Tensor:
-        work, rank = self.workload, parallel_state.get_data_parallel_rank()
-        weighed = [(micro, part * self.topology.dp) for micro, part in share(batch, work, rank, self.topology.dp)]
+        work, dp = self.workload, self.topology.dp
+        weighed = [(micro, part * dp) for micro, part in share(batch, work, self.dp_rank, dp)]
         losses = get_forward_backward_func()(
             forward_step_func=self._forward,
             data_iterator=[iter(weighed) for _ in self.parts],
