@@ -234,7 +234,6 @@ class Gpt:
 
     def _forward(self, data: Iterator[tuple[Batch, float]], model: nn.Module) -> tuple[Tensor, Callable[..., Any]]:
         (tokens, labels), weight = next(data)
-        positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
 
         def loss(losses: Tensor) -> tuple[Tensor, Tensor]:
             value = mean(losses, labels) * weight
@@ -243,7 +242,17 @@ class Gpt:
                 value.detach(),
             )  # the schedule divides the first by this number
 
-        return model(tokens, positions, None, labels=labels.clamp(min=0)), loss
+        return self.losses(model, tokens, labels), loss
+
+    def losses(self, model: nn.Module, tokens: Tensor, labels: Tensor) -> Tensor:
+        """Of each token, [b, s]; of a stage that is not the last one, its activations."""
+        return self.forward(model, tokens, labels=labels.clamp(min=0))
+
+    @staticmethod
+    def forward(model: nn.Module, tokens: Tensor, **options: Any) -> Tensor:
+        positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+        found: Tensor = model(tokens, positions, None, **options)
+        return found
 
     def update(self) -> None:
         self.optimizer.step()

@@ -14,10 +14,10 @@ CARD = Card(
         f"{MEGATRON}, §3, figure 3",
         "Narayanan et al. 2021, Efficient Large-Scale Language Model Training on GPU Clusters, §2.3, §3.2",
     ),
-    # The second one's losses are those of a validation pass before each step.
-    variants={"tp": {}, "tp_validated": {"validated": True}},
+    # Around the model, users put validation passes, whose losses are reported, and heads of their own.
+    variants={"tp": {}, "tp_validated": {"validated": True}, "tp_own_head": {"own_head": True}},
     engines={
-        "reference": Engine(f"{HERE}.reference:build"),
+        "reference": Engine(f"{HERE}.around:build"),
         "torch": Engine(f"{HERE}.on_torch:build", variants=("tp",)),
         "megatron": Engine(f"{HERE}.on_megatron:build", requires=("megatron-core>=0.16",)),
         "deepspeed": Engine(f"{HERE}.on_deepspeed:build", requires=("deepspeed>=0.19",), variants=("tp",)),

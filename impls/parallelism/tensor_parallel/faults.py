@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from harness.spec import Topology, Trainer, Workload
-from harness.spec.fault import GRADIENT, LOSS, UPDATE, Fault
-from impls.parallelism.tensor_parallel import reference, validation
+from harness.spec.fault import GRADIENT, LATER_GRADIENT, LOSS, UPDATE, Fault
+from impls.parallelism.tensor_parallel import around, operators, reference
 
 
 def no_sum_over_heads(workload: Workload, topology: Topology) -> Trainer:
@@ -44,9 +44,16 @@ def a_mean_over_all_positions(workload: Workload, topology: Topology) -> Trainer
 
 def whole_logits_as_a_part(workload: Workload, topology: Topology, validated: bool) -> Trainer:
     """In validation each rank takes the whole logits for its part: every exponential is summed once per rank."""
-    plain = validation.cross_entropy
-    validation.cross_entropy = lambda logits, labels: plain(logits, labels) + log(topology.tp)
-    return reference.build(workload, topology, validated)
+    plain = around.cross_entropy
+    around.cross_entropy = lambda logits, labels: plain(logits, labels) + log(topology.tp)
+    return around.build(workload, topology, validated)
+
+
+def strided_gradients_unsummed(workload: Workload, topology: Topology, own_head: bool) -> Trainer:
+    """What is summed is a copy of a strided tensor, and the tensor itself is returned."""
+    summed = operators._sum
+    operators._sum = lambda x, group: summed(x, group) if x.is_contiguous() else x
+    return around.build(workload, topology, own_head=own_head)
 
 
 FAULTS = {
@@ -74,6 +81,13 @@ FAULTS = {
         "tp2",
         {"parity": {"fp32": LOSS, "bf16": LOSS}},
         where="step 1, loss ",
+        workload="thorough",
+    ),
+    "strided_gradients_unsummed": Fault(
+        "tp_own_head",
+        "tp2",
+        {"parity": {"fp32": GRADIENT | LATER_GRADIENT | UPDATE, "bf16": {"gradient"}}},
+        where="step 1, gradient of ",
         workload="thorough",
     ),
     "blocks_summed_in_float32": Fault("tp", "tp2", {"traffic": {"bf16": {"bytes"}}}),

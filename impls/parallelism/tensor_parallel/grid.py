@@ -1,4 +1,4 @@
-"""The work of this topic: what all trainers do, and a validation pass on one rank and on two."""
+"""The work of this topic: what all trainers do, and what users put around a model on one rank and on two."""
 
 from dataclasses import replace
 
@@ -9,6 +9,6 @@ GRID = replace(
     TRAINER_GRID,
     rows=(
         *(row._replace(variants=("tp",)) for row in TRAINER_GRID.rows),
-        Row("thorough", "fp32", ("dp1", "tp2"), ("tp_validated",)),
+        Row("thorough", "fp32", ("dp1", "tp2"), ("tp_validated", "tp_own_head")),
     ),
 )

@@ -24,7 +24,7 @@ def part(name: str, shape: tuple[int, ...], t: int) -> float:
     return prod(shape) / t
 
 
-def states(workload: Workload, topology: Topology, validated: bool = False) -> float:
+def states(workload: Workload, topology: Topology, validated: bool = False, own_head: bool = False) -> float:
     """Bytes of weights, gradients, moments, and masters if the weights are narrower than float32. An engine that pads
     the vocabulary holds more and reports it."""
     element = workload.element_size
@@ -32,7 +32,7 @@ def states(workload: Workload, topology: Topology, validated: bool = False) -> f
     return held(workload, topology.tp) * (2 * element + (4 if element < 4 else 0) + moments)
 
 
-def traffic(workload: Workload, topology: Topology, validated: bool = False) -> float | None:
+def traffic(workload: Workload, topology: Topology, validated: bool = False, own_head: bool = False) -> float | None:
     """Bytes that a rank sends in a step, each all-reduce in a ring, 2(t−1)/t of its buffer (ibid. §3 and §5.1):
 
         every layer     2 forward (g) and 2 backward (f)            b·s·h elements each

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.spec import Batch, ModelConfig, Topology, Trainer, Workload
+from harness.spec import Batch, ModelConfig, Topology, Workload
 from impls.common.clipping import clip_by_global_norm
 from impls.common.decoder import MLP, Attention, Decoder, Layer, mean, rope_table, rotate
 from impls.common.experts import without_experts
@@ -33,7 +33,6 @@ from impls.common.shards import bounds, collect, dim, shard
 from impls.common.sums import mean_flat, sum_flat
 from impls.common.weights import TORCH_DTYPES, initial
 from impls.parallelism.tensor_parallel.operators import Group, column_parallel, reduce
-from impls.parallelism.tensor_parallel.validation import Validated
 from impls.parallelism.tensor_parallel.vocabulary import CrossEntropy, embedding
 
 
@@ -144,6 +143,5 @@ class TensorParallel:
         return collect(dict(zip(self.weights, self.optimizer.masters, strict=True)), self.tp)
 
 
-def build(workload: Workload, topology: Topology, validated: bool = False) -> Trainer:
-    training = TensorParallel(workload, topology)
-    return Validated(training) if validated else training
+def build(workload: Workload, topology: Topology) -> TensorParallel:
+    return TensorParallel(workload, topology)
