@@ -94,11 +94,8 @@ class Pipelining:
         tokens = torch.empty(rows, work.sequence_length, dtype=torch.int64, device="meta")  # [b, s]
         x = torch.empty(*tokens.shape, model.hidden_size, dtype=TORCH_DTYPES[work.dtype], device="meta")  # [b, s, h]
         logits = wide(torch.empty(*tokens.shape, model.vocab_size, dtype=x.dtype, device="meta"))  # [b, s, V]
-        shapes = {
-            "input_args": tokens if stage.first else x.requires_grad_(),
-            "output_args": logits.requires_grad_() if stage.last else x.requires_grad_(),
-        }
-        return PipelineStage(module, index, stages, device(), group=self.pp, **shapes)
+        given, found = tokens if stage.first else x.requires_grad_(), (logits if stage.last else x).requires_grad_()
+        return PipelineStage(module, index, stages, device(), given, found, group=self.pp)
 
     def _watch(self, part: PipelineStage) -> None:
         kinds = {"forward_one_chunk": "F", "backward_one_chunk": "B", "backward_weight_one_chunk": "W"}

@@ -8,7 +8,7 @@ from impls.common.cuts import EMBEDDING
 from impls.common.experts import is_expert
 from impls.parallelism.context_parallel.laws import traffic as rings
 from impls.parallelism.hybrid_3d.resharding import meshes
-from impls.parallelism.hybrid_3d.stage import CHUNKS, LAYOUT, ROUTER, part_length
+from impls.parallelism.hybrid_3d.stage import LAYOUT, ROUTER, part_length
 from impls.parallelism.pipeline_parallel.plan import consumer, homes
 from impls.parallelism.pipeline_parallel.schedules import plan_of
 from impls.parallelism.tensor_parallel.laws import MOMENTS, part, ring
@@ -16,7 +16,7 @@ from impls.parallelism.tensor_parallel.laws import MOMENTS, part, ring
 
 def held(workload: Workload, topology: Topology, schedule: str = "1f1b") -> Iterator[dict[str, float]]:
     """The elements that the first tp rank at each place along pp holds of each parameter there."""
-    places = homes(workload.model, plan_of(workload, topology, schedule, CHUNKS))
+    places = homes(workload.model, plan_of(workload, topology, schedule))
     sizes = {name: _part(name, shape, topology) for name, shape in workload.model.shapes()}
     for rank in range(topology.pp):
         yield {name: size for name, size in sizes.items() if rank in places[name]}
@@ -75,7 +75,7 @@ def traffic(
         return None
     try:
         *_, topology = meshes(topology, resharding)
-        plan, stages = plan_of(workload, topology, schedule, CHUNKS), list(held(workload, topology, schedule))
+        plan, stages = plan_of(workload, topology, schedule), list(held(workload, topology, schedule))
     except Unsupported:
         return None
     model, dp, t, e = workload.model, topology.dp, topology.tp, workload.element_size

@@ -28,7 +28,7 @@ from impls.engines.torch.pipeline import Pipelining
 from impls.engines.torch.ring import ring
 from impls.engines.torch.tensor_parallel import PLAN, by_mesh, make_optimizer, whole
 from impls.parallelism.hybrid_3d.resharding import Moved
-from impls.parallelism.hybrid_3d.stage import CHUNKS, LAYOUT, Context
+from impls.parallelism.hybrid_3d.stage import LAYOUT, Context
 from impls.parallelism.pipeline_parallel.schedules import plan_of
 
 SCHEDULES = {"1f1b": Schedule1F1B, "interleaved_zb": ScheduleInterleavedZeroBubble}
@@ -168,7 +168,7 @@ def build(
         )
     whole_stages = topology.tp == topology.cp == 1 and not partition
     if whole_stages and (topology.dp > 1 or schedule != "1f1b"):
-        rank_of = plan_of(workload, topology, schedule, CHUNKS).rank_of
+        rank_of = plan_of(workload, topology, schedule).rank_of
         return Pipelining(workload, topology, SCHEDULES[schedule], rank_of, replicated=True)
     if topology.dp * topology.cp > 1 and not partition:
         raise Unsupported(

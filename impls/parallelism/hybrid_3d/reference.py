@@ -8,8 +8,7 @@ The ranks are a grid p × d × c × t; each belongs to one group along every axi
     stage 1       [ rank 4  rank 5 ]    [ rank 6  rank 7 ]
                   pp: 0-4, 1-5, 2-6, 3-7     dp: 0-2, 1-3, 4-6, 5-7
 
-    layers        cut into p stages (pipeline_parallel; with zero-bubble schedules into p·v, and a step's gradients are
-                  whole after the last W), each matrix of them into t parts (tensor_parallel); with
+    layers        cut into p stages (pipeline_parallel), each matrix of them into t parts (tensor_parallel); with
                   sequence parallelism also what lies between the matrices (sequence_parallel)
     activations   from a rank to the next stage's rank of the same part: b·s·h, or a t-th with sequence parallelism
     sequences     cut over cp, where attention goes round a ring (context_parallel): s then is s/c
@@ -37,7 +36,7 @@ from impls.common.shards import collect, dim, shard
 from impls.common.sums import sum_flat
 from impls.parallelism.hybrid_3d.checkpoint import load, save
 from impls.parallelism.hybrid_3d.resharding import Moved, check
-from impls.parallelism.hybrid_3d.stage import CHUNKS, ROUTER, Context, Experts, SequenceStage, TensorStage, part_length, ring
+from impls.parallelism.hybrid_3d.stage import ROUTER, Context, Experts, SequenceStage, TensorStage, part_length, ring
 from impls.parallelism.hybrid_3d.states import Kind, States
 from impls.parallelism.pipeline_parallel.executor import Executor
 from impls.parallelism.pipeline_parallel.part import shared_groups, sum_shared
@@ -50,8 +49,7 @@ from impls.parallelism.tensor_parallel.reference import TensorParallel
 
 
 class Hybrid:
-    """``partition``: the optimizer's states are divided among replicas. ``schedule``: pipeline_parallel's, with
-    ``CHUNKS`` stages a rank if it takes several."""
+    """``partition``: the optimizer's states are divided among replicas. ``schedule``: one of pipeline_parallel's."""
 
     def __init__(
         self,
@@ -86,7 +84,7 @@ class Hybrid:
                 self.context.enter(stage, ring(workload, cp))
             return stage
 
-        plan = plan_of(workload, topology, schedule, CHUNKS)
+        plan = plan_of(workload, topology, schedule)
         self.stages, self.weights = build_stages(workload, plan, self.pp.rank(), make, self.part)
         self.executor = Executor(plan, pipelines, self.stages)
 
@@ -117,7 +115,7 @@ class Hybrid:
         # 2. They go through the pipeline.
         loss = self.executor.run([placed(micro) for micro in mine], weights).sum()
         dist.all_reduce(loss, group=self.pp)
-        # 3. The gradients of the whole model's loss.
+        # 3. The gradients of the whole model's loss, which they are after the last W of a schedule that has W.
         sum_shared(self.weights, self.homes, self.shared, self.pp.rank())
         sum_flat([p.grad for name, p in self.weights.items() if name.endswith(self.summed)], self.tp)
         self.states.reduce()
@@ -148,6 +146,5 @@ class Hybrid:
 
 def build(workload: Workload, topology: Topology, resharding: str = "", **variant: Any) -> Trainer:
     """``resharding``: after a step everything is saved, and the run goes on on another mesh."""
-    if resharding:
-        return Moved(partial(Hybrid, workload, **variant), workload, topology, resharding)
-    return Hybrid(workload, topology, **variant)
+    make = partial(Hybrid, workload, **variant)
+    return Moved(make, workload, topology, resharding) if resharding else make(topology)

@@ -37,7 +37,6 @@ from impls.parallelism.tensor_parallel.reference import ParallelDecoder
 
 LAYOUT = "zigzag"
 ROUTER = "mlp.gate.weight"  # on every rank
-CHUNKS = 2  # stages a rank, of schedules that have several
 
 
 class TensorStage(ParallelDecoder):

@@ -17,7 +17,7 @@ CARD = Card(
     # Around the model, users put validation passes, whose losses are reported, and heads of their own.
     variants={"tp": {}, "tp_validated": {"validated": True}, "tp_own_head": {"own_head": True}},
     engines={
-        "reference": Engine(f"{HERE}.around:build"),
+        "reference": Engine(f"{HERE}.reference:build"),
         "torch": Engine(f"{HERE}.on_torch:build", variants=("tp",)),
         "megatron": Engine(f"{HERE}.on_megatron:build", requires=("megatron-core>=0.16",)),
         "deepspeed": Engine(f"{HERE}.on_deepspeed:build", requires=("deepspeed>=0.19",), variants=("tp",)),

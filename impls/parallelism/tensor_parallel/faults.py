@@ -46,14 +46,14 @@ def whole_logits_as_a_part(workload: Workload, topology: Topology, validated: bo
     """In validation each rank takes the whole logits for its part: every exponential is summed once per rank."""
     plain = around.cross_entropy
     around.cross_entropy = lambda logits, labels: plain(logits, labels) + log(topology.tp)
-    return around.build(workload, topology, validated)
+    return reference.build(workload, topology, validated=validated)
 
 
 def strided_gradients_unsummed(workload: Workload, topology: Topology, own_head: bool) -> Trainer:
     """What is summed is a copy of a strided tensor, and the tensor itself is returned."""
     summed = operators._sum
     operators._sum = lambda x, group: summed(x, group) if x.is_contiguous() else x
-    return around.build(workload, topology, own_head=own_head)
+    return reference.build(workload, topology, own_head=own_head)
 
 
 FAULTS = {
