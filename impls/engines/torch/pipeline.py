@@ -87,8 +87,8 @@ class Pipelining:
         devices = [device()] if device().type == "cuda" else None
         # Without the view, DDP keeps every gradient twice.
         module = DistributedDataParallel(stage, devices, process_group=self.dp, gradient_as_bucket_view=True)
-        # Without shapes, PyTorch 2.13 infers them by a forward pass, after which DDP waits for gradients: it reduces those
-        # of the first micro-batch already, counts each parameter twice, and fails in the second step.
+        # Without shapes, PyTorch 2.13 infers them by a forward pass, after which DDP waits for gradients: it reduces
+        # those of the first micro-batch already, counts each parameter twice, and fails in the second step.
         work, model = self.workload, self.workload.model
         rows = work.batch_size // self.topology.dp // work.micro_batches
         tokens = torch.empty(rows, work.sequence_length, dtype=torch.int64, device="meta")  # [b, s]
