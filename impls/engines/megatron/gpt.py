@@ -138,6 +138,7 @@ class Gpt:
             )
         start(topology, chunks, expert_tp=changes.get("expert_tensor_parallel_size"))
         self.workload, self.topology, self.shard_states = workload, topology, shard_states
+        self.dp_rank = parallel_state.get_data_parallel_rank()
         self.tp = parallel_state.get_tensor_model_parallel_group()
         self.pp = parallel_state.get_pipeline_model_parallel_group()
         model = workload.model
@@ -213,8 +214,8 @@ class Gpt:
             raise ValueError(f"no initial weight for {', '.join(waiting)}")
 
     def backward(self, batch: Batch) -> Tensor:
-        work, rank = self.workload, parallel_state.get_data_parallel_rank()
-        weighed = [(micro, part * self.topology.dp) for micro, part in share(batch, work, rank, self.topology.dp)]
+        work, dp = self.workload, self.topology.dp
+        weighed = [(micro, part * dp) for micro, part in share(batch, work, self.dp_rank, dp)]
         losses = get_forward_backward_func()(
             forward_step_func=self._forward,
             data_iterator=[iter(weighed) for _ in self.parts],
@@ -233,7 +234,6 @@ class Gpt:
 
     def _forward(self, data: Iterator[tuple[Batch, float]], model: nn.Module) -> tuple[Tensor, Callable[..., Any]]:
         (tokens, labels), weight = next(data)
-        positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
 
         def loss(losses: Tensor) -> tuple[Tensor, ...]:
             value, counted = mean(losses, labels), labels >= 0
@@ -245,10 +245,20 @@ class Gpt:
                 value.detach(),
             )  # the schedule divides the first by this number
 
+        return self.losses(model, tokens, labels), loss
+
+    def losses(self, model: nn.Module, tokens: Tensor, labels: Tensor) -> Tensor:
+        """The loss of each token, [b, s]; on a stage that is not the last one, its activations."""
         # Routers leave the tokens without a label out of their losses, if they are told.
         padded = self.config.calculate_per_token_loss and (self.workload.min_length or self.workload.unlabelled)
         padding = {"padding_mask": labels < 0} if padded else {}
-        return model(tokens, positions, None, labels=labels.clamp(min=0), **padding), loss
+        return self.forward(model, tokens, labels=labels.clamp(min=0), **padding)
+
+    @staticmethod
+    def forward(model: nn.Module, tokens: Tensor, **options: Any) -> Tensor:
+        positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+        found: Tensor = model(tokens, positions, None, **options)
+        return found
 
     def update(self) -> None:
         self.optimizer.step()

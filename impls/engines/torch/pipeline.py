@@ -1,5 +1,6 @@
 """torch.distributed.pipelining: one of its schedules on its PipelineStages. It leaves some work to its user, which is
-done here: summing a tied embedding's gradients, averaging over data-parallel ranks, clipping, stepping."""
+done here: summing a tied embedding's gradients, averaging over data-parallel ranks unless DDP does, clipping,
+stepping."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -10,10 +11,12 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, schedules
+from torch.nn.parallel import DistributedDataParallel
 
 from harness.spec import Batch, Spans, Topology, Workload
 from impls.common.clipping import global_norm
 from impls.common.cuts import EMBEDDING, HEAD, split
+from impls.common.decoder import wide
 from impls.common.mesh import cut, device, gather, lines, mesh, placed
 from impls.common.optimizer import MasterWeights, clip
 from impls.common.routers import without_router_losses
@@ -24,15 +27,22 @@ from impls.common.weights import TORCH_DTYPES, initial
 
 
 class Pipelining:
-    """``kind`` is one of PyTorch's schedules; ``rank_of`` gives the rank that holds each stage."""
+    """``kind`` is one of PyTorch's schedules; ``rank_of`` gives the rank that holds each stage. ``replicated``: each
+    stage is wrapped in DistributedDataParallel, which averages its gradients during the last backward pass."""
 
     def __init__(
-        self, workload: Workload, topology: Topology, kind: Callable[..., Any], rank_of: Sequence[int]
+        self,
+        workload: Workload,
+        topology: Topology,
+        kind: Callable[..., Any],
+        rank_of: Sequence[int],
+        replicated: bool = False,
     ) -> None:
         without_router_losses(
             workload.model, "PyTorch's pipelines have one loss, the last stage's; routers have their own"
         )
         self.workload, self.topology, self.places = workload, topology, mesh(topology)
+        self.replicated = replicated
         self.pp, self.dp = self.places.get_group("pp"), self.places.get_group("dp")
         rank, last = self.pp.rank(), len(rank_of) - 1
         layers = split(workload.model.num_hidden_layers, len(rank_of))
@@ -55,9 +65,7 @@ class Pipelining:
         ends = [[line[rank_of[0]], line[rank_of[last]]] for line in lines(self.places, "pp")]
         self.ends = dist.new_subgroups_by_enumeration(ends)[0] if rank_of[0] != rank_of[last] else self.pp
         self.optimizer = MasterWeights(self.weights.values(), workload)
-        parts = [
-            PipelineStage(module, index, len(rank_of), device(), group=self.pp) for index, module in self.stages.items()
-        ]
+        parts = [self._part(module, index, len(rank_of)) for index, module in self.stages.items()]
         self.spans: Spans | None = None
         for part in parts:
             self._watch(part)
@@ -76,6 +84,22 @@ class Pipelining:
                 (stage.lm_head if stage.last else stage.model.embed_tokens).weight = self.weights[name]
             else:
                 self.weights[name] = parameter
+
+    def _part(self, stage: Stage, index: int, stages: int) -> PipelineStage:
+        if not self.replicated:
+            return PipelineStage(stage, index, stages, device(), group=self.pp)
+        devices = [device()] if device().type == "cuda" else None
+        # Without the view, DDP keeps every gradient twice.
+        module = DistributedDataParallel(stage, devices, process_group=self.dp, gradient_as_bucket_view=True)
+        # Without shapes, PyTorch 2.13 infers them by a forward pass, after which DDP waits for gradients: it reduces
+        # those of the first micro-batch already, counts each parameter twice, and fails in the second step.
+        work, model = self.workload, self.workload.model
+        rows = work.batch_size // self.topology.dp // work.micro_batches
+        tokens = torch.empty(rows, work.sequence_length, dtype=torch.int64, device="meta")  # [b, s]
+        x = torch.empty(*tokens.shape, model.hidden_size, dtype=TORCH_DTYPES[work.dtype], device="meta")  # [b, s, h]
+        logits = wide(torch.empty(*tokens.shape, model.vocab_size, dtype=x.dtype, device="meta"))  # [b, s, V]
+        given, found = tokens if stage.first else x.requires_grad_(), (logits if stage.last else x).requires_grad_()
+        return PipelineStage(module, index, stages, device(), given, found, group=self.pp)
 
     def _watch(self, part: PipelineStage) -> None:
         kinds = {"forward_one_chunk": "F", "backward_one_chunk": "B", "backward_weight_one_chunk": "W"}
@@ -100,7 +124,8 @@ class Pipelining:
         gradients = [_gradient(parameter) for parameter in self.weights.values()]
         if self.tied:
             dist.all_reduce(_gradient(self.weights[EMBEDDING]), group=self.ends)
-        mean_flat(gradients, self.dp)
+        if not self.replicated:
+            mean_flat(gradients, self.dp)
         return total
 
     def update(self) -> None:

@@ -19,6 +19,7 @@ CARD = Card(
         "mesh": {},
         "mesh_sp": {"sequence_parallel": True},
         "mesh_zero1": {"partition": True},
+        "mesh_zero_bubble": {"schedule": "interleaved_zb"},
         # Saved after a step, and resumed on another mesh of as many ranks.
         "resharding": {"partition": True, "resharding": "turned"},
         "resharding_dp": {"partition": True, "resharding": "unpiped"},
@@ -29,7 +30,7 @@ CARD = Card(
         "deepspeed": Engine(
             f"{HERE}.on_deepspeed:build",
             requires=("deepspeed>=0.16",),
-            variants=("mesh", "mesh_zero1", "resharding", "resharding_dp"),
+            variants=("mesh", "mesh_zero1", "mesh_zero_bubble", "resharding", "resharding_dp"),
         ),
         "megatron": Engine(f"{HERE}.on_megatron:build", requires=("megatron-core>=0.16",)),
         # Each of the tensor-parallel ranks has whole experts, on its tokens of the sequence.

@@ -3,10 +3,14 @@
 from dataclasses import replace
 from typing import Any
 
+import torch
+from torch import nn
+
 from harness.spec import Topology, Trainer, Workload
-from harness.spec.fault import GRADIENT, TRAINED, Fault
+from harness.spec.fault import GRADIENT, LATER_GRADIENT, REPLICAS, TRAINED, Fault
 from impls.common.routers import routers
 from impls.parallelism.hybrid_3d import reference
+from impls.parallelism.hybrid_3d.grid import DEEP
 
 
 def gains_of_one_part(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
@@ -54,6 +58,22 @@ def balance_of_local_tokens(workload: Workload, topology: Topology, **variant: A
     return trainer
 
 
+def weights_after_the_reduction(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """Replicas add up the gradients that B leaves, but not those that W computes of the last stage's layers."""
+    trainer = reference.build(workload, topology, **variant)
+    (*_, last) = trainer.stages.values()
+    late = [module.weight for module in last.model.layers.modules() if isinstance(module, nn.Linear)]
+    reduce = trainer.states.reduce
+
+    def reduce_the_others() -> None:
+        own = [weight.grad.clone() for weight in late]
+        reduce()
+        torch._foreach_copy_([weight.grad for weight in late], own)
+
+    trainer.states.reduce = reduce_the_others
+    return trainer
+
+
 FAULTS = {
     "gains_of_one_part": Fault(
         "mesh_zero1",
@@ -89,6 +109,13 @@ FAULTS = {
         {"parity": {"fp32": GRADIENT}},
         where="step 1, gradient of model.layers.",
         workload="meshed_routed",
+    ),
+    "weights_after_the_reduction": Fault(
+        "mesh_zero_bubble",
+        "dp2pp2",
+        {"parity": {"fp32": GRADIENT | LATER_GRADIENT | TRAINED | REPLICAS, "bf16": {"gradient"} | REPLICAS}},
+        where="step 1, gradient of model.layers.",
+        workload=DEEP,
     ),
     "states_of_every_replica": Fault("mesh_zero1", "dp2pp2", {"memory": {"fp32": {"states"}}}, workload="meshed"),
 }

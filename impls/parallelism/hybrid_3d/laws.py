@@ -9,14 +9,14 @@ from impls.common.experts import is_expert
 from impls.parallelism.context_parallel.laws import traffic as rings
 from impls.parallelism.hybrid_3d.resharding import meshes
 from impls.parallelism.hybrid_3d.stage import LAYOUT, ROUTER, part_length
-from impls.parallelism.pipeline_parallel.plan import homes
+from impls.parallelism.pipeline_parallel.plan import consumer, homes
 from impls.parallelism.pipeline_parallel.schedules import plan_of
 from impls.parallelism.tensor_parallel.laws import MOMENTS, part, ring
 
 
-def held(workload: Workload, topology: Topology) -> Iterator[dict[str, float]]:
-    """The elements that the first of each stage's tp ranks holds of each parameter there."""
-    places = homes(workload.model, plan_of(workload, topology, "1f1b", 1))
+def held(workload: Workload, topology: Topology, schedule: str = "1f1b") -> Iterator[dict[str, float]]:
+    """The elements that the first tp rank at each place along pp holds of each parameter there."""
+    places = homes(workload.model, plan_of(workload, topology, schedule))
     sizes = {name: _part(name, shape, topology) for name, shape in workload.model.shapes()}
     for rank in range(topology.pp):
         yield {name: size for name, size in sizes.items() if rank in places[name]}
@@ -34,12 +34,13 @@ def states(
     sequence_parallel: bool = False,
     partition: bool = False,
     resharding: str = "",
+    schedule: str = "1f1b",
 ) -> float | None:
-    """Bytes of weights, gradients, masters and moments on a rank of the stage that holds most; with ZeRO-1 masters and
+    """Bytes of weights, gradients, masters and moments on the rank whose stages hold most; with ZeRO-1 masters and
     moments ÷ (d·c), of an expert ÷ its copies. A run that changes its mesh is measured on the second."""
     try:
         *_, topology = meshes(topology, resharding)
-        stages = list(held(workload, topology))
+        stages = list(held(workload, topology, schedule))
     except Unsupported:
         return None
     e, ranks = workload.element_size, topology.dp * topology.cp if partition else 1
@@ -56,11 +57,12 @@ def traffic(
     sequence_parallel: bool = False,
     partition: bool = False,
     resharding: str = "",
+    schedule: str = "1f1b",
 ) -> float | None:
-    """Bytes that a rank of the busiest stage sends in a step, n = b·s·h elements of each micro-batch, s being the part
-    of a sequence that it has:
+    """Bytes that the busiest rank sends in a step, n = b·s·h elements of each micro-batch, s being the part of a
+    sequence that it has:
 
-        pp    n to each neighbour, forward down and backward up; with sequence parallelism b·⌈s/t⌉·h
+        pp    n for each F and B of which another rank's stage needs the result; with sequence parallelism b·⌈s/t⌉·h
         tp    all-reduces of n: 4 a layer, 1 of the embedding, 1 of the head; the cross-entropy's statistics; with
               sequence parallelism half an all-reduce more for each gather that is done again (2 a layer, 1 of the head)
         cp    a layer's attention goes round the ring, with a t-th of the heads
@@ -73,10 +75,10 @@ def traffic(
         return None
     try:
         *_, topology = meshes(topology, resharding)
-        stages = list(held(workload, topology))
+        plan, stages = plan_of(workload, topology, schedule), list(held(workload, topology, schedule))
     except Unsupported:
         return None
-    model, dp, t, p, e = workload.model, topology.dp, topology.tp, topology.pp, workload.element_size
+    model, dp, t, e = workload.model, topology.dp, topology.tp, workload.element_size
     b, s = workload.batch_size // dp // workload.micro_batches, part_length(workload, topology.cp)
     around = (rings(workload.with_(batch_size=b), Topology(cp=topology.cp), LAYOUT) or 0.0) / t
     length = -(-s // t) if sequence_parallel else s
@@ -85,15 +87,15 @@ def traffic(
     again = 0.5 if sequence_parallel else 0.0
     totals = []
     for rank, mine in enumerate(stages):
-        first, last = rank == 0, rank == p - 1
+        first, last = rank == plan.rank_of[0], rank == plan.rank_of[-1]
         layers = sum(name.endswith("q_norm.weight") for name in mine)
         sums = layers * (4 + 2 * again) + first + last * (1 + again)
-        neighbours = (not first) + (not last)
-        step = sums * ring(n, t) + last * statistics + neighbours * b * length * model.hidden_size * e
-        step += layers * around
+        step = sums * ring(n, t) + last * statistics + layers * around
+        receivers = (consumer(action, plan) for action in plan.actions[rank])
+        sent = sum(r is not None and plan.rank_of[r.stage] != rank for r in receivers)
         summed = "norm.weight" if sequence_parallel else ("q_norm.weight", "k_norm.weight")
         gains = sum(size for name, size in mine.items() if name.endswith(summed)) * e
-        tied = mine[EMBEDDING] * e if model.tie_word_embeddings and p > 1 and (first or last) else 0
+        tied = mine[EMBEDDING] * e if model.tie_word_embeddings and first != last else 0
         once = ring(gains, t) + ring(tied, 2) + ring(sum(mine.values()) * e, dp * topology.cp)
-        totals.append(workload.micro_batches * step + once)
+        totals.append(workload.micro_batches * step + sent * b * length * model.hidden_size * e + once)
     return max(totals)

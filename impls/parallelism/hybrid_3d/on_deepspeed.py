@@ -45,7 +45,10 @@ def build(
     sequence_parallel: bool = False,
     partition: bool = False,
     resharding: str = "",
+    schedule: str = "1f1b",
 ) -> Trainer:
+    if schedule != "1f1b":
+        raise Unsupported("DeepSpeed's PipelineModule has no schedule whose backward pass comes in two parts")
     if sequence_parallel or max(mesh.tp for mesh in meshes(topology, resharding)) > 1:
         raise Unsupported(
             "DeepSpeed's PipelineModule has no tensor-parallel layers; they are Megatron-DeepSpeed's, whose repository "

@@ -68,7 +68,10 @@ def build(
     sequence_parallel: bool = False,
     partition: bool = False,
     resharding: str = "",
+    schedule: str = "1f1b",
 ) -> Trainer:
+    if schedule != "1f1b":
+        raise Unsupported("Megatron-Core has no schedule whose backward pass comes in two parts")
     if topology.cp > 1:
         raise Unsupported("Megatron-Core's own attention, without Transformer Engine's, refuses context parallelism")
     experts = isinstance(workload.model, MoeConfig)

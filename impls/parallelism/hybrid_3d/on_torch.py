@@ -1,6 +1,7 @@
 """PyTorch's FSDP2 × DTensor × torch.distributed.pipelining: each stage's layers cut by ``parallelize_module``, the rest
-over data- and context-parallel ranks by ``fully_shard``, with its ring attention. What it leaves to its user is done
-here: a tied embedding's sum over two stages, the norm over all of them, and which positions a rank has."""
+over data- and context-parallel ranks by ``fully_shard``, with its ring attention; and pipelines whose stages are whole,
+with their replicas in DistributedDataParallel. What it leaves to its user is done here: a tied embedding's sum over two
+stages, the norm over all of them, and which positions a rank has."""
 
 from collections.abc import Mapping
 from fnmatch import fnmatch
@@ -12,7 +13,7 @@ import torch.distributed.checkpoint as checkpoint
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleInterleavedZeroBubble
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import loss_parallel, parallelize_module
 from torch.nn.utils import get_total_norm
@@ -23,10 +24,14 @@ from impls.common.mesh import cut, device, gather, lines, mesh, placed
 from impls.common.optimizer import MasterWeights, clip
 from impls.common.stages import Stage
 from impls.common.weights import TORCH_DTYPES, initial
+from impls.engines.torch.pipeline import Pipelining
 from impls.engines.torch.ring import ring
 from impls.engines.torch.tensor_parallel import PLAN, by_mesh, make_optimizer, whole
 from impls.parallelism.hybrid_3d.resharding import Moved
 from impls.parallelism.hybrid_3d.stage import LAYOUT, Context
+from impls.parallelism.pipeline_parallel.schedules import plan_of
+
+SCHEDULES = {"1f1b": Schedule1F1B, "interleaved_zb": ScheduleInterleavedZeroBubble}
 
 
 class Composed:
@@ -153,6 +158,7 @@ def build(
     sequence_parallel: bool = False,
     partition: bool = False,
     resharding: str = "",
+    schedule: str = "1f1b",
 ) -> Trainer:
     if isinstance(workload.model, MoeConfig):
         raise Unsupported("PyTorch itself has no layer whose experts lie on several ranks")
@@ -160,10 +166,16 @@ def build(
         raise Unsupported(
             "DTensor saves what its products were given, gathered: the naive form of sequence parallelism"
         )
+    whole_stages = topology.tp == topology.cp == 1 and not partition
+    if whole_stages and (topology.dp > 1 or schedule != "1f1b"):
+        rank_of = plan_of(workload, topology, schedule).rank_of
+        return Pipelining(workload, topology, SCHEDULES[schedule], rank_of, replicated=True)
     if topology.dp * topology.cp > 1 and not partition:
         raise Unsupported(
             "PyTorch's data parallelism of DTensors is FSDP2, which divides states: the variant mesh_zero1"
         )
+    if schedule != "1f1b":
+        raise Unsupported("zero-bubble schedules are driven here on whole stages and their replicas alone")
     if resharding:
         return Moved(lambda mesh: Composed(workload, mesh), workload, topology, resharding)
     return Composed(workload, topology)

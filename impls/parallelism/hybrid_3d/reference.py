@@ -24,6 +24,7 @@ The ranks are a grid p × d × c × t; each belongs to one group along every axi
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -49,10 +50,15 @@ from impls.parallelism.tensor_parallel.reference import TensorParallel
 
 
 class Hybrid:
-    """``partition``: the optimizer's states are divided among replicas."""
+    """``partition``: the optimizer's states are divided among replicas. ``schedule``: one of pipeline_parallel's."""
 
     def __init__(
-        self, workload: Workload, topology: Topology, sequence_parallel: bool = False, partition: bool = False
+        self,
+        workload: Workload,
+        topology: Topology,
+        sequence_parallel: bool = False,
+        partition: bool = False,
+        schedule: str = "1f1b",
     ) -> None:
         check(workload, topology, sequence_parallel)
         self.workload, self.topology, self.steps = workload, topology, 0
@@ -79,7 +85,7 @@ class Hybrid:
                 self.context.enter(stage, ring(workload, cp))
             return stage
 
-        plan = plan_of(workload, topology, "1f1b", 1)
+        plan = plan_of(workload, topology, schedule)
         self.stages, self.weights = build_stages(workload, plan, self.pp.rank(), make, self.part)
         self.executor = Executor(plan, pipelines, self.stages)
 
@@ -110,7 +116,7 @@ class Hybrid:
         # 2. They go through the pipeline.
         loss = self.executor.run([placed(micro) for micro in mine], weights).sum()
         dist.all_reduce(loss, group=self.pp)
-        # 3. The gradients of the whole model's loss.
+        # 3. The gradients of the whole model's loss, which they are after the last W of a schedule that has W.
         sum_shared(self.weights, self.homes, self.shared, self.pp.rank())
         sum_flat([p.grad for name, p in self.weights.items() if name.endswith(self.summed)], self.tp)
         self.states.reduce()
@@ -139,8 +145,7 @@ class Hybrid:
     save, load = save, load
 
 
-def build(workload: Workload, topology: Topology, resharding: str = "", **variant: bool) -> Trainer:
+def build(workload: Workload, topology: Topology, resharding: str = "", **variant: Any) -> Trainer:
     """``resharding``: after a step everything is saved, and the run goes on on another mesh."""
-    if resharding:
-        return Moved(partial(Hybrid, workload, **variant), workload, topology, resharding)
-    return Hybrid(workload, topology, **variant)
+    make = partial(Hybrid, workload, **variant)
+    return Moved(make, workload, topology, resharding) if resharding else make(topology)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.nn.functional import pad
 
-from harness.spec import Batch, ModelConfig, MoeConfig, Topology, Workload
+from harness.spec import Batch, ModelConfig, MoeConfig, Topology, Unsupported, Workload
 from impls.common.data import IGNORED
 from impls.common.decoder import Attention
 from impls.common.mesh import device, lines
@@ -46,13 +46,16 @@ class TensorStage(ParallelDecoder):
     def __init__(self, config: ModelConfig, layers: range, first: bool, last: bool, length: int, *decoder: Any) -> None:
         super().__init__(config, *decoder)
         self.first, self.last, self.length = first, last, length
-        self.later: list[Any] = []  # no backward pass is split
+        self.later: list[Any] = []  # what split backward passes would leave
         body = self.model
         body.layers = nn.ModuleDict({str(index): body.layers[index] for index in layers})
         if not first:
             del body.embed_tokens
         if not last:
             del body.norm, self.lm_head
+
+    def defer(self) -> None:
+        raise Unsupported("backward passes of tensor-parallel products are not split here")
 
     def feed_forward(self, x: Tensor, part: nn.Module) -> Tensor:
         return part(x) if isinstance(part, ParallelExperts) else super().feed_forward(x, part)

@@ -40,8 +40,9 @@ TIED = {
 }
 
 
-def plan_of(workload: Workload, topology: Topology, schedule: str, chunks: int) -> Plan:
-    """The schedule's plan for this work. Raises Unsupported where it cannot be made."""
+def plan_of(workload: Workload, topology: Topology, schedule: str, chunks: int = 2) -> Plan:
+    """The schedule's plan for this work; ``chunks``: stages a rank, if it takes several. Raises Unsupported where it
+    cannot be made."""
     arguments = (chunks,) if schedule in LOOPED else ()
     try:
         plan = SCHEDULES[schedule](topology.pp, workload.micro_batches, *arguments)

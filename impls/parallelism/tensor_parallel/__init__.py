@@ -1,6 +1,7 @@
 """Tensor parallelism: the matrices of every layer are cut across ranks."""
 
 from harness.spec import Card, Claim, Engine, Law
+from impls.parallelism.tensor_parallel.grid import GRID
 
 HERE = "impls.parallelism.tensor_parallel"
 COURSE = "AIInfra course, tensor parallelism practice"
@@ -13,18 +14,23 @@ CARD = Card(
         f"{MEGATRON}, §3, figure 3",
         "Narayanan et al. 2021, Efficient Large-Scale Language Model Training on GPU Clusters, §2.3, §3.2",
     ),
-    variants={"tp": {}},
+    # Around the model, users put validation passes, whose losses are reported, and heads of their own.
+    variants={"tp": {}, "tp_validated": {"validated": True}, "tp_own_head": {"own_head": True}},
     engines={
         "reference": Engine(f"{HERE}.reference:build"),
-        "torch": Engine(f"{HERE}.on_torch:build"),
+        "torch": Engine(f"{HERE}.on_torch:build", variants=("tp",)),
         "megatron": Engine(f"{HERE}.on_megatron:build", requires=("megatron-core>=0.16",)),
-        "deepspeed": Engine(f"{HERE}.on_deepspeed:build", requires=("deepspeed>=0.19",)),
-        "deepspeed_saved": Engine(f"{HERE}.on_deepspeed:build_saved", requires=("deepspeed>=0.19",)),
+        "deepspeed": Engine(f"{HERE}.on_deepspeed:build", requires=("deepspeed>=0.19",), variants=("tp",)),
+        "deepspeed_saved": Engine(f"{HERE}.on_deepspeed:build_saved", requires=("deepspeed>=0.19",), variants=("tp",)),
         "colossalai": Engine(
-            f"{HERE}.on_colossalai:build", requires=("colossalai>=0.5",), environment="colossalai-suites"
+            f"{HERE}.on_colossalai:build",
+            requires=("colossalai>=0.5",),
+            variants=("tp",),
+            environment="colossalai-suites",
         ),
     },
     topologies=("dp1", "tp2", "tp4"),
+    grid=GRID,
     laws=(
         Law(
             "memory",

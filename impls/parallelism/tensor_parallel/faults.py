@@ -1,11 +1,13 @@
 """Tensor parallelism with exactly one thing broken."""
 
+from math import log
+
 import torch
 import torch.nn.functional as F
 
 from harness.spec import Topology, Trainer, Workload
-from harness.spec.fault import GRADIENT, UPDATE, Fault
-from impls.parallelism.tensor_parallel import reference
+from harness.spec.fault import GRADIENT, LATER_GRADIENT, LOSS, UPDATE, Fault
+from impls.parallelism.tensor_parallel import around, operators, reference
 
 
 def no_sum_over_heads(workload: Workload, topology: Topology) -> Trainer:
@@ -40,6 +42,20 @@ def a_mean_over_all_positions(workload: Workload, topology: Topology) -> Trainer
     return reference.build(workload, topology)
 
 
+def whole_logits_as_a_part(workload: Workload, topology: Topology, validated: bool) -> Trainer:
+    """In validation each rank takes the whole logits for its part: every exponential is summed once per rank."""
+    plain = around.cross_entropy
+    around.cross_entropy = lambda logits, labels: plain(logits, labels) + log(topology.tp)
+    return reference.build(workload, topology, validated=validated)
+
+
+def strided_gradients_unsummed(workload: Workload, topology: Topology, own_head: bool) -> Trainer:
+    """What is summed is a copy of a strided tensor, and the tensor itself is returned."""
+    summed = operators._sum
+    operators._sum = lambda x, group: summed(x, group) if x.is_contiguous() else x
+    return reference.build(workload, topology, own_head=own_head)
+
+
 FAULTS = {
     "no_sum_of_input_gradients": Fault(
         "tp",
@@ -59,6 +75,20 @@ FAULTS = {
         "tp2",
         {"parity": {"fp32": GRADIENT | UPDATE, "bf16": {"gradient"}}},
         where="_norm.weight",
+    ),
+    "whole_logits_as_a_part": Fault(
+        "tp_validated",
+        "tp2",
+        {"parity": {"fp32": LOSS, "bf16": LOSS}},
+        where="step 1, loss ",
+        workload="thorough",
+    ),
+    "strided_gradients_unsummed": Fault(
+        "tp_own_head",
+        "tp2",
+        {"parity": {"fp32": GRADIENT | LATER_GRADIENT | UPDATE, "bf16": {"gradient"}}},
+        where="step 1, gradient of ",
+        workload="thorough",
     ),
     "blocks_summed_in_float32": Fault("tp", "tp2", {"traffic": {"bf16": {"bytes"}}}),
 }

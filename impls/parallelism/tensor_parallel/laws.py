@@ -24,7 +24,7 @@ def part(name: str, shape: tuple[int, ...], t: int) -> float:
     return prod(shape) / t
 
 
-def states(workload: Workload, topology: Topology) -> float:
+def states(workload: Workload, topology: Topology, validated: bool = False, own_head: bool = False) -> float:
     """Bytes of weights, gradients, moments, and masters if the weights are narrower than float32. An engine that pads
     the vocabulary holds more and reports it."""
     element = workload.element_size
@@ -32,7 +32,7 @@ def states(workload: Workload, topology: Topology) -> float:
     return held(workload, topology.tp) * (2 * element + (4 if element < 4 else 0) + moments)
 
 
-def traffic(workload: Workload, topology: Topology) -> float | None:
+def traffic(workload: Workload, topology: Topology, validated: bool = False, own_head: bool = False) -> float | None:
     """Bytes that a rank sends in a step, each all-reduce in a ring, 2(t−1)/t of its buffer (ibid. §3 and §5.1):
 
         every layer     2 forward (g) and 2 backward (f)            b·s·h elements each
@@ -40,8 +40,9 @@ def traffic(workload: Workload, topology: Topology) -> float | None:
         cross-entropy   largest logit, Σ exp, the label's logit     b·s elements each, in float32 or wider
         QK-norm         the gradients of both gains of every layer  in one buffer, once a step
 
-    all but the last for each micro-batch of b sequences; with dp > 1 also the gradients of the rank's parameters. None
-    for one rank.
+    all but the last for each micro-batch of b sequences; with dp > 1 also the gradients of the rank's parameters. A
+    validation pass has the forward all-reduces of b·s·h again, and gathers b·s·V logits, (t−1)/t of them. None for one
+    rank.
     """
     model, dp, t, element = workload.model, topology.dp, topology.tp, workload.element_size
     if topology.world_size == 1:
@@ -50,6 +51,9 @@ def traffic(workload: Workload, topology: Topology) -> float | None:
     activation, statistic = tokens * model.hidden_size * element, tokens * max(4, element)
     gains = 2 * model.num_hidden_layers * model.head_dim * element
     step = (4 * model.num_hidden_layers + 2) * ring(activation, t) + ring(statistic, t) + ring(2 * statistic, t)
+    if validated:
+        logits = tokens * model.vocab_size * element
+        step += (2 * model.num_hidden_layers + 1) * ring(activation, t) + ring(logits, t) / 2
     return workload.micro_batches * step + ring(gains, t) + ring(held(workload, t) * element, dp)
 
 

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.spec import Batch, ModelConfig, Topology, Workload
+from harness.spec import Batch, ModelConfig, Topology, Trainer, Workload
 from impls.common.clipping import clip_by_global_norm
 from impls.common.decoder import MLP, Attention, Decoder, Layer, mean, rope_table, rotate
 from impls.common.experts import without_experts
@@ -32,6 +32,7 @@ from impls.common.optimizer import MasterWeights
 from impls.common.shards import bounds, collect, dim, shard
 from impls.common.sums import mean_flat, sum_flat
 from impls.common.weights import TORCH_DTYPES, initial
+from impls.parallelism.tensor_parallel.around import put_around
 from impls.parallelism.tensor_parallel.operators import Group, column_parallel, reduce
 from impls.parallelism.tensor_parallel.vocabulary import CrossEntropy, embedding
 
@@ -143,5 +144,5 @@ class TensorParallel:
         return collect(dict(zip(self.weights, self.optimizer.masters, strict=True)), self.tp)
 
 
-def build(workload: Workload, topology: Topology) -> TensorParallel:
-    return TensorParallel(workload, topology)
+def build(workload: Workload, topology: Topology, **around: bool) -> Trainer:
+    return put_around(TensorParallel(workload, topology), **around)

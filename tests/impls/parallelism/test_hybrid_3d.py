@@ -76,6 +76,8 @@ def layouts_with_experts(draw: st.DrawFn) -> Case:
 
 EIGHT = Workload("eight", ModelConfig(33, 12, 20, 2, 4, 2, 6, tie_word_embeddings=True), 4, 2, 7, 2, max_grad_norm=0.3)
 
+DEEP = EIGHT.with_(name="deep", model=replace(EIGHT.model, num_hidden_layers=4), optimizer="adamw", eps=1e-3)
+
 ODD = EIGHT.with_(name="odd", optimizer="adamw", eps=1e-3, dtype="bf16")
 
 
@@ -84,6 +86,8 @@ ODD = EIGHT.with_(name="odd", optimizer="adamw", eps=1e-3, dtype="bf16")
 @example(case=Case("hybrid_3d", "mesh_sp", "reference", Topology(dp=2, tp=2, pp=2), EIGHT))
 @example(case=Case("hybrid_3d", "mesh_zero1", "reference", Topology(dp=2, tp=2, pp=2), EIGHT))
 @example(case=Case("hybrid_3d", "mesh_sp", "reference", Topology(tp=2, pp=2, cp=2), EIGHT.with_(sequence_length=6)))
+@example(case=Case("hybrid_3d", "mesh_zero_bubble", "reference", Topology(dp=2, pp=2), DEEP))
+@example(case=Case("hybrid_3d", "mesh_zero_bubble", "reference", Topology(pp=2, cp=2), DEEP.with_(sequence_length=6)))
 @example(case=Case("hybrid_3d", "resharding", "reference", Topology(tp=2, pp=2), ODD))
 @example(case=Case("hybrid_3d", "resharding", "reference", Topology(dp=2, tp=2), ODD))
 @example(case=Case("hybrid_3d", "resharding_dp", "reference", Topology(dp=2, pp=2), ODD.with_(batch_size=8)))
@@ -219,7 +223,20 @@ def test_zero_divides_the_states_of_the_optimizer_alone() -> None:
     assert divided == pytest.approx(whole * (4 + 12 / 2) / 16)
 
 
-def test_an_impossible_mesh_is_skipped_with_the_reason(lab: Lab) -> None:
-    (found,) = lab.measure("parity", Case("hybrid_3d", "mesh_sp", "reference", Topology(dp=2, pp=2), Workload()))
+@pytest.mark.parametrize(
+    ("variant", "topology", "reason"),
+    [
+        ("mesh_sp", Topology(dp=2, pp=2), "no sequence parallelism without tensor parallelism"),
+        ("mesh_zero_bubble", Topology(tp=2, pp=2), "backward passes of tensor-parallel products are not split here"),
+    ],
+    ids=str,
+)
+def test_an_impossible_mesh_is_skipped_with_the_reason(lab: Lab, variant: str, topology: Topology, reason: str) -> None:
+    (found,) = lab.measure("parity", Case("hybrid_3d", variant, "reference", topology, DEEP))
     assert found.verdict == "skipped"
-    assert "no sequence parallelism without tensor parallelism" in found.reason
+    assert reason in found.reason
+
+
+def test_pytorchs_pipelines_are_right_with_replicas_in_ddp(lab: Lab) -> None:
+    even = DEEP.with_(name="even", sequence_length=8)
+    assert wrong(lab, Case("hybrid_3d", "mesh", "torch", Topology(dp=2, pp=2), even)) == []

@@ -87,6 +87,25 @@ def test_data_parallel_groups_add_one_all_reduce_of_what_a_rank_holds(lab: Lab) 
     assert measurement.value == measurement.law, measurement.reason
 
 
+@pytest.mark.parametrize("variant", ["tp_validated", "tp_own_head"])
+@pytest.mark.parametrize(("workload", "topology"), [(CLIPPED, DP2TP2), (MIXED, TP4)], ids=["fp32", "bf16"])
+def test_what_users_put_around_a_model_computes_and_sends_what_it_promises(
+    lab: Lab, variant: str, workload: Workload, topology: Topology
+) -> None:
+    around = case("reference", workload, topology, variant)
+    assert failed([found for measure in ("parity", "memory") for found in lab.measure(measure, around)]) == []
+    (sent,) = lab.measure("traffic", around)
+    assert sent.value == sent.law, sent.reason
+
+
+def test_logits_of_unequal_parts_are_skipped_with_the_reason(lab: Lab) -> None:
+    (found,) = lab.measure("parity", case("reference", UNEVEN, variant="tp_validated"))
+    assert (found.verdict, found.reason) == (
+        "skipped",
+        "logits are gathered here in equal parts, and tp 2 does not divide 131",
+    )
+
+
 def test_autotp_sends_one_backward_all_reduce_for_each_column_parallel_matrix(lab: Lab) -> None:
     """Five per layer where the paper has two; its embedding, if not tied to the head, is whole and sends nothing."""
     workload = Workload("untied", SMALL)
