@@ -2,7 +2,6 @@
 on GPU Clusters", §3), with sequence, context, expert parallelism and ZeRO-1: a composition of the other references.
 
 The ranks are a grid p × d × c × t; each belongs to one group along every axis. Of eight (p = d = t = 2, c = 1):
-
                      pipeline 0            pipeline 1
     stage 0       [ rank 0  rank 1 ]    [ rank 2  rank 3 ]        [ … ] tp: parts of the same layers, neighbours
     stage 1       [ rank 4  rank 5 ]    [ rank 6  rank 7 ]
