@@ -16,7 +16,7 @@ _MESHED = NAMED["meshed"]
 DEEP = _MESHED.with_(name="meshed_deep", model=replace(_MESHED.model, num_hidden_layers=4))
 GRID = Grid(
     rows=(
-        Row("meshed", "fp32", TWO_AXES, ONE_STAGE),
+        Row("meshed", "fp32", (*TWO_AXES, "tp2cp2"), ONE_STAGE),
         Row("meshed", "fp32", THREE_AXES, STAYING),
         Row("meshed", "bf16", ("dp2pp2",), ONE_STAGE),
         Row("meshed_experts", "fp32", EXPERTS, ONE_STAGE),
