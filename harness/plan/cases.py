@@ -98,9 +98,17 @@ def at_depth(cases: list[Case], request: Request, chosen: dict[str, Card]) -> li
         return cases
     # Timed and watched cases are compared with all of their peers, so pairs of choices are not enough; poisoned work
     # shows nothing of what the other cases of its pairs do.
-    healthy = [case for case in cases if not case.workload.poisoned]
+    able = [case for case in cases if not _full(case, chosen[case.topic])]
+    healthy = [case for case in able if not case.workload.poisoned]
     kept = set(depth.pairwise(healthy, lambda case: _is_timed(case, request, chosen[case.topic])))
-    return [case for case in cases if case in kept or case.workload.poisoned]
+    return [case for case in able if case in kept or case.workload.poisoned]
+
+
+def _full(case: Case, card: Card) -> bool:
+    """Whether the case runs at the full depth alone."""
+    grid, mine = _grid(card), (case.workload.name, case.workload.dtype)
+    rows = [row for row in (*grid.rows, *grid.watched) if (_named(row).name, row.dtype) == mine]
+    return bool(rows) and all(row.full for row in rows)
 
 
 def _has_axes(card: Card, topology: Topology) -> bool:

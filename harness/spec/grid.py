@@ -8,12 +8,14 @@ from harness.spec.workload import Workload
 
 class Row(NamedTuple):
     """``work``: a workload or its name; ``dtype``: its precision; ``where``: the topologies that run it (True: all of
-    the topic's topologies; False: those with two ranks); ``variants``: the variants that compute it (empty: all)."""
+    the topic's topologies; False: those with two ranks); ``variants``: the variants that compute it (empty: all);
+    ``full``: it runs at the full depth alone, since other rows of the grid find the same faults."""
 
     work: str | Workload
     dtype: str
     where: bool | tuple[str, ...]
     variants: tuple[str, ...] = ()
+    full: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,11 @@ TRAINER_GRID = Grid(
         Row("thorough", "bf16", False),
         Row("distant", "bf16", False),
         Row("tiny", "fp32", True),
-        Row("tiny", "bf16", False),
-        Row("tiny_adamw", "fp32", False),
+        Row("tiny", "bf16", False, full=True),
+        Row("tiny_adamw", "fp32", False, full=True),
         Row("tiny_adamw", "bf16", True),
         Row("uneven_tied", "fp32", True),
-        Row("uneven_tied", "bf16", False),
+        Row("uneven_tied", "bf16", False, full=True),
     ),
     timed=("tiny",),
     timed_on=("dp2", "tp2"),  # one rank has nothing to distribute
