@@ -56,7 +56,7 @@ def _pairs(case: Case) -> Iterator[Pair]:
 
 # Seconds on two cores: imports before the first figure; a checked run, by rank; an oracle for a workload; timed rounds,
 # and by engine in them; a timeline.
-START, RANK, ORACLE, BLOCK, MEMBER, TIMELINE = 28.0, 0.17, 1.5, 5.0, 0.3, 1.1
+START, RANK, ORACLE, BLOCK, MEMBER, TIMELINE = 28.0, 0.3, 3.5, 5.0, 0.3, 1.1
 
 
 def minutes(measures: Mapping[Case, Sequence[str]], cores: int) -> float:
