@@ -12,6 +12,7 @@ from harness.plan import cases as plan
 from harness.plan import depth
 from harness.plan.cases import Request
 from harness.spec import Case, Topology, Workload
+from harness.spec.grid import TRAINER_GRID
 from tests.sessions import run
 
 EVERY = Request(ranks=8)
@@ -47,9 +48,16 @@ def test_quick_is_every_variant_of_every_engine_once_with_parity_and_memory() ->
         assert case.topology.world_size == min(several, default=1)
 
 
-def test_default_shows_every_pair_that_full_shows_with_half_of_its_cases() -> None:
-    full, default = planned(), planned(depth="default")
-    assert pairs(default) == pairs(full)
+def test_default_shows_every_pair_of_the_rows_that_are_not_of_full_alone_with_half_of_its_cases() -> None:
+    full, default, cards = planned(), planned(depth="default"), plan.cards(EVERY)
+
+    def alone(case: Case) -> bool:
+        rows = (cards[case.topic].grid or TRAINER_GRID).rows
+        return any(row.full and (row.work, row.dtype) == (case.workload.name, case.workload.dtype) for row in rows)
+
+    assert not any(map(alone, default))
+    assert {case.topic for case in full if alone(case)} >= {"zero", "data_parallel", "tensor_parallel"}
+    assert pairs(default) == pairs(case for case in full if not alone(case))
     assert set(default) < set(full)
     assert len(default) < 0.5 * len(full)
 
