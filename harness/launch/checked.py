@@ -45,8 +45,7 @@ def trainer(
     gc.collect()
     gc.freeze()  # what exists now is not searched again, which makes each later collection cheap
     run, tensors, changed = TrainerRun(meter=memory.meter(), products=products), Kept(context, keep), set()
-    losses, observed, memories, traffics = [], [], [], []
-    graph: list[int] = []
+    losses, observed, memories, traffics, graph = [], [], [], [], []
     with memory.gauge() as gauge:
         trainer: Trainer = load(build)(workload, topology, **variant)
         frozen = fingerprints(trainer)
@@ -69,7 +68,7 @@ def trainer(
                 observed.append({name: float(value) for name, value in observe().items()})
             changed |= {name for name, digest in fingerprints(trainer).items() if digest != frozen.get(name)}
             if step in (SETTLED, last):
-                graph.append(nodes(*graph))
+                graph.append(nodes())
         if merged := getattr(trainer, "merged", None):
             tensors.keep("merged", merged)
             trainer.unmerge()  # type: ignore[attr-defined]

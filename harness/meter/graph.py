@@ -6,17 +6,9 @@ from typing import Any
 from torch import Tensor
 
 
-def nodes(*before: int) -> int:
-    """The number of distinct autograd nodes that live Python tensors can reach. If it exceeds one of those ``before``,
-    it is counted again without garbage in reference cycles."""
-    found = _reached()
-    if any(found > each for each in before):
-        gc.collect()
-        found = _reached()
-    return found
-
-
-def _reached() -> int:
+def nodes() -> int:
+    """The number of distinct autograd nodes that Python tensors can reach, without garbage in reference cycles."""
+    gc.collect()
     seen: set[Any] = set()
     # Not isinstance(): it asks objects for their __class__, and some warn then.
     waiting = [each.grad_fn for each in gc.get_objects() if issubclass(type(each), Tensor)]
