@@ -5,6 +5,7 @@ machine's drift affects all alike; each switch is followed by uncounted steps.
 """
 
 import random
+import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -37,9 +38,11 @@ BlockKey = tuple[str, str, Topology, Workload]
 
 @dataclass
 class Block:
-    """Seconds per step of each case, round by round, and the reason where a case has none."""
+    """Seconds per step of each case, round by round, and the reason where a case has none. ``ratios``: of each
+    Function's case, :meth:`harness.launch.fresh.Fresh.ratio` in each turn."""
 
     rounds: dict[str, list[list[float]]] = field(default_factory=dict)
+    ratios: dict[str, list[float]] = field(default_factory=dict)
     problems: dict[str, Measurement] = field(default_factory=dict)
     cases: tuple[Case, ...] = ()
     spoilt: int = 0
@@ -127,7 +130,8 @@ def _time(block: Block, worlds: dict[str, World], timeout: float, launcher: Laun
         if not worlds or _enough(block, time.monotonic() - start):
             break
         shuffle.shuffle(order)
-        for name, seconds in _round(block, worlds, order, _turn(block, launcher.device), timeout, watch).items():
+        turn = {**_turn(block, launcher.device), "seed": secrets.randbits(32)}
+        for name, seconds in _round(block, worlds, order, turn, timeout, watch).items():
             block.rounds[name].append(seconds)
 
 
@@ -158,8 +162,10 @@ def _round(
             block.rounds.pop(name)
             worlds.pop(name).close()
             continue
-        ranks = [outcome.value for outcome in outcomes if isinstance(outcome, Done)]
-        times[name] = [max(step) for step in zip(*ranks, strict=True)]
+        turns = [outcome.value for outcome in outcomes if isinstance(outcome, Done)]
+        times[name] = [max(step) for step in zip(*(turn.seconds for turn in turns), strict=True)]
+        if turns[0].ratio is not None:
+            block.ratios.setdefault(name, []).append(turns[0].ratio)
     if spoilt := watch.disturbance():
         block.spoilt, block.trouble = block.spoilt + 1, spoilt
         return {}
@@ -181,13 +187,14 @@ def judge_block(block: Block, case: Case, wrong: Collection[str] = (), marked: b
     ``marked``: see :func:`harness.judge.speed.judge`."""
     if case.id in block.problems:
         return [block.problems[case.id].but(measure="throughput")]
+    fresh = [speed.fresh(block.ratios[case.id])] if case.id in block.ratios else []
     good = min((len(rounds) for rounds in block.rounds.values()), default=0)
     if good < FEWEST:
         reason = f"{good} rounds within {2 * LIMIT:g} s; {FEWEST} are needed"
         if block.spoilt:
             reason += f"; {block.spoilt} more were disturbed ({block.trouble}): run again on an idle machine"
-        return [no_run("invalid", reason).but(measure="throughput")]
+        return [no_run("invalid", reason).but(measure="throughput"), *fresh]
     peers = {c.engine: block.rounds[c.id] for c in block.cases if c.variant == case.variant and c.id in block.rounds}
     flops = step_flops(case.workload)
     about = case.workload.tokens, flops, block.ceiling, block.spoilt
-    return speed.judge(case.engine, peers, *about, wrong, marked)
+    return [*speed.judge(case.engine, peers, *about, wrong, marked), *fresh]
