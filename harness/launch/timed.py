@@ -15,6 +15,7 @@ from harness.launch.fresh import Fresh
 from harness.launch.problem import forward_backward
 from harness.launch.rank import Context
 from harness.spec import Topology, Trainer, Workload
+from harness.spec.run import Ceilings, Profile
 
 BATCHES = 4  # the steps cycle through them
 
@@ -105,8 +106,15 @@ def steps(context: Context, warm: int, steps: int, seed: int) -> Turn:
     return Turn(seconds, fresh.ratio(drawn, results) if fresh else None)
 
 
-def ceiling(context: Context, workload: Workload) -> float:
-    """FLOP/s of a large matrix product in the workload's dtype on this rank: the attainable maximum."""
-    from harness.meter.flops import matmul_ceiling
+def ceilings(context: Context, workload: Workload) -> Ceilings:
+    """What the machine attains in the workload's dtype, see :mod:`harness.meter.ceilings`."""
+    from harness.meter.ceilings import ceilings
 
-    return matmul_ceiling(workload.dtype)
+    return ceilings(workload.dtype)
+
+
+def anatomy(context: Context, steps: int) -> Profile:
+    """Where the time of some steps goes."""
+    from harness.meter.anatomy import profiled
+
+    return profiled(context.state["step"], steps)

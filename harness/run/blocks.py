@@ -19,6 +19,7 @@ from harness.meter.flops import step_flops
 from harness.run.oracle import no_run, trouble
 from harness.spec import Card, Case, Measurement, Topology, Workload
 from harness.spec.requires import library, missing
+from harness.spec.run import Ceilings, Profile
 
 TASKS = "harness.launch.timed"
 ROUNDS = 7  # rounds if fewer cannot separate the engines; ten decide no more
@@ -29,6 +30,7 @@ ATTEMPTS = 3 * ROUNDS  # the most rounds: a disturbed round is repeated, and a n
 PATIENCE = 5.0  # seconds of a block in which a noisy machine may take further rounds
 FEWEST = 5  # the fewest rounds that can judge a block
 LIMIT = 30.0  # seconds after which a block ends if it has FEWEST rounds; after twice as long it always ends
+PROFILED = 5  # steps that are profiled afterwards
 BRIEF = 0.05  # seconds: a shorter step is slowed by caches that hold another engine's data
 
 SMALL = 10**8  # parameters of a model that fits on a device many times
@@ -47,7 +49,8 @@ class Block:
     cases: tuple[Case, ...] = ()
     spoilt: int = 0
     trouble: str = ""
-    ceiling: float = 0.0  # FLOP/s of all ranks together
+    ceilings: list[Ceilings] = field(default_factory=list)  # of each rank
+    profiles: dict[str, list[Profile]] = field(default_factory=dict)  # of each rank, by case
 
 
 def small(case: Case) -> bool:
@@ -117,8 +120,8 @@ def run_block(
 def _time(block: Block, worlds: dict[str, World], timeout: float, launcher: Launcher) -> None:
     case = block.cases[0]
     first = next(iter(worlds))
-    found = worlds[first].run(Job(f"{TASKS}:ceiling", {"workload": case.workload}), timeout)
-    block.ceiling = sum(outcome.value for outcome in found if isinstance(outcome, Done))
+    found = worlds[first].run(Job(f"{TASKS}:ceilings", {"workload": case.workload}), timeout)
+    block.ceilings = [outcome.value for outcome in found if isinstance(outcome, Done)]
     problem = trouble(found)
     if problem:  # the world is gone, with the prepared engine
         block.problems[first] = problem
@@ -133,6 +136,10 @@ def _time(block: Block, worlds: dict[str, World], timeout: float, launcher: Laun
         turn = {**_turn(block, launcher.device), "seed": secrets.randbits(32)}
         for name, seconds in _round(block, worlds, order, turn, timeout, watch).items():
             block.rounds[name].append(seconds)
+    for name, world in worlds.items():
+        found = world.run(Job(f"{TASKS}:anatomy", {"steps": PROFILED}), timeout)
+        if not trouble(found):
+            block.profiles[name] = [outcome.value for outcome in found if isinstance(outcome, Done)]
 
 
 def _turn(block: Block, device: str) -> dict[str, int]:
@@ -196,5 +203,6 @@ def judge_block(block: Block, case: Case, wrong: Collection[str] = (), marked: b
         return [no_run("invalid", reason).but(measure="throughput"), *fresh]
     peers = {c.engine: block.rounds[c.id] for c in block.cases if c.variant == case.variant and c.id in block.rounds}
     flops = step_flops(case.workload)
-    about = case.workload.tokens, flops, block.ceiling, block.spoilt
+    ceiling = sum(rank.flops for rank in block.ceilings)
+    about = case.workload.tokens, flops, ceiling, block.spoilt
     return [*speed.judge(case.engine, peers, *about, wrong, marked), *fresh]
