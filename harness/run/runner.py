@@ -182,8 +182,11 @@ class Runner:
         """The :class:`harness.judge.parity.Reference` of the case's work, or a measurement with the reason for its
         absence."""
         card = self.card(case)
-        expected = self._references.get(self._oracles.key(case, card))
-        return expected.result() if expected else self._oracles.reference(case, card)
+        key = self._oracles.key(case, card)
+        if expected := self._references.get(key):
+            expected.result()
+            self._references.pop(key, None)  # the oracles keep the latest
+        return self._oracles.reference(case, card)
 
     def replays(self, case: Case) -> bool:
         """Whether a step of the case's dense model is one of the workload's optimizer on its gradients."""
