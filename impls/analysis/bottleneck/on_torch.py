@@ -57,5 +57,3 @@ def build(workload: Workload, topology: Topology, count: str, parts: bool) -> Fu
         return found if parts else {"total": found["total"]}
 
     return flops
-
-

@@ -18,8 +18,10 @@ def build(workload: Workload, topology: Topology, count: str, parts: bool) -> Fu
     def flops(sizes: Mapping[str, Any]) -> dict[str, int]:
         moe = "num_experts" in sizes
         with torch.device("meta"):
-            model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**fields(sizes))) if moe else Qwen3ForCausalLM(
-                Qwen3Config(**fields(sizes))
+            model = (
+                Qwen3MoeForCausalLM(Qwen3MoeConfig(**fields(sizes)))
+                if moe
+                else Qwen3ForCausalLM(Qwen3Config(**fields(sizes)))
             )
         trainer: Any = SimpleNamespace(model=model)
         ids = torch.empty(sizes["batch_size"], sizes["sequence_length"], device="meta", dtype=torch.long)
