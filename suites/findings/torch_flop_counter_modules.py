@@ -1,8 +1,8 @@
 """FlopCounterMode's table by module adds the backward products of a module to those of its siblings.
 
 A user reads from the table which part of a layer is expensive. Three Linears of one size read the same tensor, as the
-projections of queries, keys and values do. In the backward pass a module is left when the gradient of its input is taken
-up, which for all three is after the last one's products. In the control each of them reads the output of the one before.
+projections of queries, keys and values do. In the backward pass a module is left when the gradient of its input is
+taken up, which for all three is after the last one's products. In the control each reads the output of the one before.
 """
 
 import sys
