@@ -25,6 +25,7 @@ CARD = Card(
         "flops_selective": {"count": "selective", "parts": True},
         "flops_recomputed": {"count": "recomputed", "parts": True},
         "flops_total": {"count": "whole", "parts": False},  # of engines that tell no parts
+        "flops_total_causal": {"count": "causal", "parts": False},
         "flops_six_n": {"count": "six_n", "parts": False},
     },
     engines={
@@ -39,6 +40,9 @@ CARD = Card(
             f"{HERE}.on_transformers:build", requires=("transformers>=5",), variants=("flops_six_n",)
         ),
         "trl": Engine(f"{HERE}.on_trl:build", requires=("trl>=1.16", "transformers>=5"), variants=("flops_total",)),
+        "verl": Engine(
+            f"{HERE}.on_verl:build", requires=("verl>=0.9", "transformers>=5"), variants=("flops_total_causal",)
+        ),
         "megatron": Engine(
             unavailable="num_floating_point_operations is in megatron.training, which the megatron-core wheel "
             "(0.16.1) does not have; the claim megatron_causal compares its transcribed formula"

@@ -3,7 +3,7 @@
 from harness.spec import Grid, Row
 from impls.analysis.bottleneck.published import LLAMA3_8B, LLAMA3_70B, PALM_540B, QWEN3_30B_A3B
 
-FORMULAS = ("flops_causal", "flops_total", "flops_six_n")
+FORMULAS = ("flops_causal", "flops_total", "flops_total_causal", "flops_six_n")
 COUNTED = ("flops_whole", "flops_recomputed", "flops_selective", *FORMULAS)  # of engines that see shapes called
 
 GRID = Grid(
