@@ -24,6 +24,7 @@ CARD = Card(
         "flops_flash": {"count": "flash", "parts": True},
         "flops_selective": {"count": "selective", "parts": True},
         "flops_recomputed": {"count": "recomputed", "parts": True},
+        "flops_grouped": {"count": "grouped", "parts": True},
         "flops_total": {"count": "whole", "parts": False},  # of engines that tell no parts
         "flops_total_causal": {"count": "causal", "parts": False},
         "flops_six_n": {"count": "six_n", "parts": False},
@@ -32,10 +33,12 @@ CARD = Card(
         "reference": Engine(f"{HERE}.reference:build"),
         "torch": Engine(
             f"{HERE}.on_torch:build",
-            variants=("flops_whole", "flops_flash", "flops_selective", "flops_recomputed"),
+            variants=("flops_whole", "flops_flash", "flops_selective", "flops_recomputed", "flops_grouped"),
         ),
         "torch_profiler": Engine(f"{HERE}.on_torch_profiler:build", variants=("flops_whole", "flops_flash")),
-        "deepspeed": Engine(f"{HERE}.on_deepspeed:build", requires=("deepspeed>=0.16",), variants=("flops_whole",)),
+        "deepspeed": Engine(
+            f"{HERE}.on_deepspeed:build", requires=("deepspeed>=0.16",), variants=("flops_whole", "flops_grouped")
+        ),
         "transformers": Engine(
             f"{HERE}.on_transformers:build", requires=("transformers>=5",), variants=("flops_six_n",)
         ),

@@ -12,7 +12,8 @@ from deepspeed.profiling.flops_profiler import FlopsProfiler
 from torch import Tensor, nn
 
 from harness.spec import Function, Topology, Workload
-from impls.analysis.bottleneck.calls import counted
+from impls.analysis.bottleneck.calls import counted, unchanged
+from impls.analysis.bottleneck.grouped import grouped
 
 
 def count_flops(module: nn.Module, *inputs: Tensor) -> int:
@@ -27,8 +28,10 @@ def count_flops(module: nn.Module, *inputs: Tensor) -> int:
 
 
 def build(workload: Workload, topology: Topology, count: str, parts: bool) -> Function:
+    wrap = grouped if count == "grouped" else unchanged
+
     def flops(sizes: Mapping[str, Any]) -> dict[str, int]:
-        found = counted(sizes, count_flops)
+        found = counted(sizes, count_flops, wrap=wrap)
         return found if parts else {"total": found["total"]}
 
     return flops

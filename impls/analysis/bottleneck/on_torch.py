@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness.spec import Function, Topology, Workload
 from impls.analysis.bottleneck.calls import counted, unchanged
+from impls.analysis.bottleneck.grouped import grouped
 from impls.common.decoder import Attention, attend
 
 
@@ -47,7 +48,10 @@ def count_flops(backend: SDPBackend, module: nn.Module, *inputs: Tensor) -> int:
 
 
 def build(workload: Workload, topology: Topology, count: str, parts: bool) -> Function:
-    flash, wrap = count == "flash", {"recomputed": Recomputed, "selective": selective}.get(count, unchanged)
+    flash, wrap = (
+        count == "flash",
+        {"recomputed": Recomputed, "selective": selective, "grouped": grouped}.get(count, unchanged),
+    )
     backend = SDPBackend.FLASH_ATTENTION if flash else SDPBackend.MATH
 
     def flops(sizes: Mapping[str, Any]) -> dict[str, int]:

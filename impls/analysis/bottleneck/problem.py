@@ -8,6 +8,7 @@ step (norms, rotations, softmax, activations, the optimizer) is no product and c
     flash        what a fused attention kernel executes: its backward pass computes QKᵀ again (Dao 2023, section 2.3)
     selective    hardware FLOPs: the backward pass computes QKᵀ and PV again (Korthikanti et al. 2022, section 5)
     recomputed   hardware FLOPs: the backward pass computes every layer again (Narayanan et al. 2021, section 3.5)
+    grouped      whole, where experts are grouped products: the same FLOPs, if a counter sees them
     six_n        6 per token and parameter that a token meets, and nothing for QKᵀ and PV (Kaplan et al. 2020)
 """
 

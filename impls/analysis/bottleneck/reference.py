@@ -82,7 +82,7 @@ def attention(x: Mapping[str, Any]) -> int:
 
 
 # Of attention's two products forward: how often both are computed in a step, in halves.
-HALVES = {"whole": 6, "causal": 3, "flash": 7, "selective": 8, "recomputed": 8}
+HALVES = {"whole": 6, "grouped": 6, "causal": 3, "flash": 7, "selective": 8, "recomputed": 8}
 
 
 def build(workload: Workload, topology: Topology, count: str, parts: bool) -> Function:

@@ -17,7 +17,7 @@ from impls.analysis.bottleneck import CARD, calls, claims, on_torch, published, 
 from impls.analysis.bottleneck.problem import PARTS, draw, forward, plain
 from impls.analysis.bottleneck.sizes import UNGATED, config, numbers
 
-COUNTS = ("whole", "causal", "flash", "selective", "recomputed", "six_n")
+COUNTS = ("whole", "grouped", "causal", "flash", "selective", "recomputed", "six_n")
 SMALL = ModelConfig(24, 16, 40, 3, 4, 2, 6)
 EXPERTS = MoeConfig(**{**vars(SMALL), "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 12})
 TIED = ModelConfig(**{**vars(SMALL), "tie_word_embeddings": True})
@@ -101,7 +101,8 @@ def test_products_of_one_token_and_layer_by_hand() -> None:
 def test_conventions_differ_by_what_they_say(name: str) -> None:
     found = {count: counted(WORKS[name], count) for count in COUNTS if count != "six_n"}
     whole = found["whole"]
-    times = {
+    times: dict[str, dict[str, float]] = {
+        "grouped": {},
         "causal": {"scores": 0.5},
         "flash": {"scores": 7 / 6},
         "selective": {"scores": 4 / 3},
