@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from harness.spec import Case, Flows, Measurement, Needs, Occasion
+from harness.spec import Case, Measurement, Needs, Occasion
 
 if TYPE_CHECKING:
     from harness.run.lab import Lab
@@ -14,7 +14,7 @@ SCALAR = 16.0  # bytes
 
 
 def asked(occasion: Occasion) -> bool:
-    return occasion.judged and not isinstance(occasion.card.contract, Flows)
+    return occasion.judged and occasion.weighed
 
 
 def take(lab: "Lab", case: Case) -> list[Measurement]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from harness.spec import Case, Flows, Measurement, Needs, Occasion
+from harness.spec import Case, Measurement, Needs, Occasion
 
 if TYPE_CHECKING:
     from harness.run.lab import Lab
@@ -16,7 +16,7 @@ SLACK = {"B": 2.0**20, "calls": 0.0}  # by unit: a smaller surplus shows nothing
 
 def asked(occasion: Occasion) -> bool:
     alone = len(occasion.card.adapted) < 2
-    return occasion.judged and not alone and not occasion.large and not isinstance(occasion.card.contract, Flows)
+    return occasion.judged and not alone and not occasion.large and occasion.weighed
 
 
 def take(lab: "Lab", case: Case) -> list[Measurement]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from harness.spec.case import Case
+from harness.spec.contract import Flows, Functions
 from harness.spec.topic import Card
 
 
@@ -35,3 +36,9 @@ class Occasion:
     traced: bool
     judged: bool
     large: bool = False
+
+    @property
+    def weighed(self) -> bool:
+        """Whether its memory is compared."""
+        contract = self.card.contract
+        return contract.weighed if isinstance(contract, Functions) else not isinstance(contract, Flows)

@@ -1,14 +1,15 @@
 """The reported peak is the highest of all ranks and steps; what a step leaves behind is growth."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from harness import catalog
-from harness.measures import memory
+from harness.measures import memory, parity, peers
 from harness.run.runner import Checked
-from harness.spec import Case, Measurement, Topology, Workload
+from harness.spec import Case, Measurement, Occasion, Topology, Workload
 from harness.spec.run import Memory, TrainerRun
 
 MINE = Case("zero", "zero1", "reference", Topology(dp=2), Workload())
@@ -43,3 +44,13 @@ def test_what_a_step_leaves_behind_is_growth(states: tuple[float, ...], verdict:
 @pytest.mark.parametrize(("nodes", "verdict"), [((7, 7), "pass"), ((7, 0), "pass"), ((7, 8), "fail")])
 def test_a_graph_that_is_kept_grows(nodes: tuple[int, int], verdict: str) -> None:
     assert taken(rank(1.0, 1.0, 1.0), rank(1.0, 1.0, 1.0, nodes=nodes))["graph"].verdict == verdict
+
+
+@pytest.mark.parametrize("weighed", [True, False])
+def test_memory_is_compared_where_the_contract_says_so(weighed: bool) -> None:
+    card = catalog.topics()["flash_attention"]
+    card = replace(card, contract=replace(card.contract, weighed=weighed))
+    mine = Case(card.name, "fa2", "reference", Topology(), Workload())
+    occasion = Occasion(mine, card, cores=2, timed=False, traced=False, judged=True)
+    assert {measure.asked(occasion) for measure in (memory, peers)} == {weighed}
+    assert parity.asked(occasion)
