@@ -74,7 +74,7 @@ def arranged(s: Tensor, tile: Tile) -> Tensor:
 
 class Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, scaling: str, gradients: str, past: tuple[Tensor | None, ...]) -> Any:
+    def forward(ctx: Any, x: Tensor, w: Tensor, scaling: str, gradients: str, *past: Tensor | None) -> Any:
         recipe = RECIPES[scaling]
         x_q, w_q = quantise(x, E4M3, recipe.tile, recipe.rule, past[0]), quantise(w, E4M3, recipe.weight_tile, recipe.rule, past[1])
         x_t, w_t = x_q, w_q
@@ -101,23 +101,11 @@ class Linear(torch.autograd.Function):
             w_codes, w_s = w_codes.t(), w_s.t().contiguous()
         dx = product(dy_q, tile, (w_codes, w_s), recipe.weight_tile, dy.dtype)
         dw = product(dy_t, tile, (x_codes, x_s), tile, dy.dtype)
-        return dx, dw, None, None, None
-
-
-class Remembered(torch.autograd.Function):
-    """y unchanged; the gradient of ``history`` is that history with dY's amax in front."""
-
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, history: Tensor) -> Tensor:
-        ctx.save_for_backward(history)
-        return y.view_as(y)
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> Any:
-        return dy, remembered(ctx.saved_tensors[0], dy)
+        return dx, dw, None, None, None, None, None if past is None else remembered(past, dy)
 
 
 def remembered(history: Tensor, x: Tensor) -> Tensor:
+    """The history with x's amax in front. That of dY leaves as the gradient of the history that came in."""
     found = history.roll(1)
     found[0] = x.abs().max()
     return found
@@ -137,10 +125,9 @@ def build(workload: Workload, topology: Topology, scaling: str, gradients: str) 
     def linear(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         x, w = activation(inputs["x"]).flatten(0, -2), inputs["weight"]
         past = tuple(inputs.get(f"{name}_history") for name in ("x", "weight", "gradient"))
-        y, *seen = Linear.apply(x, w, scaling, gradients, past)
+        y, *seen = Linear.apply(x, w, scaling, gradients, *past)
         outputs = dict(zip(SEEN, seen, strict=True))
         if past[2] is not None:
-            y = Remembered.apply(y, past[2])
             for name, history, tensor in (("x", past[0], x), ("weight", past[1], w)):
                 outputs[f"{name}_history"] = remembered(history, tensor.detach())
         return {"output": y.unflatten(0, inputs["x"].shape[:-1]), **outputs}

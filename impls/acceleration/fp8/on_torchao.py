@@ -6,7 +6,6 @@ blocks are emulated, as torchao calls its products of decoded operands; the prod
 import logging
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -61,7 +60,7 @@ def build(workload: Workload, topology: Topology, scaling: str, gradients: str) 
         return _function(module, show)
 
     if scaling == "rows":
-        config = replace(Float8LinearConfig.from_recipe_name("rowwise"), emulate=not cuda)
+        config = Float8LinearConfig.from_recipe_name("rowwise")
     else:
         config = Float8LinearConfig(cast_config_grad_output=CastConfig(target_dtype=DTYPES[gradients]))
     if cuda and (odd := [size for size in (workload.tokens, *sizes) if size % 16]):

@@ -41,13 +41,16 @@ def draw(workload: Workload, scaling: str, gradients: str) -> dict[str, Tensor]:
     sizes = {"x": (workload.batch_size, workload.sequence_length, h), "weight": (n, h)}
     x = normal(*sizes["x"]) * 2.0 ** torch.randint(-3, 4, (*sizes["x"][:2], 1), generator=generator)
     x[..., torch.randperm(h, generator=generator)[: h // 16]] *= 20.0
-    inputs = {"x": x, "weight": normal(*sizes["weight"]) / h**0.5}
+    # Blocks of the weight differ in size along both dimensions, and so do their scales.
+    rise = 8.0 ** (torch.arange(n) / n)[:, None] * 4.0 ** (torch.arange(h) / h)
+    inputs = {"x": x, "weight": normal(*sizes["weight"]) * rise / h**0.5}
     inputs = {name: tensor.bfloat16().double() for name, tensor in inputs.items()}
     recipe = RECIPES[scaling]
     if recipe.delayed:
-        for name, now in (("x", 0.75 * x.abs().max()), ("weight", inputs["weight"].abs().max()), ("gradient", 6.0)):
-            past = now * (0.25 + 0.75 * torch.rand(HISTORY, generator=generator, dtype=torch.float64))
-            past[3] = now  # the largest, which delayed scaling looks for
+        largest = {"x": 0.75 * x.abs().max(), "weight": inputs["weight"].abs().max(), "gradient": 6.0}
+        for (name, amax), place in zip(largest.items(), (0, 3, 5), strict=True):  # of the largest, newest first
+            past = amax * (0.25 + 0.5 * torch.rand(HISTORY, generator=generator, dtype=torch.float64))
+            past[place] = amax
             inputs[f"{name}_history"] = past.bfloat16().double()
     if recipe.rule is Rule.EXACT:
         for name in ("x", "weight"):
