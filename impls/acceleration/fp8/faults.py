@@ -131,7 +131,7 @@ def weight_gradient_unquantised(workload: Workload, topology: Topology, **varian
     backward = reference.Linear.backward
 
     def wide(ctx: Any, dy: Tensor, *seen: Tensor) -> Any:
-        dx, dw, *rest = backward(ctx, dy, *seen)
+        dx, _, *rest = backward(ctx, dy, *seen)
         codes, scales, *_ = ctx.saved_tensors
         x = reference.decode(Quantised(codes, scales, ctx.tiles[0]), dy.dtype)
         return dx, dy.mT @ x, *rest

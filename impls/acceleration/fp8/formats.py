@@ -1,5 +1,5 @@
-"""The number formats of FP8 training, from their definitions (Micikevicius et al. 2022, "FP8 formats for deep learning",
-table 1; OCP MX v1.0, §5.3.1 and §5.4.1):
+"""The number formats of FP8 training, from their definitions (Micikevicius et al. 2022, "FP8 formats for deep
+learning", table 1; OCP MX v1.0, §5.3.1 and §5.4.1):
 
     E4M3   1 sign, 4 exponent, 3 mantissa bits, bias  7, max   448, no infinity, NaN = S.1111.111
     E5M2   1 sign, 5 exponent, 2 mantissa bits, bias 15, max 57344, infinity = S.11111.00, NaN = S.11111.{01, 10, 11}

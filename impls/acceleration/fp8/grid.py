@@ -1,4 +1,4 @@
-"""The work of this topic: sizes that every engine's kernels take, in both precisions, and sizes that no tile divides."""
+"""Sizes that every engine's kernels take, in both precisions, and others that no tile divides."""
 
 from harness.spec import Grid, ModelConfig, Row, Workload
 

@@ -1,3 +1,4 @@
+# ruff: noqa: N803 - constants of Triton's compiler are in capitals, as in its own kernels
 """FP8 in Triton: a cast with scales, from the formats' bits, and a product of scaled tiles.
 
 The cast works on float32's bits. A normal result keeps the topmost mantissa bits after half a step, less a bit if the
@@ -107,7 +108,9 @@ def product_kernel(
         s_a = tl.load(scale_a + i // R_A * sa_m + start // C * sa_k, mask=i < m, other=1.0)
         s_b = tl.load(scale_b + j // R_B * sb_n + start // C * sb_k, mask=j < n, other=1.0)
         total += tl.dot(left, right, input_precision="ieee") / s_a[:, None] / s_b[None, :]
-    tl.store(out + i[:, None] * n + j[None, :], total.to(out.dtype.element_ty), mask=(i < m)[:, None] & (j < n)[None, :])
+    tl.store(
+        out + i[:, None] * n + j[None, :], total.to(out.dtype.element_ty), mask=(i < m)[:, None] & (j < n)[None, :]
+    )
 
 
 def product(

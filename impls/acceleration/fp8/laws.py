@@ -8,8 +8,8 @@ from impls.acceleration.fp8.recipes import RECIPES, Across, Tile
 def saved(workload: Workload, topology: Topology, scaling: str, gradients: str) -> float:
     """Bytes held from the forward to the backward pass: the output, T · n elements of the workload's precision, and
     codes of x and W, one byte each of T · h + n · h, with a float32 scale for every tile. A bf16 layer keeps 2 bytes of
-    each. Where products over rows need other codes (rows, mx), those are kept instead, and the codes of the forward pass
-    that the case shows are held beside them."""
+    each. Where products over rows need other codes (rows, mx), those are kept instead, and the codes of the forward
+    pass, which the case returns, are held beside them."""
     recipe, size = RECIPES[scaling], workload.element_size
     t, h, n = workload.tokens, workload.model.hidden_size, workload.model.intermediate_size
     one_way = codes(t, h, recipe.tile) + codes(n, h, recipe.weight_tile)

@@ -1,6 +1,6 @@
 """DeepGEMM: its casts to 1×128 and 128×128 tiles with scales that are powers of two, and fp8_gemm_nt for all three
-products. It multiplies by 1 / s. The gradient of the weight has 1×128 tiles on both sides; on GPUs of compute capability
-9.0 that kernel adds to a float32 matrix."""
+products. It multiplies by 1 / s. The gradient of the weight has 1×128 tiles on both sides; on GPUs of compute
+capability 9.0 that kernel adds to a float32 matrix."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,5 +1,5 @@
-"""PyTorch's scaled products, torch.nn.functional.scaled_mm, with the recipe that each scaling has there. Their scales are
-those by which codes are *multiplied*, 1 / s. PyTorch has no casts with scales, so amax, scale and cast are plain
+"""PyTorch's scaled products, torch.nn.functional.scaled_mm, with the recipe that each scaling has there. Their scales
+are those by which codes are *multiplied*, 1 / s. PyTorch has no casts with scales, so amax, scale and cast are plain
 operations on tensors."""
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from torch.nn.functional import ScalingType, SwizzleType, pad, scaled_mm
 
 from harness.spec import Function, Topology, Unsupported, Workload
 from impls.acceleration.fp8.problem import DTYPES, SEEN, activation
-from impls.acceleration.fp8.recipes import RECIPES, Rule, Tile
+from impls.acceleration.fp8.recipes import RECIPES, Across, Recipe, Rule, Tile
 
 E4M3 = torch.float8_e4m3fn
 TYPES = {
@@ -40,7 +40,9 @@ def quantise(x: Tensor, dtype: torch.dtype, tile: Tile, rule: Rule, history: Ten
     return codes, s.view(m // r, k // c) if history is None else s.view(1, 1)
 
 
-def product(a: tuple[Tensor, Tensor], tile_a: Tile, b: tuple[Tensor, Tensor], tile_b: Tile, dtype: torch.dtype) -> Tensor:
+def product(
+    a: tuple[Tensor, Tensor], tile_a: Tile, b: tuple[Tensor, Tensor], tile_b: Tile, dtype: torch.dtype
+) -> Tensor:
     """â b̂ᵀ of codes [m, k] and [n, k], which may be transposed views; kernels want rows of both in memory order."""
     swizzle = SwizzleType.SWIZZLE_32_4_4 if tile_a == (1, 32) else SwizzleType.NO_SWIZZLE
     return scaled_mm(
@@ -57,8 +59,8 @@ def product(a: tuple[Tensor, Tensor], tile_a: Tile, b: tuple[Tensor, Tensor], ti
 
 
 def arranged(s: Tensor, tile: Tile) -> Tensor:
-    """1 / s in the layout of the kernels: a single number; rows; for 1×128 columns one after another; for 1×32 as E8M0 in
-    cuBLAS's tiles of 128 × 4, where row 32 i + j is row j, column i of 32 × 4."""
+    """1 / s in the layout of the kernels: a single number; rows; for 1×128 columns one after another; for 1×32 as E8M0
+    in cuBLAS's tiles of 128 × 4, where row 32 i + j is row j, column i of 32 × 4."""
     inverse = 1 / s
     if tile == (0, 0):
         return inverse.reshape(())
@@ -74,62 +76,60 @@ def arranged(s: Tensor, tile: Tile) -> Tensor:
 
 class Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, scaling: str, gradients: str, *past: Tensor | None) -> Any:
-        recipe = RECIPES[scaling]
-        x_q, w_q = quantise(x, E4M3, recipe.tile, recipe.rule, past[0]), quantise(w, E4M3, recipe.weight_tile, recipe.rule, past[1])
-        x_t, w_t = x_q, w_q
-        if recipe.tile != (0, 0):
-            x_t = quantise(x.mT.contiguous(), E4M3, recipe.tile, recipe.rule)
-        if recipe.weight_tile[0] == 1:
-            w_t = quantise(w.mT.contiguous(), E4M3, recipe.weight_tile, recipe.rule)
-        ctx.save_for_backward(*x_t, *w_t, past[2])
-        ctx.recipe, ctx.gradients = recipe, DTYPES[gradients]
+    def forward(ctx: Any, x: Tensor, w: Tensor, recipe: Recipe, gradients: torch.dtype, *past: Tensor) -> Any:
+        tile, w_tile, rule = recipe.tile, recipe.weight_tile, recipe.rule
+        x_q, w_q = quantise(x, E4M3, tile, rule, *past[:1]), quantise(w, E4M3, w_tile, rule, *past[1:2])
+        x_kept, w_kept = x_q, w_q
+        if recipe.across is Across.ANEW:
+            x_kept, w_kept = (quantise(each.mT.contiguous(), E4M3, tile, rule) for each in (x, w))
+        ctx.save_for_backward(*x_kept, *w_kept, *past[2:])
+        ctx.recipe, ctx.gradients = recipe, gradients
         seen = (x_q[0].view(torch.uint8), x_q[1], w_q[0].view(torch.uint8), w_q[1])
         ctx.mark_non_differentiable(*seen)
-        return product(x_q, recipe.tile, w_q, recipe.weight_tile, x.dtype), *seen
+        return product(x_q, tile, w_q, w_tile, x.dtype), *seen
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, *_: Tensor) -> Any:
-        recipe, tile = ctx.recipe, ctx.recipe.tile
-        x_codes, x_s, w_codes, w_s, past = ctx.saved_tensors
-        dy_q = quantise(dy, ctx.gradients, tile, recipe.rule, past)
-        if tile == (0, 0):
-            dy_t, x_codes = (dy_q[0].t(), dy_q[1]), x_codes.t()
+        recipe, f, tile, rule = ctx.recipe, ctx.gradients, ctx.recipe.tile, ctx.recipe.rule
+        x_codes, x_s, w_codes, w_s, *past = ctx.saved_tensors
+        x_t, w_t, dy_q = (x_codes, x_s), (w_codes, w_s), quantise(dy, f, tile, rule, *past)
+        if recipe.across is not Across.ANEW:
+            w_t = w_codes.t(), w_s.t().contiguous()
+        if recipe.across is Across.TRANSPOSED:
+            x_t, dy_t = (x_codes.t(), x_s), (dy_q[0].t(), dy_q[1])
         else:
-            dy_t = quantise(dy.mT.contiguous(), ctx.gradients, tile, recipe.rule)
-        if recipe.weight_tile[0] != 1:
-            w_codes, w_s = w_codes.t(), w_s.t().contiguous()
-        dx = product(dy_q, tile, (w_codes, w_s), recipe.weight_tile, dy.dtype)
-        dw = product(dy_t, tile, (x_codes, x_s), tile, dy.dtype)
-        return dx, dw, None, None, None, None, None if past is None else remembered(past, dy)
+            dy_t = quantise(dy.mT.contiguous(), f, tile, rule)
+        if recipe.across is Across.REQUANTISED:
+            values = x_codes.float() / x_s.repeat_interleave(tile[1], 1)
+            x_t = quantise(values.mT.contiguous(), E4M3, tile, rule)
+        dx, dw = product(dy_q, tile, w_t, recipe.weight_tile, dy.dtype), product(dy_t, tile, x_t, tile, dy.dtype)
+        return dx, dw, None, None, *((None, None, remembered(past[0], dy)) if past else ())
 
 
 def remembered(history: Tensor, x: Tensor) -> Tensor:
     """The history with x's amax in front. That of dY leaves as the gradient of the history that came in."""
-    found = history.roll(1)
-    found[0] = x.abs().max()
+    found = history.detach().roll(1)
+    found[0] = x.detach().abs().max()
     return found
 
 
 def build(workload: Workload, topology: Topology, scaling: str, gradients: str) -> Function:
-    model, tokens = workload.model, workload.tokens
+    model, tokens, recipe = workload.model, workload.tokens, RECIPES[scaling]
     sizes = {"tokens": tokens, "hidden_size": model.hidden_size, "intermediate_size": model.intermediate_size}
     cuda = torch.cuda.is_available()
-    if need := NEEDS.get(scaling):
-        if not cuda or torch.cuda.get_device_capability() < need:
-            raise Unsupported(f"scaled_mm has blocks of {scaling} on GPUs of compute capability {need[0]}.{need[1]} only")
-    step = max(*RECIPES[scaling].weight_tile, 16 if cuda else 1)
+    if (need := NEEDS.get(scaling)) and not (cuda and torch.cuda.get_device_capability() >= need):
+        raise Unsupported(f"scaled_mm takes {scaling} on GPUs of compute capability {need[0]}.{need[1]} only")
+    step = max(*recipe.weight_tile, 16 if cuda else 1)
     if odd := [f"{name} {size}" for name, size in sizes.items() if size % step]:
         raise Unsupported(f"scaled_mm takes multiples of {step}, not {', '.join(odd)}")
 
     def linear(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         x, w = activation(inputs["x"]).flatten(0, -2), inputs["weight"]
-        past = tuple(inputs.get(f"{name}_history") for name in ("x", "weight", "gradient"))
-        y, *seen = Linear.apply(x, w, scaling, gradients, *past)
-        outputs = dict(zip(SEEN, seen, strict=True))
-        if past[2] is not None:
-            for name, history, tensor in (("x", past[0], x), ("weight", past[1], w)):
-                outputs[f"{name}_history"] = remembered(history, tensor.detach())
-        return {"output": y.unflatten(0, inputs["x"].shape[:-1]), **outputs}
+        past = [inputs[f"{name}_history"] for name in ("x", "weight", "gradient") if recipe.delayed]
+        y, *seen = Linear.apply(x, w, recipe, DTYPES[gradients], *past)
+        outputs = {"output": y.unflatten(0, inputs["x"].shape[:-1]), **dict(zip(SEEN, seen, strict=True))}
+        if recipe.delayed:
+            outputs |= {"x_history": remembered(past[0], x), "weight_history": remembered(past[1], w)}
+        return outputs
 
     return linear

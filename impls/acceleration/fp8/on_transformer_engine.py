@@ -1,7 +1,7 @@
 """Transformer Engine's Linear under autocast, with the recipe of each scaling.
 
-Its quantisers are called once more to show codes and scales, which it keeps in layouts of its own, as 1 / s: tensors one
-number, 1×128 tiles transposed and padded to multiples of 4, MX blocks as E8M0 padded to 128 × 4. For products over rows
+Its quantisers are called once more to show codes and scales, which it keeps in layouts of its own, as 1 / s: tensors
+one number, 1×128 tiles transposed and padded to multiples of 4, MX blocks as E8M0 padded to 128 × 4. For products over rows
 it quantises x itself a second time, where DeepSeek-V3 quantises the tiles' values again; the two differ in numbers that
 are subnormal in one of the tiles."""
 
@@ -36,7 +36,7 @@ def _recipe(scaling: str, gradients: str) -> Any:
 
 
 class Read(torch.autograd.Function):
-    """x unchanged; once its gradient is known, so is the layer's new history of dY, which becomes that of ``history``."""
+    """x unchanged. Once its gradient is known, so is the layer's history of dY, which becomes that of ``history``."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, history: Tensor, read: Callable[[], Tensor]) -> Tensor:

@@ -27,9 +27,9 @@ def activation(x: Tensor) -> Tensor:
 
 
 def draw(workload: Workload, scaling: str, gradients: str) -> dict[str, Tensor]:
-    """x [b, s, h], weight [n, h], both differentiated, n being the MLP's width; float64. If delayed also three histories
-    [H], newest first; only that of the gradient is differentiated. Past activations were smaller than today's, so some
-    of today's saturate; past gradients were larger.
+    """x [b, s, h], weight [n, h], both differentiated, n being the MLP's width; float64. If delayed also three
+    histories [H], newest first; only that of the gradient is differentiated. Past activations were smaller than
+    today's, so some of today's saturate; past gradients were larger.
 
     Sizes vary from token to token, and one channel in 16 has outliers, 20 times as large (Dettmers et al. 2022)."""
     h, n = workload.model.hidden_size, workload.model.intermediate_size

@@ -63,9 +63,11 @@ def scale(amax: Tensor, f: Format, rule: Rule) -> Tensor:
 
 
 def spread(scales: Tensor, tile: Tile, shape: torch.Size) -> Tensor:
-    """The scale of every element, [m, k]."""
-    (m, k), r, c = shape, tile[0] or shape[0], tile[1] or shape[1]
-    return scales.repeat_interleave(r, 0)[:m].repeat_interleave(c, 1)[:, :k]
+    """The scale of every element: [m, k], or 1 where a dimension has one scale."""
+    for dim, size in enumerate(tile):
+        if size > 1:
+            scales = scales.repeat_interleave(size, dim).narrow(dim, 0, shape[dim])
+    return scales
 
 
 def quantise(x: Tensor, f: Format, tile: Tile, rule: Rule, history: Tensor | None = None) -> Quantised:
