@@ -30,7 +30,7 @@ def quantise(x: Tensor, dtype: torch.dtype, tile: Tile, rule: Rule, history: Ten
     r, c = tile[0] or m, tile[1] or k
     tiles = x.view(m // r, r, k // c, c)
     amax = tiles.abs().amax((1, 3), keepdim=True).float() if history is None else history.float().max()
-    s = top / amax
+    s = torch.full_like(amax, top) / amax
     if rule is Rule.DOWN:
         s = (s.view(torch.int32) & 0x7F800000).view(torch.float32)
     if rule is Rule.MX:

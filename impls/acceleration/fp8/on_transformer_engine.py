@@ -1,9 +1,9 @@
 """Transformer Engine's Linear under autocast, with the recipe of each scaling.
 
 Its quantisers are called once more to show codes and scales, which it keeps in layouts of its own, as 1 / s: tensors
-one number, 1×128 tiles transposed and padded to multiples of 4, MX blocks as E8M0 padded to 128 × 4. For products over rows
-it quantises x itself a second time, where DeepSeek-V3 quantises the tiles' values again; the two differ in numbers that
-are subnormal in one of the tiles."""
+one number, 1×128 tiles transposed and padded to multiples of 4, MX blocks as E8M0 padded to 128 × 4. For products over
+rows it quantises x itself a second time, where DeepSeek-V3 quantises the tiles' values again; the two differ in numbers
+that are subnormal in one of the tiles."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

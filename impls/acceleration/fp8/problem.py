@@ -77,9 +77,10 @@ def _codes(x: Tensor, dtype: torch.dtype, tile: Tile, rule: Rule, history: Tenso
         amax = F.max_pool2d(x.abs().float()[None], (r, c), ceil_mode=True)[0]
     else:
         amax = history.float().max().view(1, 1)
-    fraction, exponent = torch.frexp(top / amax)
+    exact = torch.full_like(amax, top) / amax  # top / amax would multiply by a rounded reciprocal
+    fraction, exponent = torch.frexp(exact)
     scales = {
-        Rule.EXACT: top / amax,
+        Rule.EXACT: exact,
         Rule.DOWN: torch.ldexp(torch.full_like(fraction, 0.5), exponent),
         Rule.MX: torch.ldexp(torch.ones_like(amax), int(torch.tensor(top).log2()) + 1 - torch.frexp(amax).exponent),
     }[rule]

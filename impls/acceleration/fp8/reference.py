@@ -53,7 +53,7 @@ def largest(x: Tensor, tile: Tile) -> Tensor:
 
 def scale(amax: Tensor, f: Format, rule: Rule) -> Tensor:
     """s; 1 where a tile is all zeros or holds an infinity or NaN."""
-    exact = f.max / amax
+    exact = torch.full_like(amax, f.max) / amax  # f.max / amax would multiply by a rounded reciprocal
     found = {
         Rule.EXACT: lambda: exact,
         Rule.DOWN: lambda: power_of_two(log2_floor(exact).clamp(-126, 127)),

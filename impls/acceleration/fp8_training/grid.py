@@ -16,7 +16,7 @@ MORE = SHORT.with_(name="more_sentences", seed=100)
 
 GRID = Grid(
     (
-        Row(SHORT, "fp32", True, ("curve_fp32", "curve_bf16", "curve_fp8_delayed", "curve_fp8_blocks")),
+        Row(SHORT, "fp32", True, ("curve_fp32", "curve_bf16", "curve_fp8_blocks")),
         Row(MORE, "fp32", True, full=True),
     ),
     timed=(),

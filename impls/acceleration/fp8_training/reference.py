@@ -1,6 +1,6 @@
 """A small decoder trained with FP8 linear layers (DeepSeek-AI 2024, "DeepSeek-V3", §3.3.1, figure 6): the products of
-the attention's and the MLP's matrices have FP8 operands and return bfloat16; embedding, head, norms and attention stay in
-float32, and so do the master weights and AdamW's moments.
+the attention's and the MLP's matrices have FP8 operands and return bfloat16; embedding, head, norms and attention stay
+in float32, and so do the master weights and AdamW's moments.
 
     x ← x + O attention(Q, K, V of norm(x))        QKV, O, the MLP's gate and up, and down are FP8
     x ← x + W_down (silu(W_gate n) ∘ W_up n)       n = norm(x)
