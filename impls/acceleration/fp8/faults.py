@@ -164,7 +164,7 @@ FAULTS = {
     "amax_of_this_step": _found("fp8_delayed", {"output", "gradient"}, "output of output", exact=True),
     "amax_one_step_late": _found("fp8_delayed", {"output"}, "output of output", exact=True),
     "most_recent_amax_alone": _found("fp8_delayed", {"output", "gradient"}, "output of output", exact=True),
-    "block_scales_transposed": _found("fp8_blocks", OUTPUT | GRADIENT, "output of output"),
+    "block_scales_transposed": _found("fp8_blocks", {"output", "gradient"}, "output of output"),
     "scale_multiplied": _found("fp8_rows", OUTPUT | GRADIENT, "output of output"),
     "no_saturation": _found("fp8_delayed", {"output"}, "output of output", exact=True),
     "truncation": _found("mxfp8", OUTPUT, "output of output", exact=True),
