@@ -54,6 +54,21 @@ def test_the_claim_is_about_the_mean_relative_error_of_blocks(off: float, status
     assert f"fp8_blocks {off - 1:+.2%} ± 0.00%, inside bf16's band" in found.reason
 
 
+def test_where_seeds_differ_more_than_the_claim_says_it_is_left_open_with_the_seeds_that_it_takes() -> None:
+    base = [2.0, 2.2, 2.1, 2.0]
+    blocks = [loss * (1 + off) for loss, off in zip(base, (0.0, 0.004, 0.008, -0.004), strict=True)]
+    found = claims.loss(records(curve_bf16=base, curve_fp8_blocks=blocks))
+    assert found.detail["status"] == "out of reach here"
+    assert "about 427 seeds would decide" in found.reason
+
+
+def test_seeds_of_two_workloads_are_each_compared_with_their_own_bf16() -> None:
+    more = [{**each, "workload": "more"} for each in records(curve_bf16=[3.0, 3.0], curve_fp8_blocks=[3.003, 3.003])]
+    found = claims.loss([*records(curve_bf16=[2.0, 2.0], curve_fp8_blocks=[2.002, 2.002]), *more])
+    assert found.value == pytest.approx(0.001)
+    assert "of 4 seeds" in found.reason
+
+
 def test_without_curves_the_claim_says_what_is_missing() -> None:
     assert claims.loss([]).detail["status"] == "out of reach here"
 
