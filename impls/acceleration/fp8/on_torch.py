@@ -36,7 +36,7 @@ def quantise(x: Tensor, dtype: torch.dtype, tile: Tile, rule: Rule, history: Ten
     if rule is Rule.MX:
         exponent = (amax.view(torch.int32) >> 23) - 127
         s = ((int(torch.tensor(top).log2()) - exponent + 127) << 23).view(torch.float32)
-    codes = (tiles * s).clamp(-top, top).to(dtype).view(m, k)
+    codes = (tiles.float() * s).clamp(-top, top).to(dtype).view(m, k)
     return codes, s.view(m // r, k // c) if history is None else s.view(1, 1)
 
 
