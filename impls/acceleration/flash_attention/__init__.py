@@ -9,21 +9,43 @@ _FA1 = "Dao et al. 2022, FlashAttention, arXiv:2205.14135"
 _FA2 = "Dao 2023, FlashAttention-2, arXiv:2307.08691"
 _FA3 = "Shah et al. 2024, FlashAttention-3, arXiv:2407.08608"
 
+# No kernel has another order of loops than FlashAttention-2's.
+_MASKS = ("fa2", "fa2_causal", "fa2_window", "fa2_top_left", "fa2_bottom_right", "fa2_unseen", "fa2_varlen")
+_EVERY = (*_MASKS, "fa2_softcap", "fa2_sinks")
+# The order of loops does not change the result.
+_TELLING = ("causal", "window", "softcap", "sinks", "keys", "bottom_right", "packed")
+
 CARD = Card(
     name="flash_attention",
     title="FlashAttention-2",
     sources=(f"{_FA1}, theorem 1", f"{_FA2}, algorithms 1 and 2, section 3.1", "Ainslie et al. 2023, GQA, section 2.2"),
-    variants={"fa2": {"causal": False}, "fa2_causal": {"causal": True}},
+    variants={
+        "fa1": {"outer": "keys", "causal": False},
+        "fa2": {"causal": False},
+        "fa2_causal": {"causal": True},
+        "fa2_window": {"causal": True, "window": 40},
+        "fa2_softcap": {"causal": True, "softcap": 2.0},
+        "fa2_sinks": {"causal": True, "sinks": True},
+        # Half as many keys again as queries, aligned at either end; and fewer keys than queries, where the first
+        # queries see nothing.
+        "fa2_top_left": {"causal": True, "keys": 1.5},
+        "fa2_bottom_right": {"causal": True, "keys": 1.5, "bottom_right": True},
+        "fa2_unseen": {"causal": True, "keys": 0.7, "bottom_right": True},
+        "fa2_varlen": {"causal": True, "packed": True},
+    },
     engines={
         "reference": Engine(f"{_HERE}.reference:build"),
-        "sdpa_math": Engine(f"{_HERE}.on_torch:build_math"),
-        "sdpa_flash": Engine(f"{_HERE}.on_torch:build_flash"),
-        "sdpa_efficient": Engine(f"{_HERE}.on_torch:build_efficient", requires=("cuda",)),
-        "sdpa_cudnn": Engine(f"{_HERE}.on_torch:build_cudnn", requires=("cuda",)),
-        "flex": Engine(f"{_HERE}.on_flex:build", requires=("cuda",)),
+        "sdpa_math": Engine(f"{_HERE}.on_torch:build_math", variants=_MASKS),
+        "sdpa_flash": Engine(f"{_HERE}.on_torch:build_flash", variants=_MASKS),
+        "sdpa_efficient": Engine(f"{_HERE}.on_torch:build_efficient", requires=("cuda",), variants=_MASKS),
+        "sdpa_cudnn": Engine(f"{_HERE}.on_torch:build_cudnn", requires=("cuda",), variants=_MASKS),
+        "transformers": Engine(
+            f"{_HERE}.on_transformers:build", requires=("transformers>=5",), variants=("fa2_softcap", "fa2_sinks")
+        ),
+        "flex": Engine(f"{_HERE}.on_flex:build", requires=("cuda",), variants=_EVERY),
     },
     topologies=("dp1",),
-    contract=Functions(f"{_HERE}.problem"),
+    contract=Functions(f"{_HERE}.problem", telling=_TELLING),
     grid=GRID,
     laws=(
         # 1 %: allocators round each tensor up, and SDPA keeps a few bytes for dropout's random state on CUDA.

@@ -16,8 +16,9 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from harness.spec import Measurement, assessed
 from impls.acceleration.flash_attention.reference import B_C, FlashAttention, naive
+from impls.acceleration.flash_attention.rules import Rules
 
-Attention = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 Records = list[dict[str, Any]]
 
 PUBLISHED_MB = {256: (6.26, 3.22), 512: (25.02, 6.43), 1024: (80.02, 12.81), 2048: (320.02, 25.61)}  # standard, flash
@@ -39,7 +40,7 @@ def _saved(attention: Attention, length: int) -> int:
         return tensor
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = attention(*inputs, False)
+        output = attention(*inputs)
     for x in inputs:
         kept.pop(x.untyped_storage().data_ptr(), None)
     kept.setdefault(output.untyped_storage().data_ptr(), output)
@@ -50,7 +51,7 @@ def _seconds(length: int, heads: int, causal: bool) -> float:
     """Processor seconds of one forward pass of the reference: another process's load does not count."""
     inputs = _draw(heads, length)
     start = process_time()
-    FlashAttention.apply(*inputs, causal)
+    FlashAttention.apply(*inputs, Rules(causal))
     return process_time() - start
 
 
