@@ -35,6 +35,7 @@ CARD = Card(
     },
     engines={
         "reference": Engine(f"{_HERE}.reference:build"),
+        "triton": Engine(f"{_HERE}.on_triton:build", requires=("triton", "cuda"), variants=_EVERY),
         "sdpa_math": Engine(f"{_HERE}.on_torch:build_math", variants=_MASKS),
         "sdpa_flash": Engine(f"{_HERE}.on_torch:build_flash", variants=_MASKS),
         "sdpa_efficient": Engine(f"{_HERE}.on_torch:build_efficient", requires=("cuda",), variants=_MASKS),

@@ -66,7 +66,7 @@ def _mask(rules: Rules, s: int, t: int, cu_seqlens: Tensor | None, device: torch
     if cu_seqlens is None:
         return rules.mask(s, t).seen(torch.arange(s, device=device), torch.arange(t, device=device))
     parts = [_mask(rules, at.stop - at.start, at.stop - at.start, None, device) for at in documents(cu_seqlens)]
-    return torch.block_diag(*(part for part in parts if len(part))).bool()
+    return torch.block_diag(*parts).bool()
 
 
 build_math = partial(_build, SDPBackend.MATH)

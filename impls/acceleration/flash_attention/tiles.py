@@ -26,8 +26,11 @@ def blocks(length: int, size: int) -> Iterator[slice]:
 
 
 def documents(cu_seqlens: Tensor | None) -> list[slice]:
-    """The positions of each packed document, of which ``cu_seqlens`` [documents + 1] has the starts and the end."""
-    return [slice(None)] if cu_seqlens is None else [slice(*ends) for ends in pairwise(cu_seqlens.tolist())]
+    """The positions of each packed document that is not empty; ``cu_seqlens`` [documents + 1] has the starts and the
+    end. All positions, if nothing is packed."""
+    if cu_seqlens is None:
+        return [slice(None)]
+    return [slice(start, end) for start, end in pairwise(cu_seqlens.tolist()) if start < end]
 
 
 def grouped(x: Tensor, kv_heads: int) -> Tensor:
