@@ -18,7 +18,14 @@ _TELLING = ("causal", "window", "softcap", "sinks", "keys", "bottom_right", "pac
 CARD = Card(
     name="flash_attention",
     title="FlashAttention",
-    sources=(f"{_FA1}, algorithms 1 and 4, theorems 1 and 2", f"{_FA2}, algorithms 1 and 2, section 3.1", f"{_FA3}, sections 3.1 and 3.3", "Ainslie et al. 2023, GQA, section 2.2", "Gemma Team 2024, Gemma 2, section 2: soft-capping", "OpenAI 2025, gpt-oss, section 2.2: sinks"),
+    sources=(
+        f"{_FA1}, algorithms 1 and 4, theorems 1 and 2",
+        f"{_FA2}, algorithms 1 and 2, section 3.1",
+        f"{_FA3}, sections 3.1 and 3.3",
+        "Ainslie et al. 2023, GQA, section 2.2",
+        "Gemma Team 2024, Gemma 2, section 2: soft-capping",
+        "OpenAI 2025, gpt-oss, section 2.2: sinks",
+    ),
     variants={
         "fa1": {"outer": "keys", "causal": False},
         "fa2": {"causal": False},
@@ -44,6 +51,22 @@ CARD = Card(
             f"{_HERE}.on_transformers:build", requires=("transformers>=5",), variants=("fa2_softcap", "fa2_sinks")
         ),
         "flex": Engine(f"{_HERE}.on_flex:build", requires=("cuda",), variants=_EVERY),
+        "flash_attn": Engine(
+            f"{_HERE}.on_flash_attn:build",
+            requires=("flash-attn>=2.6", "cuda"),
+            variants=tuple(name for name in (*_MASKS, "fa2_softcap") if name != "fa2_top_left"),
+        ),
+        "flash_attn_4": Engine(
+            f"{_HERE}.on_flash_attn_4:build",
+            requires=("flash-attn-4", "sm90"),
+            variants=tuple(name for name in _EVERY if name != "fa2_top_left"),
+        ),
+        "transformer_engine": Engine(
+            f"{_HERE}.on_transformer_engine:build",
+            requires=("transformer-engine>=2.8", "cuda"),
+            variants=(*_MASKS, "fa2_sinks"),
+        ),
+        "xformers": Engine(f"{_HERE}.on_xformers:build", requires=("xformers>=0.0.28", "cuda"), variants=_MASKS),
     },
     topologies=("dp1",),
     contract=Functions(f"{_HERE}.problem", telling=_TELLING),

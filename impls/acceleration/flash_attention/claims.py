@@ -237,7 +237,7 @@ def fa2_error(records: Records) -> Measurement:
 
 
 def memory_to_16k(records: Records) -> Measurement:
-    """"Memory linear in sequence length" (Dao et al. 2022, theorem 1), for N from 512 to 16384."""
+    """ "Memory linear in sequence length" (Dao et al. 2022, theorem 1), for N from 512 to 16384."""
     lengths = [512 * 2**power for power in range(6)]
     ours = [{n: _saved(attention, n, "meta") for n in lengths} for attention in (naive, _few_tiles)]
     powers = [_powers(figures) for figures in ours]

@@ -21,7 +21,9 @@ def draw(
     b, s = (1, workload.tokens) if packed else (workload.batch_size, workload.sequence_length)
     a, a_kv, d = model.num_attention_heads, model.num_key_value_heads, model.head_dim
     t = round(keys * s)
-    sizes = {"query": (b, a, s, d), "key": (b, a_kv, t, d), "value": (b, a_kv, t, d)} | ({"sinks": (a,)} if sinks else {})
+    sizes = {"query": (b, a, s, d), "key": (b, a_kv, t, d), "value": (b, a_kv, t, d)} | (
+        {"sinks": (a,)} if sinks else {}
+    )
     inputs = {name: torch.randn(size, generator=generator, dtype=torch.float64) for name, size in sizes.items()}
     for name in ("query", "key"):
         inputs[name] *= workload.input_scale

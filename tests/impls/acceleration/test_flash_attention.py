@@ -266,14 +266,25 @@ def test_dtype_that_a_cuda_kernel_lacks_is_unsupported(build: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*flex_attention called without torch.compile.*:UserWarning")
-@pytest.mark.parametrize("causal", [False, True])
-def test_flex_computes_the_same_forward(causal: bool) -> None:
-    inputs = {name: x.detach() for name, x in drawn(problem, work(), causal=causal).items()}
+@pytest.mark.parametrize("variant", CARD.engines["flex"].variants)
+def test_flex_computes_the_same_forward(variant: str) -> None:
+    options = VARIANTS[variant]
+    inputs = {name: x.detach() for name, x in drawn(problem, work(), **options).items()}
     with patch.object(torch, "compile", lambda function, **options: function):
-        output = on_flex.build(work(), HERE, causal=causal)(inputs)["output"]
-    exact = problem.plain({name: x.double() for name, x in inputs.items()}, causal=causal)["output"]
-    naive = problem.plain(inputs, causal=causal)["output"]
+        output = on_flex.build(work(), HERE, **options)(inputs)["output"]
+    exact = problem.plain(cast(inputs, torch.float64), **options)["output"]
+    naive = problem.plain(inputs, **options)["output"]
     assert (output - exact).norm() <= LAW * (naive - exact).norm()
+
+
+@pytest.mark.parametrize(
+    ("engine", "variant"),
+    [("sdpa_flash", "fa2_softcap"), ("sdpa_math", "fa2_sinks")],
+)
+def test_an_engine_says_what_it_lacks(engine: str, variant: str) -> None:
+    module, _, name = CARD.engines[engine].build.partition(":")
+    with pytest.raises(Unsupported, match="neither capped scores nor sinks"):
+        getattr(importlib.import_module(module), name)(work(), HERE, **VARIANTS[variant])
 
 
 def test_draw_depends_on_the_seed_alone() -> None:

@@ -32,7 +32,10 @@ def moved() -> Iterator[list[int]]:
         plain_store(x, rows, tile)
 
     plain_load, plain_store = reference.load, reference.store
-    with patch.multiple(reference, load=load, store=store, **SMALL), patch.multiple(fa1, load=load, store=store, **SMALL):
+    with (
+        patch.multiple(reference, load=load, store=store, **SMALL),
+        patch.multiple(fa1, load=load, store=store, **SMALL),
+    ):
         yield found
 
 
@@ -132,9 +135,11 @@ def test_fp8_is_attention_and_each_remedy_helps_against_its_own_outliers() -> No
     def large(x: Tensor) -> Tensor:
         return torch.cat([x[:-1], 3000 * x[-1:]])
 
-    off, blocks, mixed = {"block": False, "mixed": False}, {"block": True, "mixed": False}, {"block": False, "mixed": True}
+    off, blocks, mixed = (
+        {"block": False, "mixed": False},
+        {"block": True, "mixed": False},
+        {"block": False, "mixed": True},
+    )
     assert error(off) < 0.02
     assert error(mixed, spikes) < 0.7 * error(off, spikes)
     assert error(blocks, large) < 0.7 * error(off, large)
-
-
