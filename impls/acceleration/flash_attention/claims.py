@@ -5,6 +5,7 @@ A *growth* is the factor by which a figure rises when N doubles, and its *power*
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import pairwise
 from math import log2
 from time import process_time
@@ -192,7 +193,7 @@ def fa1_hbm(records: Records) -> Measurement:
     return assessed(
         "fa1_hbm",
         "reproduced" if paper <= 4.4 <= kernel else "contradicted",
-        f"counted tile by tile as the reference reads and writes them: {paper:.2f} GB with blocks of {[*moved][0]} "
+        f"counted tile by tile as the reference moves them: {paper:.2f} GB with blocks of {next(iter(moved))} "
         f"keys, {kernel:.2f} GB with 256",
         f"standard attention moves 11 s² + 12 s·d elements a head, {standard:.1f} GB; 40.3 GB is with a mask and "
         f"dropout, each of which reads and writes s × s again, {2e-9 * 2 * 1024 * 1024 * 1024:.1f} GB a pass",
@@ -216,13 +217,11 @@ def fa2_error(records: Records) -> Measurement:
     causal = Rules(causal=True)
     rounded = [x.detach().bfloat16() for x in exact]
     truth = results(lambda *x: naive(*x, causal), [x.double().requires_grad_() for x in rounded])
-    off = [
-        [float((got.detach().double() - true.detach()).abs().max()) for got, true in zip(found, truth, strict=True)]
-        for found in (
-            results(lambda *x: each(*x, causal), [x.clone().requires_grad_() for x in rounded])
-            for each in (naive, FlashAttention.apply)
-        )
-    ]
+    off = []
+    for each in (partial(naive, rules=causal), lambda *x: FlashAttention.apply(*x, causal)):
+        found = results(each, [x.clone().requires_grad_() for x in rounded])
+        pairs = zip(found, truth, strict=True)
+        off.append([float((got.detach().double() - true.detach()).abs().max()) for got, true in pairs])
     ratios = {name: b / a for name, a, b in zip(("output", "dQ", "dK", "dV"), *off, strict=True)}
     return assessed(
         "fa2_error",

@@ -1,7 +1,7 @@
 """Bytes that attention moves between HBM and SRAM (Dao et al. 2022, theorem 2), by the order of the loops.
 
 Everything is counted as the references move it: each call of load() or store() in tiles.py moves one tile. With T
-blocks in the outer loop, queries and keys of the same length and all tiles computed, in units of s·d elements of a head:
+blocks in the outer loop, queries and keys of the same length and no mask, in units of s·d elements of a head:
 
                      keys outside (FlashAttention-1)             queries outside (FlashAttention-2)
     forward          K, V + T · (Q, O, O)          = 2 + 3 T     Q, O + T · (K, V)                    = 2 + 2 T

@@ -1,5 +1,6 @@
-"""FlashAttention-2 in Triton: the forward pass, and the backward pass as two kernels, one over blocks of keys for dK and
-dV, one over blocks of queries for dQ. So no two programs add to one address, at the price of computing S and dP twice.
+# ruff: noqa: N803, N806, E741  the letters are the paper's
+"""FlashAttention-2 in Triton: the forward pass, and the backward pass as two kernels: one over blocks of keys for dK
+and dV, one over blocks of queries for dQ. No two programs add to one address, but S and dP are computed twice.
 
 The letters are those of reference.py. Scores are in powers of two: P = 2^(S − L) with S and L times log₂ e. Tensors are
 contiguous, [b, h, s, d] and [b, h_k, t, d]; G = h / h_k query heads share a key head. With PACKED, axis 2 of the grid

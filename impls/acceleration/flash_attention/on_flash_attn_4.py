@@ -1,4 +1,4 @@
-"""flash-attn 4 (Dao-AILab, CuTe-DSL): as flash-attn 2, with learnable sinks. It returns the output and the log-sum-exp."""
+"""flash-attn 4 (Dao-AILab, CuTe-DSL): as flash-attn 2, with learnable sinks. It also returns L."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -5,17 +5,16 @@
 
 The naive form writes the s × s matrices S and P to memory and keeps P for the backward pass. The tiled form walks over
 blocks of keys with a running maximum and a running sum (the online softmax), keeps one number per row, L = log Σ exp S,
-and recomputes each tile of P in the backward pass as exp(S − L): memory linear in s.
-
-Lines of the algorithms are numbered as in the paper; the paper has one head, this code computes all heads at once.
+and recomputes each tile of P in the backward pass as exp(S − L): memory linear in s. Numbers are the paper's lines; the
+paper has one head, this code computes all heads at once.
 
     b     batch size                         h     heads of Q: h_k of K and V × g queries for each (GQA)
     s     length: of queries, t of keys      d     head dimension
     B_r   rows (queries) of a block          B_c   columns (keys) of a block        τ   softmax scale 1/√d
     m ℓ   maximum and sum of exponentials of a row so far                           D   rowsum(dO ∘ O)
 
-Not in the paper: masks and capped scores (rules.py), packed documents, each an attention of its own, and sinks. A sink
-is a learned score of each head that every query sees and whose value is 0 (gpt-oss): a row begins with it.
+Not in the paper: masks and capped scores (rules.py), packed documents, each an attention of its own, and sinks: learned
+scores, one of each head, that every query sees and whose value is 0 (gpt-oss).
 """
 
 from collections.abc import Mapping
@@ -28,13 +27,13 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from harness.spec import Function, Topology, Workload
 from impls.acceleration.flash_attention import fa1
-from impls.acceleration.flash_attention.rules import Rules
+from impls.acceleration.flash_attention.rules import PLAIN, Rules
 from impls.acceleration.flash_attention.tiles import blocks, documents, grouped, load, store
 
 B_R, B_C = 128, 128
 
 
-def naive(query: Tensor, key: Tensor, value: Tensor, rules: Rules = Rules(), sinks: Tensor | None = None) -> Tensor:
+def naive(query: Tensor, key: Tensor, value: Tensor, rules: Rules = PLAIN, sinks: Tensor | None = None) -> Tensor:
     """Standard attention (section 2.2) in the inputs' dtype: query [b, h, s, d], key and value [b, h_k, t, d],
     sinks [h] → [b, h, s, d]."""
     (s, d), t = query.shape[2:], key.shape[2]
@@ -72,11 +71,9 @@ def forward(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, o: Tensor, lse: Tens
         store(lse, rows, (m_i + l_i.log()).masked_fill(empty, inf))  # 13, 15
 
 
-def backward(
-    q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, do: Tensor, dq: Tensor, dk: Tensor, dv: Tensor,
-    rules: Rules,
-) -> None:  # fmt: skip
-    """Algorithm 2, with shapes as above; dq is zero."""
+def backward(*tensors: Tensor, rules: Rules) -> None:
+    """Algorithm 2: q, k, v, o, lse and do → dq, which is zero before, dk and dv; shapes as above."""
+    q, k, v, o, lse, do, dq, dk, dv = tensors
     tau, mask = q.shape[-1] ** -0.5, rules.mask(q.shape[-2], k.shape[-2])
     delta = row_products(do, o)  # 4: D [b, h_k, g, s, 1]
     for columns in blocks(k.shape[-2], B_C):  # 5
@@ -99,7 +96,7 @@ def backward(
 
 
 def row_products(do: Tensor, o: Tensor) -> Tensor:
-    """D = rowsum(dO ∘ O), block by block, since float32 copies of both would weigh more than D: [..., s, 1]."""
+    """D = rowsum(dO ∘ O) [..., s, 1], block by block: float32 copies of both would weigh more."""
     delta = o.new_empty((*o.shape[:-1], 1), dtype=torch.promote_types(o.dtype, torch.float32))
     for rows in blocks(o.shape[-2], B_R):
         store(delta, rows, (load(do, rows) * load(o, rows)).sum(-1, keepdim=True))
@@ -109,15 +106,14 @@ def row_products(do: Tensor, o: Tensor) -> Tensor:
 class FlashAttention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx, query: Tensor, key: Tensor, value: Tensor, rules: Rules = Rules(),
+        ctx: FunctionCtx, query: Tensor, key: Tensor, value: Tensor, rules: Rules = PLAIN,
         sinks: Tensor | None = None, cu_seqlens: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """query [b, h, s, d], key and value [b, h_k, t, d], sinks [h], cu_seqlens [documents + 1] → [b, h, s, d]."""
         output = torch.empty_like(query, memory_format=torch.contiguous_format)  # [b, h, s, d]
-        wide = torch.promote_types(query.dtype, torch.float32)
-        logsumexp = query.new_empty((*query.shape[:3], 1), dtype=wide)  # [b, h, s, 1]
+        logsumexp = query.new_empty((*query.shape[:3], 1), dtype=torch.promote_types(query.dtype, torch.float32))
         q, o, lse = (grouped(x, key.shape[1]) for x in (query, output, logsumexp))
-        sink = query.new_full(query.shape[1:2], -inf) if sinks is None else sinks
+        sink = query.new_full((query.shape[1],), -inf) if sinks is None else sinks
         for at in documents(cu_seqlens):
             parts = (x[..., at, :] for x in (q, key.unsqueeze(2), value.unsqueeze(2)))
             forward(*parts, sink.view(key.shape[1], -1, 1, 1), o[..., at, :], lse[..., at, :], rules)
@@ -134,21 +130,20 @@ class FlashAttention(torch.autograd.Function):
         dq = torch.zeros_like(q, dtype=logsumexp.dtype)  # 3: many blocks of keys add to it
         dk, dv = torch.empty_like(k), torch.empty_like(v)
         for at in documents(cu_seqlens):
-            backward(*(x[..., at, :] for x in (q, k, v, o, lse, do, dq, dk, dv)), ctx.rules)
+            backward(*(x[..., at, :] for x in (q, k, v, o, lse, do, dq, dk, dv)), rules=ctx.rules)
         d_sinks = None
-        if sinks is not None:  # dS = P (dP − D), where P = exp(sink − L), and dP = 0 because the sink's value is 0
+        if sinks is not None:  # dS = P (dP − D), and dP = 0 because the sink's value is 0
             p = (sinks[:, None, None] - logsumexp).exp()  # [b, h, s, 1]
             d_sinks = -(p * row_products(d_output, output)).sum((0, 2, 3)).to(sinks.dtype)
         return dq.flatten(1, 2).to(query.dtype), dk.squeeze(2), dv.squeeze(2), None, d_sinks, None
 
 
 def build(workload: Workload, topology: Topology, outer: str = "queries", **variant: Any) -> Function:
-    """``outer``: over which blocks the outer loop runs. query [b, h, s, d], key and value [b, h_k, t, d], sinks [h] and
-    cu_seqlens [documents + 1] if the variant has them → output [b, h, s, d]."""
+    """``outer``: over which blocks the outer loop runs."""
     rules = Rules.of(**variant)
 
     def attention(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        tensors = inputs["query"], inputs["key"], inputs["value"]
+        tensors = (inputs[name] for name in ("query", "key", "value"))
         if outer == "keys":
             return {"output": fa1.FlashAttention1.apply(*tensors, rules.causal)}
         return {"output": FlashAttention.apply(*tensors, rules, inputs.get("sinks"), inputs.get("cu_seqlens"))}

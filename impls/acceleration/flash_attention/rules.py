@@ -75,3 +75,6 @@ class Rules(NamedTuple):
     def slope(self, capped: Tensor) -> Tensor | float:
         """The derivative of a capped score by the score."""
         return 1 - (capped / self.softcap).square() if self.softcap else 1.0
+
+
+PLAIN = Rules()

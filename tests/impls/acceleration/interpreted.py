@@ -1,6 +1,6 @@
 """Triton's kernels of FlashAttention under Triton's interpreter, judged by parity: one JSON line for each case.
 
-Run as ``python -m tests.impls.acceleration.interpreted``, since the interpreter must be chosen before triton is imported.
+Run as ``python -m tests.impls.acceleration.interpreted``: the interpreter must be chosen before triton is imported.
 """
 
 import json
