@@ -14,7 +14,7 @@ def _heads(queries: int, keys: int, width: int) -> ModelConfig:
 RAGGED = Workload("ragged", _heads(4, 2, 64), batch_size=2, sequence_length=150)
 # One head of keys for all queries, of the largest width that kernels take.
 MQA = Workload("mqa", _heads(4, 1, 256), batch_size=1, sequence_length=140)
-BROAD = Workload("broad", _heads(2, 2, 128), batch_size=1, sequence_length=200)
+BROAD = Workload("broad", _heads(2, 2, 128), batch_size=1, sequence_length=140)
 
 GRID = Grid(
     rows=(
