@@ -19,6 +19,7 @@ from harness.spec import ModelConfig, Topology, Workload
 from harness.spec import Unsupported as Refused
 from harness.spec.run import FunctionRun
 from impls.acceleration.flash_attention.reference import naive
+from impls.acceleration.flash_attention.rules import Rules
 from impls.parallelism.context_parallel import CARD, flash_attn_on_cpu, laws, problem, reference, ring, ulysses
 from impls.parallelism.context_parallel import layouts as layouts_of
 from impls.parallelism.context_parallel.block_attention import attend
@@ -158,7 +159,7 @@ def test_blocks_merged_in_any_order_are_attention_over_all_of_them(cuts: list[in
     output, logsumexp = (x.clone() for x in parts[0])
     for further in parts[1:]:
         ring.merge(output, logsumexp, *further)
-    torch.testing.assert_close(output, naive(query, key, value, False))
+    torch.testing.assert_close(output, naive(query, key, value))
 
 
 @quietly
@@ -225,7 +226,7 @@ def test_rows_of_gathered_attention_are_rows_of_the_whole(layout: str, ranks: in
     size = padded(length, layout, ranks)
     generator = torch.Generator().manual_seed(size)
     query, key, value = (torch.randn(1, h, size, 4, generator=generator) for h in (2, kv_heads, kv_heads))
-    exact = naive(query, key, value, True)
+    exact = naive(query, key, value, Rules(causal=True))
     for mine in map(torch.tensor, on_ranks(layout, ranks, size)):
         torch.testing.assert_close(reference.naive(query[:, :, mine], key, value, mine), exact[:, :, mine])
 
