@@ -37,12 +37,15 @@ class Functions:
 
     ``problem`` is a module that fulfils :class:`harness.spec.Problem`. ``telling`` names the arguments of a variant
     that change the result; None: all of them. ``exact`` names the outputs that must be equal, whatever the precision;
-    texts, integers and booleans must be equal anyway.
+    texts, integers and booleans must be equal anyway. ``flops`` is ``"module:function"`` of a module without torch:
+    ``function(workload, **variant)`` counts the FLOPs of a step, forward and backward; without it no share of the
+    ceiling is told.
     """
 
     problem: str
     telling: tuple[str, ...] | None = None
     exact: tuple[str, ...] = ()
+    flops: str = ""
 
 
 @dataclass(frozen=True)
