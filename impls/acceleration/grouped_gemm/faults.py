@@ -124,6 +124,7 @@ def a_padded_copy_that_is_kept(workload: Workload, topology: Topology, **variant
 
 
 OUTPUTS, GRADIENTS, NORM = {"fp32": OUTPUT, "bf16": OUTPUT}, {"fp32": GRADIENT, "bf16": GRADIENT}, frozenset({"output"})
+ZERO = {"fp32": frozenset({"gradient"}), "bf16": frozenset({"gradient"})}  # where the truth is 0, there is no slope
 BOTH = {"fp32": OUTPUT | GRADIENT, "bf16": OUTPUT | GRADIENT}
 
 FAULTS = {
@@ -137,7 +138,7 @@ FAULTS = {
     "a_rest_that_is_left_out": Fault("grouped_dense", "dp1", {"parity": BOTH}, "output of y", EXPERTS),
     "rows_beyond_the_size": Fault("grouped_masked", "dp1", {"parity": GRADIENTS}, "gradient of w", EXPERTS),
     "an_empty_group_s_gradient_is_left_over": Fault(
-        "grouped_contiguous", "dp1", {"parity": GRADIENTS}, "gradient of w", EXPERTS
+        "grouped_contiguous", "dp1", {"parity": ZERO}, "gradient of w", EXPERTS
     ),
     "a_padded_copy_that_is_kept": Fault("grouped_contiguous", "dp1", {"memory": {"fp32": {"saved"}}}, workload=EXPERTS),
 }

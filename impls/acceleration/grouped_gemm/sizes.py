@@ -28,7 +28,7 @@ def sizes(workload: Workload, layout: str) -> Sizes:
     experts = model if isinstance(model, MoeConfig) else MoeConfig(**vars(model))
     groups, n, k = experts.num_experts, 2 * experts.moe_intermediate_size, experts.hidden_size
     total = workload.tokens * experts.num_experts_per_tok
-    mean = total // groups
+    mean = max(1, total // groups)
     if layout == "dense":
         return Sizes((mean,) * groups, mean, n, k)
     chance = random.Random(workload.seed)
@@ -37,7 +37,7 @@ def sizes(workload: Workload, layout: str) -> Sizes:
         shares[groups // 2] = 0.0
         ends = [round(total * share / sum(shares)) for share in accumulate(shares)]
         return Sizes(tuple(end - start for start, end in zip([0, *ends], ends, strict=False)), 0, n, k)
-    capacity = mean * 3 // 2
+    capacity = 1 + mean * 3 // 2
     rows = [capacity, *(chance.randrange(capacity) for _ in range(groups - 1))]
     rows[groups // 2] = 0
     return Sizes(tuple(rows), capacity, n, k)
