@@ -1,8 +1,8 @@
 """Our own fast kernels, in Triton: one launch for all groups, whose sizes only the device knows.
 
 The launch has enough programs for any sizes: a group's last tile may be cut off, so there are at most ⌈M/bm⌉ + G tiles
-of rows. A program finds its group by walking over the sizes. Rows and columns beyond the end repeat the last one, so
-that only the sum needs a mask; their results are not stored.
+of rows. A program finds its group by walking over the sizes. Rows and columns beyond the end repeat others, so that
+only the sum needs a mask; their results are not stored.
 """
 
 from collections.abc import Mapping
@@ -26,6 +26,12 @@ TILES = {
     E4M3: (128, BLOCK, BLOCK, 8, 4),
 }
 BAND = 8  # tiles of rows that are worked through together, for the cache
+
+
+@triton.jit
+def _inside(columns, end, width: tl.constexpr):
+    """Columns beyond the end read the first one, so that loads of neighbours stay whole."""
+    return tl.max_contiguous(tl.multiple_of(tl.where(columns < end, columns, 0), width), width)
 
 
 @triton.jit
@@ -53,7 +59,7 @@ def _rows_kernel(
         return
 
     i, j, k = row + tl.arange(0, bm), column * bn + tl.arange(0, bn), tl.arange(0, bk)
-    i_in, j_in = tl.minimum(i, stop - 1).to(tl.int64), tl.minimum(j, columns - 1)
+    i_in, j_in = tl.minimum(i, stop - 1).to(tl.int64), _inside(j, columns, bn)
     a_at = a + i_in[:, None] * length + k[None, :]
     b_at = b + group.to(tl.int64) * b_group + j_in[None, :] * b_column + k[:, None] * b_sum
     if scaled:  # bn and bk are 128: a step has one scale of b
@@ -89,7 +95,7 @@ def _weights_kernel(
         for g in range(group):
             begin += tl.load(sizes + g)
     i, j, l = down * bm + tl.arange(0, bm), right * bn + tl.arange(0, bn), tl.arange(0, bk)  # noqa: E741
-    i_in, j_in = tl.minimum(i, n - 1), tl.minimum(j, k - 1)
+    i_in, j_in = _inside(i, n, bm), _inside(j, k, bn)
     row = (begin + l).to(tl.int64)
     a_at, b_at = a + row[None, :] * n + i_in[:, None], b + row[:, None] * k + j_in[None, :]
     total = tl.zeros((bm, bn), tl.float32)
