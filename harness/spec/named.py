@@ -89,6 +89,14 @@ _DEEPSEEK_V3_EXPERTS = MoeConfig(
     num_experts_per_tok=8,
     moe_intermediate_size=2048,
 )
+_CACHED = ModelConfig(
+    vocab_size=512,
+    hidden_size=1024,
+    num_hidden_layers=1,
+    num_attention_heads=32,
+    num_key_value_heads=8,
+    head_dim=128,
+)
 _UNEVEN_TIED = ModelConfig(**{**vars(_UNEVEN), "tie_word_embeddings": True})
 
 
@@ -189,6 +197,8 @@ NAMED: Mapping[str, Workload] = MappingProxyType(
             Workload("scarce", ModelConfig(), batch_size=4, sequence_length=3),
             # 32,768 rows: grouped products of 4,096 rows × 4,096 × 7,168 on average.
             Workload("deepseek_v3_experts", _DEEPSEEK_V3_EXPERTS, sequence_length=512, dtype="bf16"),
+            # 8 sequences of up to 32,768 cached tokens: a layer of Llama 3 8B, 134 MB a full sequence.
+            Workload("long_cache", _CACHED, sequence_length=32768, dtype="bf16"),
             Workload("small", _SMALL, sequence_length=128, optimizer="adamw", lr=3e-4, weight_decay=0.1),
             # It keeps a GPU busy, and five engines fit together on one with 80 GB.
             Workload(
