@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from harness.spec import Function, Topology, Workload
-from harness.spec.fault import OUTPUT, Fault
+from harness.spec.fault import EXACT, OUTPUT, Fault
 from impls.acceleration.flash_decoding import reference
 from impls.acceleration.flash_decoding.grid import CACHE, SHARP
 
@@ -116,7 +116,7 @@ def splits_that_are_kept(workload: Workload, topology: Topology, **variant: Any)
     return part
 
 
-EVERYWHERE, EXACT = {"fp32": OUTPUT, "bf16": OUTPUT}, frozenset({"exact"})
+EVERYWHERE = {"fp32": OUTPUT, "bf16": OUTPUT}
 NORM = {"fp32": frozenset({"output"}), "bf16": frozenset({"output"})}
 FAULTS = {
     "splits_merged_alike": Fault("decode_split", "dp1", {"parity": NORM}, "output of output", CACHE),

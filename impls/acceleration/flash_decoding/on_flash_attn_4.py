@@ -1,4 +1,4 @@
-"""flash-attn 4 (CuTe-DSL): flash_attn_varlen_func on a padded or paged cache. With ``num_splits`` 0 it chooses the number
+"""flash-attn 4 (CuTe-DSL): flash_attn_varlen_func on a padded or paged cache. With `num_splits` 0 it chooses the number
 of splits itself; its default is one."""
 
 from collections.abc import Mapping
