@@ -12,7 +12,7 @@ from harness.spec.workload import Workload
 
 # Figures of parity, in the order in which a run goes wrong; a norm is less sensitive to scale than its slope.
 OUTPUT = frozenset({"output", "output slope"})
-EXACT = frozenset({"exact"})  # outputs that must be equal
+EXACT = frozenset({"exact"})  # texts and integers; a count of those that differ
 GRADIENT = frozenset({"gradient", "gradient slope"})  # of the first step
 REPLAYED = frozenset({"replayed update"})  # what the optimizer makes of the engine's own gradients
 LATER_GRADIENT = frozenset({"later gradients", "later gradients slope"})

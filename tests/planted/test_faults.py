@@ -103,14 +103,15 @@ def test_a_planted_fault_fails_in_float32_where_it_is_and_nowhere_else(lab: Lab,
     assert clear(found) >= must
     earliest = min(map(rank, must))
     assert all(measurement.verdict == "pass" for quantity, measurement in found.items() if rank(quantity) < earliest)
-    # The replayed update is furthest off somewhere, and replicas differ from each other, not from the oracle; exact
-    # outputs are named one by one.
-    # A tensor that is missing diverges nowhere.
+    # The replayed update is furthest off somewhere, and replicas differ from each other, not from the oracle.
+    # A tensor that is missing diverges nowhere, and an integer is told by itself.
     diverged = sorted((name for name in must - REPLAYED - REPLICAS - EXACT if found[name].value is not None), key=rank)
     for quantity in diverged:
         assert "first divergence: " in found[quantity].reason
     for quantity in diverged[:1]:
         assert FAULTS[name].fault.where in found[quantity].detail["first_divergence"]
+    for quantity in must & EXACT:
+        assert f"first {FAULTS[name].fault.where}" in found[quantity].reason
 
 
 @pytest.mark.parametrize("name", in_parity("bf16"))

@@ -126,6 +126,6 @@ FAULTS = {
     "pages_in_the_order_of_the_pool": Fault("decode_paged", "dp1", {"parity": EVERYWHERE}, "output of output", CACHE),
     "queries_from_the_top_left": Fault("decode_few", "dp1", {"parity": NORM}, "output of output", CACHE),
     "no_fallback": Fault("decode_unified", "dp1", {"parity": {"fp32": NORM["fp32"]}}, "output of output", SHARP),
-    "fallbacks_counted_by_sequence": Fault("decode_unified", "dp1", {"parity": {"fp32": EXACT}}, workload=SHARP),
+    "fallbacks_counted_by_sequence": Fault("decode_unified", "dp1", {"parity": {"fp32": EXACT}}, "fallbacks", SHARP),
     "splits_that_are_kept": Fault("decode_split", "dp1", {"memory": {"fp32": {"saved"}}}, workload=CACHE),
 }
