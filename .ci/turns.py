@@ -29,7 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def turn(case: Case, measure: str) -> tuple[Any, ...]:
     """The turn's key: another topic must not interrupt a turn, since rounds are timed for all engines of a block at
     once."""
-    return (case.topology, case.workload) if measure == "throughput" else (case.id,)
+    return (case.topology, case.workload) if measure in ("throughput", "bottleneck") else (case.id,)
 
 
 def interleaved(turns: Sequence[tuple[str, list[Any]]]) -> list[Any]:

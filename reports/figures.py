@@ -132,6 +132,22 @@ def traffic(topic: TopicView) -> Figure | None:
     return Figure("Traffic by collective", panel.caption, svg, tuple(legend))
 
 
+def stacked(
+    topic: TopicView,
+    parts: Callable[[CaseView], Mapping[str, float]],
+    colour: Callable[[str], str],
+    axis: str,
+    label: str,
+) -> tuple[str, str, set[str]] | None:
+    """A bar of ``parts`` for each engine: the caption, the chart and the names of the parts that it shows."""
+    panel = _panel(topic, lambda case: bool(parts(case)))
+    if panel is None:
+        return None
+    rows = [row for case in panel.cases for row in _stack(case, parts(case).items(), colour)]
+    used = {name for case in panel.cases for name, size in parts(case).items() if size}
+    return panel.caption, _rows_chart(panel, rows, axis, label), used
+
+
 def _by_collective(record: Record) -> dict[str, float]:
     """Bytes by operator; the engine's other traffic (padding, control) is a part of its own."""
     detail = record["detail"]

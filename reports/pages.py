@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from reports import units
+from reports.bottlenecks import shares
 from reports.commands import repeated, reproducing
 from reports.figures import Figure, figures
 from reports.overview import MatrixRow, case_tally
@@ -114,7 +115,7 @@ def section(view: RunView, row: MatrixRow, slots: Mapping[str, int]) -> Section:
         promised=tuple(table for table in tables if table.has_law),
         parity=parity_table(topic),
         measured=tuple(table for table in tables if not table.has_law),
-        figures=(*figures(topic, slots), *timelines(topic)),
+        figures=tuple(figure for figure in (*figures(topic, slots), shares(topic), *timelines(topic)) if figure),
         issues=tuple(issue for issue in found if not issue.finding),
         known=tuple(issue for issue in found if issue.finding),
         notes={title: notes(topic, key) for title, key in NOTES.items()},

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from harness.store import Store, StoreError
-from reports import findings, overview, pages, palette, pivot, tidy, units
+from reports import bottlenecks, findings, overview, pages, palette, pivot, tidy, units
 
 FIRST_ISSUES = 5  # issues of a topic that are shown unfolded
 MEANINGS = {
@@ -77,6 +77,7 @@ def render(
         cpu_only=overview.timed_on_cpu_only(view),
         fault_measures=tuple(dict.fromkeys(m for row in view.calibration.get("faults", ()) for m in row["found"])),
         claims=pages.claims(view),
+        bottlenecks=bottlenecks.bottlenecks(view),
         findings=findings.groups(view),
         shown=findings.shown(view),
         versions=pages.versions(view),

@@ -12,7 +12,6 @@ from harness.plan import cases as plan
 from harness.plan import depth
 from harness.plan.cases import Request
 from harness.spec import Case, Topology, Workload
-from harness.spec.grid import TRAINER_GRID
 from tests.sessions import run
 
 EVERY = Request(ranks=8)
@@ -52,7 +51,7 @@ def test_default_shows_every_pair_of_the_rows_that_are_not_of_full_alone_with_ha
     full, default, cards = planned(), planned(depth="default"), plan.cards(EVERY)
 
     def alone(case: Case) -> bool:
-        rows = (cards[case.topic].grid or TRAINER_GRID).rows
+        rows = cards[case.topic].work.rows
         return any(row.full and (row.work, row.dtype) == (case.workload.name, case.workload.dtype) for row in rows)
 
     assert not any(map(alone, default))

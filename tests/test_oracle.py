@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from harness import catalog
 from harness.launch.local import LocalLauncher
 from harness.launch.outcome import Done, Job, Raised
-from harness.run.oracle import ELSEWHERE, ENSEMBLE, HERE, NoOracle, Oracles, Run
-from harness.spec import Measurement, Workload
+from harness.run.oracle import ELSEWHERE, ENSEMBLE, HERE, KEPT, NoOracle, Oracles, Run
+from harness.spec import Case, Measurement, Topology, Workload
 
 TRUTH = {"a": torch.tensor([3.0, 4.0], dtype=torch.float64), "b": torch.full((64,), 2.0, dtype=torch.float64)}
 
@@ -98,3 +99,22 @@ def test_a_world_may_have_the_instructions_and_threads_of_another_machine(launch
         found.append(done.value)
     assert found[0] == found[2] == (torch.backends.cpu.get_cpu_capability(), 1)
     assert found[1] == ("DEFAULT", 2)
+
+
+def test_only_the_latest_references_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    oracles = Oracles(SimpleNamespace(device="cpu"), 1.0)  # type: ignore[arg-type]
+    monkeypatch.setattr(oracles, "_judged_by", lambda run, work, ensemble: made.append(work.name) or work.name)
+    card, names = catalog.topics()["data_parallel"], [str(index) for index in range(KEPT + 1)]
+
+    def asked(name: str) -> object:
+        return oracles.reference(Case(card.name, "ddp", "reference", Topology(), Workload(name)), card)
+
+    assert [asked(name) for name in names[:KEPT]] == names[:KEPT]
+    asked("0")  # so that 1 is now the one that was used longest ago
+    asked(names[KEPT])
+    assert made == names
+    asked("0")
+    assert made == names
+    asked("1")
+    assert made == [*names, "1"]

@@ -56,7 +56,7 @@ def test_work_that_is_only_watched_is_judged_by_nothing_else_and_watched_in_plac
     for watched in {"pp2": ("compute_bound", "compute_bound_long"), "pp4": ("compute_bound_short",)}[topology]:
         assert found.pop(watched) == ["timeline"]
     timed = found.pop("pipelined_deep" if topology == "pp4" else "pipelined")
-    assert timed == ["parity", "memory", "traffic", "throughput", "peers"]
+    assert timed == ["parity", "memory", "traffic", "throughput", "peers", "bottleneck"]
     assert not any("timeline" in measures for measures in found.values())
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.judge.parity import MARGIN
 from harness.spec import Measurement
 
 Rounds = Sequence[Sequence[float]]  # round → step times
@@ -120,3 +121,14 @@ def judge(
             text += f"; marked: {detail['marked']}"
     verdict = "pass" if noise <= DECIDABLE else "inconclusive"
     return [Measurement("throughput", "step_time", mine.median, "s", verdict, text, detail=detail)]
+
+
+def fresh(ratios: Sequence[float]) -> Measurement:
+    """Whether a timed Function computes: ``ratios`` are its errors on inputs drawn in each turn, as multiples of its
+    error before the turns. A cached result is as far off as the inputs are apart."""
+    largest = max(ratios)
+    text = f"{len(ratios)} times on inputs drawn between timed steps: at most {largest:.2g} × the error before them"
+    if largest > MARGIN:
+        text += "; it returns results of other inputs, or stops computing: its times do not count"
+    verdict = "fail" if largest > MARGIN else "pass"
+    return Measurement("throughput", "fresh_inputs", largest, "× before", verdict, text, bound=MARGIN)

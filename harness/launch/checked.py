@@ -14,7 +14,7 @@ from torch import Tensor
 
 from harness.catalog import load
 from harness.launch import widened
-from harness.launch.problem import Drawn, backward, forward_backward, leaves, part
+from harness.launch.problem import Drawn, backward, forward_backward, leaves, part, shared
 from harness.launch.rank import Context
 from harness.meter import memory
 from harness.meter.backward import FirstBackward
@@ -152,10 +152,7 @@ def function(
     if keep and found.tensors:
         tensors.keep("output", lambda: found.tensors)
     if keep and drawn.cotangents:
-        if hasattr(function, "gather"):  # all ranks gather the same names; an input may be unused on one of them
-            unused = {n: torch.zeros_like(x) for n, x in drawn.inputs.items() if x.requires_grad and n not in gradients}
-            gradients |= unused
-        tensors.keep("gradient", lambda: whole(gradients))
+        tensors.keep("gradient", lambda: whole(shared(function, drawn, gradients)))
     return FunctionRun(
         memory=[Memory(kept=kept, peak=peak)],
         traffic=[Sent(traffic.by_op, traffic.by_group)],

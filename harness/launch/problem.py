@@ -100,11 +100,12 @@ def part(function: Any, drawn: Drawn) -> Drawn:
     return Drawn(split(drawn.inputs), split(drawn.cotangents))
 
 
-def forward_backward(function: Any, drawn: Drawn) -> None:
+def forward_backward(function: Any, drawn: Drawn) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
+    """The outputs, and the gradients of :func:`backward`."""
     outputs = function(drawn.inputs)
     if not isinstance(outputs, Mapping):
         raise TypeError(f"a Function returns a dict of outputs by name, not a {type(outputs).__name__}")
-    backward(outputs, drawn)
+    return outputs, backward(outputs, drawn)
 
 
 def backward(outputs: Mapping[str, Any], drawn: Drawn) -> dict[str, Tensor]:
@@ -120,6 +121,15 @@ def backward(outputs: Mapping[str, Any], drawn: Drawn) -> dict[str, Tensor]:
         allow_unused=True,
     )
     return {name: gradient for name, gradient in zip(names, gradients, strict=True) if gradient is not None}
+
+
+def shared(function: Any, drawn: Drawn, gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The gradients, with zeros for inputs that this rank of a distributed function does not use: all ranks gather the
+    same names."""
+    if not hasattr(function, "gather"):
+        return gradients
+    unused = {n: torch.zeros_like(x) for n, x in drawn.inputs.items() if x.requires_grad and n not in gradients}
+    return gradients | unused
 
 
 def _differentiated(value: Any) -> bool:

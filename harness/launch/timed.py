@@ -4,17 +4,27 @@ import gc
 import os
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 
 from harness.catalog import load
 from harness.launch.checked import synchronize
-from harness.launch.problem import Drawn, forward_backward, part
+from harness.launch.fresh import Fresh
+from harness.launch.problem import forward_backward
 from harness.launch.rank import Context
 from harness.spec import Topology, Trainer, Workload
+from harness.spec.run import Ceilings, Profile
 
 BATCHES = 4  # the steps cycle through them
+
+
+class Turn(NamedTuple):
+    """``seconds`` of each counted step on this rank; ``ratio``: see :meth:`harness.launch.fresh.Fresh.ratio`."""
+
+    seconds: list[float]
+    ratio: float | None
 
 
 def trainer(
@@ -46,16 +56,19 @@ def function(
     topology: Topology,
     problem: str,
     exact: tuple[str, ...],
+    oracle: bool,
 ) -> None:
     """The same for a Function: a step is one forward and backward pass."""
     function = load(build)(workload, topology, **variant)
-    drawn = part(function, Drawn.of(problem, workload, variant))
-    _ready(context, lambda index: forward_backward(function, drawn))
+    fresh = context.state["fresh"] = Fresh(function, problem, workload, variant, exact, oracle)
+    drawn = [fresh.draw(workload.seed + index)[1] for index in range(BATCHES)]
+    _ready(context, lambda index: forward_backward(function, drawn[index % BATCHES]))
 
 
-def _ready(context: Context, step: Callable[[int], None]) -> None:
+def _ready(context: Context, step: Callable[[int], Any]) -> None:
     context.state["step"] = step
-    steps(context, 0, 3)
+    for index in range(3):
+        step(index)
     gc.freeze()  # current objects live as long as the world: later collections skip them
     _bind(context)  # threads of the engine keep all cores
 
@@ -68,28 +81,40 @@ def _bind(context: Context) -> None:
         os.sched_setaffinity(0, {cores[context.rank]})
 
 
-def steps(context: Context, warm: int, steps: int) -> list[float]:
-    """Seconds of each step on this rank, device-synchronised, after ``warm`` uncounted steps."""
-    step = context.state["step"]
+def steps(context: Context, warm: int, steps: int, seed: int) -> Turn:
+    """Times steps, device-synchronised, after ``warm`` uncounted steps. A Function's last step computes inputs that are
+    drawn now, from a ``seed`` that no rank knew before, and its results are checked afterwards."""
+    step, fresh = context.state["step"], context.state.get("fresh")
+    calls = [partial(step, index) for index in range(steps)]
+    if fresh:
+        drawn = fresh.draw(seed)
+        calls[-1] = partial(forward_backward, fresh.function, drawn[1])
     for index in range(warm):
         step(index)
     synchronize()
-    seconds = []
+    seconds, results = [], None
     gc.collect()
     gc.disable()  # a collection inside one engine's step would be charged to that engine
     try:
-        for index in range(steps):
+        for call in calls:
             start = time.perf_counter()
-            step(index)
+            results = call()
             synchronize()
             seconds.append(time.perf_counter() - start)
     finally:
         gc.enable()
-    return seconds
+    return Turn(seconds, fresh.ratio(drawn, results) if fresh else None)
 
 
-def ceiling(context: Context, workload: Workload) -> float:
-    """FLOP/s of a large matrix product in the workload's dtype on this rank: the attainable maximum."""
-    from harness.meter.flops import matmul_ceiling
+def ceilings(context: Context, workload: Workload) -> Ceilings:
+    """What the machine attains in the workload's dtype, see :mod:`harness.meter.ceilings`."""
+    from harness.meter.ceilings import ceilings
 
-    return matmul_ceiling(workload.dtype)
+    return ceilings(workload.dtype)
+
+
+def anatomy(context: Context, steps: int) -> Profile:
+    """Where the time of some steps goes."""
+    from harness.meter.anatomy import profiled
+
+    return profiled(context.state["step"], steps)

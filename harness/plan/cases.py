@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from harness import catalog
 from harness.measures import MEASURES
 from harness.plan import depth
-from harness.spec import DTYPES, Card, Case, Functions, Grid, Occasion, Row, Topology, Workload
-from harness.spec.grid import FUNCTION_GRID, TRAINER_GRID
+from harness.spec import DTYPES, Card, Case, Occasion, Row, Topology, Workload
 from harness.spec.inputs import asked as asked_work
 from harness.spec.named import load
 
@@ -106,7 +105,7 @@ def at_depth(cases: list[Case], request: Request, chosen: dict[str, Card]) -> li
 
 def _full(case: Case, card: Card) -> bool:
     """Whether the case runs at the full depth alone."""
-    grid, mine = _grid(card), (case.workload.name, case.workload.dtype)
+    grid, mine = card.work, (case.workload.name, case.workload.dtype)
     rows = [row for row in (*grid.rows, *grid.watched) if (_named(row).name, row.dtype) == mine]
     return bool(rows) and all(row.full for row in rows)
 
@@ -124,7 +123,7 @@ def _work(
     own precision, unless the user also asked for precisions."""
     if named:
         return [(work.with_(dtype=dtype), ()) for work in named for dtype in request.dtypes or (work.dtype,)]
-    grid = _grid(card)
+    grid = card.work
     large = [Row(name, load(name).dtype, True) for name in grid.large if request.gpus]
     rows = [
         (_named(row).with_(dtype=row.dtype), row.variants)
@@ -132,11 +131,6 @@ def _work(
         if row.dtype in (request.dtypes or DTYPES)
     ]
     return [row for row in rows if not row[0].check(topology)] or rows  # if none fits, the reason must be seen
-
-
-def _grid(card: Card) -> Grid:
-    """The default work of a card."""
-    return card.grid or (FUNCTION_GRID if isinstance(card.contract, Functions) else TRAINER_GRID)
 
 
 def _on(topology: Topology, rows: Sequence[Row]) -> list[Row]:
@@ -177,7 +171,7 @@ def _is_timed(case: Case, request: Request, card: Card) -> bool:
 
 
 def _occasion(case: Case, request: Request, card: Card) -> Occasion:
-    grid = _grid(card)
+    grid = card.work
     watched = [] if request.workloads else [_named(row).name for row in _on(case.topology, grid.watched)]
     large = grid.large if request.gpus and not request.workloads else ()
     everywhere = not grid.timed_on or request.gpus or request.topologies

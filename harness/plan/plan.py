@@ -44,7 +44,7 @@ class Plan:
     @cached_property
     def timed(self) -> tuple[Case, ...]:
         """The cases whose steps are timed, which are peers."""
-        return tuple(case for measure, case in self.tests if measure == "throughput")
+        return tuple(dict.fromkeys(case for measure, case in self.tests if measure in ("throughput", "bottleneck")))
 
     @cached_property
     def checked(self) -> tuple[Case, ...]:

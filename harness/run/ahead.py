@@ -40,6 +40,7 @@ class Ahead(Generic[Result]):
 
     def also(self, run: Callable[[], Other]) -> Future[Other]:
         """Queues other work behind the runs that have begun."""
+        self._others = [other for other in self._others if not other.done()]  # the rest would keep their results
         self._others.append(self._pool.submit(run))
         return self._others[-1]
 

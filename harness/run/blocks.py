@@ -5,6 +5,7 @@ machine's drift affects all alike; each switch is followed by uncounted steps.
 """
 
 import random
+import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -19,6 +20,7 @@ from harness.meter.flops import step_flops
 from harness.run.oracle import no_run, trouble
 from harness.spec import Card, Case, Functions, Measurement, Topology, Workload
 from harness.spec.requires import library, missing
+from harness.spec.run import Ceilings, Profile
 
 TASKS = "harness.launch.timed"
 ROUNDS = 7  # rounds if fewer cannot separate the engines; ten decide no more
@@ -29,6 +31,7 @@ ATTEMPTS = 3 * ROUNDS  # the most rounds: a disturbed round is repeated, and a n
 PATIENCE = 5.0  # seconds of a block in which a noisy machine may take further rounds
 FEWEST = 5  # the fewest rounds that can judge a block
 LIMIT = 30.0  # seconds after which a block ends if it has FEWEST rounds; after twice as long it always ends
+PROFILED = 5  # steps that are profiled afterwards
 BRIEF = 0.05  # seconds: a shorter step is slowed by caches that hold another engine's data
 
 SMALL = 10**8  # parameters of a model that fits on a device many times
@@ -38,14 +41,17 @@ BlockKey = tuple[str, str, Topology, Workload]
 
 @dataclass
 class Block:
-    """Seconds per step of each case, round by round, and the reason where a case has none."""
+    """Seconds per step of each case, round by round, and the reason where a case has none. ``ratios``: of each
+    Function's case, :meth:`harness.launch.fresh.Fresh.ratio` in each turn."""
 
     rounds: dict[str, list[list[float]]] = field(default_factory=dict)
+    ratios: dict[str, list[float]] = field(default_factory=dict)
     problems: dict[str, Measurement] = field(default_factory=dict)
     cases: tuple[Case, ...] = ()
     spoilt: int = 0
     trouble: str = ""
-    ceiling: float = 0.0  # FLOP/s of all ranks together
+    ceilings: list[Ceilings] = field(default_factory=list)  # of each rank
+    profiles: dict[str, list[Profile]] = field(default_factory=dict)  # of each rank, by case
 
 
 def small(case: Case) -> bool:
@@ -115,8 +121,8 @@ def run_block(
 def _time(block: Block, worlds: dict[str, World], timeout: float, launcher: Launcher) -> None:
     case = block.cases[0]
     first = next(iter(worlds))
-    found = worlds[first].run(Job(f"{TASKS}:ceiling", {"workload": case.workload}), timeout)
-    block.ceiling = sum(outcome.value for outcome in found if isinstance(outcome, Done))
+    found = worlds[first].run(Job(f"{TASKS}:ceilings", {"workload": case.workload}), timeout)
+    block.ceilings = [outcome.value for outcome in found if isinstance(outcome, Done)]
     problem = trouble(found)
     if problem:  # the world is gone, with the prepared engine
         block.problems[first] = problem
@@ -128,8 +134,13 @@ def _time(block: Block, worlds: dict[str, World], timeout: float, launcher: Laun
         if not worlds or _enough(block, time.monotonic() - start):
             break
         shuffle.shuffle(order)
-        for name, seconds in _round(block, worlds, order, _turn(block, launcher.device), timeout, watch).items():
+        turn = {**_turn(block, launcher.device), "seed": secrets.randbits(32)}
+        for name, seconds in _round(block, worlds, order, turn, timeout, watch).items():
             block.rounds[name].append(seconds)
+    for name, world in worlds.items():
+        found = world.run(Job(f"{TASKS}:anatomy", {"steps": PROFILED}), timeout)
+        if not trouble(found):
+            block.profiles[name] = [outcome.value for outcome in found if isinstance(outcome, Done)]
 
 
 def _turn(block: Block, device: str) -> dict[str, int]:
@@ -159,8 +170,10 @@ def _round(
             block.rounds.pop(name)
             worlds.pop(name).close()
             continue
-        ranks = [outcome.value for outcome in outcomes if isinstance(outcome, Done)]
-        times[name] = [max(step) for step in zip(*ranks, strict=True)]
+        turns = [outcome.value for outcome in outcomes if isinstance(outcome, Done)]
+        times[name] = [max(step) for step in zip(*(turn.seconds for turn in turns), strict=True)]
+        if turns[0].ratio is not None:
+            block.ratios.setdefault(name, []).append(turns[0].ratio)
     if spoilt := watch.disturbance():
         block.spoilt, block.trouble = block.spoilt + 1, spoilt
         return {}
@@ -193,12 +206,14 @@ def judge_block(
     ``marked``: see :func:`harness.judge.speed.judge`."""
     if case.id in block.problems:
         return [block.problems[case.id].but(measure="throughput")]
+    fresh = [speed.fresh(block.ratios[case.id])] if case.id in block.ratios else []
     good = min((len(rounds) for rounds in block.rounds.values()), default=0)
     if good < FEWEST:
         reason = f"{good} rounds within {2 * LIMIT:g} s; {FEWEST} are needed"
         if block.spoilt:
             reason += f"; {block.spoilt} more were disturbed ({block.trouble}): run again on an idle machine"
-        return [no_run("invalid", reason).but(measure="throughput")]
+        return [no_run("invalid", reason).but(measure="throughput"), *fresh]
     peers = {c.engine: block.rounds[c.id] for c in block.cases if c.variant == case.variant and c.id in block.rounds}
-    about = case.workload.tokens, case_flops(case, card), block.ceiling, block.spoilt
-    return speed.judge(case.engine, peers, *about, wrong, marked)
+    ceiling = sum(rank.flops for rank in block.ceilings)
+    about = case.workload.tokens, case_flops(case, card), ceiling, block.spoilt
+    return [*speed.judge(case.engine, peers, *about, wrong, marked), *fresh]

@@ -24,6 +24,7 @@ KINDS = {
     "merged": "merged",
     "unmerged": "unmerged",
 }
+KEPT = 20  # references: a topic's works, and those that it shares with others; each takes up to 0.1 GB
 HERE: Mapping[str, str] = MappingProxyType({})
 EXACT: dict[str, Any] = {"workload": {"dtype": "fp64", "micro_batches": 1}}
 # Honest ways to compute the same function: their differences are the noise floor.
@@ -81,6 +82,7 @@ class Oracles:
     def __init__(self, launcher: Launcher, timeout: float) -> None:
         self.launcher, self.timeout = launcher, timeout
         self._known: dict[tuple[Any, ...], Any] = {}
+        self._latest: dict[tuple[Any, ...], Any] = {}  # references, the one used last at the end
 
     def _plain(self, module: str, task: str, arguments: dict[str, Any], settings: Mapping[str, str] = HERE) -> Any:
         world = self.launcher.world(1, "reference", module, settings)
@@ -110,17 +112,22 @@ class Oracles:
         return replace(card.contract, plain=plain), options, case.workload
 
     def reference(self, case: Case, card: Card) -> Any:
-        """The :class:`harness.judge.parity.Reference` for the case's work and precision."""
+        """The :class:`harness.judge.parity.Reference` for the case's work and precision, with its tensors: only the
+        latest are kept."""
         key = self.key(case, card)
-        if key not in self._known:
+        found = self._latest.pop(key, None)
+        if found is None:
             contract, *options, work = key
             function = isinstance(contract, Functions)
             run = partial(self._outputs if function else self._trained, contract, dict(options))
             try:
-                self._known[key] = self._judged_by(run, work, FUNCTION_ENSEMBLE if function else ENSEMBLE)
+                found = self._judged_by(run, work, FUNCTION_ENSEMBLE if function else ENSEMBLE)
             except NoOracle as reason:
-                self._known[key] = reason.measurement
-        return self._known[key]
+                found = reason.measurement
+        self._latest[key] = found
+        for oldest in list(self._latest)[:-KEPT]:
+            self._latest.pop(oldest, None)
+        return found
 
     def _judged_by(self, run: Callable[..., list[Run]], work: Workload, ensemble: Ensemble) -> Any:
         """Builds the reference from the results of ``run``: float64 first, then each member of an ensemble."""

@@ -182,8 +182,11 @@ class Runner:
         """The :class:`harness.judge.parity.Reference` of the case's work, or a measurement with the reason for its
         absence."""
         card = self.card(case)
-        expected = self._references.get(self._oracles.key(case, card))
-        return expected.result() if expected else self._oracles.reference(case, card)
+        key = self._oracles.key(case, card)
+        if expected := self._references.get(key):
+            expected.result()
+            self._references.pop(key, None)  # the oracles keep the latest
+        return self._oracles.reference(case, card)
 
     def replays(self, case: Case) -> bool:
         """Whether a step of the case's dense model is one of the workload's optimizer on its gradients."""
@@ -204,15 +207,20 @@ class Runner:
     def block(self, case: Case) -> Block:
         """The timed block of the case's topic, topology and work; it runs once for all its cases."""
         key = block_key(case)
-        if key not in self._blocks:
-            members = [c for c in self.timed if block_key(c) == key and not self.obstacle(c)]
+        if key not in self._blocks or case not in self._blocks[key].cases:
+            members = [c for c in dict.fromkeys((*self.timed, case)) if block_key(c) == key and not self.obstacle(c)]
             for module in {found for member in members if (found := self.operators(member))}:
                 self.builds.wait(module)
-            kind = "trainer" if isinstance(self.card(case).contract, Trainers) else "function"
-            jobs = {c.id: self.job(c, f"{TIMED}:{kind}") for c in members}
+            jobs = {c.id: self._timed(c) for c in members}
             self.rest()
             self._blocks[key] = run_block(self.launcher, members, jobs, self.card(case), self.timeout, self._ahead.also)
         return self._blocks[key]
+
+    def _timed(self, case: Case) -> Job:
+        card = self.card(case)
+        if isinstance(card.contract, Trainers):
+            return self.job(case, f"{TIMED}:trainer")
+        return self.job(case, f"{TIMED}:function", oracle=case.workload.name not in card.work.large)
 
     def rest(self) -> None:
         """Waits until all work begun ahead has ended, since timing follows."""

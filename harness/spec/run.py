@@ -49,6 +49,52 @@ class Memory:
     peak: float = 0.0
 
 
+class Anatomy(NamedTuple):
+    """Seconds of a step on one rank, see :mod:`harness.meter.anatomy`. ``hidden`` lies within the first two."""
+
+    arithmetic: float
+    memory: float
+    waiting: float
+    host: float
+    hidden: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return self.arithmetic + self.memory + self.waiting + self.host
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """``flops``: FLOP/s of a large matrix product in the workload's dtype; ``bandwidth``: bytes/s read and written by a
+    large copy; ``collectives``: name → (seconds of a small one, bytes/s that a rank sends in a large one). Of one rank,
+    while all others do the same."""
+
+    flops: float
+    bandwidth: float
+    collectives: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    def wire(self, operations: Mapping[str, Mapping[str, float]]) -> float:
+        """Seconds of these collectives (name → calls, bytes) at best, one after another; of an unmeasured one, those of
+        the slowest."""
+        slowest = max((seconds for seconds, _ in self.collectives.values()), default=0.0)
+        least = min((speed for _, speed in self.collectives.values()), default=float("inf"))
+        total = 0.0
+        for name, entry in operations.items():
+            seconds, speed = self.collectives.get(name, (slowest, least))
+            total += entry["calls"] * seconds + entry["bytes"] / speed
+        return total
+
+
+class Profile(NamedTuple):
+    """Some steps on one rank: seconds of each, the anatomy of as many others under the profiler, and what one step
+    computes: ``flops`` of its products, ``bytes`` that its operators read and write."""
+
+    seconds: Sequence[float]
+    anatomies: Sequence[Anatomy]
+    flops: float
+    bytes: float
+
+
 @dataclass(frozen=True)
 class Checked:
     """``memory`` and ``traffic`` have the values of several steps, or of one call of a Function: traffic of all steps

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from harness.spec.contract import COMMON, Contract
-from harness.spec.grid import Grid
+from harness.spec.contract import COMMON, Contract, Functions
+from harness.spec.grid import FUNCTION_GRID, TRAINER_GRID, Grid
 
 DIRECTIONS = ("equal", "at_most")
 
@@ -82,6 +82,11 @@ class Card:
         object.__setattr__(self, "variants", MappingProxyType(dict(self.variants)))
         object.__setattr__(self, "engines", MappingProxyType(dict(self.engines)))
         object.__setattr__(self, "twins", MappingProxyType(dict(self.twins)))
+
+    @property
+    def work(self) -> Grid:
+        """Its default work."""
+        return self.grid or (FUNCTION_GRID if isinstance(self.contract, Functions) else TRAINER_GRID)
 
     @property
     def unavailable(self) -> dict[str, str]:

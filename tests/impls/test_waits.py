@@ -119,7 +119,7 @@ def test_on_a_gpu_a_timed_step_does_not_synchronise(topic: str, variant: str, gp
         "variant": dict(card.variants[variant]),
         "workload": work,
         "topology": Topology(),
-        **({"problem": problem, "exact": ()} if problem else {"data": COMMON.data, "options": {}}),
+        **({"problem": problem, "exact": (), "oracle": True} if problem else {"data": COMMON.data, "options": {}}),
     }
     outcome = gpu(Job(f"{JOBS}:step_without_waiting", arguments))
     if isinstance(outcome, Unsupported):

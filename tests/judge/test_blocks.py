@@ -19,6 +19,7 @@ from harness.run.blocks import (
 )
 from harness.spec import Card, Case, Engine, Functions, Topology, Workload
 from harness.spec.named import NAMED
+from harness.spec.run import Ceilings
 
 CASE = Case("topic", "variant", "engine", Topology(), Workload())
 CARD = Card("topic", "", (), {"variant": {"times": 3}}, {"engine": Engine("m:build")}, ("dp1",))
@@ -70,7 +71,7 @@ def test_too_few_rounds_are_no_figure() -> None:
 def test_a_function_s_share_of_the_ceiling_is_of_its_own_flops() -> None:
     mine = replace(CARD, contract=Functions("m", flops=f"{__name__}:counted"))
     timed = block(FEWEST)
-    timed.ceiling = 6e9
+    timed.ceilings = [Ceilings(4e9, 0.0), Ceilings(2e9, 0.0)]
     (measurement,) = judge_block(timed, CASE, mine)
     assert (measurement.detail["tflops"], measurement.detail["mfu"]) == (3e-3, 0.5)
     (silent,) = judge_block(timed, CASE, replace(mine, contract=Functions("m")))

@@ -1,6 +1,7 @@
 """Step times of engines in interleaved rounds: noise decides nothing, a difference does, and drift affects all
 alike."""
 
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -129,3 +130,10 @@ def test_rates_follow_from_the_median() -> None:
     assert "2 disturbed rounds were repeated" in measurement.reason
     assert judged("torch", {"torch": rounds(0)}).detail["mfu"] is None
     assert len(measurement.detail["samples"]) == ROUNDS * STEPS
+
+
+def test_times_of_an_engine_that_returns_old_results_fail_and_an_infinite_error_is_told() -> None:
+    honest, stale = speed.fresh([0.9, 1.2]), speed.fresh([1.0, inf])
+    assert (honest.verdict, honest.value) == ("pass", 1.2)
+    assert stale.verdict == "fail"
+    assert "results of other inputs" in stale.reason

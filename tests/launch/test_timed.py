@@ -28,7 +28,7 @@ def cores_of_timed_steps(rank: int, size: int) -> list[set[int]]:
     timed._ready(context, lambda index: seen.append(os.sched_getaffinity(0)))
     assert all(cores == set(CORES) for cores in seen), "the steps in which engines start threads are free"
     seen.clear()
-    assert len(timed.steps(context, warm=1, steps=2)) == 2
+    assert len(timed.steps(context, warm=1, steps=2, seed=0).seconds) == 2
     return seen
 
 

@@ -1,5 +1,6 @@
 """Latent attention with exactly one thing broken."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -31,9 +32,25 @@ def output_summed_in_float32(workload: Workload, topology: Topology, **variant: 
     return reference.build(workload, topology, **variant)
 
 
+def results_of_the_first_inputs(workload: Workload, topology: Topology, **variant: Any) -> Function:
+    """What the first call was given is computed again and again."""
+    attention, first = reference.build(workload, topology, **variant), {}
+
+    class Stale:
+        split, gather = attention.split, attention.gather
+
+        def __call__(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+            for name, x in inputs.items():
+                first.setdefault(name, x.detach())
+            return attention({name: x + (first[name] - x).detach() for name, x in inputs.items()})
+
+    return Stale()
+
+
 FAULTS = {
     "a_rotary_key_of_its_own_heads": Fault(
         "mla", "tp2", {"parity": {"fp32": GRADIENT, "bf16": GRADIENT}}, where="gradient of kv_down"
     ),
     "output_summed_in_float32": Fault("mla", "tp2", {"traffic": {"bf16": {"bytes"}}}),
+    "results_of_the_first_inputs": Fault("mla", "dp1", {"throughput": {"fp32": {"fresh_inputs"}}}),
 }

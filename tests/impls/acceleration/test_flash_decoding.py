@@ -165,6 +165,7 @@ def test_lengths_begin_with_the_cases_that_are_easily_missed(batch: int) -> None
     assert found[:3] == [70, 1, 0][:batch]
     assert len(found) == batch
     assert all(0 <= length <= 70 for length in found)
+    assert found == lengths(work(batch=batch).with_(seed=1))  # all inputs are the same amount of work
 
 
 def test_flops_count_what_each_query_sees() -> None:

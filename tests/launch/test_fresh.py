@@ -1,0 +1,55 @@
+"""A timed Function's results on inputs that it has not seen."""
+
+from collections.abc import Callable, Mapping
+from math import inf
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from harness.launch.fresh import Fresh
+from harness.launch.problem import forward_backward
+from harness.spec import Workload
+from impls.acceleration.flash_attention.problem import plain
+
+PROBLEM = "impls.acceleration.flash_attention.problem"
+Attention = Callable[[Mapping[str, Tensor]], Mapping[str, Any]]
+
+
+def right(inputs: Mapping[str, Tensor]) -> Mapping[str, Any]:
+    return plain(inputs, causal=True)
+
+
+def stale() -> Attention:
+    """Computes what the first call was given again and again."""
+    first: dict[str, Tensor] = {}
+
+    def attention(inputs: Mapping[str, Tensor]) -> Mapping[str, Any]:
+        for name, x in inputs.items():
+            first.setdefault(name, x.detach())
+        return right({name: x - x.detach() + first[name] for name, x in inputs.items()})
+
+    return attention
+
+
+def ratio(function: Attention, oracle: bool) -> float:
+    fresh = Fresh(function, PROBLEM, Workload(), {"causal": True}, (), oracle)
+    drawn = fresh.draw(123)
+    return fresh.ratio(drawn, forward_backward(function, drawn[1]))
+
+
+def test_an_engine_that_computes_is_as_far_off_as_before() -> None:
+    assert 0.5 < ratio(right, oracle=True) < 2
+    assert ratio(right, oracle=False) == 1
+
+
+@pytest.mark.parametrize(("oracle", "least"), [(True, 1e5), (False, inf)])
+def test_results_of_other_inputs_are_seen_with_and_without_an_oracle(oracle: bool, least: float) -> None:
+    assert ratio(stale(), oracle) >= least
+
+
+def test_an_engine_that_was_wrong_before_is_left_to_parity() -> None:
+    def counted(inputs: Mapping[str, Tensor]) -> Mapping[str, Any]:
+        return {**right(inputs), "tiles": 3}  # which the plain formula does not return
+
+    assert ratio(counted, oracle=True) == 1
