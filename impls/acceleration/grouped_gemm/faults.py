@@ -25,7 +25,7 @@ def group_offsets_off_by_one(workload: Workload, topology: Topology, **variant: 
     return reference.build(workload, topology, **variant)
 
 
-def block_scales_transposed(workload: Workload, topology: Topology, **variant: Any) -> Function:
+def weight_scales_transposed(workload: Workload, topology: Topology, **variant: Any) -> Function:
     """The scales of w are read as [⌈k/128⌉, ⌈n/128⌉]."""
     product = reference.build(workload, topology, **variant)
 
@@ -129,7 +129,7 @@ BOTH = {"fp32": OUTPUT | GRADIENT, "bf16": OUTPUT | GRADIENT}
 
 FAULTS = {
     "group_offsets_off_by_one": Fault("grouped_contiguous", "dp1", {"parity": BOTH}, "output of y", EXPERTS),
-    "block_scales_transposed": Fault("grouped_contiguous_scaled", "dp1", {"parity": OUTPUTS}, "output of y", EXPERTS),
+    "weight_scales_transposed": Fault("grouped_contiguous_scaled", "dp1", {"parity": OUTPUTS}, "output of y", EXPERTS),
     "scales_of_the_previous_block": Fault("grouped_masked_scaled", "dp1", {"parity": OUTPUTS}, "output of y", EXPERTS),
     "bits_read_as_e5m2": Fault("grouped_dense_scaled", "dp1", {"parity": OUTPUTS}, "output of y", EXPERTS),
     "partial_sums_in_bfloat16": Fault(

@@ -123,7 +123,7 @@ def test_flops_are_those_of_the_valid_rows() -> None:
 def test_the_large_work_has_the_shapes_of_deepseek_v3() -> None:
     large = NAMED["deepseek_v3_experts"]
     size = sizes(large, "dense")
-    assert (size.rows, size.n, size.k) == ((4096,) * 8, 2 * 2048, 7168)
+    assert (size.rows, size.n, size.k) == ((2048,) * 4, 2 * 2048, 7168)
     assert laws.flops(large, layout="dense", scaled=False) < step_flops(large)
 
 
