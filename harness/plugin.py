@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import os
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) 
     """
     start = Path(early_config.invocation_params.dir)
     places = [start / arg.partition("::")[0] for arg in args if arg and not arg.startswith("-")]
-    named = [place for place in places if place.exists()]
+    named = [place for place in places if os.path.exists(place)]  # Path.exists() raises where a name is too long
     if not named and start == early_config.rootpath:
         named = [start / place for place in early_config.getini("testpaths")]
     ours = any(_within(place, early_config.rootpath) for place in named or [start])

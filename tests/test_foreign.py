@@ -75,6 +75,11 @@ def test_a_project_has_a_folder_suites_with_fixtures_of_the_same_names(
     assert not project.path.joinpath("plumbline.db").exists()
 
 
+def test_a_keyword_may_be_longer_than_a_file_s_name(project: pytest.Pytester) -> None:
+    found = project.runpytest_subprocess("--gpus", "3", "test_theirs.py", "-k", "theirs or " + "x" * 300)
+    assert found.ret == pytest.ExitCode.OK, found.errlines
+
+
 def test_help_and_markers_show_our_names_in_our_sessions_alone(project: pytest.Pytester) -> None:
     for flag, ours in (("--help", "--case-timeout"), ("--markers", "@pytest.mark.parity")):
         for where, there in (((), False), ((SUITES,), True)):

@@ -78,7 +78,7 @@ def judge(
     engine: str,
     rounds: Mapping[str, Rounds],
     tokens: int,
-    flops: float,
+    flops: float | None,
     ceiling: float,
     spoilt: int,
     wrong: Collection[str] = (),
@@ -87,7 +87,8 @@ def judge(
     """The measurement for one engine of a block; ``rounds`` holds all engines that compute the same variant.
 
     Time never fails: the verdict only says whether noise hides a difference of a tenth. ``marked``: as on GPUs, a
-    reference slower than :data:`MARK` × the fastest engine that is not ``wrong`` is marked.
+    reference slower than :data:`MARK` × the fastest engine that is not ``wrong`` is marked. ``flops``: of a step; None
+    if nobody counts them.
     """
     mine, noise = timing(rounds[engine]), effects(rounds)[engine]
     ratios = {other: ratio(rounds[engine], times) for other, times in rounds.items() if other != engine}
@@ -99,8 +100,8 @@ def judge(
         "high": mine.high,
         "minimum_detectable_effect": noise,
         "tokens_per_second": tokens / mine.median,
-        "tflops": flops / mine.median / 1e12,
-        "mfu": flops / mine.median / ceiling if ceiling else None,
+        "tflops": flops / mine.median / 1e12 if flops else None,
+        "mfu": flops / mine.median / ceiling if flops and ceiling else None,
         "ratios": {other: value[0] for other, value in ratios.items()},
         "ratio_intervals": {other: value[1:] for other, value in ratios.items()},
         "ratio_to_fastest": ratios[fastest][0] if fastest != engine else 1.0,

@@ -22,4 +22,4 @@ def take(lab: "Lab", case: Case) -> list[Measurement]:
     block = lab.runner.block(case)
     # A reference is not compared with an engine that computes something else.
     wrong = {peer.engine for peer in block.cases if peer.variant == case.variant and lab.recorder.wrong(peer)}
-    return judge_block(block, case, wrong, marked=lab.runner.launcher.device == "cuda")
+    return judge_block(block, case, lab.runner.card(case), wrong, marked=lab.runner.launcher.device == "cuda")

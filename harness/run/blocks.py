@@ -12,12 +12,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 
+from harness.catalog import load
 from harness.judge import speed
 from harness.launch.base import Launcher, Watch, World
 from harness.launch.outcome import Done, Job
 from harness.meter.flops import step_flops
 from harness.run.oracle import no_run, trouble
-from harness.spec import Card, Case, Measurement, Topology, Workload
+from harness.spec import Card, Case, Functions, Measurement, Topology, Workload
 from harness.spec.requires import library, missing
 from harness.spec.run import Ceilings, Profile
 
@@ -189,7 +190,18 @@ def _enough(block: Block, seconds: float) -> bool:
     return (good >= ROUNDS and seconds > PATIENCE) or max(speed.effects(block.rounds).values()) <= speed.DECIDABLE / 2
 
 
-def judge_block(block: Block, case: Case, wrong: Collection[str] = (), marked: bool = False) -> list[Measurement]:
+def case_flops(case: Case, card: Card) -> float | None:
+    """FLOPs of one of the case's steps over all ranks: a Trainer's are a decoder's, a Function counts its own. None if
+    it does not."""
+    if not isinstance(card.contract, Functions):
+        return step_flops(case.workload)
+    count = card.contract.flops
+    return float(load(count)(case.workload, **card.variants[case.variant])) if count else None
+
+
+def judge_block(
+    block: Block, case: Case, card: Card, wrong: Collection[str] = (), marked: bool = False
+) -> list[Measurement]:
     """The case's measurements, compared with cases of the same variant. ``wrong``: engines that fail parity;
     ``marked``: see :func:`harness.judge.speed.judge`."""
     if case.id in block.problems:
@@ -202,7 +214,6 @@ def judge_block(block: Block, case: Case, wrong: Collection[str] = (), marked: b
             reason += f"; {block.spoilt} more were disturbed ({block.trouble}): run again on an idle machine"
         return [no_run("invalid", reason).but(measure="throughput"), *fresh]
     peers = {c.engine: block.rounds[c.id] for c in block.cases if c.variant == case.variant and c.id in block.rounds}
-    flops = step_flops(case.workload)
     ceiling = sum(rank.flops for rank in block.ceilings)
-    about = case.workload.tokens, flops, ceiling, block.spoilt
+    about = case.workload.tokens, case_flops(case, card), ceiling, block.spoilt
     return [*speed.judge(case.engine, peers, *about, wrong, marked), *fresh]

@@ -38,13 +38,16 @@ class Functions:
     ``problem`` is a module that fulfils :class:`harness.spec.Problem`. ``telling`` names the arguments of a variant
     that change the result; None: all of them. ``exact`` names the outputs that must be equal, whatever the precision;
     texts, integers and booleans must be equal anyway. ``weighed``: the engines' memory is compared; it says nothing
-    where they count or plan the work of others.
+    where they count or plan the work of others. ``flops`` is ``"module:function"`` of a module without torch:
+    ``function(workload, **variant)`` counts the FLOPs of a step, forward and backward; without it no share of the
+    ceiling is told.
     """
 
     problem: str
     telling: tuple[str, ...] | None = None
     exact: tuple[str, ...] = ()
     weighed: bool = True
+    flops: str = ""
 
 
 @dataclass(frozen=True)

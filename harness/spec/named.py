@@ -76,6 +76,26 @@ _WIDE = ModelConfig(
 _MESHED = ModelConfig(vocab_size=64, tie_word_embeddings=True)
 _EXPERTS = MoeConfig(**{**vars(_MESHED), "num_experts": 4, "moe_intermediate_size": 96})
 _ROUTED = replace(_EXPERTS, router_aux_loss_coef=0.1, router_z_loss_coef=0.01)
+# DeepSeek-AI 2024, DeepSeek-V3, section 4.2: the experts' sizes. Of 64 ranks each has 4 of the 256 experts.
+_DEEPSEEK_V3_EXPERTS = MoeConfig(
+    vocab_size=512,
+    hidden_size=7168,
+    num_hidden_layers=1,
+    num_attention_heads=128,
+    num_key_value_heads=1,
+    head_dim=64,
+    num_experts=4,
+    num_experts_per_tok=4,
+    moe_intermediate_size=2048,
+)
+_CACHED = ModelConfig(
+    vocab_size=512,
+    hidden_size=1024,
+    num_hidden_layers=1,
+    num_attention_heads=32,
+    num_key_value_heads=8,
+    head_dim=128,
+)
 _UNEVEN_TIED = ModelConfig(**{**vars(_UNEVEN), "tie_word_embeddings": True})
 
 
@@ -174,6 +194,10 @@ NAMED: Mapping[str, Workload] = MappingProxyType(
             Workload("sharp", _WIDE, batch_size=1, sequence_length=340, input_scale=8.0),
             # Fewer rows than experts: some experts have none, and so may a whole rank.
             Workload("scarce", ModelConfig(), batch_size=4, sequence_length=3),
+            # 8,192 rows: grouped products of 2,048 rows × 4,096 × 7,168 on average.
+            Workload("deepseek_v3_experts", _DEEPSEEK_V3_EXPERTS, sequence_length=256, dtype="bf16"),
+            # 8 sequences of up to 8,192 cached tokens: a layer of Llama 3 8B, 34 MB a full sequence.
+            Workload("long_cache", _CACHED, sequence_length=8192, dtype="bf16"),
             Workload("small", _SMALL, sequence_length=128, optimizer="adamw", lr=3e-4, weight_decay=0.1),
             # It keeps a GPU busy, and five engines fit together on one with 80 GB.
             Workload(

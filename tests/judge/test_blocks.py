@@ -1,5 +1,8 @@
 """The number of rounds that a timed block needs, and the verdict of a block with too few."""
 
+from dataclasses import replace
+
+from harness.meter.flops import step_flops
 from harness.run.blocks import (
     BRIEF,
     FEWEST,
@@ -11,12 +14,20 @@ from harness.run.blocks import (
     _enough,
     _turn,
     block_key,
+    case_flops,
     judge_block,
 )
-from harness.spec import Case, Topology, Workload
+from harness.spec import Card, Case, Engine, Functions, Topology, Workload
 from harness.spec.named import NAMED
+from harness.spec.run import Ceilings
 
 CASE = Case("topic", "variant", "engine", Topology(), Workload())
+CARD = Card("topic", "", (), {"variant": {"times": 3}}, {"engine": Engine("m:build")}, ("dp1",))
+
+
+def counted(workload: Workload, times: int) -> float:
+    """FLOPs of a Function's step."""
+    return 1e9 * times
 
 
 def block(rounds: int, noise: float = 0.0) -> Block:
@@ -51,10 +62,21 @@ def test_where_every_step_is_long_a_turn_is_short() -> None:
 
 
 def test_too_few_rounds_are_no_figure() -> None:
-    (measurement,) = judge_block(block(FEWEST - 1), CASE)
+    (measurement,) = judge_block(block(FEWEST - 1), CASE, CARD)
     assert measurement.verdict == "invalid"
     assert f"{FEWEST} are needed; 7 more" in measurement.reason
     assert "a cat" in measurement.reason
+
+
+def test_a_function_s_share_of_the_ceiling_is_of_its_own_flops() -> None:
+    mine = replace(CARD, contract=Functions("m", flops=f"{__name__}:counted"))
+    timed = block(FEWEST)
+    timed.ceilings = [Ceilings(4e9, 0.0), Ceilings(2e9, 0.0)]
+    (measurement,) = judge_block(timed, CASE, mine)
+    assert (measurement.detail["tflops"], measurement.detail["mfu"]) == (3e-3, 0.5)
+    (silent,) = judge_block(timed, CASE, replace(mine, contract=Functions("m")))
+    assert (silent.detail["tflops"], silent.detail["mfu"]) == (None, None)
+    assert case_flops(CASE, CARD) == step_flops(CASE.workload)
 
 
 def test_variants_are_timed_together_unless_the_model_is_large() -> None:
