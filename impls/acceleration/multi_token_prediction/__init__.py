@@ -21,6 +21,9 @@ CARD = Card(
     },
     engines={
         "reference": Engine(f"{HERE}.reference:build"),
+        "megatron": Engine(f"{HERE}.on_megatron:build", requires=("megatron-core>=0.16",)),
+        "megatron_per_token": Engine(f"{HERE}.on_megatron:build_per_token", requires=("megatron-core>=0.16",)),
+        "transformers": Engine(f"{HERE}.on_transformers:build", requires=("transformers>=5.24",)),
     },
     topologies=("dp1", "dp2", "tp2", "cp2"),
     contract=Trainers(plain=f"{HERE}.plain", observes=True),

@@ -92,12 +92,13 @@ class Plain:
         if self.permute:
             batch = Batch(batch.inputs.flip(0), batch.labels.flip(0))
         counts = [int((batch.labels[:, k:] >= 0).sum()) for k in range(len(self.factors))]
-        number = torch.tensor([max(counts[0 if self.over_t else k], 1) for k in range(len(counts))], device=device())
+        number = torch.tensor([max(count, 1) for count in counts], device=device())  # [D + 1]
+        factors = self.factors * number / number[0] if self.over_t else self.factors
         self.losses = torch.zeros_like(self.factors)
         for micro in cut(batch, self.workload, 0, 1):
             with self.attention():
                 losses = self.model(*placed(micro)) / number
-                (losses * self.factors.to(losses.dtype)).sum().backward()
+                (losses * factors).sum().backward()
             self.losses += losses.detach()
         for parameter in self.weights.values():
             if parameter.grad is None:  # of a depth as deep as the sequence is long

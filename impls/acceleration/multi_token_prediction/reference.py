@@ -94,12 +94,13 @@ class MultiTokenPrediction:
         # 2. N_0 … N_D: over all ranks that have other tokens.
         number = counts.sum(0, dtype=torch.int32)  # [D + 1]
         dist.all_reduce(number, group=self.replicas)
+        factors = self.factors * number / number[0] if self.over_t else self.factors
         # 3. Each micro-batch's part of every mean: n_k/N_k.
-        parts = counts.double() / (number[0] if self.over_t else number).clamp(min=1)  # [micro-batches, D + 1]
+        parts = counts.double() / number.clamp(min=1)  # [micro-batches, D + 1]
         self.losses = torch.zeros_like(self.factors)  # [D + 1]
         for each, part in zip(micro_batches, parts, strict=True):
             losses = self.model(each) * part
-            (losses * self.factors).sum().backward()
+            (losses * factors).sum().backward()
             self.losses += losses.detach()
         # 4. Gradients of the whole batch's L.
         sum_flat([p.grad for n, p in self.weights.items() if n.endswith(self.summed)], self.tp)
