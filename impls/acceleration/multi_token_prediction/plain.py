@@ -55,7 +55,10 @@ class Dense(Decoder):
         h = self.model(tokens)  # [b, T, h]
         sums = [self.loss(h, labels)]
         for k, depth in enumerate(self.mtp, 1):
-            left = max(length - k, 0)
+            left = length - k
+            if left <= 0:  # no position has a target
+                sums.append(torch.zeros_like(sums[0]))
+                continue
             e = self.model.embed_tokens(tokens[:, k:])  # [b, T − k, h]
             both = torch.cat((depth.hnorm(h[:, :left]), depth.enorm(e)), -1)  # [b, T − k, 2h]
             h = depth.norm(depth.layer(depth.eh_proj(both), cos[:left], sin[:left]))  # [b, T − k, h]

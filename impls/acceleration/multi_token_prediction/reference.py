@@ -53,6 +53,13 @@ from impls.parallelism.sequence_parallel.reference import SequenceParallel
 from impls.parallelism.tensor_parallel.reference import TensorParallel
 
 
+def total(counts: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """N_0 … N_D, [D + 1], from the numbers of every micro-batch on this rank, [micro-batches, D + 1]."""
+    number = counts.sum(0, dtype=torch.int32)
+    dist.all_reduce(number, group=group)
+    return number
+
+
 class MultiTokenPrediction:
     def __init__(
         self,
@@ -92,8 +99,7 @@ class MultiTokenPrediction:
         micro_batches = [self.shifts(micro) for micro in cut(batch, self.workload, self.dp_rank, self.topology.dp)]
         counts = torch.stack([torch.stack([(part.labels >= 0).sum() for part in each]) for each in micro_batches])
         # 2. N_0 … N_D: over all ranks that have other tokens.
-        number = counts.sum(0, dtype=torch.int32)  # [D + 1]
-        dist.all_reduce(number, group=self.replicas)
+        number = total(counts, self.replicas)  # [D + 1]
         factors = self.factors * number / number[0] if self.over_t else self.factors
         # 3. Each micro-batch's part of every mean: n_k/N_k.
         parts = counts.double() / number.clamp(min=1)  # [micro-batches, D + 1]
