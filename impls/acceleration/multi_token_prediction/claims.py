@@ -32,7 +32,7 @@ def module_size(records: Records) -> Measurement:
     arithmetic = (
         f"{EXPERTS} + {SHARED} experts: a layer {layer(EXPERTS + SHARED) / 1e9:.2f} B, M_1 {2 * H * H / 1e9:.2f} B, "
         f"together {own / 1e9:.2f} B; embedding and head {shared / 1e9:.2f} B each; with {CHOSEN} + {SHARED} experts a "
-        f"token activates {(active + 2 * shared) / 1e9:.2f} B with both and {(active + shared) / 1e9:.2f} B with the head"
+        f"token activates {(active + 2 * shared) / 1e9:.2f} B with both, {(active + shared) / 1e9:.2f} B with the head"
     )
     reason = (
         f"2h² + a layer gives {own / 1e9:.1f} B ({own / 11.5e9 - 1:+.1%}) and {(active + 2 * shared) / 1e9:.1f} B "

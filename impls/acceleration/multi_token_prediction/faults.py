@@ -117,7 +117,9 @@ FAULTS = {
     "depths_counted_on_their_own_rank": Fault("mtp2", "dp2", {"parity": {"fp32": GRADIENT}}, EVERYWHERE, "thorough"),
     "weight_of_every_depth": Fault("mtp2", "dp2", BOTH, EVERYWHERE, "thorough"),
     "halves_swapped": Fault("mtp2", "dp2", BOTH, EVERYWHERE, "thorough"),
-    "every_depth_on_the_main_model": Fault("mtp2", "dp2", BOTH, EVERYWHERE, "thorough"),
+    "every_depth_on_the_main_model": Fault(
+        "mtp2", "dp2", {"parity": {"fp32": GRADIENT, "bf16": {"gradient"}}}, EVERYWHERE, "thorough"
+    ),
     "embedding_detached": Fault(
         "mtp2", "dp2", {"parity": {"fp32": GRADIENT}}, "step 1, gradient of model.embed_tokens.weight", "thorough"
     ),
