@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from harness.spec import Case, Flows, Measurement, Needs, Occasion
+from harness.spec import Case, Flows, Measurement, Needs, Occasion, Trainers
 
 if TYPE_CHECKING:
     from harness.run.lab import Lab
@@ -17,9 +17,13 @@ def asked(occasion: Occasion) -> bool:
 
 
 def take(lab: "Lab", case: Case) -> list[Measurement]:
+    from harness.catalog import load
     from harness.run.blocks import judge_block
 
     block = lab.runner.block(case)
     # A reference is not compared with an engine that computes something else.
     wrong = {peer.engine for peer in block.cases if peer.variant == case.variant and lab.recorder.wrong(peer)}
-    return judge_block(block, case, wrong, marked=lab.runner.launcher.device == "cuda")
+    card = lab.runner.card(case)
+    more = card.contract.flops if isinstance(card.contract, Trainers) else ""
+    added = load(more)(case.workload, **card.variants[case.variant]) if more else 0.0
+    return judge_block(block, case, wrong, lab.runner.launcher.device == "cuda", added)

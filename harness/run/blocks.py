@@ -176,9 +176,11 @@ def _enough(block: Block, seconds: float) -> bool:
     return (good >= ROUNDS and seconds > PATIENCE) or max(speed.effects(block.rounds).values()) <= speed.DECIDABLE / 2
 
 
-def judge_block(block: Block, case: Case, wrong: Collection[str] = (), marked: bool = False) -> list[Measurement]:
+def judge_block(
+    block: Block, case: Case, wrong: Collection[str] = (), marked: bool = False, added: float = 0.0
+) -> list[Measurement]:
     """The case's measurements, compared with cases of the same variant. ``wrong``: engines that fail parity;
-    ``marked``: see :func:`harness.judge.speed.judge`."""
+    ``marked``: see :func:`harness.judge.speed.judge`; ``added``: model FLOPs of the variant beside the workload's."""
     if case.id in block.problems:
         return [block.problems[case.id].but(measure="throughput")]
     good = min((len(rounds) for rounds in block.rounds.values()), default=0)
@@ -188,6 +190,6 @@ def judge_block(block: Block, case: Case, wrong: Collection[str] = (), marked: b
             reason += f"; {block.spoilt} more were disturbed ({block.trouble}): run again on an idle machine"
         return [no_run("invalid", reason).but(measure="throughput")]
     peers = {c.engine: block.rounds[c.id] for c in block.cases if c.variant == case.variant and c.id in block.rounds}
-    flops = step_flops(case.workload)
+    flops = step_flops(case.workload) + added
     about = case.workload.tokens, flops, block.ceiling, block.spoilt
     return speed.judge(case.engine, peers, *about, wrong, marked)

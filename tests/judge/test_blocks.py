@@ -1,5 +1,6 @@
 """The number of rounds that a timed block needs, and the verdict of a block with too few."""
 
+from harness.meter.flops import step_flops
 from harness.run.blocks import (
     BRIEF,
     FEWEST,
@@ -55,6 +56,11 @@ def test_too_few_rounds_are_no_figure() -> None:
     assert measurement.verdict == "invalid"
     assert f"{FEWEST} are needed; 7 more" in measurement.reason
     assert "a cat" in measurement.reason
+
+
+def test_flops_that_a_variant_adds_count() -> None:
+    plain, more = (judge_block(block(FEWEST), CASE, added=added)[0] for added in (0.0, step_flops(CASE.workload)))
+    assert more.detail["tflops"] == 2 * plain.detail["tflops"]
 
 
 def test_variants_are_timed_together_unless_the_model_is_large() -> None:
