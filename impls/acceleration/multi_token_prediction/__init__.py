@@ -30,7 +30,7 @@ CARD = Card(
         ),
     },
     topologies=("dp1", "dp2", "tp2", "cp2"),
-    contract=Trainers(plain=f"{HERE}.plain", observes=True),
+    contract=Trainers(plain=f"{HERE}.plain", observes=True, flops=f"{HERE}.laws:flops"),
     grid=GRID,
     laws=(
         Law(

@@ -87,7 +87,7 @@ def head_detached(workload: Workload, topology: Topology, **variant: Any) -> Tra
         if len(calls) == 1:
             return honest(h, labels)
         logits = F.linear(h, model.lm_head.weight.detach())
-        return predictor.mean(predictor.CrossEntropy.apply(logits, labels, model.start, model.group), labels)
+        return predictor.mean_loss(logits, labels, model.start, model.group)
 
     model.head = head
     model.register_forward_pre_hook(lambda *_: calls.clear())

@@ -88,7 +88,7 @@ def traffic(
     return workload.micro_batches * step + once
 
 
-def flops(workload: Workload, depth: int) -> float:
+def flops(workload: Workload, depth: int, **variant: object) -> float:
     """FLOPs that the depths add to a step, forward and backward: 6 for each token with a target in the sequence, T − k,
     and each parameter of M_k, of the layer's matrices and of the shared head; and 6 (T − k)² for each column of the
     queries (12 without causality)."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from harness.spec import Batch, ModelConfig
 from impls.acceleration.multi_token_prediction.plain import Depth
 from impls.common.data import IGNORED
-from impls.common.decoder import mean
+from impls.common.decoder import cross_entropy, mean
 from impls.parallelism.sequence_parallel.reference import SequenceParallelDecoder
 from impls.parallelism.tensor_parallel.operators import Group, column_parallel
 from impls.parallelism.tensor_parallel.reference import ParallelDecoder
@@ -24,6 +24,13 @@ def shifted(batch: Batch, k: int) -> Batch:
     """t_{i+k} and its label t_{i+k+1} at position i, [b, T] both; nothing counts at the last k positions."""
     k = min(k, batch.inputs.shape[1])
     return Batch(*(F.pad(x[:, k:], (0, k), value=fill) for x, fill in zip(batch, (0, IGNORED), strict=True)))
+
+
+def mean_loss(logits: Tensor, labels: Tensor, start: int, group: Group) -> Tensor:
+    """Mean cross-entropy of logits [..., v] and labels [...], a scalar; ranks of tp have parts of the vocabulary."""
+    if group.size() == 1:
+        return cross_entropy(logits, labels)
+    return mean(CrossEntropy.apply(logits, labels, start, group), labels)
 
 
 class Predictor(ParallelDecoder):
@@ -49,7 +56,7 @@ class Predictor(ParallelDecoder):
     def head(self, h: Tensor, labels: Tensor) -> Tensor:
         """h^k [b, s, h] and labels [b, s] → mean cross-entropy, a scalar."""
         (logits,) = column_parallel(h, self.group, self.lm_head.weight)  # [b, s, v]
-        return mean(CrossEntropy.apply(logits, labels, self.start, self.group), labels)
+        return mean_loss(logits, labels, self.start, self.group)
 
 
 class SequencePredictor(Predictor, SequenceParallelDecoder):
@@ -58,4 +65,4 @@ class SequencePredictor(Predictor, SequenceParallelDecoder):
     def head(self, h: Tensor, labels: Tensor) -> Tensor:
         labels = labels.t()
         (logits,) = self.columns(h, self.group, len(labels), self.lm_head.weight)  # [s, b, v]
-        return mean(CrossEntropy.apply(logits, labels, self.start, self.group), labels)
+        return mean_loss(logits, labels, self.start, self.group)

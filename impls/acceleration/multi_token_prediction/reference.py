@@ -123,9 +123,11 @@ class MultiTokenPrediction:
         return {f"mtp_{k}": loss for k, loss in enumerate(self.losses.tolist()) if k}
 
     def update(self) -> None:
-        cut = [p.grad for n, p in self.weights.items() if dim(n) is not None]
-        whole = [p.grad for n, p in self.weights.items() if dim(n) is None]
-        clip_by_global_norm({(self.tp,): cut, (): whole}, self.workload.max_grad_norm)
+        divided = {name for name in self.weights if dim(name) is not None} if self.tp.size() > 1 else set()
+        parts = [p.grad for name, p in self.weights.items() if name in divided]
+        whole = [p.grad for name, p in self.weights.items() if name not in divided]
+        groups = {(self.tp,): parts} if divided else {}
+        clip_by_global_norm({**groups, (): whole}, self.workload.max_grad_norm)
         self.optimizer.step()
 
     def gradients(self) -> Mapping[str, Tensor]:
