@@ -18,7 +18,7 @@ from harness.launch.base import Launcher, Watch, World
 from harness.launch.outcome import Done, Job
 from harness.meter.flops import step_flops
 from harness.run.oracle import no_run, trouble
-from harness.spec import Card, Case, Functions, Measurement, Topology, Workload
+from harness.spec import Card, Case, Functions, Measurement, Topology, Trainers, Workload
 from harness.spec.requires import library, missing
 from harness.spec.run import Ceilings, Profile
 
@@ -191,12 +191,12 @@ def _enough(block: Block, seconds: float) -> bool:
 
 
 def case_flops(case: Case, card: Card) -> float | None:
-    """FLOPs of one of the case's steps over all ranks: a Trainer's are a decoder's, a Function counts its own. None if
-    it does not."""
-    if not isinstance(card.contract, Functions):
-        return step_flops(case.workload)
-    count = card.contract.flops
-    return float(load(count)(case.workload, **card.variants[case.variant])) if count else None
+    """FLOPs of one of the case's steps over all ranks: a Trainer's are a decoder's, to which its topic may add, and a
+    Function counts its own. None if it does not."""
+    contract = card.contract
+    count = contract.flops if isinstance(contract, Trainers | Functions) else ""
+    counted = float(load(count)(case.workload, **card.variants[case.variant])) if count else None
+    return counted if isinstance(contract, Functions) else step_flops(case.workload) + (counted or 0.0)
 
 
 def judge_block(

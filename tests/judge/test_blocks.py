@@ -17,7 +17,7 @@ from harness.run.blocks import (
     case_flops,
     judge_block,
 )
-from harness.spec import Card, Case, Engine, Functions, Topology, Workload
+from harness.spec import Card, Case, Engine, Functions, Topology, Trainers, Workload
 from harness.spec.named import NAMED
 from harness.spec.run import Ceilings
 
@@ -26,7 +26,7 @@ CARD = Card("topic", "", (), {"variant": {"times": 3}}, {"engine": Engine("m:bui
 
 
 def counted(workload: Workload, times: int) -> float:
-    """FLOPs of a Function's step."""
+    """FLOPs of a step."""
     return 1e9 * times
 
 
@@ -76,7 +76,12 @@ def test_a_function_s_share_of_the_ceiling_is_of_its_own_flops() -> None:
     assert (measurement.detail["tflops"], measurement.detail["mfu"]) == (3e-3, 0.5)
     (silent,) = judge_block(timed, CASE, replace(mine, contract=Functions("m")))
     assert (silent.detail["tflops"], silent.detail["mfu"]) == (None, None)
+
+
+def test_flops_that_a_trainer_s_topic_adds_count() -> None:
     assert case_flops(CASE, CARD) == step_flops(CASE.workload)
+    more = replace(CARD, contract=Trainers(flops=f"{__name__}:counted"))
+    assert case_flops(CASE, more) == step_flops(CASE.workload) + counted(CASE.workload, 3)
 
 
 def test_variants_are_timed_together_unless_the_model_is_large() -> None:

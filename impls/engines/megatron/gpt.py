@@ -55,6 +55,8 @@ OUTSIDE = {
     "decoder.final_layernorm": ("model.norm",),
     "output_layer": ("lm_head",),
 }
+# The parts of a module of multi-token prediction, beside those of its layer.
+DEPTH = {"enorm": "enorm", "hnorm": "hnorm", "eh_proj": "eh_proj", "final_layernorm": "norm"}
 
 
 def canonical(name: str) -> tuple[str, ...]:
@@ -62,6 +64,11 @@ def canonical(name: str) -> tuple[str, ...]:
     module = name.removesuffix(".weight")
     if module in OUTSIDE:
         return tuple(f"{part}.weight" for part in OUTSIDE[module])
+    if module.startswith("mtp.layers."):
+        depth, _, part = module.removeprefix("mtp.layers.").partition(".")
+        if part in DEPTH:
+            return (f"mtp.{depth}.{DEPTH[part]}.weight",)
+        return tuple(f"mtp.{depth}.layer.{each}.weight" for each in LAYER[part.removeprefix("transformer_layer.")])
     layer, _, part = module.removeprefix("decoder.layers.").partition(".")
     if part.startswith(EXPERTS):
         index, _, kind = part.removeprefix(EXPERTS).partition(".")
@@ -110,7 +117,8 @@ def specification() -> ModuleSpec:
 
 class Gpt:
     """GPTModels of this rank's pipeline stages, ``chunks`` of them; without a pipeline, one stage is the whole model.
-    ``shard_states`` selects the distributed optimizer; ``changes`` apply to :func:`transformer_config`."""
+    ``shard_states`` selects the distributed optimizer; ``further`` gives the specification of modules behind the last
+    layer; ``changes`` apply to :func:`transformer_config`."""
 
     def __init__(
         self,
@@ -119,6 +127,7 @@ class Gpt:
         layers: Callable[[], ModuleSpec | TransformerBlockSubmodules] = specification,
         chunks: int = 1,
         shard_states: bool = False,
+        further: Callable[[TransformerConfig], Any] | None = None,
         **changes: Any,
     ) -> None:
         if workload.dtype == "fp64":
@@ -159,6 +168,7 @@ class Gpt:
                 share_embeddings_and_output_weights=model.tie_word_embeddings,
                 position_embedding_type="rope",
                 rotary_base=model.rope_theta,
+                mtp_block_spec=further(self.config) if further else None,
                 vp_stage=stage["vp_stage"],
             )
             parts.append(part.to(device(), self.config.params_dtype))  # the norms are created in float32
