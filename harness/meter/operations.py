@@ -1,0 +1,21 @@
+"""Floating-point operations of the products that a step really computes, forward and backward."""
+
+from typing import Any
+
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+
+class Operations(TorchDispatchMode):
+    """``counted``: operations of matrix products, attention and convolutions while it was active, by PyTorch's own
+    formulas: 2·m·n·k for a product. Element by element operations do not count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counted = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if formula := flop_registry.get(func._overloadpacket):
+            self.counted += formula(*args, **(kwargs or {}), out_val=out)
+        return out

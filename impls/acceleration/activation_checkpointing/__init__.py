@@ -1,0 +1,58 @@
+"""Activation checkpointing: the backward pass computes again what the forward pass did not keep."""
+
+from harness.spec import Card, Engine, Law
+from impls.acceleration.activation_checkpointing.grid import GRID
+
+HERE = "impls.acceleration.activation_checkpointing"
+CHEN = "Chen et al. 2016, Training Deep Nets with Sublinear Memory Cost"
+KORTHIKANTI = "Korthikanti et al. 2022, Reducing Activation Recomputation in Large Transformer Models"
+VARIANTS = {
+    "no_recompute": {},
+    "recompute_layers": {"each": 1},
+    "recompute_two_layers": {"each": 2},
+    "recompute_sqrt": {"each": "sqrt"},
+    "recompute_nested": {"nested": True},
+    "recompute_attention": {"attention_alone": True},
+    "recompute_operators": {"each": 1, "by_operator": True},
+    "recompute_offload": {"each": 1, "on_host": True},
+}
+
+CARD = Card(
+    name="activation_checkpointing",
+    title="Activation checkpointing",
+    sources=(f"{CHEN}, §3, §4", f"{KORTHIKANTI}, §5: selective"),
+    variants=VARIANTS,
+    engines={
+        "reference": Engine(f"{HERE}.reference:build"),
+    },
+    topologies=("dp1", "dp2", "tp2"),
+    grid=GRID,
+    laws=(
+        Law(
+            "memory",
+            "activations",
+            f"{HERE}.laws:activations",
+            0.10,
+            f"{CHEN}, §4.3: segments' inputs; {KORTHIKANTI}, §5: all but the scores",
+            direction="at_most",
+        ),
+        Law(
+            "flops",
+            "step",
+            f"{HERE}.laws:step",
+            0.0,
+            "2 a token and weight forward, twice as many backward",
+            unit="FLOP",
+        ),
+        Law(
+            "flops",
+            "recomputed",
+            f"{HERE}.laws:recomputed",
+            0.0,
+            f"{CHEN}, §4.3: one more forward pass; {KORTHIKANTI}, §5: attention's products",
+            unit="FLOP",
+        ),
+        Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.0, "a replay repeats its sums over tensor-parallel ranks"),
+    ),
+    twins={name: "no_recompute" for name in VARIANTS if name != "no_recompute"},
+)
