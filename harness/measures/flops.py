@@ -50,19 +50,14 @@ def operations(
     data: str,
     options: Mapping[str, Any],
 ) -> int:
-    """In a rank: the operations of the second step, after an engine's first, which may prepare something."""
+    """In a rank: the operations of a step."""
     from harness.catalog import load
     from harness.launch.checked import widen
     from harness.meter.operations import Operations
 
     widen(context, workload)
-    batch = load(f"{data}:batch")
     trainer: Trainer = load(build)(workload, topology, **variant)
-    counter = Operations()
-    for step in range(2):
-        counter = Operations()
-        tokens = batch(workload, step, **options)
-        with counter:
-            trainer.backward(tokens)
-        trainer.update()
+    tokens = load(f"{data}:batch")(workload, 0, **options)
+    with Operations() as counter:
+        trainer.backward(tokens)
     return counter.counted

@@ -24,6 +24,33 @@ CARD = Card(
     variants=VARIANTS,
     engines={
         "reference": Engine(f"{HERE}.reference:build"),
+        "torch": Engine(f"{HERE}.on_torch:build"),
+        "torch_reentrant": Engine(
+            f"{HERE}.on_torch:build_reentrant",
+            variants=("recompute_layers", "recompute_sqrt", "recompute_nested", "recompute_attention"),
+        ),
+        "torch_summed": Engine(f"{HERE}.on_torch:build_summed", variants=("recompute_layers",)),
+        "deepspeed": Engine(
+            f"{HERE}.on_deepspeed:build",
+            requires=("deepspeed>=0.16",),
+            variants=("no_recompute", "recompute_layers", "recompute_sqrt", "recompute_offload"),
+        ),
+        "deepspeed_partitioned": Engine(
+            f"{HERE}.on_deepspeed:build_partitioned", requires=("deepspeed>=0.19",), variants=("recompute_layers",)
+        ),
+        "megatron": Engine(
+            f"{HERE}.on_megatron:build",
+            requires=("megatron-core>=0.16",),
+            variants=("no_recompute", "recompute_layers", "recompute_two_layers", "recompute_sqrt", "recompute_attention"),
+        ),
+        "megatron_block": Engine(
+            f"{HERE}.on_megatron:build_block", requires=("megatron-core>=0.16",), variants=("recompute_layers",)
+        ),
+        "fairscale": Engine(
+            f"{HERE}.on_fairscale:build",
+            requires=("fairscale>=0.4.13",),
+            variants=("no_recompute", "recompute_layers", "recompute_offload"),
+        ),
     },
     topologies=("dp1", "dp2", "tp2"),
     grid=GRID,

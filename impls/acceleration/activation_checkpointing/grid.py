@@ -17,11 +17,15 @@ _DEEP = ModelConfig(
 DEEP = Workload("deep", _DEEP, batch_size=4, sequence_length=64)
 DROPPED = DEEP.with_(name="deep_dropped", model=replace(_DEEP, dropout=0.1))
 
+SOME = ("recompute_layers", "recompute_attention", "recompute_operators")
+
 GRID = Grid(
     rows=(
-        Row(DEEP, "fp32", ("dp1",)),
         Row(DROPPED, "fp32", ("dp1",)),
-        Row(DEEP, "fp32", ("dp2", "tp2"), ("recompute_layers", "recompute_attention")),
+        Row(DEEP, "fp32", ("dp1",), SOME),
+        Row(DEEP, "fp32", ("dp2", "tp2"), ("recompute_layers",)),
+        Row(DEEP, "fp32", True, full=True),
+        Row(DEEP, "bf16", True, full=True),
     ),
     timed=(),
 )

@@ -11,6 +11,7 @@ rank's device is its host, so x is copied there as well, and its first copy is f
 """
 
 from collections.abc import Callable, Set
+from functools import partial
 from typing import Any
 
 import torch
@@ -80,6 +81,10 @@ class Segment(Function):
             x.to(device, non_blocking=True).detach().requires_grad_(differentiated)
             for x, (device, differentiated) in zip(ctx.saved_tensors, ctx.places, strict=True)
         ]
+        found: dict[int, Tensor] = {}  # as they arrive: x'.grad has the strides of x', with which kernels may add otherwise
+        for index, x in enumerate(inputs):
+            if x.requires_grad:
+                x.register_hook(partial(found.__setitem__, index))
         # 2. The second run draws what the first one drew, and leaves later draws as they would have been.
         now = random_states()
         restore(ctx.random)
@@ -90,7 +95,7 @@ class Segment(Function):
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         pairs = [(y, dy) for y, dy in zip(outputs, gradients, strict=True) if y.requires_grad]
         torch.autograd.backward([y for y, _ in pairs], [dy for _, dy in pairs])
-        return None, None, None, *(x.grad for x in inputs)
+        return None, None, None, *map(found.get, range(len(inputs)))
 
 
 def segment(run: Run, *inputs: Tensor, on_host: bool = False, policy: Set[Any] = frozenset()) -> Any:
