@@ -1,10 +1,11 @@
 """Activation checkpointing: the backward pass computes again what the forward pass did not keep."""
 
-from harness.spec import Card, Engine, Law
+from harness.spec import Card, Claim, Engine, Law
 from impls.acceleration.activation_checkpointing.grid import GRID
 
 HERE = "impls.acceleration.activation_checkpointing"
 CHEN = "Chen et al. 2016, Training Deep Nets with Sublinear Memory Cost"
+COURSE = "AIInfra course, activation checkpointing"
 KORTHIKANTI = "Korthikanti et al. 2022, Reducing Activation Recomputation in Large Transformer Models"
 VARIANTS = {
     "no_recompute": {},
@@ -41,7 +42,13 @@ CARD = Card(
         "megatron": Engine(
             f"{HERE}.on_megatron:build",
             requires=("megatron-core>=0.16",),
-            variants=("no_recompute", "recompute_layers", "recompute_two_layers", "recompute_sqrt", "recompute_attention"),
+            variants=(
+                "no_recompute",
+                "recompute_layers",
+                "recompute_two_layers",
+                "recompute_sqrt",
+                "recompute_attention",
+            ),
         ),
         "megatron_block": Engine(
             f"{HERE}.on_megatron:build_block", requires=("megatron-core>=0.16",), variants=("recompute_layers",)
@@ -80,6 +87,38 @@ CARD = Card(
             unit="FLOP",
         ),
         Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.0, "a replay repeats its sums over tensor-parallel ranks"),
+    ),
+    claims=(
+        Claim(
+            "course_saving",
+            "segments of √L layers save 1 − √L/L of the activations",
+            COURSE,
+            f"{HERE}.claims:course_saving",
+        ),
+        Claim(
+            "course_compute",
+            "extra compute 2√L/L, and in the same passage about double",
+            COURSE,
+            f"{HERE}.claims:course_compute",
+        ),
+        Claim(
+            "chen_compute",
+            "one more forward pass for each batch, 30 percent more time",
+            f"{CHEN}, abstract",
+            f"{HERE}.claims:chen_compute",
+        ),
+        Claim(
+            "korthikanti_layer",
+            "a layer keeps s·b·h (34 + 5as/h) bytes; selective recomputation drops 5as/h",
+            f"{KORTHIKANTI}, §4.1, §5",
+            f"{HERE}.claims:korthikanti_layer",
+        ),
+        Claim(
+            "korthikanti_operations",
+            "over 90 % of the recomputation's overhead recovered",
+            f"{KORTHIKANTI}, abstract",
+            f"{HERE}.claims:korthikanti_operations",
+        ),
     ),
     twins={name: "no_recompute" for name in VARIANTS if name != "no_recompute"},
 )

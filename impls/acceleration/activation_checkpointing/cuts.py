@@ -3,7 +3,6 @@
 from math import isqrt
 
 
-
 def length(layers: int, each: int | str) -> int:
     """Layers in a segment: ``each``, or the k for which k ≥ √L, the least memory at L/k inputs and k layers."""
     return isqrt(layers - 1) + 1 if each == "sqrt" else int(each)

@@ -1,6 +1,6 @@
 """The promises of activation checkpointing: bytes kept for the backward pass, and operations done twice.
 
-    n  a rank's tokens of a micro-batch, b·s      e  bytes of the model's dtype      w  of float32 or wider      t  tp
+n  a rank's tokens of a micro-batch, b·s      e  bytes of the model's dtype      w  of float32 or wider      t  tp
 """
 
 from typing import Any
@@ -16,11 +16,11 @@ RANDOM = 5056  # bytes of the state of PyTorch's CPU generator, of which each se
 def layer(workload: Workload, topology: Topology) -> float:
     """Bytes that a layer keeps of each token if nothing is recomputed:
 
-        RMSNorm of h, 2             input, normalised input [h] and 1/rms [1] (w), and its output [h] (e)
-        QK-norm of d, a/t + k/t     input, normalised input [d] and 1/rms [1] (w)
-        attention                   q, k rotated, v and the output (e); softmax of s scores a head, see :func:`scores`
-        MLP, f/t wide               gate, SiLU(gate), up and their product (e)
-        dropout, 2                  which elements stay, [h] (e)
+    RMSNorm of h, 2             input, normalised input [h] and 1/rms [1] (w), and its output [h] (e)
+    QK-norm of d, a/t + k/t     input, normalised input [d] and 1/rms [1] (w)
+    attention                   q, k rotated, v and the output (e); softmax of s scores a head, see :func:`scores`
+    MLP, f/t wide               gate, SiLU(gate), up and their product (e)
+    dropout, 2                  which elements stay, [h] (e)
     """
     model, t, e = workload.model, topology.tp, workload.element_size
     w = max(4, e)
@@ -34,7 +34,9 @@ def layer(workload: Workload, topology: Topology) -> float:
 def scores(workload: Workload, topology: Topology) -> float:
     """Bytes of a token's row of softmax in every head: in float32, and rounded if the model is narrower."""
     e = workload.element_size
-    return workload.model.num_attention_heads / topology.tp * workload.sequence_length * (max(4, e) + (e if e < 4 else 0))
+    return (
+        workload.model.num_attention_heads / topology.tp * workload.sequence_length * (max(4, e) + (e if e < 4 else 0))
+    )
 
 
 def products(workload: Workload, topology: Topology) -> float:

@@ -8,6 +8,7 @@ from deepspeed.utils import groups
 from harness.spec import Topology, Unsupported, Workload
 from impls.acceleration.activation_checkpointing.cuts import segments
 from impls.acceleration.activation_checkpointing.segmented import segmented
+from impls.common.mesh import device
 from impls.engines.deepspeed.engine import DataParallel
 from impls.engines.deepspeed.tensor_parallel import TensorParallel
 
@@ -15,6 +16,10 @@ from impls.engines.deepspeed.tensor_parallel import TensorParallel
 def build(workload: Workload, topology: Topology, each: int | str = 0, on_host: bool = False) -> DataParallel:
     if topology.tp > 1:
         raise Unsupported("with AutoTP it is the engine deepspeed_partitioned")
+    if on_host and device().type == "cpu":
+        raise Unsupported(
+            "after its copy to the host DeepSpeed empties a segment's input, and on a CPU the copy is the input itself"
+        )
     trainer = DataParallel(workload, topology)
     deepspeed.checkpointing.configure(None, partition_activations=False, checkpoint_in_cpu=on_host)
     _cut(trainer, each)
