@@ -17,6 +17,7 @@ VARIANTS = {
     "recompute_operators": {"each": 1, "by_operator": True},
     "recompute_offload": {"each": 1, "on_host": True},
 }
+RECOMPUTED = tuple(VARIANTS)[1:]
 
 CARD = Card(
     name="activation_checkpointing",
@@ -25,16 +26,15 @@ CARD = Card(
     variants=VARIANTS,
     engines={
         "reference": Engine(f"{HERE}.reference:build"),
-        "torch": Engine(f"{HERE}.on_torch:build"),
+        "torch": Engine(f"{HERE}.on_torch:build", variants=RECOMPUTED),
         "torch_reentrant": Engine(
             f"{HERE}.on_torch:build_reentrant",
-            variants=("recompute_layers", "recompute_sqrt", "recompute_nested", "recompute_attention"),
+            variants=("recompute_layers", "recompute_attention"),
         ),
-        "torch_summed": Engine(f"{HERE}.on_torch:build_summed", variants=("recompute_layers",)),
         "deepspeed": Engine(
             f"{HERE}.on_deepspeed:build",
             requires=("deepspeed>=0.16",),
-            variants=("no_recompute", "recompute_layers", "recompute_sqrt", "recompute_offload"),
+            variants=("recompute_layers", "recompute_sqrt", "recompute_offload"),
         ),
         "deepspeed_partitioned": Engine(
             f"{HERE}.on_deepspeed:build_partitioned", requires=("deepspeed>=0.19",), variants=("recompute_layers",)
@@ -42,13 +42,7 @@ CARD = Card(
         "megatron": Engine(
             f"{HERE}.on_megatron:build",
             requires=("megatron-core>=0.16",),
-            variants=(
-                "no_recompute",
-                "recompute_layers",
-                "recompute_two_layers",
-                "recompute_sqrt",
-                "recompute_attention",
-            ),
+            variants=("recompute_layers", "recompute_sqrt", "recompute_attention"),
         ),
         "megatron_block": Engine(
             f"{HERE}.on_megatron:build_block", requires=("megatron-core>=0.16",), variants=("recompute_layers",)
@@ -56,7 +50,7 @@ CARD = Card(
         "fairscale": Engine(
             f"{HERE}.on_fairscale:build",
             requires=("fairscale>=0.4.13",),
-            variants=("no_recompute", "recompute_layers", "recompute_offload"),
+            variants=("recompute_layers", "recompute_offload"),
         ),
     },
     topologies=("dp1", "dp2", "tp2"),
@@ -120,5 +114,5 @@ CARD = Card(
             f"{HERE}.claims:korthikanti_operations",
         ),
     ),
-    twins={name: "no_recompute" for name in VARIANTS if name != "no_recompute"},
+    twins=dict.fromkeys(RECOMPUTED, "no_recompute"),
 )

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
-from harness.spec import Batch, Topology, Unsupported, Workload
+from harness.spec import Topology, Unsupported, Workload
 from impls.acceleration.activation_checkpointing.cuts import segments
 from impls.acceleration.activation_checkpointing.segmented import segmented
-from impls.common.mesh import device, share
+from impls.common.mesh import device
 from impls.engines.torch.ddp import DDP
 
 PRODUCTS = [torch.ops.aten.mm.default, torch.ops.aten.addmm.default]  # products with weights
@@ -26,11 +26,11 @@ def offloaded(run: Any, *inputs: Tensor) -> Any:
         return HOOKED(run, *inputs)
 
 
-def _ddp(workload: Workload, topology: Topology, said: str, kind: type[DDP] = DDP) -> DDP:
+def _ddp(workload: Workload, topology: Topology, said: str) -> DDP:
     if topology.tp > 1:
         raise Unsupported("DistributedDataParallel has no tensor parallelism")
     torch.manual_seed(workload.seed)  # every variant drops the same elements
-    trainer = kind(workload, topology)
+    trainer = DDP(workload, topology)
     trainer.configuration = f"{trainer.configuration}; {said}"
     return trainer
 
@@ -62,24 +62,8 @@ def build_reentrant(
     each: int | str = 0,
     nested: bool = False,
     attention_alone: bool = False,
-    kind: type[DDP] = DDP,
 ) -> DDP:
-    trainer = _ddp(workload, topology, "checkpoint(use_reentrant=True)", kind)
+    trainer = _ddp(workload, topology, "checkpoint(use_reentrant=True)")
     cut = segments(workload.model.num_hidden_layers, each)
     segmented(trainer.model.module.model, cut, REENTRANT, nested, REENTRANT if attention_alone else None)
     return trainer
-
-
-class Summed(DDP):
-    """All micro-batches' losses are added up and have one backward pass, as those of several tasks or views do."""
-
-    def backward(self, batch: Batch) -> Tensor:
-        micro_batches = list(share(batch, self.workload, self.rank, self.topology.dp))
-        loss = sum(self.model(*micro) * part * self.topology.dp for micro, part in micro_batches)
-        assert isinstance(loss, Tensor)
-        loss.backward()
-        return loss.detach()
-
-
-def build_summed(workload: Workload, topology: Topology, each: int | str = 0) -> DDP:
-    return build_reentrant(workload, topology, each, kind=Summed)

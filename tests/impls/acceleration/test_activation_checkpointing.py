@@ -37,7 +37,8 @@ def test_segments_have_every_layer_once_and_in_order(layers: int, each: int | st
     longest = max(map(len, cut))
     assert longest == (min(each, layers) if each != "sqrt" else longest)
     if each == "sqrt":
-        assert len(cut) <= longest and (longest - 1) ** 2 < layers <= longest**2
+        assert len(cut) <= longest
+        assert (longest - 1) ** 2 < layers <= longest**2
 
 
 def test_no_segment_is_no_cut() -> None:
