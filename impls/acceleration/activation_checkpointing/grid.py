@@ -26,7 +26,7 @@ GRID = Grid(
         Row(DROPPED, "fp32", ("dp1",)),
         Row("thorough", "fp32", ("dp2",), WHOLE),
         Row("tiny", "fp32", ("tp2",), WHOLE[:1]),
-        Row("tiny_adamw", "bf16", ("dp2", "tp2"), WHOLE[:1]),
+        Row("tiny", "bf16", ("dp2", "tp2"), WHOLE[:1]),
         Row("uneven_tied", "fp32", True, full=True),
         Row("uneven_tied", "bf16", False, full=True),
         Row(DEEP, "fp32", ("dp1",), full=True),
