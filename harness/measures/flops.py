@@ -58,6 +58,7 @@ def operations(
     widen(context, workload)
     trainer: Trainer = load(build)(workload, topology, **variant)
     tokens = load(f"{data}:batch")(workload, 0, **options)
-    with Operations() as counter:
+    counter = Operations()
+    with counter:
         trainer.backward(tokens)
     return counter.counted
