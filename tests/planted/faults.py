@@ -23,7 +23,9 @@ class Planted:
     def put_into(self, card: Card) -> Card:
         """The card with the fault as a variant and an engine."""
         variants = {**card.variants, self.name: card.variants[self.fault.variant]}
-        return replace(card, variants=variants, engines={**card.engines, self.name: self.engine})
+        twin = card.twins.get(self.fault.variant)
+        twins = {**card.twins, self.name: twin} if twin else card.twins
+        return replace(card, variants=variants, twins=twins, engines={**card.engines, self.name: self.engine})
 
     @property
     def engine(self) -> Engine:

@@ -20,7 +20,7 @@ def activation_memory(records: Records) -> Measurement:
         + ", ".join(f"{name} ÷ {factor:.1f}" for name, factor in factors.items())
         + ": holds"
     )
-    reason = "selective recomputation is not measured here, and the models need at least 8 GPUs of 80 GB"
+    reason = "selective recomputation is measured in activation_checkpointing; the models need at least 8 GPUs of 80 GB"
     for t in (2, 4):
         kept = [measured(records, variant=variant, topology=f"tp{t}", **WORK) for variant in ("sp_off", "sp")]
         if all(kept):
@@ -40,6 +40,6 @@ def recomputation_time(records: Records) -> Measurement:
         + ", ".join(f"{name} {share:.0%}" for name, share in recovered.items())
         + ": holds in operations"
     )
-    reason = "the figure is a time; it needs activation recomputation beside sequence parallelism on 8 GPUs"
+    reason = "the figure is a time on 8 GPUs; activation_checkpointing counts the operations"
     figures = {"law": 0.9, "unit": "share of the recomputation's time"}
     return assessed("recomputation_time", "out of reach here", reason, arithmetic, **figures)

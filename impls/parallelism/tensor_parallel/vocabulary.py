@@ -37,12 +37,14 @@ class CrossEntropy(Function):
     def forward(ctx: Any, logits: Tensor, labels: Tensor, start: int, group: Group) -> Tensor:
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         largest = wide.amax(-1)
-        dist.all_reduce(largest, dist.ReduceOp.MAX, group=group)
+        if group.size() > 1:
+            dist.all_reduce(largest, dist.ReduceOp.MAX, group=group)
         exponentials = (wide - largest.unsqueeze(-1)).exp_()
         index, mine = local(labels, start, logits.shape[-1])
         label = (wide.gather(-1, index.unsqueeze(-1)).squeeze(-1) - largest) * mine  # 0 except on the rank with it
         total, label = sums = torch.stack((exponentials.sum(-1), label))
-        dist.all_reduce(sums, group=group)
+        if group.size() > 1:
+            dist.all_reduce(sums, group=group)
         ctx.save_for_backward(exponentials.div_(total.unsqueeze(-1)), index, mine)
         ctx.dtype = logits.dtype
         return total.log() - label
