@@ -188,7 +188,9 @@ class Runner:
     def replays(self, case: Case) -> bool:
         """Whether a step of the case's dense model is one of the workload's optimizer on its gradients."""
         contract = self._oracles.start(case, self.card(case))[0]
-        return contract.plain == DENSE or contract.replays
+        if contract.plain == DENSE or isinstance(contract.replays, bool):
+            return contract.plain == DENSE or bool(contract.replays)
+        return case.variant in contract.replays
 
     def curves(self, case: Case) -> Any:
         """The oracle's learning curve and its noise floor at each step, or a measurement with the reason for its
