@@ -187,10 +187,10 @@ class Runner:
 
     def replays(self, case: Case) -> bool:
         """Whether a step of the case's dense model is one of the workload's optimizer on its gradients."""
-        contract = self._oracles.start(case, self.card(case))[0]
-        if contract.plain == DENSE or isinstance(contract.replays, bool):
-            return contract.plain == DENSE or bool(contract.replays)
-        return case.variant in contract.replays
+        contract, options, _ = self._oracles.start(case, self.card(case))
+        if isinstance(contract.replays, str):
+            return bool(catalog.load(contract.replays)(**options))
+        return contract.plain == DENSE or contract.replays
 
     def curves(self, case: Case) -> Any:
         """The oracle's learning curve and its noise floor at each step, or a measurement with the reason for its

@@ -23,14 +23,14 @@ class Trainers:
     The topic defines its fields; :class:`harness.spec.Batch` has the usual ones. ``observes``: the dense model has an
     ``observe()``, and the engines' values are compared with its own; where a value is called ``skipped``, a step of
     which it is 1 must change nothing. ``replays``: a step of the dense model is one of the workload's optimizer on
-    ``gradients()``, in float32 or wider, so that an engine's updates can be replayed; in all variants, in none, or in
-    those named.
+    ``gradients()``, in float32 or wider, so that an engine's updates can be replayed: in all variants, in none, or
+    where the named ``"module:function"`` says so of the dense model's options.
     """
 
     plain: str = DENSE
     data: str = "impls.common.data"
     observes: bool = False
-    replays: bool | tuple[str, ...] = True
+    replays: bool | str = True
 
 
 @dataclass(frozen=True)

@@ -20,18 +20,18 @@ class Accelerated:
     def __init__(self, workload: Workload, topology: Topology, recipe: Recipe) -> None:
         self.workload, self.topology, self.recipe = workload, topology, recipe
         scaler = GradScalerKwargs(init_scale=recipe.initial, growth_interval=recipe.interval or 2**30)
-        try:
-            self.accelerator = Accelerator(
-                mixed_precision=recipe.precision,
-                gradient_accumulation_steps=workload.micro_batches,
-                cpu=device().type == "cpu",
-                # Without the view, DDP keeps every gradient twice.
-                kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True), scaler],
+        self.accelerator = Accelerator(
+            mixed_precision=recipe.precision,
+            gradient_accumulation_steps=workload.micro_batches,
+            cpu=device().type == "cpu",
+            # Without the view, DDP keeps every gradient twice.
+            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True), scaler],
+        )
+        if not self.accelerator.native_amp:
+            raise Unsupported(
+                f"Accelerate takes mixed_precision={recipe.precision!r} on a {device().type} and trains in float32, "
+                "without a warning"
             )
-        except ValueError as error:
-            if not recipe.scaled or device().type != "cpu":
-                raise
-            raise Unsupported(f"Accelerate: {error}") from error
         self.inner = build_model(workload, torch.float32)
         self.model, self.optimizer = self.accelerator.prepare(self.inner, optimizer(self.inner.parameters(), workload))
         if topology.dp > 1 and not isinstance(self.model, DistributedDataParallel):

@@ -20,6 +20,7 @@ class Amp(DDP):
     def __init__(self, workload: Workload, topology: Topology, recipe: Recipe) -> None:
         super().__init__(workload.with_(dtype="fp32") if recipe.autocast else workload, topology)
         self.recipe, self.inner = recipe, self.model.module
+        del self.optimizer  # without its masters: autocast's weights are float32
         self.steps = optimizer(self.inner.parameters(), workload)
         self.scaler = GradScaler(
             device().type, recipe.initial, growth_interval=recipe.interval or 2**30, enabled=recipe.scaled

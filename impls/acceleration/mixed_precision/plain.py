@@ -25,6 +25,11 @@ def options(workload: Workload, topology: Topology, **variant: Any) -> dict[str,
     return {"ranks": topology.dp, "micro_batches": workload.micro_batches, **variant}
 
 
+def replays(masters: bool = True, **options: Any) -> bool:
+    """Without masters, updates are rounded to 2 bytes."""
+    return masters
+
+
 def initial(workload: Workload, precision: str, autocast: bool = False, **options: Any) -> Iterator[tuple[str, Tensor]]:
     """Masters start from narrow weights: below 2⁻¹⁴, float16 knows only multiples of 2⁻²⁴."""
     narrow = torch.float32 if autocast else weights.TORCH_DTYPES[precision]

@@ -67,7 +67,8 @@ class Engine:
     def __init__(self, workload: Workload, topology: Topology, zero: Mapping[str, Any], **sections: Any) -> None:
         if workload.dtype == "fp64":
             raise Unsupported("DeepSpeed's engine trains in float32, float16 and bfloat16 only")
-        without_loss_scale(workload, "DeepSpeed")
+        if "fp16" not in sections:
+            without_loss_scale(workload, "DeepSpeed")
         self.workload, self.topology = workload, topology
         self.rank = dist.get_rank()
         model = build_model(workload)
