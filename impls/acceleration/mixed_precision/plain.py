@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from harness.spec import Batch, Topology, Workload
 from impls.acceleration.mixed_precision.recipe import Recipe
 from impls.common import weights
-from impls.common.mesh import device, placed, share, token_share
+from impls.common.mesh import cut, device, placed, token_share
 from impls.common.optimizer import clip, optimizer, square
 from impls.common.plain import Plain
 
@@ -78,13 +78,14 @@ class Scaled(Plain):
 
     def _pass(self, piece: Batch, batch: Batch) -> float:
         """Adds the scaled gradient of one rank's micro-batch, a part of ``batch``, to the weights' own."""
-        part, total = token_share(piece, batch), 0.0
+        total = 0.0
         if self.permute:
             piece = Batch(piece.inputs.flip(0), piece.labels.flip(0))
         casting = torch.autocast(device().type, self.cast) if self.cast else contextlib.nullcontext()
-        for micro, mine in share(placed(piece), self.workload, 0, 1):
+        for micro in cut(piece, self.workload, 0, 1):
+            part = token_share(micro, batch)
             with self.attention(), casting:
-                loss = self.model(*micro) * mine * part
+                loss = self.model(*placed(micro)) * part
             with self.attention():
                 (loss * self.ranks * self.loss_scale.scale).backward()
             total += float(loss.detach())
