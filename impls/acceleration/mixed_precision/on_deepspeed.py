@@ -44,10 +44,10 @@ class MixedPrecision(Engine):
         super().update()
         skipped = self.recipe.scaled and self.engine.optimizer.overflow
         self.seen = {"scale": used, "skipped": float(skipped)}
-        if skipped:
-            self.seen["norm"] = 0.0
-        elif (norm := self.engine.get_global_grad_norm()) is not None:
-            self.seen["norm"] = float(norm)
+        norm = self.engine.get_global_grad_norm()
+        # Without ZeRO it takes an extra step in bf16, so that the later norms are those of other weights.
+        if norm is not None and (self.recipe.scaled or self.recipe.autocast):
+            self.seen["norm"] = 0.0 if skipped else float(norm)
 
     def observe(self) -> Mapping[str, float]:
         return self.seen

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from harness.spec import Batch, Topology, Workload
 from impls.acceleration.mixed_precision.recipe import Recipe
+from impls.common.flat import views
 from impls.common.mesh import device, share
 from impls.common.optimizer import clip, optimizer, square
 from impls.common.weights import TORCH_DTYPES, build_model
@@ -43,15 +44,14 @@ class MixedPrecision:
         copied = recipe.masters and not recipe.autocast
         self.masters = {n: w.detach().float() if copied else w for n, w in self.weights.items()}  # M
         self.optimizer = optimizer(self.masters.values(), workload)
-        self.sums: dict[str, Tensor] = {}  # G
+        self.sums: dict[str, Tensor] = {}  # G, views of one buffer, so that one message is enough
         for name, weight in self.weights.items():
             weight.register_post_accumulate_grad_hook(lambda w, name=name: self._accumulate(name, w))
         self.seen: dict[str, float] = {}
 
     def _accumulate(self, name: str, weight: Tensor) -> None:
         """G += g, as soon as this weight's gradient exists."""
-        g = weight.grad.float() if self.recipe.wide else weight.grad
-        self.sums[name] = self.sums[name].add_(g) if name in self.sums else g
+        self.sums[name].add_(weight.grad)
         weight.grad = None
 
     def _passes(self) -> contextlib.AbstractContextManager[object]:
@@ -59,15 +59,18 @@ class MixedPrecision:
         return torch.autocast(device().type, narrow) if self.recipe.autocast else contextlib.nullcontext()
 
     def backward(self, batch: Batch) -> Tensor:
+        weights = list(self.weights.values())
+        kind = torch.float32 if self.recipe.wide else weights[0].dtype
+        flat = torch.zeros(sum(w.numel() for w in weights), dtype=kind, device=device())  # [Ψ]
+        self.sums = dict(zip(self.weights, views(flat, weights), strict=True))
         total = torch.zeros((), dtype=torch.float64, device=device())
         for micro, part in share(batch, self.workload, dist.get_rank(), self.ranks):  # 1
             with self._passes():
                 loss = self.model(*micro) * part * self.ranks
             (loss * self.loss_scale.scale).backward()
             total += loss.detach()
-        for g in self.sums.values():  # 2
-            dist.all_reduce(g.div_(self.ranks))
-        self.overflow = self.recipe.scaled and not all(g.isfinite().all() for g in self.sums.values())  # 3
+        dist.all_reduce(flat.div_(self.ranks))  # 2
+        self.overflow = self.recipe.scaled and not bool(flat.isfinite().all())  # 3
         return total
 
     def _unscaled(self) -> dict[str, Tensor]:
