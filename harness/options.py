@@ -5,6 +5,7 @@ from typing import Any
 from harness.launch.base import LAUNCHERS
 from harness.measures import MEASURES
 from harness.plan.depth import DEPTHS
+from harness.spec import DTYPES
 
 # option → argparse keywords; an option with a metavar "A,B" takes several names.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -17,7 +18,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "A,B",
         "help": "mesh sizes such as dp2,tp2 or dp2tp2, for topics with these axes (default: each topic's own)",
     },
-    "--dtypes": {"metavar": "A,B", "help": "precisions: fp64, fp32, bf16"},
+    "--dtypes": {"metavar": "A,B", "help": f"precisions: {', '.join(DTYPES)}"},
     "--depth": {
         "choices": DEPTHS,
         "help": "part of the topics' grids to run: quick (each engine and variant once; parity and memory), default "

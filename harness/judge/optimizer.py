@@ -6,7 +6,7 @@ only the optimizer's own work is compared. The noise floor comes from the same r
 weights, with three honest orders of the operations.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -57,13 +57,23 @@ def decayed_last(w: Tensor, g: Tensor, moments: tuple[Tensor, Tensor], t: int, w
 HONEST: tuple[Step, ...] = (textbook, decayed_first, decayed_last)
 
 
-def replay(step: Step, gradients: Sequence[Tensors], weights: Sequence[Tensors], work: Workload) -> list[Tensors]:
+def replay(
+    step: Step,
+    gradients: Sequence[Tensors],
+    weights: Sequence[Tensors],
+    work: Workload,
+    skipped: Collection[int] = (),
+) -> list[Tensors]:
     """The change of each step from the weights before it (``weights[t]``; there is one more than there are
-    gradients)."""
+    gradients). ``skipped``: the indices of steps that change nothing and do not count."""
     moments = {name: (torch.zeros_like(w), torch.zeros_like(w)) for name, w in weights[0].items()}
     changes: list[Tensors] = []
-    for t, g in enumerate(gradients, start=1):
-        before = weights[t - 1]
+    t = 0
+    for g, before in zip(gradients, weights, strict=False):
+        if len(changes) in skipped:
+            changes.append({name: torch.zeros_like(w) for name, w in before.items()})
+            continue
+        t += 1
         changes.append({name: step(w, g[name], moments[name], t, work) - w for name, w in before.items()})
     return changes
 
@@ -80,20 +90,25 @@ def clipped(gradients: Sequence[Tensors], work: Workload) -> list[Tensors]:
     return found
 
 
-def judge(gradients: Sequence[Tensors], weights: Sequence[Tensors], work: Workload) -> Measurement:
+def judge(
+    gradients: Sequence[Tensors], weights: Sequence[Tensors], work: Workload, skipped: Collection[int] = ()
+) -> Measurement:
     """One measurement, for the step and tensor with the largest error. ``weights[0]`` holds the weights before the
-    first step."""
+    first step; ``skipped`` has the indices of steps that are to change nothing."""
     names = list(weights[0])
     if reason := _unlike(gradients, weights):
         return Measurement("parity", "replayed update", None, "× floor", "fail", reason)
     exact_weights = [_to(w, names, torch.float64) for w in weights]
-    exact = replay(textbook, clipped([_to(g, names, torch.float64) for g in gradients], work), exact_weights, work)
+    exact_gradients = clipped([_to(g, names, torch.float64) for g in gradients], work)
+    exact = replay(textbook, exact_gradients, exact_weights, work, skipped)
     narrow = torch.float64 if work.dtype == "fp64" else torch.float32
     narrow_weights = [_to(w, names, narrow) for w in weights]
     # Engines scale gradients in the gradients' precision or in that of the weights.
     scaled = [clipped([_to(g, names, dtype) for g in gradients], work) for dtype in (None, narrow)]
     honest = [
-        replay(step, [_to(g, names, narrow) for g in each], narrow_weights, work) for step in HONEST for each in scaled
+        replay(step, [_to(g, names, narrow) for g in each], narrow_weights, work, skipped)
+        for step in HONEST
+        for each in scaled
     ]
     worst, where, size = 0.0, "", (0.0, 0.0)
     for t, true in enumerate(exact):

@@ -200,11 +200,11 @@ def digest(tensor: Tensor) -> bytes:
 
 def widen(context: Context, workload: Workload) -> str:
     """Applies :mod:`harness.launch.widened` if it is needed. Returns a note for the record, or an empty text."""
-    if workload.dtype != "bf16" or not widened.needed():
+    if not widened.needed(workload.dtype):
         return ""
     if "widened" not in context.state:
         context.state["widened"] = widened.install()
-    return widened.NOTE
+    return widened.note(workload.dtype)
 
 
 def settle() -> None:

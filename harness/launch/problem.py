@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from harness.spec import Workload
+from harness.spec import TORCH_NAMES, Workload
 
-TORCH_DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}
+TORCH_DTYPES: Mapping[str, torch.dtype] = {name: getattr(torch, full) for name, full in TORCH_NAMES.items()}
 
 
 @dataclass(frozen=True)

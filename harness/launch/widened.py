@@ -1,8 +1,9 @@
-"""Products of bfloat16 matrices on a CPU without instructions for them, where PyTorch's own products take ten to twenty
-times as long as in float32.
+"""Products of bfloat16 or float16 matrices on a CPU without instructions for them, where PyTorch's own take ten to a
+hundred times as long as in float32.
 
-They are computed in float32 here and rounded once, as tensor cores and the missing instructions do. This happens below
-the level that autograd and meters see, and is the same for every engine and for the oracle. Timed steps never use it.
+They are computed in float32 here and rounded once, as tensor cores and the missing instructions do: beyond float16's
+largest number the result is infinite. This happens below the level that autograd and meters see, and is the same for
+every engine and for the oracle. Timed steps never use it.
 """
 
 import warnings
@@ -11,13 +12,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-NOTE = "no bfloat16 instructions: matrix products are computed in float32 and rounded once"
+from harness.spec import TORCH_NAMES
+
+NOTE = "no {} instructions: matrix products are computed in float32 and rounded once"
+NARROW = (torch.bfloat16, torch.float16)
 
 
-def needed() -> bool:
-    """Whether PyTorch computes bfloat16 products one number at a time here."""
-    able = torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return not able and not torch.cuda.is_available()
+def needed(dtype: str) -> bool:
+    """Whether PyTorch computes products of this precision one number at a time here."""
+    if dtype not in ("bf16", "fp16") or torch.cuda.is_available():
+        return False
+    return not (torch._C._has_mkldnn and getattr(torch.ops.mkldnn, f"_is_mkldnn_{dtype}_supported")())
+
+
+def note(dtype: str) -> str:
+    return NOTE.format(TORCH_NAMES[dtype])
 
 
 def install() -> torch.library.Library:
@@ -33,7 +42,7 @@ def install() -> torch.library.Library:
 @torch.no_grad()
 def _product(left: Tensor, right: Tensor) -> Tensor:
     out = left.new_empty((*left.shape[:-1], right.shape[-1]))
-    if left.dtype != torch.bfloat16:  # PyTorch's own kernel, through another overload
+    if left.dtype not in NARROW:  # PyTorch's own kernel, through another overload
         return _multiply(left, right, out)
     return out.copy_(_wide_product(left, right))
 
@@ -41,7 +50,7 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
 @torch.no_grad()
 def _added(addend: Tensor, left: Tensor, right: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     out = left.new_empty((*left.shape[:-1], right.shape[-1]))
-    if left.dtype != torch.bfloat16:
+    if left.dtype not in NARROW:
         add = torch.addmm if left.dim() == 2 else torch.baddbmm
         return add(addend, left, right, beta=beta, alpha=alpha, out=out)
     found = _wide_product(left, right).mul_(alpha)

@@ -58,7 +58,8 @@ def _trainer(runner: "Runner", case: Case, ranks: Sequence["TrainerRun"], refere
         weights = [every[f"parameters {step}"] for step in steps]
         # A run goes wrong in this order: the update comes before the next gradients.
         place = next((i for i, each in enumerate(found) if each.quantity.startswith("later ")), len(found))
-        found.insert(place, optimizer.judge(gradients, [initial, *weights], case.workload))
+        skipped = [step for step, seen in enumerate(ranks[0].observed) if seen.get("skipped")]
+        found.insert(place, optimizer.judge(gradients, [initial, *weights], case.workload, skipped))
     if len(ranks) > 1:
         found.append(parity.replicas([rank.digests for rank in ranks]))
     if changed := sorted({name for rank in ranks for name in rank.changed}):

@@ -3,7 +3,7 @@
 import time
 from math import prod
 
-from harness.spec import MoeConfig, Workload
+from harness.spec import TORCH_NAMES, MoeConfig, Workload
 
 
 def step_flops(workload: Workload) -> float:
@@ -28,7 +28,7 @@ def matmul_ceiling(dtype: str) -> float:
 
     cuda = torch.cuda.is_available()
     size = 8192 if cuda else 1024
-    kind = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
+    kind: torch.dtype = getattr(torch, TORCH_NAMES[dtype])
     a, b = (torch.randn(size, size, device="cuda" if cuda else "cpu").to(kind) for _ in range(2))
     best = float("inf")
     for _ in range(8):

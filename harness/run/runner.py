@@ -190,7 +190,9 @@ class Runner:
 
     def replays(self, case: Case) -> bool:
         """Whether a step of the case's dense model is one of the workload's optimizer on its gradients."""
-        contract = self._oracles.start(case, self.card(case))[0]
+        contract, options, _ = self._oracles.start(case, self.card(case))
+        if isinstance(contract.replays, str):
+            return bool(catalog.load(contract.replays)(**options))
         return contract.plain == DENSE or contract.replays
 
     def curves(self, case: Case) -> Any:

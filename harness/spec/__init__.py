@@ -9,10 +9,11 @@ from harness.spec.measurement import VERDICTS, Measurement, assessed, measured
 from harness.spec.topic import Card, Claim, Engine, Law
 from harness.spec.topology import Topology
 from harness.spec.trainer import Batch, Curves, Flow, Function, Problem, Span, Spans, Trainer, Unsupported
-from harness.spec.workload import DTYPES, ModelConfig, MoeConfig, Workload
+from harness.spec.workload import DTYPES, TORCH_NAMES, ModelConfig, MoeConfig, Workload
 
 __all__ = [
     "DTYPES",
+    "TORCH_NAMES",
     "VERDICTS",
     "Batch",
     "Card",

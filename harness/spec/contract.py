@@ -21,16 +21,18 @@ class Trainers:
 
     ``data`` is the module of ``batch(workload, step, **options)``, which returns a step's global batch, on the CPU.
     The topic defines its fields; :class:`harness.spec.Batch` has the usual ones. ``observes``: the dense model has an
-    ``observe()``, and the engines' values are compared with its own. ``replays``: a step of the dense model is one of
-    the workload's optimizer on ``gradients()``, so that an engine's updates can be replayed. ``flops`` is a
-    ``"module:function"``, called as ``flops(workload, **variant)``: the model FLOPs that a variant adds to those of the
-    workload's decoder in a step.
+    ``observe()``, and the engines' values are compared with its own; where a value is called ``skipped``, a step of
+    which it is 1 must change nothing. ``replays``: a step of the dense model is one of the workload's optimizer on
+    ``gradients()``, in float32 or wider, so that an engine's updates can be replayed: in all variants, in none, or
+    where the named ``"module:function"`` says so of the dense model's options. ``flops`` is a ``"module:function"``,
+    called as ``flops(workload, **variant)``: the model FLOPs that a variant adds to those of the workload's decoder in
+    a step.
     """
 
     plain: str = DENSE
     data: str = "impls.common.data"
     observes: bool = False
-    replays: bool = True
+    replays: bool | str = True
     flops: str = ""
 
 

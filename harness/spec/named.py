@@ -249,7 +249,7 @@ ALSO_CALLED = {
     "adam_epsilon": "eps",
     "gradient_clipping": "max_grad_norm",
     "bf16": 'dtype = "bf16"',
-    "fp16": "dtype",
+    "fp16": 'dtype = "fp16"',
     "torch_dtype": "dtype",
     "model_name_or_path": "weights, a local folder",
     "dataset": "data, a local file",

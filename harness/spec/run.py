@@ -99,7 +99,7 @@ class Profile(NamedTuple):
 class Checked:
     """``memory`` and ``traffic`` have the values of several steps, or of one call of a Function: traffic of all steps
     from the fourth on, memory of the third, the fourth and the last. ``meter`` names the memory meter; ``products``
-    describes the computation of bfloat16 products if this device has no instructions for them; ``fallback``,
+    describes the computation of narrow products if this device has no instructions for them; ``fallback``,
     ``unmetered`` and ``configuration`` are the engine's texts. ``tensors`` of the first rank, if they are to be
     compared: kind → name → tensor, in the format of ``torch.save``."""
 

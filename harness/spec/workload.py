@@ -6,7 +6,8 @@ from math import inf, prod
 
 from harness.spec.topology import Topology
 
-DTYPES = {"fp64": 8, "fp32": 4, "bf16": 2}  # bytes per element
+DTYPES = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2}  # bytes per element
+TORCH_NAMES = {"fp64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # PyTorch's names
 OPTIMIZERS = ("sgd", "adamw")
 # Poisoned work: the last row of this weight is NaN, and its token occurs only in this step, in the last sequence.
 POISONED_WEIGHT, POISONED_STEP = "model.embed_tokens.weight", 2

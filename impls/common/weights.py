@@ -1,24 +1,25 @@
 """The common start of every engine: the same weights, drawn once from the workload's seed or read from a folder."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from harness.spec import DTYPES, Workload
+from harness.spec import TORCH_NAMES, Workload
 from harness.spec.workload import POISONED_WEIGHT
 from impls.common.decoder import Decoder
 from impls.common.mesh import device
 
-TORCH_DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}
-assert TORCH_DTYPES.keys() == DTYPES.keys()
+TORCH_DTYPES: Mapping[str, torch.dtype] = {name: getattr(torch, full) for name, full in TORCH_NAMES.items()}
 
 
 def weight(workload: Workload, name: str, shape: tuple[int, ...]) -> Tensor:
     """One initial parameter, float32 on the CPU. It depends only on the seed and the name, never on other draws.
 
-    All values are representable in bfloat16, so that every precision starts from exactly the same model.
+    All values are representable in bfloat16, so that every precision but float16 starts from exactly the same model.
+    Below 2⁻¹⁴, float16 knows only multiples of 2⁻²⁴: a few values in ten thousand are off there, by 2⁻²⁵ at most, in
+    the noise floor's ensemble as in every engine. Rounding them for all would change every precision's figures.
     """
     generator = torch.Generator().manual_seed(zlib.crc32(f"{workload.seed} {name}".encode()))
     noise = torch.randn(shape, generator=generator)

@@ -1,4 +1,4 @@
-"""Products of bfloat16 in float32: rounded once, and PyTorch's own for other dtypes."""
+"""Products of narrow matrices in float32: rounded once, and PyTorch's own for other dtypes."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -37,14 +37,30 @@ def operands(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     return x.to(dtype), y.to(dtype), z.to(dtype)
 
 
+@pytest.mark.parametrize("dtype", widened.NARROW)
 @pytest.mark.parametrize("name", PRODUCTS)
-def test_a_product_is_exact_up_to_one_rounding(name: str, widen: Callable[[], None]) -> None:
+def test_a_product_is_exact_up_to_one_rounding(name: str, dtype: torch.dtype, widen: Callable[[], None]) -> None:
     exact = PRODUCTS[name](*operands(torch.float64))
     widen()
-    found = PRODUCTS[name](*operands(torch.bfloat16))
-    assert found.dtype == torch.bfloat16
-    assert (found == exact.bfloat16()).float().mean() > 0.99  # float32 may round a tie the other way
-    assert (found - exact).abs().max() <= exact.abs().max() * 2**-8
+    found = PRODUCTS[name](*operands(dtype))
+    assert found.dtype == dtype
+    assert (found == exact.to(dtype)).float().mean() > 0.99  # float32 may round a tie the other way
+    assert (found - exact).abs().max() <= exact.abs().max() * torch.finfo(dtype).eps / 2
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_a_product_beyond_float16s_range_is_infinite(name: str, widen: Callable[[], None]) -> None:
+    def product(dtype: torch.dtype) -> Tensor:
+        x, y, z = operands(torch.float64)
+        return PRODUCTS[name](*((t * 90).to(dtype) for t in (x, y, z)))
+
+    exact = product(torch.float64)
+    beyond = exact.abs() > torch.finfo(torch.float16).max + 32  # the numbers that round to infinity
+    widen()
+    found = product(torch.float16)
+    assert 0 < beyond.sum() < beyond.numel()
+    assert torch.equal(found[beyond], exact[beyond].sign().half() * torch.inf)
+    assert found[~beyond].isfinite().all()
 
 
 @pytest.mark.parametrize("name", PRODUCTS)
@@ -54,7 +70,7 @@ def test_other_dtypes_are_pytorchs_to_the_bit(name: str, widen: Callable[[], Non
     assert torch.equal(PRODUCTS[name](*operands(torch.float64)), before)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("dtype", [*widened.NARROW, torch.float32])
 def test_gradients_flow(dtype: torch.dtype, widen: Callable[[], None]) -> None:
     def gradient(dtype: torch.dtype) -> Tensor:
         x, y, z = operands(dtype)
@@ -77,12 +93,21 @@ def test_it_ends_with_what_was_returned(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize(
-    ("dtype", "lacking", "said"), [("bf16", True, widened.NOTE), ("bf16", False, ""), ("fp32", True, "")]
+    ("dtype", "able", "said"),
+    [
+        ("bf16", ("bf16",), ""),
+        ("bf16", (), "no bfloat16 instructions: matrix products are computed in float32 and rounded once"),
+        ("fp16", ("fp16",), ""),
+        ("fp16", ("bf16",), "no float16 instructions: matrix products are computed in float32 and rounded once"),
+        ("fp32", (), ""),
+    ],
 )
 def test_the_record_says_so_where_it_was_needed(
-    dtype: str, lacking: bool, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+    dtype: str, able: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    monkeypatch.setattr(widened, "needed", lambda: lacking)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for narrow in ("bf16", "fp16"):
+        monkeypatch.setattr(torch.ops.mkldnn, f"_is_mkldnn_{narrow}_supported", lambda narrow=narrow: narrow in able)
     context = Context(0, 1, tmp_path)
     assert checked.widen(context, Workload(dtype=dtype)) == said
     assert ("widened" in context.state) == bool(said)

@@ -206,7 +206,7 @@ def kept_by_decoders(context: Context, tied: bool = False) -> dict[str, tuple[in
         work = Workload(dtype=dtype, sequence_length=31)
         if tied:
             work = work.with_(model=ModelConfig(tie_word_embeddings=True, num_hidden_layers=2, hidden_size=96))
-        if dtype == "bf16" and widened.needed():
+        if widened.needed(dtype):
             widened.install()
         model, tokens = build_model(work), batch(work, 0)
         model(*tokens).backward()  # gradients exist from now on

@@ -47,7 +47,7 @@ def _checked(item: pytest.Item) -> list[Case]:
     given = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
     if item.path != Path(__file__) or "name" not in given:
         return []
-    planted, dtype = FAULTS[given["name"]], given.get("dtype") or ("bf16" if "bfloat16" in item.name else "fp32")
+    planted, dtype = FAULTS[given["name"]], given.get("dtype", "fp32")
     if "measure" not in given:
         return [planted.case(dtype)]
     apart = given["measure"] in ("timeline", "nonfinite")  # these have runs of their own
@@ -114,9 +114,9 @@ def test_a_planted_fault_fails_in_float32_where_it_is_and_nowhere_else(lab: Lab,
         assert f"first {FAULTS[name].fault.where}" in found[quantity].reason
 
 
-@pytest.mark.parametrize("name", in_parity("bf16"))
-def test_a_planted_fault_fails_in_bfloat16_too(lab: Lab, name: str) -> None:
-    assert clear(planted(lab, name, "parity", "bf16")) >= FAULTS[name].figures("parity", "bf16")
+@pytest.mark.parametrize(("name", "dtype"), [(name, dtype) for dtype in ("bf16", "fp16") for name in in_parity(dtype)])
+def test_a_planted_fault_fails_in_narrow_numbers_too(lab: Lab, name: str, dtype: str) -> None:
+    assert clear(planted(lab, name, "parity", dtype)) >= FAULTS[name].figures("parity", dtype)
 
 
 @pytest.mark.parametrize(("name", "measure", "dtype"), OTHER)

@@ -12,7 +12,7 @@ SKIPPING = Workload(model=ModelConfig(stochastic_depth=True))
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"dtype": "fp16"}, "dtype 'fp16' is unknown; known: "),
+        ({"dtype": "fp8"}, "dtype 'fp8' is unknown; known: "),
         ({"optimizer": "lion"}, "optimizer 'lion' is unknown; known: "),
         ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
         ({"steps": -1}, "steps must be at least 1, not -1"),

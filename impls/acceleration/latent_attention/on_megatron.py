@@ -72,6 +72,7 @@ class Attention(Heads):
             add_bias_linear=False,
             params_dtype=TORCH_DTYPES[workload.dtype],
             bf16=workload.dtype == "bf16",
+            fp16=workload.dtype == "fp16",
             use_cpu_initialization=True,
             perform_initialization=False,
             apply_rope_fusion=False,  # a Triton kernel

@@ -13,6 +13,7 @@ from torch import Tensor
 from harness.spec import Batch, Topology, Unsupported, Workload
 from impls.common.mesh import device, share
 from impls.common.optimizer import optimizer
+from impls.common.precision import without_loss_scale
 from impls.common.weights import build_model
 from impls.engines.extensions import folder
 
@@ -66,6 +67,8 @@ class Engine:
     def __init__(self, workload: Workload, topology: Topology, zero: Mapping[str, Any], **sections: Any) -> None:
         if workload.dtype == "fp64":
             raise Unsupported("DeepSpeed's engine trains in float32, float16 and bfloat16 only")
+        if "fp16" not in sections:
+            without_loss_scale(workload, "DeepSpeed")
         self.workload, self.topology = workload, topology
         self.rank = dist.get_rank()
         model = build_model(workload)

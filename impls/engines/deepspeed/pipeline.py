@@ -20,6 +20,7 @@ from impls.common.cuts import EMBEDDING
 from impls.common.decoder import RMSNorm
 from impls.common.mesh import device, gather, mesh, share
 from impls.common.optimizer import optimizer
+from impls.common.precision import without_loss_scale
 from impls.common.stages import Block
 from impls.common.watch import in_order, watched
 from impls.common.weights import TORCH_DTYPES, initial
@@ -38,6 +39,7 @@ class Pipeline:
     def __init__(self, workload: Workload, topology: Topology, zero: Mapping[str, Any], **sections: Any) -> None:
         if workload.dtype == "fp64":
             raise Unsupported("DeepSpeed's engine trains in float32, float16 and bfloat16 only")
+        without_loss_scale(workload, "DeepSpeed")
         self.workload, self.topology = workload, topology
         self.places = mesh(topology)
         deepspeed.init_distributed(dist_init_required=False)  # uses the existing process group

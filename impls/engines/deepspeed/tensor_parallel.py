@@ -14,6 +14,7 @@ from impls.common.decoder import Decoder
 from impls.common.experts import without_experts
 from impls.common.mesh import device
 from impls.common.optimizer import optimizer
+from impls.common.precision import without_loss_scale
 from impls.common.shards import collect, shard
 from impls.common.weights import TORCH_DTYPES, fill
 from impls.engines.deepspeed.engine import Engine, configuration
@@ -42,6 +43,7 @@ class TensorParallel(Engine):
     def __init__(self, workload: Workload, topology: Topology) -> None:
         if workload.dtype == "fp64":
             raise Unsupported("DeepSpeed's engine trains in float32, float16 and bfloat16 only")
+        without_loss_scale(workload, "DeepSpeed")
         without_experts(workload, "AutoTP has rules here for")
         self.workload, self.topology = workload, topology
         self.rank = dist.get_rank() // topology.tp  # group of the data-parallel ranks

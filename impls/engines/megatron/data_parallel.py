@@ -11,6 +11,7 @@ from torch import Tensor
 
 from harness.spec import Batch, Topology, Unsupported, Workload
 from impls.common.mesh import device, share
+from impls.common.precision import without_loss_scale
 from impls.common.weights import TORCH_DTYPES, build_model
 from impls.engines.megatron.optimizer import (
     default_settings,
@@ -34,6 +35,7 @@ class DataParallel:
     ) -> None:
         if workload.dtype == "fp64":
             raise Unsupported("Megatron-Core's optimizers take float32, float16 and bfloat16 weights only")
+        without_loss_scale(workload, "Megatron-Core")
         start(topology, instances=instances)
         self.workload, self.topology = workload, topology
         self.rank = parallel_state.get_data_parallel_rank()

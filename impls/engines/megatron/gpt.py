@@ -25,6 +25,7 @@ from harness.spec import Batch, Topology, Unsupported, Workload
 from impls.common.decoder import mean
 from impls.common.experts import without_experts
 from impls.common.mesh import device, gather, share
+from impls.common.precision import without_loss_scale
 from impls.common.shards import collect, dim, shard
 from impls.common.weights import TORCH_DTYPES, initial
 from impls.engines.fused import pack, unpack
@@ -96,6 +97,7 @@ def transformer_config(workload: Workload, topology: Topology, **changes: Any) -
         attention_dropout=0.0,
         params_dtype=TORCH_DTYPES[workload.dtype],
         bf16=workload.dtype == "bf16",
+        fp16=workload.dtype == "fp16",
         tensor_model_parallel_size=topology.tp,
         pipeline_model_parallel_size=topology.pp,
         pipeline_dtype=TORCH_DTYPES[workload.dtype],
@@ -132,6 +134,7 @@ class Gpt:
     ) -> None:
         if workload.dtype == "fp64":
             raise Unsupported("Megatron-Core's optimizers take float32, float16 and bfloat16 weights only")
+        without_loss_scale(workload, "Megatron-Core")
         if "num_moe_experts" not in changes:
             without_experts(workload, "Megatron-Core's GPTModel is set up here with")
         if workload.model.vocab_size % topology.tp:

@@ -69,6 +69,7 @@ def configuration(workload: Workload, topology: Topology, rule: Rule, dispatcher
         add_bias_linear=False,
         params_dtype=TORCH_DTYPES[workload.dtype],
         bf16=workload.dtype == "bf16",
+        fp16=workload.dtype == "fp16",
         use_cpu_initialization=True,
         perform_initialization=False,
         gradient_accumulation_fusion=False,  # an Apex kernel

@@ -18,6 +18,7 @@ from impls.common.decoder import Decoder, rope_table, wide
 from impls.common.experts import without_experts
 from impls.common.mesh import gather
 from impls.common.optimizer import optimizer
+from impls.common.precision import without_loss_scale
 from impls.common.watch import in_order, watched
 from impls.common.weights import build_model
 from impls.engines import colossalai
@@ -76,6 +77,7 @@ class Pipeline:
         without_experts(workload, "Colossal-AI is given a policy for")
         if workload.dtype == "fp64":
             raise Unsupported("Colossal-AI trains in float32, float16 and bfloat16 only")
+        without_loss_scale(workload, "Colossal-AI")
         chunks = CHUNKS[schedule]
         plan = plan_of(workload, topology, schedule, chunks)
         if workload.model.num_hidden_layers % plan.stages:

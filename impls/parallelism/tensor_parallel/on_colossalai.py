@@ -25,6 +25,7 @@ from impls.common.decoder import MLP, Attention, Body, Decoder
 from impls.common.experts import without_experts
 from impls.common.mesh import device, share
 from impls.common.optimizer import optimizer
+from impls.common.precision import without_loss_scale
 from impls.common.shards import collect
 from impls.common.weights import TORCH_DTYPES, build_model
 from impls.engines import colossalai
@@ -72,6 +73,7 @@ class TensorParallel:
         without_experts(workload, "Colossal-AI has a policy here for")
         if workload.dtype == "fp64":
             raise Unsupported("Colossal-AI trains in float32, float16 and bfloat16 only")
+        without_loss_scale(workload, "Colossal-AI")
         if topology.dp > 1:
             raise Unsupported("data parallelism is not set up beside it here")
         if workload.model.vocab_size % topology.tp:

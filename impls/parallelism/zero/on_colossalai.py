@@ -10,6 +10,7 @@ from torch import Tensor
 
 from harness.spec import Batch, Topology, Unsupported, Workload
 from impls.common.optimizer import optimizer
+from impls.common.precision import without_loss_scale
 from impls.common.step import accumulate
 from impls.common.weights import build_model
 from impls.engines import colossalai
@@ -19,6 +20,7 @@ class LowLevelZero:
     def __init__(self, workload: Workload, topology: Topology, stage: int) -> None:
         if workload.dtype == "fp64":
             raise Unsupported("Colossal-AI's mixed precision supports only float32, float16 and bfloat16")
+        without_loss_scale(workload, "Colossal-AI")
         colossalai.start()
         self.workload, self.topology, self.stage = workload, topology, stage
         self.model = build_model(workload)
