@@ -8,7 +8,7 @@ from harness.spec import Case, Measurement, Needs, Occasion
 if TYPE_CHECKING:
     from harness.run.lab import Lab
 
-PLACE, NEEDS, QUANTITIES = 12, Needs.QUIET, ()
+PLACE, NEEDS, QUANTITIES = 13, Needs.QUIET, ()
 
 
 def asked(occasion: Occasion) -> bool:

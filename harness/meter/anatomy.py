@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from harness.meter.work import Work
+from harness.meter.operations import Operations
 from harness.spec.run import Anatomy, Profile
 
 STEP = "plumbline step"
@@ -126,9 +126,9 @@ def profiled(step: Callable[[int], Any], steps: int) -> Profile:
         event for event in events if event.name != STEP and (not cuda or not event.thread or event.thread[0] != "host")
     ]
     cost = 0.0 if cuda else event_cost()
-    with Work() as work:
+    with Operations() as work:
         step(0)
-    return Profile(plain, [anatomy(lanes, w.start, w.end, cost) for w in windows], work.flops, work.bytes)
+    return Profile(plain, [anatomy(lanes, w.start, w.end, cost) for w in windows], work.counted, work.moved)
 
 
 def event_cost() -> float:
