@@ -58,7 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "harness.run": RUN,
     "harness.measures": RUN | {"harness.run"},
     "harness.plan": BASE | {"harness.measures"},
-    "harness.options": {"harness.launch", "harness.measures", "harness.plan"},
+    "harness.options": {"harness.launch", "harness.measures", "harness.plan", "harness.spec"},
     "harness.replay": set(),
     "harness.plugin": set(),  # it is loaded in every session of pytest, of any project
     "harness.usage": set(),

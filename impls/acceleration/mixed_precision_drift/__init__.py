@@ -1,11 +1,10 @@
 """The drift of training in bfloat16: with float32 masters, without, and with stochastic rounding."""
 
-from harness.spec import Card, Claim, Engine, Flows, Grid, Row
-from impls.acceleration.mixed_precision_drift.work import DRIFT
+from harness.spec import Card, Claim, Engine, Flows
+from impls.acceleration.mixed_precision_drift.grid import DRIFT, GRID
 
 HERE = "impls.acceleration.mixed_precision_drift"
 PAPER = "Micikevicius et al. 2018, Mixed Precision Training"
-NARROW = ("drift_masters", "drift_bf16", "drift_stochastic")
 
 CARD = Card(
     name="mixed_precision_drift",
@@ -27,7 +26,7 @@ CARD = Card(
     },
     topologies=("dp1",),
     contract=Flows("loss", better="lower", seeds=5, budget=300 * DRIFT.batch_size),
-    grid=Grid((Row(DRIFT, "fp32", True, ("drift_fp32",)), Row(DRIFT, "bf16", True, NARROW)), timed=()),
+    grid=GRID,
     claims=(
         Claim(
             "paper_masters",

@@ -8,7 +8,7 @@ from torch import Tensor
 from harness.spec import Curves
 from harness.spec.fault import Fault
 from impls.acceleration.mixed_precision_drift import reference
-from impls.acceleration.mixed_precision_drift.work import DRIFT
+from impls.acceleration.mixed_precision_drift.grid import DRIFT
 
 
 def masters_forgotten(masters: bool, **arguments: Any) -> Curves:

@@ -1,24 +1,12 @@
-"""The work: a small language model on text of a fixed Markov chain, whose next token it learns from the last two.
-
-The rate is so small that most updates are below half a unit in a bfloat16 weight's last place.
-"""
+"""The work: a small language model on text of a fixed Markov chain, whose next token it learns from the last two."""
 
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from harness.spec import Curves, ModelConfig, Workload
+from harness.spec import Curves, Workload
 
-DRIFT = Workload(
-    "drift",
-    ModelConfig(vocab_size=32, hidden_size=32, intermediate_size=64),
-    batch_size=32,
-    sequence_length=3,
-    optimizer="adamw",
-    lr=3e-4,
-    steps=300,
-)
 EVERY = 10  # steps whose mean loss is one score
 
 
