@@ -24,14 +24,14 @@ from impls.acceleration.fp8.problem import HISTORY, activation
 from impls.acceleration.fp8.recipes import RECIPES, Tile
 
 INPUT, WEIGHT, GRADIENT = 0, 1, 0  # places of the first product's tensors in the forward and the backward state
-FORMATS = {"e4m3": Format.E4M3, "e5m2": Format.HYBRID}
 
 
 def _recipe(scaling: str, gradients: str) -> Any:
+    form = Format.E4M3 if gradients == "e4m3" else Format.HYBRID
     if scaling == "tensor":
-        return Float8CurrentScaling(fp8_format=FORMATS[gradients])
+        return Float8CurrentScaling(fp8_format=form)
     if scaling == "delayed":  # one more, since the first place of its history is the amax of the step that runs
-        return DelayedScaling(fp8_format=FORMATS[gradients], amax_history_len=HISTORY + 1, reduce_amax=False)
+        return DelayedScaling(fp8_format=form, amax_history_len=HISTORY + 1, reduce_amax=False)
     return Float8BlockScaling() if scaling == "blocks" else MXFP8BlockScaling()
 
 

@@ -4,9 +4,8 @@ import numpy as np
 import torch
 
 from harness.spec import ModelConfig, Topology, Workload
-from impls.acceleration.fp8 import CARD, kernels
+from impls.acceleration.fp8 import CARD, on_triton
 from impls.acceleration.fp8.formats import E4M3, E5M2, cast
-from impls.acceleration.fp8.on_triton import build as triton_build
 from impls.acceleration.fp8.problem import draw
 from impls.acceleration.fp8.recipes import Rule
 from impls.acceleration.fp8.reference import build
@@ -17,7 +16,7 @@ RAGGED = Workload("ragged", ModelConfig(hidden_size=45, intermediate_size=133), 
 def casts() -> None:
     every = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
     for f in (E4M3, E5M2):
-        codes, _ = kernels.quantise(every.view(256, 256), f.dtype, (0, 0), Rule.EXACT, torch.tensor(f.max))
+        codes, _ = on_triton.quantise(every.view(256, 256), f.dtype, (0, 0), Rule.EXACT, torch.tensor(f.max))
         assert torch.equal(codes.view(torch.uint8).flatten(), cast(every, f).to(f.dtype).view(torch.uint8))
 
 
@@ -26,7 +25,7 @@ def layers() -> None:
         arguments = dict(CARD.variants[variant])
         inputs = {n: x.detach().float().requires_grad_(x.requires_grad) for n, x in draw(RAGGED, **arguments).items()}
         names = [name for name, x in inputs.items() if x.requires_grad]
-        ours, theirs = (each(RAGGED, Topology(), **arguments)(inputs) for each in (triton_build, build))
+        ours, theirs = (each(RAGGED, Topology(), **arguments)(inputs) for each in (on_triton.build, build))
         dy = torch.randn(ours["output"].shape, generator=torch.Generator().manual_seed(0))
         results = []
         for outputs in (ours, theirs):
