@@ -24,7 +24,7 @@ GRID = Grid(
         Row(RAGGED, "fp32", True, RULES),
         Row(RAGGED, "bf16", True, RULES),
         Row(MQA, "bf16", True, ("fa2_causal",)),
-        Row(BROAD, "bf16", True, ("fa2_causal",), full=True),
+        Row(BROAD, "bf16", True, ("fa2_causal",)),
     ),
     timed=("long",),
 )

@@ -139,12 +139,11 @@ class FlashAttention(torch.autograd.Function):
 
 
 def build(workload: Workload, topology: Topology, outer: str = "queries", **variant: Any) -> Function:
-    """``outer``: over which blocks the outer loop runs."""
     rules = Rules.of(**variant)
 
     def attention(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         tensors = (inputs[name] for name in ("query", "key", "value"))
-        if outer == "keys":
+        if outer == "keys":  # FlashAttention-1
             return {"output": fa1.FlashAttention1.apply(*tensors, rules.causal)}
         return {"output": FlashAttention.apply(*tensors, rules, inputs.get("sinks"), inputs.get("cu_seqlens"))}
 

@@ -126,20 +126,12 @@ def error(remedies: dict[str, bool], change: Callable[[Tensor], Tensor] = lambda
     return float((fa3.attention(q, k, v, **remedies) - exact).square().mean().sqrt())
 
 
-def test_fp8_is_attention_and_each_remedy_helps_against_its_own_outliers() -> None:
+def test_fp8_is_attention_and_incoherent_processing_helps_against_outliers() -> None:
     def spikes(x: Tensor) -> Tensor:
         x = x.clone()
         x[::7, 5] *= 30
         return x
 
-    def large(x: Tensor) -> Tensor:
-        return torch.cat([x[:-1], 3000 * x[-1:]])
-
-    off, blocks, mixed = (
-        {"block": False, "mixed": False},
-        {"block": True, "mixed": False},
-        {"block": False, "mixed": True},
-    )
-    assert error(off) < 0.02
-    assert error(mixed, spikes) < 0.7 * error(off, spikes)
-    assert error(blocks, large) < 0.7 * error(off, large)
+    alone, mixed = {"block": True, "mixed": False}, {"block": True, "mixed": True}
+    assert error(alone) < 0.02
+    assert error(mixed, spikes) < 0.7 * error(alone, spikes)
