@@ -248,9 +248,6 @@ def distribution(requirement: str) -> str:
     return re.split(r"[^\w.-]", requirement)[0]
 
 
-MODULES = {"flash-attn-4": "flash_attn"}  # of distributions with another name
-
-
 def libraries(distributions: set[str]) -> set[str]:
     """The top-level modules of distributions; if one is not installed, its name or the one known here."""
     found = {name for name, homes in HOMES.items() if {*homes} & distributions}
