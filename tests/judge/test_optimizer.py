@@ -140,3 +140,23 @@ def test_gradients_that_cannot_be_replayed_are_a_failure_with_the_reason(
     start, _ = drawn(torch.float32)
     found = optimizer.judge([changed] * STEPS, [start] * (STEPS + 1), ADAMW)
     assert (found.verdict, found.reason) == ("fail", reason)
+
+
+def test_a_skipped_step_is_to_change_nothing_and_not_to_count() -> None:
+    work = Workload(optimizer="adamw", lr=1e-3, weight_decay=0.1)
+    generator = torch.Generator().manual_seed(0)
+    start = {"w": torch.randn(64, generator=generator)}
+    gradients = [{"w": torch.randn(64, generator=generator)} for _ in range(3)]
+    gradients[1] = {"w": torch.zeros(64)}
+    weight = torch.nn.Parameter(start["w"].clone())
+    steps = torch.optim.AdamW([weight], lr=work.lr, betas=work.betas, eps=work.eps, weight_decay=work.weight_decay)
+    weights = [start]
+    for index, gradient in enumerate(gradients):
+        weight.grad = gradient["w"]
+        if index != 1:
+            steps.step()
+        weights.append({"w": weight.detach().clone()})
+    assert optimizer.judge(gradients, weights, work, skipped=[1]).verdict == "pass"
+    assert optimizer.judge(gradients, weights, work).verdict == "fail"
+    moved = [*weights[:2], {"w": weights[2]["w"] * (1 + 1e-6)}, weights[3]]
+    assert optimizer.judge(gradients, moved, work, skipped=[1]).verdict == "fail"

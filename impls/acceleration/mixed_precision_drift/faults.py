@@ -11,19 +11,19 @@ from impls.acceleration.mixed_precision_drift import reference
 from impls.acceleration.mixed_precision_drift.grid import DRIFT
 
 
-def masters_forgotten(masters: bool, **arguments: Any) -> Curves:
+def masters_forgotten(*arguments: Any, masters: bool) -> Curves:
     """The masters are the rounded weights again before each step."""
-    return reference.run(masters=False, **arguments)
+    return reference.run(*arguments, masters=False)
 
 
-def rounding_that_is_not_random(**arguments: Any) -> Curves:
+def rounding_that_is_not_random(*arguments: Any, **variant: Any) -> Curves:
     """Stochastic rounding rounds to the nearest number."""
 
     def nearest(x: Tensor, generator: torch.Generator) -> Tensor:
         return x.bfloat16()
 
     reference.rounded = nearest
-    return reference.run(**arguments)
+    return reference.run(*arguments, **variant)
 
 
 FAULTS = {

@@ -57,14 +57,7 @@ def test_the_claim_is_judged_by_the_curves(ends) -> None:
         for name, found in ends.items()
     ]
     assert claims.paper_masters(records).detail["status"] == "reproduced"
-    swapped = [
-        {
-            **each,
-            "variant": {"drift_bf16": "drift_masters", "drift_masters": "drift_bf16"}.get(
-                each["variant"], each["variant"]
-            ),
-        }
-        for each in records
-    ]
+    other = {"drift_bf16": "drift_masters", "drift_masters": "drift_bf16"}
+    swapped = [each | {"variant": other.get(each["variant"], each["variant"])} for each in records]
     assert claims.paper_masters(swapped).detail["status"] == "contradicted"
     assert claims.paper_masters(records[1:]).detail["status"] == "out of reach here"
