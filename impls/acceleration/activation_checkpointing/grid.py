@@ -29,7 +29,6 @@ GRID = Grid(
         Row("tiny", "bf16", ("tp2",), WHOLE[:1]),
         Row("uneven_tied", "fp32", True, full=True),
         Row("uneven_tied", "bf16", False, full=True),
-        Row(DEEP, "fp32", ("dp1",), full=True),
     ),
     timed=(),
 )
