@@ -96,6 +96,9 @@ _CACHED = ModelConfig(
     num_key_value_heads=8,
     head_dim=128,
 )
+_ATTENTION = ModelConfig(
+    vocab_size=512, hidden_size=2048, num_hidden_layers=1, num_attention_heads=16, num_key_value_heads=16, head_dim=128
+)
 _UNEVEN_TIED = ModelConfig(**{**vars(_UNEVEN), "tie_word_embeddings": True})
 
 
@@ -198,6 +201,8 @@ NAMED: Mapping[str, Workload] = MappingProxyType(
             Workload("deepseek_v3_experts", _DEEPSEEK_V3_EXPERTS, sequence_length=256, dtype="bf16"),
             # 8 sequences of up to 8,192 cached tokens: a layer of Llama 3 8B, 34 MB a full sequence.
             Workload("long_cache", _CACHED, sequence_length=8192, dtype="bf16"),
+            # Of attention: 8 sequences, 16 heads of 128.
+            Workload("attention_4k", _ATTENTION, sequence_length=4096, dtype="bf16"),
             Workload("small", _SMALL, sequence_length=128, optimizer="adamw", lr=3e-4, weight_decay=0.1),
             # It keeps a GPU busy, and five engines fit together on one with 80 GB.
             Workload(

@@ -30,5 +30,7 @@ GRID = Grid(
         Row("uneven_tied", "fp32", True, full=True),
         Row("uneven_tied", "bf16", False, full=True),
     ),
-    timed=(),
+    timed=("thorough",),
+    timed_on=("dp2",),
+    large=("medium",),
 )

@@ -69,7 +69,7 @@ CARD = Card(
         "xformers": Engine(f"{_HERE}.on_xformers:build", requires=("xformers>=0.0.28", "cuda"), variants=_MASKS),
     },
     topologies=("dp1",),
-    contract=Functions(f"{_HERE}.problem", telling=_TELLING),
+    contract=Functions(f"{_HERE}.problem", telling=_TELLING, flops=f"{_HERE}.laws:flops"),
     grid=GRID,
     laws=(
         # 1 %: allocators round each tensor up, and SDPA keeps a few bytes for dropout's random state on CUDA.

@@ -27,4 +27,5 @@ GRID = Grid(
         Row(BROAD, "bf16", True, ("fa2_causal",)),
     ),
     timed=("long",),
+    large=("attention_4k",),
 )

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from harness.spec import Workload
+from impls.acceleration.flash_attention.laws import packed_lengths
 from impls.acceleration.flash_attention.reference import naive
 from impls.acceleration.flash_attention.rules import Rules
 from impls.acceleration.flash_attention.tiles import documents
@@ -33,10 +34,8 @@ def draw(
 
 
 def cu_seqlens(tokens: int) -> Tensor:
-    """Where documents of 1, 0, and about a tenth, a half and a third of the tokens begin and end, as int32, which
-    kernels expect."""
-    lengths = [1, 0, tokens // 10, tokens // 2]
-    return torch.tensor([0, *lengths, tokens - sum(lengths)]).cumsum(0).int()
+    """Where the documents begin and end, as int32, which kernels expect."""
+    return torch.tensor([0, *packed_lengths(tokens)]).cumsum(0).int()
 
 
 def plain(inputs: Mapping[str, Tensor], **variant: Any) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ CARD = Card(
         "torch": Engine(f"{HERE}.on_torch:build", variants=("grouped_dense", "grouped_contiguous")),
         "deep_gemm": Engine(
             f"{HERE}.on_deep_gemm:build",
-            requires=("deep_gemm>=2.1", "sm90"),
+            requires=("deep-gemm>=2.1", "sm90"),
             variants=("grouped_contiguous", *SCALED),
         ),
         "megatron": Engine(

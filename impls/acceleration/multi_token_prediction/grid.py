@@ -17,6 +17,7 @@ GRID = Grid(
         Row("uneven_tied", "fp32", ("dp2", "tp2"), ("mtp2",), full=True),
         Row("uneven_tied", "bf16", ("dp2",), ("mtp2",), full=True),
     ),
-    timed=("tiny",),
+    timed=("thorough_equal",),
     timed_on=("dp2",),
+    large=("medium",),
 )

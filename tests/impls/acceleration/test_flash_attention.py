@@ -321,3 +321,17 @@ def test_time_claim_follows_the_measurement(power: int, status: str) -> None:
 def test_causal_claim_follows_the_measurement(speedup: float, status: str) -> None:
     with patch.object(claims, "_seconds", lambda length, heads, causal: 1.0 if causal else speedup):
         assert claims.causal_skip([]).detail["status"] == status
+
+
+@pytest.mark.parametrize("variant", CARD.variants)
+def test_flops_are_those_of_the_pairs_that_the_mask_shows(variant: str) -> None:
+    options, work = CARD.variants[variant], Workload(sequence_length=37)
+    lengths = laws.packed_lengths(work.tokens) if options.get("packed") else [37] * work.batch_size
+    keys = [round(options.get("keys", 1.0) * n) for n in lengths]
+    seen = [
+        Rules.of(**options).mask(n, t).seen(torch.arange(n), torch.arange(t))
+        for n, t in zip(lengths, keys, strict=True)
+    ]
+    pairs = sum(int(each.sum()) for each in seen)
+    width = work.model.num_attention_heads * work.model.head_dim
+    assert laws.flops(work, **options) == 7 * 2 * pairs * width
