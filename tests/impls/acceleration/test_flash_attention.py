@@ -332,6 +332,6 @@ def test_flops_are_those_of_the_pairs_that_the_mask_shows(variant: str) -> None:
         Rules.of(**options).mask(n, t).seen(torch.arange(n), torch.arange(t))
         for n, t in zip(lengths, keys, strict=True)
     ]
-    pairs = sum(int(each.sum()) for each in seen)
+    pairs = sum(int(mask.seen(torch.arange(n), torch.arange(t)).sum()) for mask, n, t in masks)
     width = work.model.num_attention_heads * work.model.head_dim
     assert laws.flops(work, **options) == 7 * 2 * pairs * width
