@@ -328,10 +328,7 @@ def test_flops_are_those_of_the_pairs_that_the_mask_shows(variant: str) -> None:
     options, work = CARD.variants[variant], Workload(sequence_length=37)
     lengths = laws.packed_lengths(work.tokens) if options.get("packed") else [37] * work.batch_size
     keys = [round(options.get("keys", 1.0) * n) for n in lengths]
-    seen = [
-        Rules.of(**options).mask(n, t).seen(torch.arange(n), torch.arange(t))
-        for n, t in zip(lengths, keys, strict=True)
-    ]
+    masks = [(Rules.of(**options).mask(n, t), n, t) for n, t in zip(lengths, keys, strict=True)]
     pairs = sum(int(mask.seen(torch.arange(n), torch.arange(t)).sum()) for mask, n, t in masks)
     width = work.model.num_attention_heads * work.model.head_dim
     assert laws.flops(work, **options) == 7 * 2 * pairs * width
