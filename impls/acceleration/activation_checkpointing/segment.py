@@ -81,9 +81,8 @@ class Segment(Function):
             x.to(device, non_blocking=True).detach().requires_grad_(differentiated)
             for x, (device, differentiated) in zip(ctx.saved_tensors, ctx.places, strict=True)
         ]
-        found: dict[
-            int, Tensor
-        ] = {}  # as they arrive: x'.grad has the strides of x', with which kernels may add otherwise
+        # Gradients are taken as they arrive: x'.grad has the strides of x', with which kernels may add otherwise.
+        found: dict[int, Tensor] = {}
         for index, x in enumerate(inputs):
             if x.requires_grad:
                 x.register_hook(partial(found.__setitem__, index))
