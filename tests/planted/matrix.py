@@ -16,7 +16,7 @@ from tests import labs
 from tests.planted.faults import BROKEN, EVERY, FAULTS, Planted, fails, judged
 
 OF_ALL = ("parity", "memory", "traffic", "peers")
-MEASURES = (*OF_ALL, "timeline", "nonfinite")
+MEASURES = (*OF_ALL, *dict.fromkeys(name for fault in EVERY for name in fault.fault.finds if name not in OF_ALL))
 
 
 def measured(planted: Sequence[Planted]) -> Iterator[dict[str, Any]]:
@@ -39,7 +39,7 @@ def measured(planted: Sequence[Planted]) -> Iterator[dict[str, Any]]:
 
 
 def _taken(planted: Planted) -> list[str]:
-    """A timeline, or the way of a NaN, is taken only where the fault names it, and of poisoned work nothing else."""
+    """Other measures than those of all are taken only where the fault names them, and of poisoned work nothing else."""
     case = planted.case("fp32")
     able = [name for name in OF_ALL if name != "traffic" or case.topology.world_size > 1]
     everywhere = [] if case.workload.poisoned else able
