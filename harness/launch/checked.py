@@ -68,6 +68,7 @@ def trainer(
                 observed.append({name: float(value) for name, value in observe().items()})
             changed |= {name for name, digest in fingerprints(trainer).items() if digest != frozen.get(name)}
             if step in (SETTLED, last):
+                settle()  # a backend's thread may still hold a message, and with it the graph that made it
                 graph.append(nodes())
         if merged := getattr(trainer, "merged", None):
             tensors.keep("merged", merged)
