@@ -14,7 +14,7 @@ PLACE, NEEDS, QUANTITIES = 9, Needs.RUN, ()
 
 
 def asked(occasion: Occasion) -> bool:
-    return isinstance(occasion.card.contract, Flows)
+    return occasion.judged and isinstance(occasion.card.contract, Flows)
 
 
 def take(lab: "Lab", case: Case) -> list[Measurement]:
