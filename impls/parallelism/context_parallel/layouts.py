@@ -57,11 +57,11 @@ class Block(NamedTuple):
 
 def documents(workload: Workload, packed: bool) -> tuple[int, ...]:
     """Lengths of the separate pieces of attention: the sequences of the batch, all alike; or, packed into one, the
-    documents of each, whose ends are drawn from the workload's seed."""
+    documents of each, whose ends are drawn, and are the same for every seed: ranks are laid out for them."""
     length = workload.sequence_length
     if not packed:
         return (length,)
-    draw = Random(workload.seed)
+    draw = Random(length)
     cuts = [sorted(draw.sample(range(1, length), min(CUTS, length - 1))) for _ in range(workload.batch_size)]
     return tuple(end - start for cut in cuts for start, end in zip([0, *cut], [*cut, length], strict=True))
 
