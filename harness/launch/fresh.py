@@ -26,13 +26,17 @@ class Fresh:
     variant: Mapping[str, Any]
     exact: tuple[str, ...]
     oracle: bool
-    before: float = 0.0  # the error of a call before the timed ones
 
     def __post_init__(self) -> None:
         whole, mine = self.draw(self.workload.seed)
         self.last = self._found(mine, forward_backward(self.function, mine))
         if self.oracle:
-            self.before = max(self._error(whole, self.last), torch.finfo(TORCH_DTYPES[self.workload.dtype]).eps)
+            self.truth = self._plain(whole)
+            self.wrong = self.last.exact != self.truth.exact or self.truth.tensors.keys() - self.last.tensors.keys()
+            least = torch.finfo(TORCH_DTYPES[self.workload.dtype]).eps
+            self.before = {
+                n: max(_distance(self.last.tensors.get(n, t), t), least) for n, t in self.truth.tensors.items()
+            }
 
     def draw(self, seed: int) -> tuple[Drawn, Drawn]:
         """Whole inputs of this seed, and this rank's part of them."""
@@ -40,28 +44,39 @@ class Fresh:
         return whole, part(self.function, whole)
 
     def ratio(self, drawn: tuple[Drawn, Drawn], results: Results) -> float:
-        """The error on these inputs, as a multiple of the one before; 1 if that was infinite, which parity reports.
-        Without an oracle: infinite if the results are those of other inputs, bit by bit, else 1. All ranks call this
+        """The largest error of a tensor on these inputs, over the one that lies, in orders of magnitude, halfway from
+        its error before the timed calls to the error of the right result for other inputs. What was wrong before is
+        left to parity.
+
+        Without an oracle: infinite if the results are those of other inputs, bit by bit, else 0. All ranks call this
         together."""
         whole, mine = drawn
         last, self.last = self.last, self._found(mine, results)
         if not self.oracle:
-            return inf if _same(self.last, last) else 1.0
-        return 1.0 if self.before == inf else self._error(whole, self.last) / self.before
+            return inf if _same(self.last, last) else 0.0
+        old, self.truth = self.truth, self._plain(whole)
+        if self.wrong:
+            return 0.0
+        if self.last.exact != self.truth.exact:
+            return inf
+        found = [0.0]
+        for name, truth in self.truth.tensors.items():
+            before, other = self.before[name], old.tensors[name]
+            stale = _distance(other, truth) if other.shape == truth.shape else 1.0
+            if stale > before:
+                found.append(_distance(self.last.tensors[name], truth) / (before * stale) ** 0.5)
+        return max(found)
 
     def _found(self, mine: Drawn, results: Results) -> Leaves:
         """Whole outputs and gradients by their places."""
         whole, (outputs, gradients) = getattr(self.function, "gather", dict), results
         return _leaves(whole(outputs), whole(shared(self.function, mine, gradients)), self.exact)
 
-    def _error(self, whole: Drawn, found: Leaves) -> float:
-        """The largest relative error of a tensor; infinite if what must be equal is not."""
+    def _plain(self, whole: Drawn) -> Leaves:
+        """The right results, by the plain formula in float64."""
         wide = whole.to(torch.float64)
         outputs = importlib.import_module(self.problem).plain(wide.inputs, **self.variant)
-        oracle = _leaves(outputs, backward(outputs, wide), self.exact)
-        if found.exact != oracle.exact:
-            return inf
-        return max((_distance(found.tensors[name], truth) for name, truth in oracle.tensors.items()), default=0.0)
+        return _leaves(outputs, backward(outputs, wide), self.exact)
 
 
 def _leaves(outputs: Mapping[str, Any], gradients: Mapping[str, Tensor], exact: tuple[str, ...]) -> Leaves:

@@ -11,6 +11,7 @@ from harness.launch.fresh import Fresh
 from harness.launch.problem import forward_backward
 from harness.spec import Workload
 from impls.acceleration.flash_attention.problem import plain
+from impls.posttraining.preference import problem as preference
 
 PROBLEM = "impls.acceleration.flash_attention.problem"
 Attention = Callable[[Mapping[str, Tensor]], Mapping[str, Any]]
@@ -38,12 +39,22 @@ def ratio(function: Attention, oracle: bool) -> float:
     return fresh.ratio(drawn, forward_backward(function, drawn[1]))
 
 
-def test_an_engine_that_computes_is_as_far_off_as_before() -> None:
-    assert 0.5 < ratio(right, oracle=True) < 2
-    assert ratio(right, oracle=False) == 1
+def test_an_engine_that_computes_is_about_as_far_off_as_before() -> None:
+    assert 0 < ratio(right, oracle=True) < 0.1
+    assert ratio(right, oracle=False) == 0
 
 
-@pytest.mark.parametrize(("oracle", "least"), [(True, 1e5), (False, inf)])
+def test_a_single_number_that_happened_to_be_exact_before_is_no_false_alarm() -> None:
+    def dpo(inputs: Mapping[str, Tensor]) -> Mapping[str, Any]:
+        return preference.plain(inputs, beta=0.1)
+
+    fresh = Fresh(dpo, preference.__name__, Workload(), {"beta": 0.1}, (), oracle=True)
+    for seed in range(1, 30):
+        drawn = fresh.draw(seed)
+        assert fresh.ratio(drawn, forward_backward(dpo, drawn[1])) < 0.5
+
+
+@pytest.mark.parametrize(("oracle", "least"), [(True, 100), (False, inf)])
 def test_results_of_other_inputs_are_seen_with_and_without_an_oracle(oracle: bool, least: float) -> None:
     assert ratio(stale(), oracle) >= least
 
@@ -52,4 +63,4 @@ def test_an_engine_that_was_wrong_before_is_left_to_parity() -> None:
     def counted(inputs: Mapping[str, Tensor]) -> Mapping[str, Any]:
         return {**right(inputs), "tiles": 3}  # which the plain formula does not return
 
-    assert ratio(counted, oracle=True) == 1
+    assert ratio(counted, oracle=True) == 0
