@@ -1,4 +1,4 @@
-"""What a variant changes in attention: which keys a query sees, and what becomes of its scores.
+"""The rules of a variant of attention: which keys a query sees, and how its scores are changed.
 
 Five queries (rows) and seven keys; ■ is seen. Fewer queries than keys end with the keys (bottom right) or begin with
 them (top left); engines disagree about which of the two "causal" means:
