@@ -239,7 +239,7 @@ def summary(view: RunView, rows: list[MatrixRow]) -> dict[str, str]:
         "Started": f"{units.moment(run.get('started'))}, took {took}",
         "Hardware": ", ".join(machine),
         "Software": ", ".join(f"{name} {version}" for name, version in versions(view).items()),
-        **({"bfloat16": "; ".join(products)} if products else {}),
+        **({"Products": "; ".join(products)} if products else {}),
         "Topologies": ", ".join(largest) or units.NONE,
         "Cases": f"{len(cases)} over {len(rows)} topics and {len({case.engine for case in cases})} engines, "
         f"{sum(verdict in ('error', 'fail') for verdict in verdicts)} of them with a failure or an error",

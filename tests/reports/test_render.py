@@ -151,9 +151,9 @@ def test_a_fallback_is_said_in_words_and_marked_in_the_table(html: str) -> None:
     assert "†</sup>" in section
 
 
-def test_how_bfloat16_was_multiplied_is_said_in_the_header(html: str) -> None:
+def test_how_narrow_products_were_computed_is_said_in_the_header(html: str) -> None:
     note = "no bfloat16 instructions: matrix products are computed in float32 and rounded once"
-    assert f"<dt>bfloat16</dt><dd>{note}</dd>" in html
+    assert f"<dt>Products</dt><dd>{note}</dd>" in html
 
 
 def test_the_shells_variables_stand_in_the_appendix(html: str) -> None:
