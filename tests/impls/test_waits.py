@@ -13,8 +13,8 @@ from harness.launch.outcome import Done, Failure, Job, Outcome, Unsupported, des
 from harness.plan import cases as plan
 from harness.plan import depth
 from harness.plan.cases import Request
-from harness.spec import Case, MoeConfig, Topology
-from harness.spec.contract import COMMON
+from harness.spec import Case, Functions, MoeConfig, Topology, Trainers
+from harness.spec.contract import COMMON, Contract
 from harness.spec.named import load as named
 from impls.common.clipping import clip_by_global_norm, global_norm
 from impls.common.mesh import share, token_share
@@ -22,15 +22,25 @@ from impls.common.optimizer import MasterWeights, clip, square
 from tests.impls.accelerator import HERE, Accelerator
 from tests.impls.work import CLIPPED
 
+
+def _weighed(contract: Contract) -> bool:
+    return isinstance(contract, Functions) and contract.weighed
+
+
 # The file of each wait that a topic's technique needs, with the reason.
 NEEDED = {
     "expert_parallel": ("dispatch.py", "the number of rows for each rank shapes the all-to-all"),
+    "flash_attention": ("flash_attention/tiles.py", "the ends of packed documents shape the tiles"),
+    "flash_decoding": ("flash_decoding/reference.py", "lengths shape the splits, and a fallback is another product"),
+    "grouped_gemm": ("grouped_gemm/problem.py", "the sizes of the groups shape the tiles"),
+    "mixed_precision": ("mixed_precision/reference.py", "a step that overflows is skipped"),
     "preference": ("preference/reference.py", "the number of projected tokens shapes the logits"),
     "zero_offload": ("optimizer.py", "gradients are scaled and states stepped on the host"),
 }
 # On a CPU, other kernels replace missing ones.
 KERNELS = {"context_parallel": "SDPA's flash kernels", "latent_attention": "SDPA with values narrower than keys"}
-TOPICS = topics()
+# Only tensors wait; a Flow has no step, and some Functions compute numbers alone.
+TOPICS = {n: card for n, card in topics().items() if isinstance(card.contract, Trainers) or _weighed(card.contract)}
 SECONDS = 300.0
 JOBS = "tests.impls.steps"
 
@@ -39,7 +49,9 @@ def quick(topic: str) -> list[Case]:
     """The reference's variants, each once on the smallest useful number of ranks: a dense model without rings."""
     request = Request(topics=(topic,), engines=("reference",), ranks=4)
     every = plan.cases(request, plan.cards(request))
-    return depth.once(c for c in every if "cp" not in c.topology.used and not isinstance(c.workload.model, MoeConfig))
+    trained = isinstance(TOPICS[topic].contract, Trainers)
+    dense = [c for c in every if not (trained and isinstance(c.workload.model, MoeConfig))]
+    return depth.once(c for c in dense if "cp" not in c.topology.used)
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ class MixedPrecision:
         self.sums: dict[str, Tensor] = {}  # G, views of one buffer, so that one message is enough
         for name, weight in self.weights.items():
             weight.register_post_accumulate_grad_hook(lambda w, name=name: self._accumulate(name, w))
-        self.seen: dict[str, float] = {}
+        self.seen: dict[str, float | Tensor] = {}
 
     def _accumulate(self, name: str, weight: Tensor) -> None:
         """G += g, as soon as this weight's gradient exists."""
@@ -77,11 +77,11 @@ class MixedPrecision:
         return {n: g.to(self.masters[n].dtype) / self.loss_scale.scale for n, g in self.sums.items()}
 
     def update(self) -> None:
-        norm = 0.0
+        norm = torch.zeros(())
         if not self.overflow:
             gradients = self._unscaled()  # 4
             self.sums.clear()
-            norm = float(square(gradients.values()).sqrt())
+            norm = square(gradients.values()).sqrt()  # the host does not wait for it
             clip(list(gradients.values()), self.workload.max_grad_norm)
             for name, master in self.masters.items():
                 master.grad = gradients[name]
@@ -100,7 +100,7 @@ class MixedPrecision:
 
     def observe(self) -> Mapping[str, float]:
         """The scale that the step's loss had, whether it was skipped, and the norm of its gradient before clipping."""
-        return self.seen
+        return {name: float(value) for name, value in self.seen.items()}
 
     def gradients(self) -> Mapping[str, Tensor]:
         """The gradient that this step applies: none if it is skipped."""
