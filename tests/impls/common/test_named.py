@@ -14,6 +14,8 @@ def meant_for(name: str) -> set[str]:
     every = {"dp1", "tp2", "tp4", "dp2", "dp2tp2"}
     if name == "stochastic_depth":
         return {"dp1", "dp2"}
+    if name == "deepseek_v3_experts":  # of grouped products
+        return {"dp1"}
     if name in ("long", "sharp"):  # a function's: they have two key heads
         every -= {"tp4"}
     if name == "sharp" or name.startswith("pipelined"):  # one sequence a micro-batch
