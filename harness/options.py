@@ -38,3 +38,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--launcher": {"choices": sorted(LAUNCHERS), "help": "the launcher of ranks (default: local, on this machine)"},
     "--case-timeout": {"type": float, "metavar": "S", "help": "time limit of a case in seconds (default: 120)"},
 }
+
+
+def helped(option: str) -> dict[str, Any]:
+    """The keywords of an option that another command has too, with a default or a type of its own."""
+    return {key: value for key, value in OPTIONS[option].items() if key in ("metavar", "help")}

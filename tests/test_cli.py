@@ -175,7 +175,7 @@ def test_an_interrupt_has_pytests_exit_code(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.cases, "cards", interrupted)
+    monkeypatch.setattr(cases, "cards", interrupted)
     assert cli.main(["list"]) == pytest.ExitCode.INTERRUPTED
     assert capsys.readouterr().err == "plumbline: interrupted\n"
 
