@@ -46,7 +46,15 @@ BASE = {"harness.spec", "harness.catalog"}
 RANKS = BASE | {"harness.meter", "harness.launch"}
 RUN = RANKS | {"harness.judge"}
 TOP = RUN | {"harness.run", "harness.measures", "harness.plan", "harness.options", "harness.replay", "harness.store"}
-TOP |= {"harness.findings", "harness.plugin", "harness.usage", "harness.session", "harness.hooks", "reports"}
+TOP |= {
+    "harness.history",
+    "harness.findings",
+    "harness.plugin",
+    "harness.usage",
+    "harness.session",
+    "harness.hooks",
+    "reports",
+}
 MAY_IMPORT: dict[str, set[str]] = {
     "harness.spec": set(),
     "harness.catalog": {"harness.spec", "impls"},  # impls: only to list the chapters, see below
@@ -54,6 +62,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "harness.judge": BASE,
     "harness.store": {"harness.spec"},
     "harness.findings": {"harness.spec", "harness.plugin"},
+    "harness.history": {"harness.spec", "harness.judge", "harness.store"},
     "harness.launch": BASE | {"harness.meter"},
     "harness.run": RUN,
     "harness.measures": RUN | {"harness.run"},
@@ -67,7 +76,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "harness.commands": TOP,
     "harness.cli": {"harness.commands"},
     "impls": {"harness.spec"},
-    "reports": {"harness.spec", "harness.store", "harness.options"},
+    "reports": {"harness.spec", "harness.store", "harness.history", "harness.options"},
     "suites": {"harness.spec"},
 }
 
