@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.spec import Batch, Topology, Unsupported, Workload
 from impls.common.mesh import device, share
@@ -62,21 +62,30 @@ def builder(name: str) -> Any:
 
 class Engine:
     """A training engine; ``zero`` is the configuration's section ``zero_optimization``, ``sections`` are further ones.
-    They may include an ``optimizer``; otherwise PyTorch's is used."""
+    They may include an ``optimizer``; otherwise PyTorch's is used. ``model``: the workload's decoder, unless one is
+    given, which may have frozen parameters."""
 
-    def __init__(self, workload: Workload, topology: Topology, zero: Mapping[str, Any], **sections: Any) -> None:
+    def __init__(
+        self,
+        workload: Workload,
+        topology: Topology,
+        zero: Mapping[str, Any],
+        model: nn.Module | None = None,
+        **sections: Any,
+    ) -> None:
         if workload.dtype == "fp64":
             raise Unsupported("DeepSpeed's engine trains in float32, float16 and bfloat16 only")
         if "fp16" not in sections:
             without_loss_scale(workload, "DeepSpeed")
         self.workload, self.topology = workload, topology
         self.rank = dist.get_rank()
-        model = build_model(workload)
+        model = build_model(workload) if model is None else model
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         config = self.settings(zero) | sections
-        chosen = None if "optimizer" in sections else optimizer(model.parameters(), workload)
+        chosen = None if "optimizer" in sections else optimizer(trained.values(), workload)
         self.configuration = json.dumps(config, default=str)
         self.engine, *_ = deepspeed.initialize(model=model, optimizer=chosen, config=config, dist_init_required=False)
-        self.names: dict[str, Any] = dict(model.named_parameters())
+        self.names: dict[str, Any] = trained
 
     def settings(self, zero: Mapping[str, Any]) -> dict[str, Any]:
         return configuration(self.workload, self.topology, zero)

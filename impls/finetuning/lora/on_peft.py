@@ -1,0 +1,128 @@
+"""PEFT's LoraConfig on our decoder, its gradients averaged by DistributedDataParallel, as Transformers' Trainer does.
+
+PEFT keeps adapters in float32 above a base in bfloat16 (``autocast_adapter_dtype``, its default)."""
+
+import contextlib
+from collections.abc import Mapping
+
+import peft
+import peft.optimizers
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from harness.spec import Batch, Topology, Workload
+from impls.common.experts import without_experts
+from impls.common.mesh import device
+from impls.common.optimizer import clip, optimizer
+from impls.common.step import accumulate
+from impls.common.weights import build_model
+from impls.finetuning.lora.plain import initial
+from impls.finetuning.lora.shapes import TARGETS
+
+PREFIX = "base_model.model."
+
+
+def settings(
+    rank: int, alpha: float, rslora: bool = False, dora: bool = False, ratio: float = 1.0
+) -> dict[str, object]:
+    """The arguments of LoraConfig; ``ratio`` is the optimizer's affair."""
+    return {
+        "r": rank,
+        "lora_alpha": alpha,
+        "use_rslora": rslora,
+        "use_dora": dora,
+        "target_modules": list(TARGETS),
+        "lora_dropout": 0.0,
+    }
+
+
+def adapted(workload: Workload, rank: int, dora: bool = False, **variant: float) -> peft.PeftModel:
+    """The decoder with PEFT's adapters, which have the common start."""
+    without_experts(workload, "adapters are set up here with")
+    config = peft.LoraConfig(**settings(rank=rank, dora=dora, **variant))
+    model = peft.get_peft_model(build_model(workload), config)
+    weights = trained(model)
+    with torch.no_grad():
+        for name, tensor in initial(workload, rank, dora):
+            weights.pop(name).copy_(tensor)
+    if weights:
+        raise ValueError(f"PEFT trains {', '.join(weights)} too")
+    return model
+
+
+def canonical(name: str) -> str:
+    return name.removeprefix(PREFIX).replace(".default.", ".").replace(".base_layer.", ".")
+
+
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {canonical(name): p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def base(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The adapted matrices."""
+    return {canonical(name): p for name, p in model.named_parameters() if ".base_layer." in name}
+
+
+def stepper(model: nn.Module, workload: Workload, ratio: float) -> torch.optim.Optimizer:
+    """The workload's optimizer, for LoRA+ by PEFT's own function."""
+    if ratio == 1.0:
+        return optimizer(trained(model).values(), workload)
+    more: dict[str, object] = {"betas": workload.betas, "eps": workload.eps}
+    sgd = workload.optimizer == "sgd"
+    made: torch.optim.Optimizer = peft.optimizers.create_loraplus_optimizer(
+        model=model,
+        optimizer_cls=torch.optim.SGD if sgd else torch.optim.AdamW,
+        lr=workload.lr,
+        loraplus_lr_ratio=ratio,
+        loraplus_weight_decay=workload.weight_decay,
+        **({} if sgd else more),
+    )
+    return made
+
+
+class Peft:
+    def __init__(self, workload: Workload, topology: Topology, ratio: float = 1.0, **variant: float) -> None:
+        self.workload, self.ranks = workload, topology.dp
+        self.peft = adapted(workload, **variant)
+        self.configuration = f"LoraConfig({settings(**variant)})"
+        self.weights = trained(self.peft)
+        self.optimizer = stepper(self.peft, workload, ratio)
+        self.model: nn.Module = self.peft
+        if self.ranks > 1:
+            devices = [device()] if device().type == "cuda" else None
+            self.model = DistributedDataParallel(self.peft, device_ids=devices, gradient_as_bucket_view=True)
+
+    def backward(self, batch: Batch) -> Tensor:
+        return accumulate(self.model, batch, self.workload, dist.get_rank(), self.ranks, around=self.around)
+
+    def around(self, last: bool) -> contextlib.AbstractContextManager[object]:
+        if last or not isinstance(self.model, DistributedDataParallel):
+            return contextlib.nullcontext()
+        return self.model.no_sync()
+
+    def update(self) -> None:
+        clip([p.grad for p in self.weights.values() if p.grad is not None], self.workload.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def gradients(self) -> Mapping[str, Tensor]:
+        return {name: p.grad.cpu() for name, p in self.weights.items() if p.grad is not None}
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        return {name: p.detach().cpu() for name, p in self.weights.items()}
+
+    def frozen(self) -> Mapping[str, Tensor]:
+        return base(self.peft)
+
+    def merged(self) -> Mapping[str, Tensor]:
+        self.peft.merge_adapter()
+        return base(self.peft)
+
+    def unmerge(self) -> None:
+        self.peft.unmerge_adapter()
+
+
+def build(workload: Workload, topology: Topology, **variant: float) -> Peft:
+    return Peft(workload, topology, **variant)

@@ -1,0 +1,26 @@
+"""PEFT's adapters under DeepSpeed's ZeRO-3, which divides the frozen weights too."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from harness.spec import Topology, Workload
+from impls.engines.deepspeed.engine import Engine, deepspeed
+from impls.finetuning.lora.on_peft import adapted, base, canonical, settings
+
+
+class PeftZero3(Engine):
+    def __init__(self, workload: Workload, topology: Topology, **variant: float) -> None:
+        self.peft = adapted(workload, **variant)
+        super().__init__(workload, topology, {"stage": 3}, model=self.peft)
+        self.names = {canonical(name): parameter for name, parameter in self.names.items()}
+        self.configuration += f"; LoraConfig({settings(**variant)})"
+
+    def frozen(self) -> Mapping[str, Tensor]:
+        found = base(self.peft)
+        with deepspeed.zero.GatheredParameters(list(found.values())):
+            return {name: parameter.detach().cpu().clone() for name, parameter in found.items()}
+
+
+def build(workload: Workload, topology: Topology, sharded: bool, **variant: float) -> PeftZero3:
+    return PeftZero3(workload, topology, **variant)

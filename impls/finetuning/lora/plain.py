@@ -1,0 +1,134 @@
+"""The dense model with adapters on one process. All adapters are drawn, B too: with B = 0 the gradient of A is zero,
+and an engine without it would not be noticed."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from harness.spec import Batch, Topology, Workload
+from impls.common import weights
+from impls.common.experts import without_experts
+from impls.common.mesh import device, share
+from impls.common.optimizer import clip, optimizer
+from impls.common.weights import build_model, weight
+from impls.finetuning.lora.shapes import MAGNITUDE, A, B, adapters, scale, targets
+
+
+def options(workload: Workload, topology: Topology, sharded: bool = False, **variant: Any) -> dict[str, Any]:
+    return variant
+
+
+def replays(ratio: float = 1.0, **options: Any) -> bool:
+    """Steps of different sizes are not those of the workload's optimizer."""
+    return ratio == 1.0
+
+
+def initial(workload: Workload, rank: int, dora: bool = False, **options: Any) -> Iterator[tuple[str, Tensor]]:
+    """The adapters, float32. DoRA's m is the norm of each row of W (section 4.1), with a gain that is not quite 1."""
+    base = dict(weights.initial(workload)) if dora else {}
+    for name, shape in adapters(workload.model, rank, dora):
+        drawn = weight(workload, name, shape)
+        if name.endswith(MAGNITUDE):
+            drawn = drawn * base[name.removesuffix(MAGNITUDE) + "weight"].norm(dim=1)
+        yield name, drawn / 4 if name.endswith(B) else drawn
+
+
+class Adapted(nn.Module):
+    """x [..., in] → [..., out]. ``math``: by the product B A."""
+
+    def __init__(self, base: nn.Linear, scale: float, dora: bool, math: bool) -> None:
+        super().__init__()
+        self.base, self.scale, self.dora, self.math = base, scale, dora, math
+        self.trained: dict[str, nn.Parameter] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = (self.trained[name].to(x.dtype) for name in (A, B))
+        update = x @ (b @ a).T if self.math else x @ a.T @ b.T
+        y = F.linear(x, self.base.weight) + self.scale * update
+        return y * self.gain().to(x.dtype) if self.dora else y
+
+    def gain(self) -> Tensor:
+        """m / ‖W + s B A‖ of each row, [out]; the norm is a constant to the gradient (equation 11)."""
+        return self.trained[MAGNITUDE] / self.whole().norm(dim=1)
+
+    def whole(self) -> Tensor:
+        """W + s B A, at least float32, [out, in]."""
+        return (self.base.weight + self.scale * self.trained[B] @ self.trained[A]).detach()
+
+    def merged(self) -> Tensor:
+        whole = self.whole() * self.gain().detach()[:, None] if self.dora else self.whole()
+        return whole.to(self.base.weight.dtype)
+
+
+class Plain:
+    def __init__(
+        self,
+        workload: Workload,
+        permute: bool,
+        math: bool,
+        rank: int,
+        alpha: float,
+        rslora: bool = False,
+        ratio: float = 1.0,
+        dora: bool = False,
+    ) -> None:
+        without_experts(workload, "adapters are set up here with")
+        self.workload, self.permute = workload, permute
+        self.attention = partial(sdpa_kernel, SDPBackend.MATH) if math else contextlib.nullcontext
+        self.model = build_model(workload).requires_grad_(False)
+        self.adapted = {}
+        for name, _ in targets(workload.model):
+            made = Adapted(self.model.get_submodule(name), scale(rank, alpha, rslora), dora, math)
+            self.model.set_submodule(name, made)
+            self.adapted[name] = made
+        self.weights: dict[str, nn.Parameter] = {}
+        wide = torch.promote_types(self.model.lm_head.weight.dtype, torch.float32)
+        for name, tensor in initial(workload, rank, dora):
+            self.weights[name] = nn.Parameter(tensor.to(device(), wide))
+            module, kind = name.rsplit(".lora", 1)
+            self.adapted[module].trained["lora" + kind] = self.weights[name]
+        faster = [p for n, p in self.weights.items() if n.endswith(B)]
+        others = [p for n, p in self.weights.items() if not n.endswith(B)]
+        groups = [{"params": others}, {"params": faster, "lr": workload.lr * ratio}]
+        self.optimizer = optimizer(groups, workload, fused=not math)
+
+    def backward(self, batch: Batch) -> Tensor:
+        if self.permute:
+            batch = Batch(batch.inputs.flip(0), batch.labels.flip(0))
+        total = torch.zeros((), dtype=torch.float64)
+        for micro, part in share(batch, self.workload, 0, 1):
+            with self.attention():
+                loss = self.model(*micro) * part
+                loss.backward()
+            total += loss.detach().cpu()
+        return total
+
+    def update(self) -> None:
+        clip([p.grad for p in self.weights.values() if p.grad is not None], self.workload.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def gradients(self) -> Mapping[str, Tensor]:
+        return {n: p.grad.cpu() for n, p in self.weights.items() if p.grad is not None}
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        return {n: p.detach().cpu() for n, p in self.weights.items()}
+
+    def frozen(self) -> Mapping[str, Tensor]:
+        return {f"{name}.weight": adapted.base.weight for name, adapted in self.adapted.items()}
+
+    def merged(self) -> Mapping[str, Tensor]:
+        return {f"{name}.weight": adapted.merged() for name, adapted in self.adapted.items()}
+
+    def unmerge(self) -> None:
+        """Nothing was folded in."""
+
+
+def build(workload: Workload, topology: Topology, permute: bool = False, math: bool = False, **options: Any) -> Plain:
+    return Plain(workload, permute, math, **options)
