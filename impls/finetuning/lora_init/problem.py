@@ -49,8 +49,8 @@ def plain(inputs: Mapping[str, Any], rank: int, alpha: float, principal: bool) -
 
 
 def outputs(a: Tensor, b: Tensor, s: float, rest: Tensor, x: Tensor) -> dict[str, Tensor]:
-    """``part``: s B A [d, k]; ``rest``: the frozen matrix [d, k]; ``rows_a`` and ``columns_b``: their lengths [r], by which
-    the two share the part; ``y``: what the adapted layer makes of x, [b, d]."""
+    """``part``: s B A [d, k]; ``rest``: the frozen matrix [d, k]; ``rows_a`` and ``columns_b``: their lengths [r], by
+    which the two share the part; ``y``: what the adapted layer makes of x, [b, d]."""
     part = s * b @ a
     lengths = {"rows_a": a.norm(dim=1).sort().values, "columns_b": b.norm(dim=0).sort().values}
     return {"part": part, "rest": rest, **lengths, "y": x.to(part.dtype) @ (rest.to(part.dtype) + part).T}
