@@ -73,10 +73,11 @@ class Recorder:
         """Whether the failure occurred. Some sessions cannot tell: one that did not run all covered cases, one that
         left a figure undecided, and one on GPUs if the symptom is not only for GPUs. In these the symptom must only
         match an existing case. A failure outside of the band fails its own test."""
-        figures = ((case, f) for case, measurements in self.judged.items() for f in measurements)
+        figures = [(case, f) for case, measurements in self.judged.items() for f in measurements]
         found = {figure.verdict for case, figure in figures if symptom.about(case, figure)}
+        shown = any(figure.verdict == "pass" and symptom.shown_by(case, figure) for case, figure in figures)
         covered = [case for case in every if symptom.matches(case.id)]
         elsewhere = self.device != (symptom.device or "cpu")
         some = any(case.id not in ran for case in covered)
         undecided = "pass" not in found or found & {"inconclusive", "invalid", "error"}
-        return bool(covered) if undecided or elsewhere or some else "fail" in found
+        return bool(covered) if undecided or elsewhere or some else shown or "fail" in found

@@ -42,7 +42,12 @@ class Symptom:
         return same and self.matches(case)
 
     def covers(self, case: str, measurement: Measurement) -> bool:
-        if measurement.verdict != "fail" or not self.about(case, measurement):
+        return measurement.verdict == "fail" and self.shown_by(case, measurement)
+
+    def shown_by(self, case: str, measurement: Measurement) -> bool:
+        """Whether the figure has the size, on whichever side of its bound: a cost near the bound is there before and
+        after it moves a little."""
+        if not self.about(case, measurement):
             return False
         size = measurement.size
         if size is None or not math.isfinite(size):

@@ -18,8 +18,10 @@ def recorder(tmp_path: Path) -> Recorder:
     return Recorder(lambda case, found: None, [read(RECORD + SYMPTOM, tmp_path)])
 
 
-def found(*verdicts: str, size: float = 1.3) -> list[Measurement]:
-    return [Measurement("memory", "peak", size * 10, "B", verdict, "measured", law=10.0) for verdict in verdicts]
+def found(*verdicts: str, size: float = 0.0) -> list[Measurement]:
+    """Figures over their law: within the band, but those that pass."""
+    sizes = {verdict: size or (1.0 if verdict == "pass" else 1.3) for verdict in verdicts}
+    return [Measurement("memory", "peak", sizes[v] * 10, "B", v, "measured", law=10.0) for v in verdicts]
 
 
 def stale(recorder: Recorder, every: Sequence[Case] = (CASE,), ran: Collection[str] = (CASE.id,)) -> list[Symptom]:
@@ -33,6 +35,12 @@ def test_a_symptom_is_there_as_long_as_what_it_covers_fails(recorder: Recorder, 
     (recorded,) = recorder.record(CASE, found(verdict), {})
     assert recorded.detail.get("finding") == ("deepspeed_copy" if verdict == "fail" else None)
     assert (stale(recorder) == []) is still
+
+
+def test_a_figure_in_the_band_is_the_fault_even_where_it_passes_by_a_little(recorder: Recorder) -> None:
+    (recorded,) = recorder.record(CASE, found("pass", size=1.2), {})
+    assert "finding" not in recorded.detail
+    assert stale(recorder) == []
 
 
 def test_a_failure_outside_the_band_is_not_covered_and_names_the_finding_that_it_nearly_matches(
@@ -49,7 +57,7 @@ def test_each_symptom_that_is_gone_is_named(recorder: Recorder) -> None:
     (first,) = recorder.findings[0].symptoms
     second = replace(first, quantity="states")
     recorder.findings = (replace(recorder.findings[0], symptoms=(first, second)),)
-    states = Measurement("memory", "states", 13.0, "B", "pass", "measured", law=10.0)
+    states = Measurement("memory", "states", 10.0, "B", "pass", "measured", law=10.0)
     recorder.record(CASE, [*found("fail"), states], {})
     assert stale(recorder) == [second]
 
