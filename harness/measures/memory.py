@@ -1,6 +1,6 @@
 """An engine's states and the memory kept for the backward pass, compared with the laws, and the peak of a step."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from harness.spec import Case, Measurement, Needs, Occasion
@@ -33,7 +33,7 @@ def take(lab: "Lab", case: Case) -> list[Measurement]:
         found = [
             law.against(card, case, "memory", "states", states, padding),
             law.against(card, case, "memory", "activations", kept),
-            _growth([[step.states for step in rank.memory] for rank in ranks]),
+            _growth([[step.states for step in rank.memory] for rank in ranks], _idle(ranks[0].observed)),
             _graph([rank.nodes for rank in ranks if isinstance(rank, TrainerRun)]),
         ]
     else:
@@ -44,10 +44,23 @@ def take(lab: "Lab", case: Case) -> list[Measurement]:
     return [measurement.but(detail={**measurement.detail, **meter}) for measurement in found]
 
 
-def _growth(ranks: Sequence[Sequence[float]]) -> Measurement:
-    """All steps hold the same but for a scalar, say a loss that is kept; a leak grows from step to step."""
-    growth = max(last - settled for settled, *_, last in ranks)
-    text = f"{growth:,.0f} B more in the last step than in the third, on the rank with the largest growth"
+def _idle(observed: Sequence[Mapping[str, float]]) -> int:
+    """The number of steps at the start that changed nothing, as an optimizer makes its states in the first that
+    does."""
+    return next((step for step, seen in enumerate(observed) if not seen.get("skipped")), len(observed))
+
+
+def _growth(ranks: Sequence[Sequence[float]], idle: int) -> Measurement:
+    """All steps hold the same but for a scalar, say a loss that is kept; a leak grows from step to step. ``ranks``: the
+    states of each in the third, the fourth and the last step, the first of which has those of the optimizer after
+    fewer than two ``idle`` steps."""
+    later = max(idle - 1, 0)  # the first of them that has all states
+    if later > 1:
+        text = f"the first {idle} steps were skipped, so the optimizer's states are too young to compare"
+        return Measurement("memory", "growth", None, "B", "inconclusive", text)
+    growth = max(states[-1] - states[later] for states in ranks)
+    than = ("third", "fourth")[later]
+    text = f"{growth:,.0f} B more in the last step than in the {than}, on the rank with the largest growth"
     return Measurement("memory", "growth", growth, "B", "fail" if growth > SCALAR else "pass", text, bound=SCALAR)
 
 

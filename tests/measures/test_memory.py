@@ -41,6 +41,15 @@ def test_what_a_step_leaves_behind_is_growth(states: tuple[float, ...], verdict:
     assert taken(rank(64.0, 64.0, 64.0), rank(*states))["growth"].verdict == verdict
 
 
+@pytest.mark.parametrize(
+    ("skipped", "verdict"),
+    [((0, 1, 1), "fail"), ((1, 0, 0), "fail"), ((1, 1, 0), "pass"), ((1, 1, 1, 0), "inconclusive")],
+)
+def test_states_that_the_first_real_step_makes_are_no_growth(skipped: tuple[int, ...], verdict: str) -> None:
+    late = replace(rank(64.0, 128.0, 128.0), observed=[{"skipped": float(step)} for step in skipped])
+    assert taken(late)["growth"].verdict == verdict
+
+
 @pytest.mark.parametrize(("nodes", "verdict"), [((7, 7), "pass"), ((7, 0), "pass"), ((7, 8), "fail")])
 def test_a_graph_that_is_kept_grows(nodes: tuple[int, int], verdict: str) -> None:
     assert taken(rank(1.0, 1.0, 1.0), rank(1.0, 1.0, 1.0, nodes=nodes))["graph"].verdict == verdict
