@@ -40,7 +40,14 @@ CARD = Card(
     laws=(
         Law("memory", "states", f"{HERE}.laws:states", 0.05, f"{PAPER}, §4.2: no states for the frozen weights"),
         Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.0, "one all-reduce of the adapters' gradients"),
-        Law("flops", "step", f"{HERE}.laws:flops", 0.0, "4Ψ a token: no gradients of the frozen weights"),
+        Law(
+            "flops",
+            "step",
+            f"{HERE}.laws:flops",
+            0.0,
+            "4 a token and frozen weight, which has no gradient",
+            unit="FLOP",
+        ),
     ),
     claims=(
         Claim(

@@ -6,13 +6,14 @@ from torch import Tensor
 
 from harness.spec import Topology, Workload
 from impls.engines.deepspeed.engine import Engine, deepspeed
+from impls.engines.deepspeed.zero import section
 from impls.finetuning.lora.on_peft import adapted, base, canonical, settings
 
 
 class PeftZero3(Engine):
     def __init__(self, workload: Workload, topology: Topology, **variant: float) -> None:
         self.peft = adapted(workload, **variant)
-        super().__init__(workload, topology, {"stage": 3}, model=self.peft)
+        super().__init__(workload, topology, section(workload, 3), model=self.peft)
         self.names = {canonical(name): parameter for name, parameter in self.names.items()}
         self.configuration += f"; LoraConfig({settings(**variant)})"
 

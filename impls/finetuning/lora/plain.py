@@ -35,7 +35,7 @@ def initial(workload: Workload, rank: int, dora: bool = False, **options: Any) -
     for name, shape in adapters(workload.model, rank, dora):
         drawn = weight(workload, name, shape)
         if name.endswith(MAGNITUDE):
-            drawn = drawn * base[name.removesuffix(MAGNITUDE) + "weight"].norm(dim=1)
+            drawn = (drawn * base[name.removesuffix(MAGNITUDE) + "weight"].norm(dim=1)).bfloat16().float()
         yield name, drawn / 4 if name.endswith(B) else drawn
 
 
@@ -46,6 +46,7 @@ class Adapted(nn.Module):
         super().__init__()
         self.base, self.scale, self.dora, self.math = base, scale, dora, math
         self.trained: dict[str, nn.Parameter] = {}
+        self.folded = torch.ones(())
 
     def forward(self, x: Tensor) -> Tensor:
         a, b = (self.trained[name].to(x.dtype) for name in (A, B))
@@ -57,13 +58,20 @@ class Adapted(nn.Module):
         """m / ‖W + s B A‖ of each row, [out]; the norm is a constant to the gradient (equation 11)."""
         return self.trained[MAGNITUDE] / self.whole().norm(dim=1)
 
+    def update(self) -> Tensor:
+        """s B A, [out, in]."""
+        return (self.scale * self.trained[B] @ self.trained[A]).detach()
+
     def whole(self) -> Tensor:
         """W + s B A, at least float32, [out, in]."""
-        return (self.base.weight + self.scale * self.trained[B] @ self.trained[A]).detach()
+        return self.base.weight + self.update()
 
-    def merged(self) -> Tensor:
-        whole = self.whole() * self.gain().detach()[:, None] if self.dora else self.whole()
-        return whole.to(self.base.weight.dtype)
+    def merge(self) -> None:
+        self.folded = self.gain().detach()[:, None] if self.dora else torch.ones(())
+        self.base.weight.copy_(self.whole() * self.folded)
+
+    def unmerge(self) -> None:
+        self.base.weight.copy_(self.base.weight / self.folded - self.update())
 
 
 class Plain:
@@ -123,11 +131,16 @@ class Plain:
     def frozen(self) -> Mapping[str, Tensor]:
         return {f"{name}.weight": adapted.base.weight for name, adapted in self.adapted.items()}
 
+    @torch.no_grad()
     def merged(self) -> Mapping[str, Tensor]:
-        return {f"{name}.weight": adapted.merged() for name, adapted in self.adapted.items()}
+        for adapted in self.adapted.values():
+            adapted.merge()
+        return self.frozen()
 
+    @torch.no_grad()
     def unmerge(self) -> None:
-        """Nothing was folded in."""
+        for adapted in self.adapted.values():
+            adapted.unmerge()
 
 
 def build(workload: Workload, topology: Topology, permute: bool = False, math: bool = False, **options: Any) -> Plain:

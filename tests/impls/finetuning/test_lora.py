@@ -60,11 +60,12 @@ def test_the_dense_model_is_the_definition(variant: str) -> None:
     base = dict(model.named_parameters())
     loss = functional_call(model, whole(base, trained, options), tuple(batch(work, 0)))
     gradients = torch.autograd.grad(loss, list(trained.values()))
-    assert float(trainer.backward(batch(work, 0))) == pytest.approx(float(loss), rel=1e-13)
+    assert float(trainer.backward(batch(work, 0))) == pytest.approx(loss.item(), rel=1e-13)
     for name, gradient in zip(trained, gradients, strict=True):
         torch.testing.assert_close(trainer.gradients()[name], gradient, rtol=1e-9, atol=1e-14)
+    merged = trainer.merged()
     for name, tensor in whole(base, trained, options).items():
-        torch.testing.assert_close(trainer.merged()[name], tensor.detach(), rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(merged[name].detach(), tensor.detach(), rtol=1e-12, atol=1e-14)
 
 
 def test_lora_plus_steps_b_faster() -> None:
@@ -149,5 +150,9 @@ def test_an_adapter_of_another_base_or_with_nan_names_the_tensor(folder: Path) -
 def test_a_merged_model_computes_what_the_adapted_one_does() -> None:
     for options in VARIANTS.values():
         trainer, model, tokens = dense(WORK, **options), build_model(WORK), batch(WORK, 0).inputs
+        adapted, before = trainer.model(tokens), {name: tensor.clone() for name, tensor in trainer.frozen().items()}
         merged = functional_call(model, dict(trainer.merged()), (tokens,))
-        torch.testing.assert_close(merged, trainer.model(tokens), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(merged, adapted, rtol=1e-9, atol=1e-12)
+        trainer.unmerge()
+        for name, tensor in trainer.frozen().items():
+            torch.testing.assert_close(tensor.detach(), before[name].detach(), rtol=1e-12, atol=1e-14)
