@@ -78,7 +78,8 @@ class AdaptiveBudget:
         each = ((name, {Q: layer.Q, VALUES: layer.Λ, P: layer.P}) for name, layer in self.adapted.items())
         self.weights = {f"{name}.{part}": p for name, parts in each for part, p in parts.items()}
         self.optimizer = optimizer(self.weights.values(), workload)
-        self.importance, self.t, self.masks = Importance(), 0, [torch.ones(rank, dtype=torch.bool)] * n
+        self.importance, self.t = Importance(), 0
+        self.masks = [torch.ones(rank, dtype=torch.bool) for _ in range(n)]
 
     def backward(self, batch: Batch) -> Tensor:
         # 1. L: this rank's share of the batch.
