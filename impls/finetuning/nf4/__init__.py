@@ -1,0 +1,38 @@
+"""Storage of frozen weights in four bits: NF4, FP4 and double quantisation."""
+
+from harness.spec import Card, Claim, Engine, Functions
+
+HERE = "impls.finetuning.nf4"
+PAPER = "Dettmers et al. 2023, QLoRA, arXiv:2305.14314"
+
+CARD = Card(
+    name="nf4",
+    title="Four bits a weight: NF4, FP4, double quantisation",
+    sources=(f"{PAPER}, §2 equations 1 and 2, §3 equation 4, appendix E",),
+    variants={
+        "nf4_single": {"normal": True, "double": False},
+        "nf4_double": {"normal": True, "double": True},
+        "fp4_single": {"normal": False, "double": False},
+        "fp4_double": {"normal": False, "double": True},
+    },
+    engines={
+        "reference": Engine(f"{HERE}.reference:build"),
+        "bitsandbytes": Engine(f"{HERE}.on_bitsandbytes:build", requires=("bitsandbytes>=0.50",)),
+    },
+    topologies=("dp1",),
+    contract=Functions(f"{HERE}.problem", exact=("codes", "scales", "bits"), weighed=False),
+    claims=(
+        Claim(
+            "qlora_bits",
+            "Double quantisation takes 4.5 bits a parameter to 4.127, which saves 0.37",
+            f"{PAPER}, §3",
+            f"{HERE}.claims:bits",
+        ),
+        Claim(
+            "nf4_error",
+            "NF4 is closer to normally distributed weights than FP4",
+            f"{PAPER}, §4 and table 2",
+            f"{HERE}.claims:error",
+        ),
+    ),
+)
