@@ -15,21 +15,19 @@ def bits(records: Records) -> Measurement:
     """4 + 32/64, and 4 + 8/64 + 32/(64 · 256)."""
     single, double = 4 + 32 / BLOCK, 4 + 8 / BLOCK + 32 / (BLOCK * SCALES)
     arithmetic = f"4 + 32/64 = {single}; 4 + 8/64 + 32/(64 · 256) = {double:.4f}; saved {single - double:.3f}"
-    exact = [
-        record
+    verdicts = [
+        record["verdict"]
         for record in records
         if (record["measure"], record["quantity"], record["engine"]) == ("parity", "exact", "bitsandbytes")
-        and record["variant"] in ("nf4_single", "nf4_double")
+        and record["variant"] == "nf4_single"
     ]
-    if not exact:
+    if not verdicts:
         return assessed(
             "qlora_bits", "formula only", f"{arithmetic}; this run has no storage of bitsandbytes", arithmetic
         )
-    passed = all(record["verdict"] == "pass" for record in exact)
-    reason = f"{arithmetic}; bitsandbytes' tensors have {'the same' if passed else 'another'} number of bits a weight"
-    return assessed(
-        "qlora_bits", "reproduced" if passed else "contradicted", reason, arithmetic, value=double, law=4.127
-    )
+    same = set(verdicts) == {"pass"}
+    reason = f"{arithmetic}; the bytes of bitsandbytes' tensors are {'as many' if same else 'others'} without doubling"
+    return assessed("qlora_bits", "reproduced" if same else "contradicted", reason, arithmetic, value=double, law=4.127)
 
 
 def error(records: Records) -> Measurement:
