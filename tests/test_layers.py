@@ -61,6 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "harness.meter": {"harness.spec"},
     "harness.judge": BASE,
     "harness.store": {"harness.spec"},
+    "harness.api": {"harness.store"},
     "harness.findings": {"harness.spec", "harness.plugin"},
     "harness.history": {"harness.spec", "harness.judge", "harness.store"},
     "harness.launch": BASE | {"harness.meter"},

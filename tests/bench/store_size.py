@@ -1,0 +1,72 @@
+"""Times the store with a long history and prints the figures: ``python -m tests.bench.store_size [RUNS] [RECORDS]``.
+
+1,000 runs of 1,000 records by default, in a SQLite file of a temporary folder.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from harness.spec import Case, Measurement, Topology, Workload
+from harness.store import Store, environment
+from harness.store.record import plain, row
+from harness.store.schema import writing
+from harness.store.tables import RECORDS, RUNS
+
+FIRST = datetime(2024, 1, 1, tzinfo=UTC)
+FIGURES_A_CASE = 10
+REASON = "within 3 % of the law: parameters, gradients and optimizer state of one rank, and the buckets in flight"
+
+
+def fill(store: Store, runs: int, records: int) -> None:
+    described = plain(environment())
+    cases = [
+        Case("zero", f"zero{number}", "deepspeed", Topology(dp=2), Workload())
+        for number in range(records // FIGURES_A_CASE)
+    ]
+    for night in range(runs):
+        started = (FIRST + timedelta(days=night)).isoformat(timespec="microseconds")
+        run = f"{night:06d}"
+        rows = []
+        for case in cases:
+            for number in range(FIGURES_A_CASE):
+                timed = {"samples": [0.1 + night / 1e6] * 20} if number == 0 else {"rank": number}
+                value = float(night + number)
+                figure = Measurement("memory", f"part {number}", value, "B", "pass", REASON, 1.0, 2.0, detail=timed)
+                rows.append(row(run, case, "cpu", figure, started))
+        with writing(store.engine) as connection:
+            about = {"run": run, "command": "pytest suites", "status": "finished", "started": started}
+            connection.execute(RUNS.insert().values(**about, finished=started, environment=described))
+            connection.execute(RECORDS.insert(), rows)
+
+
+def timed(what: str, call: Callable[[], object]) -> None:
+    before = time.perf_counter()
+    call()
+    print(f"{time.perf_counter() - before:8.3f} s  {what}", flush=True)
+
+
+def main(runs: int = 1000, records: int = 1000) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "store.db"
+        store = Store.open(str(file))
+        timed(f"written: {runs:,} runs of {records:,} records", lambda: fill(store, runs, records))
+        print(f"{file.stat().st_size / 2**20:8.0f} MiB")
+        case = Case("zero", "zero3", "deepspeed", Topology(dp=2), Workload()).id
+        timed("opened", lambda: Store.open(str(file)))
+        timed("the list of runs", store.runs)
+        timed("the records of the latest run", store.records)
+        one = {"case": case, "measure": "memory", "quantity": "part 0"}
+        timed("one series: records", lambda: store.records("*", **one))
+        timed("one series: rows", lambda: list(store.series_rows(**one)))
+        timed("one series: rows with samples", lambda: list(store.series_rows(samples=True, **one)))
+        timed("one case: rows", lambda: list(store.series_rows(case=case)))
+        timed("all rows", lambda: sum(1 for _ in store.series_rows()))
+        timed("all rows with samples", lambda: sum(1 for _ in store.series_rows(samples=True)))
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
