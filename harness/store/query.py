@@ -64,9 +64,7 @@ def records(engine: Engine, run: str | None, equals: Mapping[str, object]) -> li
     return [record for record in latest.values() if all(record[name] == value for name, value in wanted.items())]
 
 
-def series_rows(
-    engine: Engine, samples: bool, equals: Mapping[str, str | Collection[str]]
-) -> Iterator[SeriesRow]:
+def series_rows(engine: Engine, samples: bool, equals: Mapping[str, str | Collection[str]]) -> Iterator[SeriesRow]:
     """Implements :meth:`Store.series_rows`."""
     _check(equals, TEXTS, "column of text")
     names = ("run", "case", "measure", "quantity", "unit", "direction", "value", "verdict")

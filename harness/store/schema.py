@@ -37,6 +37,7 @@ ADVICE = {
     "permission denied": "ask for the right to create and write tables in that database",
 }
 
+
 class StoreError(Exception):
     """A store that cannot be used; the message is one line with advice."""
 
@@ -191,8 +192,11 @@ def _revision(connection: Connection) -> str | None:
 def _check_tables(connection: Connection, create: bool) -> None:
     """A server's database may be shared; a file with other tables belongs to another program."""
     if not create:
-        raise StoreError(f"{shown(connection.engine.url)}: has no Plumbline tables; name a store that a run has written")
-    others = inspect(connection).get_table_names() if connection.dialect.name == "sqlite" else []
+        raise StoreError(
+            f"{shown(connection.engine.url)}: has no Plumbline tables; name a store that a run has written"
+        )
+    names = inspect(connection).get_table_names() if connection.dialect.name == "sqlite" else []
+    others = sorted({*names} - {*METADATA.tables})  # ours may have been created just now
     if others:
         some = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
         reason = f"is another program's database, with the tables {some}; give another path"

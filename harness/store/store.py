@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Connection, Engine, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from harness.spec import Case, Measurement
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas
 
 ENDS = ("finished", "interrupted", "failed")
-INSERTS = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}  # those that know ON CONFLICT
+INSERTS: Mapping[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}  # those that know ON CONFLICT
 SAME_TIME = timedelta(minutes=1)  # two machines' clocks may differ by that much without a word
 
 
@@ -54,7 +54,8 @@ class Store:
             killed = query.killed(connection)
             connection.execute(RUNS.update().where(RUNS.c.run.in_(killed)).values(status="killed"))
             self.notes += query.told(killed)
-            latest = connection.execute(select(RUNS.c.run, RUNS.c.started).order_by(RUNS.c.started.desc())).first()
+            newest = select(RUNS.c.run, RUNS.c.started).order_by(RUNS.c.started.desc()).limit(1)
+            latest = connection.execute(newest).first()
             started = datetime.fromisoformat(clock)
             described = {**environment, "process": process()}
             if latest is not None and clock <= latest.started:

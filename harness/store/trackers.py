@@ -57,7 +57,9 @@ def _mlflow(about: Mapping[str, Any], values: Mapping[str, float], table: Path, 
     place = f"sqlite:///{folder / 'mlflow.db'}"
     client = MlflowClient(tracking_uri=place)
     experiment = client.get_experiment_by_name(PROJECT)
-    home = experiment.experiment_id if experiment else client.create_experiment(PROJECT, (folder / "artifacts").as_uri())
+    home = (
+        experiment.experiment_id if experiment else client.create_experiment(PROJECT, (folder / "artifacts").as_uri())
+    )
     if client.search_runs([home], filter_string=f"tags.`plumbline.run` = '{about['run']}'"):
         raise StoreError(f"run {about['run']} is already in {folder}; nothing was exported")
     started, ended = (_milliseconds(about[name]) for name in ("started", "finished"))

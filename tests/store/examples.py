@@ -71,5 +71,3 @@ def refusal(url: str, create: bool = True) -> str:
     assert PASSWORD not in message
     assert caught.value.__cause__ is None
     return message
-
-

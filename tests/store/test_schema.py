@@ -14,6 +14,7 @@ from sqlalchemy import make_url, text
 from harness.store import Store, StoreError
 from tests.store.examples import CASE, FINDING, PASSWORD, refusal, written
 
+
 def test_a_path_is_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     store = Store.open("100% a?b #1.db")
