@@ -74,8 +74,8 @@ def series_rows(engine: Engine, samples: bool, equals: Mapping[str, str | Collec
     statement = select(*chosen).where(*_conditions(equals))
     with reading(engine) as connection:
         # read once, not by a join: the rows then share the texts of their run
-        began = connection.execute(select(RUNS.c.run, RUNS.c.started)).tuples()
-        runs = {run: (run, started) for run, started in began}
+        began = select(RUNS.c.run, RUNS.c.started)
+        runs = {run: (run, started) for run, started in connection.execute(began)}
         streamed = connection.execution_options(yield_per=ROWS_AT_ONCE)
         for run, case, *rest in streamed.execute(statement):
             if run in runs:  # not one that began meanwhile
@@ -108,7 +108,7 @@ def runs(engine: Engine, run: str | None = None) -> list[dict[str, Any]]:
         statement, counted = statement.where(RUNS.c.run == name), counted.where(RECORDS.c.run == name)
     with reading(engine) as connection:
         found = [dict(row) for row in connection.execute(statement).mappings()]
-        counts = dict(connection.execute(counted).tuples().all())
+        counts = {name: count for name, count in connection.execute(counted)}
         dead = killed(connection)
     for row in found:
         hidden = {name: value for name, value in row["environment"].items() if name != "process"}
