@@ -48,6 +48,7 @@ def test_a_store_that_is_not_there_is_one_line(store: Store, tmp_path: Path) -> 
         plumbline.records(str(tmp_path / "none.db"))
 
 
+@pytest.mark.filterwarnings("ignore:Support for")  # setuptools calls this part of its interface beta
 def test_an_installation_has_the_package_once() -> None:
     found = read_configuration(ROOT / "pyproject.toml", expand=True)["tool"]["setuptools"]
     assert found["packages"].count("plumbline") == 1

@@ -80,7 +80,7 @@ def series_rows(engine: Engine, samples: bool, equals: Mapping[str, str | Collec
         for run, case, *rest in streamed.execute(statement):
             if run in runs:  # not one that began meanwhile
                 repetitions = tuple(rest.pop() or ()) if samples else ()
-                yield SeriesRow(*runs[run], ALIASES.get(case, case), *rest, repetitions)
+                yield SeriesRow._make((*runs[run], ALIASES.get(case, case), *rest, repetitions))
 
 
 def _conditions(equals: Mapping[str, str | Collection[str]]) -> Iterator[ColumnElement[bool]]:

@@ -24,6 +24,7 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own
 def test_mlflow_shows_the_run_with_its_figures_environment_and_records(store: Store, tmp_path: Path) -> None:
     client = pytest.importorskip("mlflow.tracking", reason="needs pip install 'plumbline[mlflow]'")
     told = send(store, None, "mlflow", tmp_path / "out")
@@ -44,6 +45,7 @@ def test_mlflow_shows_the_run_with_its_figures_environment_and_records(store: St
         send(store, None, "mlflow", tmp_path / "out")
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # its own
 def test_weights_and_biases_gets_the_run_offline(store: Store, tmp_path: Path) -> None:
     pytest.importorskip("wandb", reason="needs pip install 'plumbline[wandb]'")
     told = send(store, None, "wandb", tmp_path / "out")
