@@ -1,9 +1,10 @@
 """``import plumbline``: the records as a pandas frame."""
 
+import tomllib
 from pathlib import Path
 
 import pytest
-from setuptools.config.pyprojecttoml import read_configuration
+from setuptools.config.expand import find_packages
 
 from harness.store import COLUMNS, Store, StoreError
 from tests.store.examples import CASE, FINDING
@@ -48,10 +49,11 @@ def test_a_store_that_is_not_there_is_one_line(store: Store, tmp_path: Path) -> 
         plumbline.records(str(tmp_path / "none.db"))
 
 
-@pytest.mark.filterwarnings("ignore:Support for")  # setuptools calls this part of its interface beta
 def test_an_installation_has_the_package_once() -> None:
-    found = read_configuration(ROOT / "pyproject.toml", expand=True)["tool"]["setuptools"]
-    assert found["packages"].count("plumbline") == 1
-    assert found["package-dir"]["plumbline"] == "harness/api/plumbline"
-    assert not [name for name in found["packages"] if name.startswith("harness.api")]
-    assert "harness.store.migrations.versions" in found["packages"]
+    find = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
+    homes: dict[str, str] = {}
+    found = find_packages(root_dir=ROOT, fill_package_dir=homes, **find)
+    assert found.count("plumbline") == 1
+    assert homes["plumbline"] == "harness/api/plumbline"
+    assert not [name for name in found if name.startswith("harness.api")]
+    assert "harness.store.migrations.versions" in found
