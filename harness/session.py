@@ -5,6 +5,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -176,10 +177,12 @@ class Session:
 
     def record(self, case: Case, measurements: Sequence[Measurement]) -> None:
         problem = self._writer.add(case, self.device, measurements)
-        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        plugins = self.config.pluginmanager
+        reporter, capture = plugins.get_plugin("terminalreporter"), plugins.get_plugin("capturemanager")
         if problem and reporter is not None:
-            reporter.ensure_newline()
-            reporter.write_line(problem)
+            with capture.global_and_fixture_disabled() if capture is not None else nullcontext():
+                reporter.ensure_newline()
+                reporter.write_line(problem)
 
     @property
     def note(self) -> str:

@@ -102,13 +102,13 @@ def _check(equals: Mapping[str, object], known: Sequence[str], what: str) -> Non
 def runs(engine: Engine, run: str | None = None) -> list[dict[str, Any]]:
     """Implements :meth:`Store.runs`."""
     statement = select(RUNS).order_by(RUNS.c.started.desc(), RUNS.c.run.desc())
-    counted = select(RECORDS.c.run, func.count()).group_by(RECORDS.c.run)
+    counted = select(RECORDS.c.run, func.count().label("records")).group_by(RECORDS.c.run)
     if run not in (None, "*"):
         name = _run(engine, run)
         statement, counted = statement.where(RUNS.c.run == name), counted.where(RECORDS.c.run == name)
     with reading(engine) as connection:
         found = [dict(row) for row in connection.execute(statement).mappings()]
-        counts = {name: count for name, count in connection.execute(counted)}
+        counts = {row.run: row.records for row in connection.execute(counted)}
         dead = killed(connection)
     for row in found:
         hidden = {name: value for name, value in row["environment"].items() if name != "process"}

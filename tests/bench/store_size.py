@@ -23,24 +23,20 @@ REASON = "within 3 % of the law: parameters, gradients and optimizer state of on
 
 def fill(store: Store, runs: int, records: int) -> None:
     described = plain(environment())
-    cases = [
-        Case("zero", f"zero{number}", "deepspeed", Topology(dp=2), Workload())
-        for number in range(records // FIGURES_A_CASE)
-    ]
+    rows = []
+    for number in range(records):
+        case = Case("zero", f"zero{number // FIGURES_A_CASE}", "deepspeed", Topology(dp=2), Workload())
+        part = number % FIGURES_A_CASE
+        detail = {"rank": part} if part else {"samples": [0.1] * 20}
+        figure = Measurement("memory", f"part {part}", 0.0, "B", "pass", REASON, 1.0, 2.0, detail=detail)
+        rows.append(row("", case, "cpu", figure, ""))
     for night in range(runs):
         started = (FIRST + timedelta(days=night)).isoformat(timespec="microseconds")
-        run = f"{night:06d}"
-        rows = []
-        for case in cases:
-            for number in range(FIGURES_A_CASE):
-                timed = {"samples": [0.1 + night / 1e6] * 20} if number == 0 else {"rank": number}
-                value = float(night + number)
-                figure = Measurement("memory", f"part {number}", value, "B", "pass", REASON, 1.0, 2.0, detail=timed)
-                rows.append(row(run, case, "cpu", figure, started))
+        own = {"run": f"{night:06d}", "recorded": started}
+        about = {"run": own["run"], "command": "pytest suites", "status": "finished", "started": started}
         with writing(store.engine) as connection:
-            about = {"run": run, "command": "pytest suites", "status": "finished", "started": started}
             connection.execute(RUNS.insert().values(**about, finished=started, environment=described))
-            connection.execute(RECORDS.insert(), rows)
+            connection.execute(RECORDS.insert(), [{**each, **own, "value": float(night)} for each in rows])
 
 
 def timed(what: str, call: Callable[[], object]) -> None:
