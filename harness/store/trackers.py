@@ -29,8 +29,9 @@ def send(store: Store, run: str | None, tracker: str, folder: Path) -> str:
             table = Path(scratch) / "records.csv"
             export(store.frame(about["run"]), "csv", table)
             return TRACKERS[tracker](about, figures(found), table, folder.resolve())
-    except ImportError:
-        raise StoreError(f"{tracker} is not installed; pip install 'plumbline[{tracker}]'") from None
+    except ImportError as error:
+        reason = " ".join(str(error).split())
+        raise StoreError(f"{tracker} is not installed ({reason}); pip install 'plumbline[{tracker}]'") from None
     except OSError as error:
         raise StoreError(f"cannot write to {folder}: {error.strerror}; give another folder") from None
 
