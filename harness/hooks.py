@@ -172,12 +172,16 @@ def plumbline(pytestconfig: pytest.Config) -> Session:
 
 
 @pytest.fixture
-def require(pytestconfig: pytest.Config) -> Any:
-    """Passes, fails or skips by the worst of the measurements, and shows its figure."""
+def require(pytestconfig: pytest.Config, record_property: Callable[[str, object], None]) -> Any:
+    """Passes, fails or skips by the worst of the measurements, and shows its figure. All figures become properties of
+    the test, which ``--junitxml`` writes."""
     strict = bool(getattr(pytestconfig.option, "strict", False))  # pytest's own --strict: an absent engine fails
     consequences = {finding.id: finding.consequence for finding in session_of(pytestconfig).known}
 
     def decide(measurements: list[Measurement]) -> None:
+        for found in measurements:
+            figure = "no value" if found.value is None else f"{float(found.value):.12g} {found.unit}".rstrip()
+            record_property(f"{found.measure}.{found.quantity}", f"{figure}, {found.verdict}")
         unknown = [measurement for measurement in measurements if "finding" not in measurement.detail]
         for measurement in unknown:
             if measurement.verdict in ("fail", "error"):

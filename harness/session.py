@@ -5,6 +5,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -72,6 +73,7 @@ class Session:
         )
         self._lab: Any = None
         self._store: Any = None
+        self._writer: Any = None
         self._run = ""
         self.started = time.monotonic()
         self.done = 0
@@ -82,6 +84,7 @@ class Session:
     def outlook(self) -> list[str]:
         """A note on the device if it is unexpected; the size of each depth, and its estimated duration here."""
         lines = [self.note] if self.note else []
+        lines += self._store.notes if self._store else []
         for name in depth.DEPTHS:
             other = self.planned.at(name)
             mark = "*" if name == self.request.depth else " "
@@ -108,7 +111,7 @@ class Session:
     def open_store(self) -> None:
         """Checks the store and the report's folder before anything runs: a problem is a usage error, not the loss of an
         hour's figures."""
-        from harness.store import Store, StoreError, command, environment
+        from harness.store import Store, StoreError, Writer, command, environment
 
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -121,6 +124,7 @@ class Session:
             engines = distributions(engine for card in self.cards.values() for engine in card.engines.values())
             machine = environment(used, gpus.found().driver if used else None, engines)
             self._run = self._store.begin(machine, command(["pytest", *self.config.invocation_params.args]))
+            self._writer = Writer(self._store, self._run)
         except StoreError as error:
             raise pytest.UsageError(f"--store: {error}") from None
 
@@ -172,7 +176,13 @@ class Session:
             self.lab.runner.builds.wait(module, tell)
 
     def record(self, case: Case, measurements: Sequence[Measurement]) -> None:
-        self._store.add(self._run, case, self.device, measurements)
+        problem = self._writer.add(case, self.device, measurements)
+        plugins = self.config.pluginmanager
+        reporter, capture = plugins.get_plugin("terminalreporter"), plugins.get_plugin("capturemanager")
+        if problem and reporter is not None:
+            with capture.global_and_fixture_disabled() if capture is not None else nullcontext():
+                reporter.ensure_newline()
+                reporter.write_line(problem)
 
     @property
     def note(self) -> str:
@@ -194,6 +204,7 @@ class Session:
                     self.record(*_card_record(self.cards[topic]))
                 self.record(*_calibration_record())
                 self.record(*finding_records(self.known))
+                self._writer.flush()
                 self._store.finish(self._run, status)
         if self.tally:
             self.ends.append(f"records: {self._store.place} (plumbline records)")

@@ -24,22 +24,29 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 def records(options: argparse.Namespace) -> int:
     """Prints the records of a run, or the runs, for people or for another program."""
-    from harness.store import Store, StoreError, export
+    from harness.store import Store, StoreError, export, told
 
     if options.format == "parquet" and options.output is None and sys.stdout.isatty():
         raise UserError("Parquet is a binary format; add --output FILE, or redirect the output to a file or pipe")
     try:
         store = Store.open(options.store, create=False)
         if not options.runs:
-            export(store.frame(options.run), options.format or "csv", options.output)
+            found = store.frame(options.run)
+            export(found, options.format or "csv", options.output)
+            if found.empty:
+                which = f"run {options.run} has" if options.run not in (None, "*") else "there are"
+                print(f"plumbline: {which} no records; plumbline records --runs lists the runs", file=sys.stderr)
         elif options.format or options.output:
             export(store.run_frame(options.run), options.format or "csv", options.output)
         else:
+            runs = store.runs(options.run)
             listed = table("run", "started", "status", "records", "command")
-            for found in store.runs(options.run):
-                cells = (found["run"], found["started"][:19], found["status"], found["records"], found["command"])
+            for run in runs:
+                cells = (run["run"], run["started"][:19], run["status"], run["records"], run["command"])
                 listed.add_row(*(escape(str(cell)) for cell in cells))
             Console().print(listed)
+            for line in told([run["run"] for run in runs if run["status"] == "killed"]):
+                print(f"plumbline: {line}", file=sys.stderr)
     except StoreError as error:
         raise UserError(str(error)) from None
     return 0

@@ -3,47 +3,60 @@
 import csv
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import ColumnElement, Connection, Engine, Text, func, select
 
 from harness.store.liveness import gone
 from harness.store.record import ALIASES
-from harness.store.schema import RECORDS, RUNS, StoreError, reading, shown
+from harness.store.schema import StoreError, reading, shown
+from harness.store.tables import COLUMNS, KEY, RECORDS, RUNS
 
 if TYPE_CHECKING:
     import pandas  # imported below where it is used: loading it takes longer than running a case
 
-COLUMNS = tuple(column.name for column in RECORDS.columns if column.name != "id")
 FIGURES = ("value", "law", "bound")
-KEY = ("run", "case", "measure", "quantity")
+TEXTS = tuple(name for name in COLUMNS if isinstance(RECORDS.c[name].type, Text))
 OBJECTS = ("detail", "environment")
 FORMATS = ("csv", "json", "parquet")
+ROWS_AT_ONCE = 10_000
+
+
+class SeriesRow(NamedTuple):
+    """One figure of one run, without the rest of its record."""
+
+    run: str
+    started: str  # of the run
+    case: str
+    measure: str
+    quantity: str
+    unit: str
+    direction: str
+    value: float | None
+    verdict: str
+    samples: tuple[float, ...] = ()  # the repetitions behind the figure, if asked for and kept
 
 
 def records(engine: Engine, run: str | None, equals: Mapping[str, object]) -> list[dict[str, Any]]:
     """Implements :meth:`Store.records`."""
-    for name in equals:
-        if name not in COLUMNS:
-            raise StoreError(f"records have no column {name!r}{_nearest(name, COLUMNS)}; known: {', '.join(COLUMNS)}")
+    _check(equals, COLUMNS, "column")
     wanted = dict(equals)
     if run != "*":
         wanted["run"] = _run(engine, run)
     if "case" in wanted:
         wanted["case"] = ALIASES.get(str(wanted["case"]), wanted["case"])
     statement = select(*(RECORDS.c[name] for name in COLUMNS)).order_by(RECORDS.c.id)
-    # SQL may filter only by the key: a filter by verdict, for example, would return a superseded row as the latest.
-    for name in set(KEY) & set(wanted):
-        spellings = [wanted[name]]
-        if name == "case":
-            spellings += [old for old, new in ALIASES.items() if new == wanted[name]]
-        statement = statement.where(RECORDS.c[name].in_(spellings))
+    # A case that was renamed within a run may have a figure twice; a filter by its verdict, for example, would then
+    # return the former as the latest.
+    exact = KEY if ALIASES else TEXTS
+    texts = {name: value for name, value in wanted.items() if name in exact and isinstance(value, str)}
+    statement = statement.where(*_conditions(texts))
     with reading(engine) as connection:
-        rows = connection.execute(statement).mappings().all()
+        rows = connection.execute(statement).mappings().all() if wanted.get("run", "") is not None else []
     latest: dict[tuple[str, ...], dict[str, Any]] = {}
     for row in rows:
         record = {**row, "case": ALIASES.get(row["case"], row["case"])}
@@ -51,23 +64,56 @@ def records(engine: Engine, run: str | None, equals: Mapping[str, object]) -> li
     return [record for record in latest.values() if all(record[name] == value for name, value in wanted.items())]
 
 
+def series_rows(engine: Engine, samples: bool, equals: Mapping[str, str | Collection[str]]) -> Iterator[SeriesRow]:
+    """Implements :meth:`Store.series_rows`."""
+    _check(equals, TEXTS, "column of text")
+    names = ("run", "case", "measure", "quantity", "unit", "direction", "value", "verdict")
+    chosen: list[Any] = [RECORDS.c[name] for name in names]
+    if samples:
+        chosen.append(RECORDS.c.detail["samples"])
+    statement = select(*chosen).where(*_conditions(equals))
+    with reading(engine) as connection:
+        # read once, not by a join: the rows then share the texts of their run
+        began = select(RUNS.c.run, RUNS.c.started)
+        runs = {run: (run, started) for run, started in connection.execute(began)}
+        streamed = connection.execution_options(yield_per=ROWS_AT_ONCE)
+        for run, case, *rest in streamed.execute(statement):
+            if run in runs:  # not one that began meanwhile
+                repetitions = tuple(rest.pop() or ()) if samples else ()
+                yield SeriesRow._make((*runs[run], ALIASES.get(case, case), *rest, repetitions))
+
+
+def _conditions(equals: Mapping[str, str | Collection[str]]) -> Iterator[ColumnElement[bool]]:
+    """SQL's conditions for columns of text that have one value, or one of several; a renamed case has all its names."""
+    for name, value in equals.items():
+        values = {value} if isinstance(value, str) else set(value)
+        if name == "case":
+            values = {ALIASES.get(case, case) for case in values}
+            values |= {old for old, new in ALIASES.items() if new in values}
+        yield RECORDS.c[name] == values.pop() if len(values) == 1 else RECORDS.c[name].in_(sorted(values))
+
+
+def _check(equals: Mapping[str, object], known: Sequence[str], what: str) -> None:
+    for name in equals:
+        if name not in known:
+            raise StoreError(f"records have no {what} {name!r}{_nearest(name, known)}; known: {', '.join(known)}")
+
+
 def runs(engine: Engine, run: str | None = None) -> list[dict[str, Any]]:
     """Implements :meth:`Store.runs`."""
-    distinct = select(*(RECORDS.c[name] for name in KEY)).distinct().subquery()
-    counts = select(distinct.c.run, func.count().label("records")).group_by(distinct.c.run).subquery()
-    statement = (
-        select(RUNS, func.coalesce(counts.c.records, 0).label("records"))
-        .outerjoin(counts, RUNS.c.run == counts.c.run)
-        .order_by(RUNS.c.started.desc(), RUNS.c.run.desc())
-    )
+    statement = select(RUNS).order_by(RUNS.c.started.desc(), RUNS.c.run.desc())
+    counted = select(RECORDS.c.run, func.count().label("records")).group_by(RECORDS.c.run)
     if run not in (None, "*"):
-        statement = statement.where(RUNS.c.run == _run(engine, run))
+        name = _run(engine, run)
+        statement, counted = statement.where(RUNS.c.run == name), counted.where(RECORDS.c.run == name)
     with reading(engine) as connection:
         found = [dict(row) for row in connection.execute(statement).mappings()]
+        counts = {row.run: row.records for row in connection.execute(counted)}
         dead = killed(connection)
     for row in found:
         hidden = {name: value for name, value in row["environment"].items() if name != "process"}
-        row |= {"environment": hidden, "status": "killed" if row["run"] in dead else row["status"]}
+        status = "killed" if row["run"] in dead else row["status"]
+        row |= {"environment": hidden, "status": status, "records": counts.get(row["run"], 0)}
     return found
 
 
@@ -77,6 +123,18 @@ def killed(connection: Connection) -> list[str]:
     one_machine = connection.dialect.name == "sqlite"
     rows = connection.execute(statement).all()
     return [run for run, environment in rows if gone(environment.get("process") or {}, one_machine)]
+
+
+def told(killed: Sequence[str]) -> list[str]:
+    """A line about runs whose process ended without closing them; none if there are none."""
+    if not killed:
+        return []
+    names = ", ".join(killed[:3]) + (f" and {len(killed) - 3} more" if len(killed) > 3 else "")
+    ended = "its process" if len(killed) == 1 else "their processes"
+    return [
+        f"killed before the end: {names}; {ended} ended without closing the run: all records are kept but the one "
+        "that was being written"
+    ]
 
 
 def frame(records: list[dict[str, Any]]) -> "pandas.DataFrame":
@@ -128,13 +186,14 @@ def _encoded(frame: "pandas.DataFrame", format: str) -> bytes:
 
 def _run(engine: Engine, run: str | None) -> str | None:
     """The requested id if the store has it, or the latest run's; None in an empty store."""
+    latest_first = select(RUNS.c.run).order_by(RUNS.c.started.desc(), RUNS.c.run.desc())
     with reading(engine) as connection:
-        known = connection.execute(select(RUNS.c.run).order_by(RUNS.c.started, RUNS.c.run)).scalars().all()
-    if run is None:
-        return known[-1] if known else None
-    if run not in known:
-        raise StoreError(f"{shown(engine.url)}: has no run {run!r}{_nearest(run, known)}; * means all runs")
-    return run
+        if run is None:
+            return connection.execute(latest_first.limit(1)).scalar()
+        if connection.execute(select(RUNS.c.run).where(RUNS.c.run == run)).first():
+            return run
+        known = connection.execute(latest_first).scalars().all()
+    raise StoreError(f"{shown(engine.url)}: has no run {run!r}{_nearest(run, known)}; * means all runs")
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:

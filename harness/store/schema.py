@@ -1,39 +1,16 @@
-"""The store's tables and their version; opens, creates and migrates a store."""
+"""Opens, creates and migrates a store, and says in one line why one cannot be used."""
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import (
-    JSON,
-    URL,
-    Column,
-    Connection,
-    Double,
-    Engine,
-    ForeignKey,
-    Index,
-    Integer,
-    MetaData,
-    NullPool,
-    Table,
-    Text,
-    create_engine,
-    event,
-    inspect,
-    make_url,
-    select,
-    text,
-)
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, inspect, make_url, select, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 
 from harness.store.redact import redact
-
-# Step n - 1 migrates a store from version n to n + 1, in SQL that SQLite and PostgreSQL both understand. The tables
-# below have the newest version. A released step is never edited.
-STEPS: tuple[tuple[str, ...], ...] = ()
+from harness.store.tables import BASELINE, HEAD, METADATA, NOT_FOR_OLD_RELEASES, REVISIONS, VERSIONS
 
 BUSY_SECONDS = 60  # time a writer waits for another one's transaction; each takes a few milliseconds
 CONNECT_SECONDS = 10
@@ -54,50 +31,20 @@ ADVICE = {
     "unable to open": "allow writing to the file and its folder, or give another path",
     "locked": "another program has locked it; end that program and try again",
     "full": "free some space and try again",
+    "disk I/O error": "check the disk and its free space, and try again",
+    "no space left": "free some space on the server and try again",
     "connection": "check that the server runs, and the host, port, user, password and database in the URL",
     "permission denied": "ask for the right to create and write tables in that database",
 }
-
-METADATA = MetaData()
-
-# The prefix keeps a shared PostgreSQL database free of name conflicts.
-VERSIONS = Table("plumbline_schema", METADATA, Column("version", Integer, nullable=False))
-
-RUNS = Table(
-    "plumbline_runs",
-    METADATA,
-    Column("run", Text, primary_key=True),
-    Column("command", Text, nullable=False),
-    Column("status", Text, nullable=False),
-    Column("started", Text, nullable=False),  # times are UTC in ISO 8601, which sorts as text in both databases
-    Column("finished", Text),
-    Column("environment", JSON, nullable=False),
-)
-
-RECORDS = Table(
-    "plumbline_records",
-    METADATA,
-    Column("id", Integer, primary_key=True),
-    Column("run", Text, ForeignKey("plumbline_runs.run"), nullable=False, index=True),
-    *(Column(name, Text, nullable=False) for name in ("case", "topic", "variant", "engine", "topology", "workload")),
-    *(Column(name, Text, nullable=False) for name in ("dtype", "device", "measure", "quantity")),
-    Column("value", Double),
-    Column("unit", Text, nullable=False),
-    Column("law", Double),
-    Column("bound", Double),
-    *(Column(name, Text, nullable=False) for name in ("verdict", "reason", "direction")),
-    Column("detail", JSON, nullable=False),
-    Column("recorded", Text, nullable=False),
-    Index("plumbline_series", "case", "measure", "quantity"),
-)
 
 
 class StoreError(Exception):
     """A store that cannot be used; the message is one line with advice."""
 
 
-def connect(url: str, create: bool = True, steps: Sequence[Sequence[str]] = STEPS) -> Engine:
-    """An engine on a store of version ``1 + len(steps)``: created if allowed, migrated in place if older.
+def connect(url: str, create: bool = True, head: str = HEAD, folder: Path | None = None) -> Engine:
+    """An engine on a store of revision ``head``: created if allowed, migrated in place if older. ``folder``: other
+    migrations than our own.
 
     Every use opens and closes its own connection, so an engine survives a fork and a server's restart.
     """
@@ -117,7 +64,7 @@ def connect(url: str, create: bool = True, steps: Sequence[Sequence[str]] = STEP
     if address.drivername == "sqlite":
         # A commit reaches the write-ahead log but not yet the disk: it outlives this process, which is enough.
         event.listen(engine, "connect", lambda raw, _: raw.execute("PRAGMA synchronous = NORMAL"))
-    _prepare(engine, create, steps)
+    _prepare(engine, create, head, folder)
     return engine
 
 
@@ -161,21 +108,22 @@ def place(url: URL) -> str:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    with _reporting(engine), engine.connect() as connection:
+    with reporting(engine), engine.connect() as connection:
         yield connection
 
 
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
     """One transaction, committed at the end; on SQLite it waits for the lock before it reads or writes anything."""
-    with _reporting(engine), engine.begin() as connection:
+    with reporting(engine), engine.begin() as connection:
         if engine.dialect.name == "sqlite":
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         yield connection
 
 
 @contextmanager
-def _reporting(engine: Engine) -> Iterator[None]:
+def reporting(engine: Engine) -> Iterator[None]:
+    """Every error of the database becomes a :class:`StoreError`."""
     try:
         yield
     except DBAPIError as error:
@@ -185,6 +133,9 @@ def _reporting(engine: Engine) -> Iterator[None]:
         raise StoreError(f"{shown(engine.url)}: {cause}; {advice}") from None
     except (ArgumentError, UnicodeError):  # from an invalid port or host
         raise StoreError(f"{shown(engine.url)}: its URL cannot be used; {USAGE}") from None
+    except ValueError as error:  # a text that is no JSON or no time
+        reason = f"a value in it cannot be read ({redact(_line(error))})"
+        raise StoreError(f"{shown(engine.url)}: {reason}; {ADVICE['malformed']}") from None
 
 
 def _line(error: object) -> str:
@@ -200,39 +151,70 @@ def _check_file(path: Path, create: bool) -> None:
         raise StoreError(f"store {path}: no such file; give the path of a store that a run has written")
 
 
-def _prepare(engine: Engine, create: bool, steps: Sequence[Sequence[str]]) -> None:
-    known = 1 + len(steps)
+def _prepare(engine: Engine, create: bool, head: str, folder: Path | None) -> None:
     with reading(engine) as connection:
-        found = _version(connection)
-    if found == known:
+        found = _revision(connection)
+        if found is None:
+            _check_tables(connection, create)
+    if found == head:
         return
-    if found is None and not create:
-        raise StoreError(f"{shown(engine.url)}: has no Plumbline tables; name a store that a run has written")
     if found is None and engine.dialect.name == "sqlite":
         _keep_write_ahead_log(engine)
     with writing(engine) as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('plumbline'))"))
-        found = _version(connection)  # checked again: another session may have created it meanwhile
+        found = _revision(connection)  # checked again: another session may have created it meanwhile
         if found is None:
             METADATA.create_all(connection)
-            connection.execute(VERSIONS.insert().values(version=known))
-        elif found > known:
-            raise StoreError(
-                f"{shown(engine.url)}: written by a newer Plumbline (schema version {found}; this one knows {known}); "
-                "upgrade Plumbline or name another store"
-            )
-        else:
-            for statement in (statement for step in steps[found - 1 :] for statement in step):
-                connection.execute(text(statement))
-            connection.execute(VERSIONS.update().values(version=known))
+            connection.execute(REVISIONS.insert().values(version_num=HEAD))
+            connection.execute(VERSIONS.insert().values(version=NOT_FOR_OLD_RELEASES))
+            found = HEAD
+        if found != head:
+            _migrate(connection, found, head, folder)
 
 
-def _version(connection: Connection) -> int | None:
-    if not inspect(connection).has_table(VERSIONS.name):
+def _revision(connection: Connection) -> str | None:
+    """The revision of the store's tables; None without tables of ours."""
+    tables = inspect(connection)
+    if tables.has_table(REVISIONS.name):
+        found: list[str] = list(connection.execute(select(REVISIONS.c.version_num)).scalars())
+    elif tables.has_table(VERSIONS.name):
+        numbers = connection.execute(select(VERSIONS.c.version)).scalars()
+        found = [BASELINE for number in numbers if number == 1]
+    else:
         return None
-    version: int = connection.execute(select(VERSIONS.c.version)).scalar_one()
-    return version
+    if len(found) != 1:
+        damaged = "its tables name no version, or more than one, so it is damaged; restore a copy or name another store"
+        raise StoreError(f"{shown(connection.engine.url)}: {damaged}")
+    return found[0]
+
+
+def _check_tables(connection: Connection, create: bool) -> None:
+    """A server's database may be shared; a file with other tables belongs to another program."""
+    if not create:
+        raise StoreError(
+            f"{shown(connection.engine.url)}: has no Plumbline tables; name a store that a run has written"
+        )
+    names = inspect(connection).get_table_names() if connection.dialect.name == "sqlite" else []
+    others = sorted({*names} - {*METADATA.tables})  # ours may have been created just now
+    if others:
+        some = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+        reason = f"is another program's database, with the tables {some}; give another path"
+        raise StoreError(f"{shown(connection.engine.url)}: {redact(_line(reason))}")
+
+
+def _migrate(connection: Connection, found: str, head: str, folder: Path | None) -> None:
+    from harness.store import migrate  # it imports Alembic, which a store of today does not need
+
+    folder = folder or migrate.MIGRATIONS
+    if not migrate.known(found, folder):
+        raise StoreError(
+            f"{shown(connection.engine.url)}: written by a newer Plumbline (schema revision {found}; this one knows "
+            f"{head}); upgrade Plumbline or name another store"
+        )
+    if not inspect(connection).has_table(REVISIONS.name):
+        migrate.stamp(connection, found, folder)
+    migrate.upgrade(connection, head, folder)
 
 
 def _keep_write_ahead_log(engine: Engine) -> None:

@@ -14,8 +14,7 @@ import pytest
 from sqlalchemy import URL, create_engine, make_url, text
 
 from harness.store import Store
-
-PASSWORD = "s3cret@/:%"  # with every character that has a meaning in a URL
+from tests.store.examples import PASSWORD
 
 
 @pytest.fixture(scope="session")

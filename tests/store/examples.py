@@ -1,13 +1,18 @@
-"""A case with its measurements, and another process's use of a store."""
+"""A case with its measurements, other processes' use of a store, and a store that is refused."""
 
+import multiprocessing
 import os
 import signal
 from multiprocessing.synchronize import Barrier
 from typing import Any
 
-from harness.spec import Case, Measurement, Topology, Workload
-from harness.store import Store
+import pytest
 
+from harness.spec import Case, Measurement, Topology, Workload
+from harness.store import Store, StoreError
+
+PASSWORD = "s3cret@/:%"  # of the server; with every character that has a meaning in a URL
+FORK = multiprocessing.get_context("fork")  # starts in a millisecond; nothing here has threads
 CASE = Case("zero", "zero3", "deepspeed", Topology(dp=2), Workload())
 FINDING = Measurement(
     measure="memory",
@@ -46,3 +51,23 @@ def written(store: Store, *measurements: Measurement, case: Case = CASE, **filte
     run = store.begin({}, "pytest")
     store.add(run, case, "cpu", measurements)
     return store.records(run, **filters)
+
+
+def write_on(url: str, told: int) -> None:
+    """Writes records 0, 1, 2 … until it is killed, and tells each on the pipe ``told`` once it is stored."""
+    store = Store.open(url)
+    run = store.begin({}, "pytest")
+    for number in range(10**6):
+        store.add(run, CASE, "cpu", [FINDING.but(quantity=str(number))])
+        os.write(told, b".")
+
+
+def refusal(url: str, create: bool = True) -> str:
+    """The message, which is one line without the password."""
+    with pytest.raises(StoreError) as caught:
+        Store.open(url, create)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert PASSWORD not in message
+    assert caught.value.__cause__ is None
+    return message

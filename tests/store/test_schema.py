@@ -12,22 +12,7 @@ import pytest
 from sqlalchemy import make_url, text
 
 from harness.store import Store, StoreError
-from harness.store.schema import connect, reading
-from tests.store.conftest import PASSWORD
-from tests.store.examples import CASE, FINDING, written
-
-STEPS = (("ALTER TABLE plumbline_records ADD COLUMN note TEXT", "UPDATE plumbline_records SET note = unit"),)
-
-
-def refusal(url: str, create: bool = True) -> str:
-    """The message, which is one line without the password."""
-    with pytest.raises(StoreError) as caught:
-        Store.open(url, create)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert PASSWORD not in message
-    assert caught.value.__cause__ is None
-    return message
+from tests.store.examples import CASE, FINDING, PASSWORD, refusal, written
 
 
 def test_a_path_is_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,33 +48,6 @@ def test_the_log_is_switched_on_even_while_another_session_writes(tmp_path: Path
     end.join()
     other.close()
     assert len(written(store, FINDING)) == 1
-
-
-def test_an_older_store_is_migrated_in_place_and_once(url: str) -> None:
-    written(Store.open(url), FINDING)
-    for _ in range(2):
-        engine = connect(url, create=False, steps=STEPS)
-        with reading(engine) as connection:
-            assert connection.execute(text("SELECT note FROM plumbline_records")).scalars().all() == ["B"]
-            assert connection.execute(text("SELECT version FROM plumbline_schema")).scalars().all() == [2]
-    assert len(Store(engine).records()) == 1
-    connect(url, steps=(*STEPS, ("ALTER TABLE plumbline_runs ADD COLUMN note TEXT",)))
-    assert "schema version 3; this one knows 1" in refusal(url)
-
-
-def test_a_migration_that_fails_leaves_the_store_as_it_was(url: str) -> None:
-    written(Store.open(url), FINDING)
-    with pytest.raises(StoreError, match="nowhere"):
-        connect(url, steps=(*STEPS, ("INSERT INTO nowhere VALUES (1)",)))
-    assert len(written(Store.open(url), FINDING)) == 1
-    connect(url, steps=STEPS)
-
-
-def test_a_store_of_a_newer_plumbline_is_refused_with_both_versions(url: str) -> None:
-    Store.open(url)
-    connect(url, steps=STEPS)
-    message = refusal(url)
-    assert "newer Plumbline (schema version 2; this one knows 1); upgrade Plumbline" in message
 
 
 def test_without_create_a_file_must_exist_and_hold_a_store(tmp_path: Path) -> None:

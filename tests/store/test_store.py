@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from harness.spec import Topology, Workload
 from harness.store import COLUMNS, Store, StoreError, query, record
-from tests.store.examples import CASE, FINDING, write, write_and_die, written
+from tests.store.examples import CASE, FINDING, write_and_die, written
 
 
 def test_a_record_comes_back_as_it_was_added(store: Store) -> None:
@@ -176,20 +176,6 @@ def test_a_renamed_case_is_read_under_its_new_name(store: Store, monkeypatch: py
 
 def test_an_alias_leads_to_an_id_that_is_itself_not_renamed() -> None:
     assert not set(record.ALIASES) & set(record.ALIASES.values())
-
-
-def test_sessions_that_write_at_once_all_succeed(url: str) -> None:
-    processes, quantities = 2, 40
-    context = multiprocessing.get_context("spawn")
-    started = context.Barrier(processes)
-    sessions = [context.Process(target=write, args=(url, started, quantities)) for _ in range(processes)]
-    for session in sessions:
-        session.start()
-    for session in sessions:
-        session.join(60)
-    assert [session.exitcode for session in sessions] == [0] * processes
-    runs = Store.open(url, create=False).runs()
-    assert [(run["status"], run["records"]) for run in runs] == [("finished", quantities)] * processes
 
 
 def test_a_killed_session_keeps_what_it_measured(url: str) -> None:
