@@ -6,7 +6,7 @@ from typing import Any
 
 from harness.history.environments import alike, differences
 from harness.history.model import Change, Comparison
-from harness.history.series import machine
+from harness.history.series import ABOUT_RUNS, machine
 from harness.judge.change import BAD, UNREPEATABLE, Figure, Judged, Known, Sample, judge, spread
 from harness.spec import Case, Measurement
 from harness.store import Store, StoreError
@@ -15,7 +15,6 @@ Key = tuple[str, str, str]  # case, measure, quantity
 Record = Mapping[str, Any]
 
 WORST_FIRST = ("regressed", "inconclusive", "gone", "new", "improved", "same")
-ABOUT_RUNS = ("card", "calibration", "finding", "claim")  # measures that say nothing about one case
 REPEATED = 10  # the newest runs of the same software on the same hardware are enough to see how a figure varies
 
 

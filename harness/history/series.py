@@ -6,6 +6,7 @@ from typing import Any
 from harness.history.model import Point, Series
 from harness.store import Store, hardware_key
 
+ABOUT_RUNS = ("card", "calibration", "finding", "claim")  # measures that say nothing about one case
 Environments = Mapping[str, Mapping[str, Any]]  # run → its environment
 
 
