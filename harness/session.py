@@ -20,6 +20,7 @@ from harness.plan.plan import Plan
 from harness.spec import Card, Case, Claim, Finding, Measurement, Symptom, Topology, Workload, gpus
 from harness.spec.requires import distributions
 
+Compared = Callable[[Case, Measurement], Mapping[str, Any]]
 DEFAULT_RANKS, DEFAULT_TIMEOUT = 8, 120.0
 
 
@@ -213,7 +214,7 @@ class Session:
         return Counter(measurement.verdict for group in measurements for measurement in group)
 
 
-def _compared(store: Any, baseline: str, environment: Mapping[str, Any]) -> Callable[[Case, Measurement], dict[str, Any]]:
+def _compared(store: Any, baseline: str, environment: Mapping[str, Any]) -> Compared:
     """Judges a measurement of this session by the runs that ``baseline`` names."""
     from harness.history.compare import Earlier
     from harness.history.select import select

@@ -29,7 +29,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     command.add_argument("--store", default="plumbline.db", **helped("--store"))
     command.add_argument("--topics", metavar="A,B", help="look at these topics only")
     command.add_argument("--engines", metavar="A,B", help="look at these engines only")
-    command.add_argument("--last", type=int, default=LAST, metavar="N", help=f"how long a change is new (default: {LAST})")
+    command.add_argument(
+        "--last", type=int, default=LAST, metavar="N", help=f"how long a change is new (default: {LAST})"
+    )
     command.add_argument("--format", choices=("table", "json"), default="table", help="the format (default: table)")
     command.set_defaults(call=trend)
 
@@ -50,7 +52,9 @@ def trend(options: argparse.Namespace) -> int:
         known = series(store)
         # The engines beside an asked one are its control, so that they are looked at too.
         family = [each for each in known if not topics or each.topic in topics]
-        found = [alarm for alarm in alarms(family, environments(store)) if not engines or alarm.series.engine in engines]
+        found = [
+            alarm for alarm in alarms(family, environments(store)) if not engines or alarm.series.engine in engines
+        ]
     except (StoreError, MissingOtavaError) as error:
         raise UserError(str(error)) from None
     if options.format == "json":

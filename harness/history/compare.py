@@ -4,10 +4,10 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from harness.history.environments import alike, differences
+from harness.history.environments import differences
 from harness.history.model import Change, Comparison
-from harness.history.series import ABOUT_RUNS, machine
-from harness.judge.change import BAD, UNREPEATABLE, Figure, Judged, Known, Sample, judge, spread
+from harness.history.series import ABOUT_RUNS, environments, machine
+from harness.judge.change import BAD, UNREPEATABLE, Figure, Judged, Sample, judge, spread
 from harness.spec import Case, Measurement
 from harness.store import Store, StoreError
 
@@ -15,22 +15,16 @@ Key = tuple[str, str, str]  # case, measure, quantity
 Record = Mapping[str, Any]
 
 WORST_FIRST = ("regressed", "inconclusive", "gone", "new", "improved", "same")
-REPEATED = 10  # the newest runs of the same software on the same hardware are enough to see how a figure varies
 
 
 class Earlier:
-    """The figures of some runs, ready to judge later ones; ``others``: runs that must not count as repetitions."""
+    """The figures of some runs, ready to judge later ones."""
 
-    def __init__(self, store: Store, runs: Sequence[str], others: Collection[str] = ()) -> None:
-        listed = {found["run"]: found["environment"] for found in store.runs()}
-        if unknown := [run for run in (*runs, *others) if run not in listed]:
-            raise StoreError(f"store {store.place}: has no run {unknown[0]!r}")
+    def __init__(self, store: Store, runs: Sequence[str]) -> None:
+        listed = environments(store)
         self.runs = tuple(runs)
         self.figures = figures(store, runs)
         self.machines = {machine(run, listed[run]) for run in runs}
-        kinds = {alike(run, listed[run]) for run in runs} - {""}
-        again = [run for run, found in listed.items() if alike(run, found) in kinds and run not in (*runs, *others)]
-        self._again = figures(store, again[:REPEATED])
         self._bad = {key[:2] for key, figure in self.figures.items() if figure.verdict in BAD}
         self._measured = {key[:2] for key in self.figures}
         self._family = self._families()
@@ -41,9 +35,8 @@ class Earlier:
         before = self.figures.get(key)
         if before is None:
             return _change(key, None, after, self._new(key, after))
-        again = self._again[key].samples if key in self._again else ()
-        known = Known(again, self._family.get((measure, quantity, after.engine), 0.0))
-        return _change(key, before, after, judge(measure, quantity, before, after, known, self.machines == {where}))
+        family = self._family.get((measure, quantity, after.engine), 0.0)
+        return _change(key, before, after, judge(measure, quantity, before, after, family, self.machines == {where}))
 
     def noted(self, case: Case, measurement: Measurement, where: str) -> dict[str, Any]:
         """For a session: the change of a measurement, as a note in its detail; empty if the runs have no figure."""
@@ -65,8 +58,7 @@ class Earlier:
         for key, figure in self.figures.items():
             if key[1:] in UNREPEATABLE:
                 name = (key[1], key[2], figure.engine)
-                repeated = (*figure.samples, *(self._again[key].samples if key in self._again else ()))
-                found[name] = max(found.get(name, 0.0), spread(sample.value for sample in repeated))
+                found[name] = max(found.get(name, 0.0), spread(sample.value for sample in figure.samples))
         return found
 
 
@@ -78,10 +70,11 @@ def compare(
     engines: Collection[str] = (),
 ) -> Comparison:
     """The worst change first. Raises :class:`harness.store.StoreError`."""
-    environments = {found["run"]: found["environment"] for found in store.runs()}
-    earlier = Earlier(store, before, after)
-    later = figures(store, after)
-    machines = sorted({machine(run, environments[run]) for run in after})
+    listed = environments(store)
+    if unknown := [run for run in (*before, *after) if run not in listed]:
+        raise StoreError(f"store {store.place}: has no run {unknown[0]!r}")
+    earlier, later = Earlier(store, before), figures(store, after)
+    machines = sorted({machine(run, listed[run]) for run in after})
     where = machines[0] if len(machines) == 1 else ""
 
     def asked(each: Figure) -> bool:
@@ -91,7 +84,7 @@ def compare(
     for key, each in earlier.figures.items():
         if key not in later and asked(each):
             changes.append(_change(key, each, None, Judged("gone", f"was {each}, {each.verdict}; not measured now")))
-    apart = differences((environments[run] for run in before), (environments[run] for run in after))
+    apart = differences((listed[run] for run in before), (listed[run] for run in after))
     return Comparison(tuple(before), tuple(after), tuple(sorted(changes, key=_badness)), apart)
 
 

@@ -1,12 +1,9 @@
-"""What differs between the environments of two selections of runs, and which runs are alike."""
+"""What differs between the environments of two selections of runs."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from harness.history.series import machine
-
 Differences = dict[str, tuple[str, str]]
-HARDWARE = ("cpu", "cores", "memory", "gpus")
 FIRST = ("packages", "python", "driver", "commit", "dirty")  # versions first: they change most often
 
 
@@ -16,14 +13,6 @@ def differences(before: Iterable[Mapping[str, Any]], after: Iterable[Mapping[str
     names = sorted(first.keys() | last.keys(), key=lambda name: (_place(name), name))
     pairs = {name: (first.get(name, "absent"), last.get(name, "absent")) for name in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-
-
-def alike(run: str, environment: Mapping[str, Any]) -> str:
-    """Equal for runs of the same software on the same hardware; empty if the source had changes, which nobody knows."""
-    if environment.get("dirty") or not environment:
-        return ""
-    software = {name: value for name, value in environment.items() if name not in HARDWARE}
-    return f"{machine(run, environment)}: {sorted(_flat(software))}"
 
 
 def _place(name: str) -> int:

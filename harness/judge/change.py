@@ -1,13 +1,13 @@
 """A figure before and after: regressed, improved, the same, or inconclusive.
 
 Correctness is judged by its own verdicts. Counts (memory, traffic, floating-point operations) must stay within the band
-of earlier runs of the same software on the same hardware. Step times are judged beside the reference of their own run,
+of the earlier runs. Step times are judged beside the reference of their own run,
 since a machine's speed drifts from run to run.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from statistics import median, median_low
 from typing import Any, NamedTuple
 
@@ -49,16 +49,6 @@ class Figure:
         return told(self.value, self.unit)
 
 
-@dataclass(frozen=True)
-class Known:
-    """What is known about an earlier figure's repeatability. ``again``: the figure in all runs of the same software on
-    the same hardware; ``family``: the largest relative spread of this quantity over such runs, of any case of the
-    engine."""
-
-    again: Sequence[Sample] = field(default_factory=tuple)
-    family: float = 0.0
-
-
 class Judged(NamedTuple):
     """``low`` and ``high`` bound the ratio after / before."""
 
@@ -75,8 +65,9 @@ def told(value: float | None, unit: str) -> str:
     return f"{number} {unit}".rstrip()
 
 
-def judge(measure: str, quantity: str, before: Figure, after: Figure, known: Known, same_machine: bool) -> Judged:
-    """The change of a figure that both selections have."""
+def judge(measure: str, quantity: str, before: Figure, after: Figure, family: float, same_machine: bool) -> Judged:
+    """The change of a figure that both selections have. ``family``: the largest relative spread of the quantity over
+    the earlier runs, of any case of the engine."""
     speed = measure == "throughput" and "minimum_detectable_effect" in _latest(before) | _latest(after)
     elsewhere = "" if same_machine else ", on other hardware"
     if after.verdict in BAD:
@@ -87,11 +78,11 @@ def judge(measure: str, quantity: str, before: Figure, after: Figure, known: Kno
         reason = f"{after}, passes; was {before}, {before.verdict}{elsewhere}: {before.reason}"
         return Judged("improved", reason, *_bounds(before, after))
     if speed:
-        return _speed(before, after, known.again, same_machine)
+        return _speed(before, after, same_machine)
     if after.verdict != "pass" and after.verdict != before.verdict:
         return Judged("inconclusive", f"{after.verdict}, was {before.verdict}: {after.reason}", *_bounds(before, after))
     if measure in COUNTS and before.samples and after.samples:
-        found = _count((measure, quantity), before, after, known)
+        found = _count((measure, quantity), before, after, family)
         return found._replace(reason=found.reason + elsewhere)
     return Judged("same", f"{after}, was {before}: {after.verdict} in both{elsewhere}", *_bounds(before, after))
 
@@ -114,7 +105,7 @@ def _bounds(before: Figure, after: Figure) -> tuple[float | None, float | None]:
     return min(last) / max(first), max(last) / min(first)
 
 
-def _count(name: tuple[str, str], before: Figure, after: Figure, known: Known) -> Judged:
+def _count(name: tuple[str, str], before: Figure, after: Figure, family: float) -> Judged:
     """The band: the earlier runs' figures, as much again on both sides, and the allocator's granularity. What cannot be
     repeated is as uncertain as the least repeatable case of its engine, and undecided if nobody repeated it."""
     value, now = before.value, after.value
@@ -124,14 +115,14 @@ def _count(name: tuple[str, str], before: Figure, after: Figure, known: Known) -
     meters = _latest(before).get("meter"), _latest(after).get("meter")
     if meters[0] != meters[1]:
         return Judged("inconclusive", f"{after}, was {before}, but by another meter: {meters[1]}, was {meters[0]}")
-    earlier = [sample.value for sample in (*before.samples, *known.again)]
+    earlier = [sample.value for sample in before.samples]
     slack = max(earlier) - min(earlier)
     if name in UNREPEATABLE:
-        slack = max(slack, known.family * max(earlier))
+        slack = max(slack, family * max(earlier))
     if name[0] == "memory" and before.unit == "B":
         slack = max(slack, GRANULE)
     least, most = min(earlier) - slack, max(earlier) + slack
-    runs = f"{len(earlier)} earlier runs of the same software" if len(earlier) > 1 else "one earlier run"
+    runs = f"{len(earlier)} earlier runs" if len(earlier) > 1 else "one earlier run"
     if least <= now <= most:
         return Judged("same", f"{after}, was {before}: within the band of {runs}", *bounds)
     text = f"{after}, was {before}"
@@ -151,33 +142,27 @@ def _worse(before: Figure, after: Figure, more: bool) -> bool:
     return abs(after.value - after.law) > abs(before.value - before.law)
 
 
-def _speed(before: Figure, after: Figure, again: Sequence[Sample], same_machine: bool) -> Judged:
-    """Ratio to the control of the same run, by paired rounds. Without a control, only earlier runs of the same software
-    tell how far the machine's own speed drifts."""
+def _speed(before: Figure, after: Figure, same_machine: bool) -> Judged:
+    """Ratio to the control of the same run, by paired rounds. Without a control, only several earlier runs tell how far
+    the machine's own speed drifts."""
     text = f"{told(_ms(after), 'ms')}, was {told(_ms(before), 'ms')}"
     if not same_machine:
         return Judged("inconclusive", f"{text}, on other hardware: speeds are not compared")
     if not before.samples or not after.samples:
         return Judged("inconclusive", f"{text}: no step times in one of them")
     control = _control(before.samples[-1], after.samples[-1])
-    firsts, lasts = [[_log(s, control) for s in figure.samples] for figure in (before, after)]
-    usual = [found[0] for s in (*before.samples, *again) if (found := _log(s, control))]
-    first, last = [[found for found in each if found] for each in (firsts, lasts)]
+    first, last = [[found for s in each.samples if (found := _log(s, control))] for each in (before, after)]
     if not first or not last:
         return Judged("inconclusive", f"{text}: no step times with intervals in one of them")
     change = median(middle for middle, _ in last) - median(middle for middle, _ in first)
     half = math.hypot(last[-1][1], first[-1][1])
-    noise = max(_noise(before.samples[-1]), _noise(after.samples[-1]), math.exp(max(usual) - min(usual)) - 1)
+    drift = math.exp(max(first)[0] - min(first)[0]) - 1
+    noise = max(_noise(before.samples[-1]), _noise(after.samples[-1]), drift)
     ratio, low, high = math.exp(change), math.exp(change - half), math.exp(change + half)
     text += f": {ratio:.3f} × ({low:.3f} to {high:.3f})" + (f" beside {control}" if control else "")
-    if not control and len(usual) < 2:
-        return Judged(
-            "inconclusive",
-            f"{text}; nothing was timed beside it, and no earlier run of the same software shows how far this machine "
-            "drifts: time the reference too",
-            low,
-            high,
-        )
+    if not control and len(first) < 2:
+        text += "; nothing was timed beside it, and one earlier run does not show how far this machine drifts: time the"
+        return Judged("inconclusive", f"{text} reference too", low, high)
     text += f"; differences under {noise:.1%} are noise"
     beyond = abs(change) > math.log1p(noise)
     if beyond and (low > 1 or high < 1):

@@ -1,7 +1,7 @@
 """Change points of one series: where its level changed, and how likely chance alone would look like that.
 
-Apache Otava (E-divisive) says where; this file is the only one that knows it. The p-value is of Student's t-test between
-the two segments, corrected for the choice among all places where the series could have been split.
+Apache Otava (E-divisive) says where; this file is the only one that knows it. The p-value is that of Student's t-test
+between the two segments, corrected for the choice among all places where the series could have been split.
 """
 
 import math
@@ -15,7 +15,8 @@ SEGMENT = 4  # runs on each side of a change: fewer say nothing about their own 
 WEAK = 0.01  # Otava's own p-value of what is looked at; the decision is made over all series together
 OUTLYING = 3.0  # standard deviations from the segment's median, at which a value is cut off: a spike is no level
 NORMAL = 1.4826  # the standard deviation of normal noise over its median absolute deviation
-INSTALL = "needs Apache Otava: pip install 'plumbline[trend]'"
+# Its analysis needs no more than NumPy and SciPy; its distribution also pins an older NumPy and brings database clients.
+INSTALL = "needs Apache Otava: pip install --no-deps 'apache-otava>=0.8,<0.9', or pip install 'plumbline[trend]'"
 
 Values = NDArray[np.float64]
 
@@ -71,7 +72,8 @@ def _shift(series: Values, start: int, index: int, end: int) -> Shift:
     off = np.concatenate([left, right]) - np.concatenate(middles)
     limit = OUTLYING * NORMAL * float(np.median(np.abs(off)))
     if limit:
-        left, right = (middle + np.clip(part - middle, -limit, limit) for part, middle in zip((left, right), middles))
+        pairs = zip((left, right), middles, strict=True)
+        left, right = (middle + np.clip(part - middle, -limit, limit) for part, middle in pairs)
     before, after = float(left.mean()), float(right.mean())
     return Shift(index, min(1.0, _student(left, right) * _choices(len(left), len(right))), before, after)
 

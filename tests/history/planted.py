@@ -35,7 +35,7 @@ class Plant:
 
 
 def planted(plant: Plant, count: int, seed: int, nights: int = NIGHTS, control: bool = False) -> list[Series]:
-    """``control``: every series has a reference beside it, which shares the machine's drift and has noise of its own."""
+    """``control``: every series has a reference beside it, with the machine's drift and noise of its own."""
     generator = np.random.default_rng(seed)
     found = []
     for number in range(count):

@@ -84,7 +84,13 @@ def test_an_alarm_names_the_first_bad_run_and_what_changed_with_it(store: Store)
 
 @pytest.mark.parametrize(
     ("direction", "after", "improved"),
-    [("lower", 5.0, True), ("lower", 50.0, False), ("higher", 50.0, True), ("equal", 5.0, False), ("equal", 50.0, False)],
+    [
+        ("lower", 5.0, True),
+        ("lower", 50.0, False),
+        ("higher", 50.0, True),
+        ("equal", 5.0, False),
+        ("equal", 50.0, False),
+    ],
 )
 def test_the_direction_of_the_figure_tells_better_from_worse(
     store: Store, direction: str, after: float, improved: bool
