@@ -31,7 +31,7 @@ class Earlier:
 
     def change(self, key: Key, after: Figure, where: str) -> Change:
         """``where``: the machine on which the later figure was taken."""
-        case, measure, quantity = key
+        _, measure, quantity = key
         before = self.figures.get(key)
         if before is None:
             return _change(key, None, after, self._new(key, after))

@@ -6,16 +6,18 @@ between the two segments, corrected for the choice among all places where the se
 
 import math
 from collections.abc import Sequence
+from functools import cache, partial
+from statistics import median
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 SEGMENT = 4  # runs on each side of a change: fewer say nothing about their own spread beside a stray one
-WEAK = 0.01  # Otava's own p-value of what is looked at; the decision is made over all series together
+WEAK = 0.05  # the p-value of a change that is not even looked at; the decision is made over all series together
 OUTLYING = 3.0  # standard deviations from the segment's median, at which a value is cut off: a spike is no level
 NORMAL = 1.4826  # the standard deviation of normal noise over its median absolute deviation
-# Its analysis needs no more than NumPy and SciPy; its distribution also pins an older NumPy and brings database clients.
+# Its analysis needs no more than NumPy and SciPy; its distribution pins an older NumPy and brings database clients.
 INSTALL = "needs Apache Otava: pip install --no-deps 'apache-otava>=0.8,<0.9', or pip install 'plumbline[trend]'"
 
 Values = NDArray[np.float64]
@@ -40,15 +42,17 @@ def shifts(values: Sequence[float]) -> list[Shift]:
     if len(series) < 2 * SEGMENT or float(np.ptp(series)) == 0.0:
         return []
     places = _places(_despiked(series))
+    judged = cache(partial(_shift, series))
     while True:
         ends = [0, *places, len(series)]
-        found = [_shift(series, *ends[at : at + 3]) for at in range(len(places))]
+        found = [judged(*ends[at : at + 3]) for at in range(len(places))]
+        # The least certain change is none; then the less certain of the two that a short segment lies between.
         short = [at for at in range(len(ends) - 1) if ends[at + 1] - ends[at] < SEGMENT]
-        if not short:
-            return found
-        # The less certain of the two changes that a short segment lies between is none.
         beside = {at for first in short for at in (first - 1, first) if 0 <= at < len(places)}
-        places.pop(max(beside, key=lambda at: found[at].p))
+        weak = {at for at, shift in enumerate(found) if shift.p > WEAK}
+        if not weak and not beside:
+            return found
+        places.pop(max(weak or beside, key=lambda at: found[at].p))
 
 
 def _places(series: Values) -> list[int]:
@@ -56,7 +60,7 @@ def _places(series: Values) -> list[int]:
         from otava.analysis import compute_change_points
     except ImportError as error:
         raise MissingOtavaError(f"{INSTALL} ({error})") from None
-    points, _ = compute_change_points(series.tolist(), window_len=len(series), max_pvalue=WEAK)
+    points, _ = compute_change_points(series.tolist(), window_len=len(series), max_pvalue=WEAK / 5)
     return sorted({int(point.index) for point in points})
 
 
@@ -68,14 +72,15 @@ def _despiked(series: Values) -> Values:
 
 def _shift(series: Values, start: int, index: int, end: int) -> Shift:
     left, right = series[start:index], series[index:end]
-    middles = [np.full(len(part), np.median(part)) for part in (left, right)]
-    off = np.concatenate([left, right]) - np.concatenate(middles)
-    limit = OUTLYING * NORMAL * float(np.median(np.abs(off)))
-    if limit:
-        pairs = zip((left, right), middles, strict=True)
-        left, right = (middle + np.clip(part - middle, -limit, limit) for part, middle in pairs)
+    middles = [median(part.tolist()) for part in (left, right)]
+    off = np.abs(np.concatenate([left - middles[0], right - middles[1]]))
+    if limit := OUTLYING * NORMAL * median(off.tolist()):
+        left, right = (
+            part.clip(middle - limit, middle + limit) for part, middle in zip((left, right), middles, strict=True)
+        )
     before, after = float(left.mean()), float(right.mean())
-    return Shift(index, min(1.0, _student(left, right) * _choices(len(left), len(right))), before, after)
+    choices = _choices(len(left), len(right)) * (len(series) / (end - start)) ** 2
+    return Shift(index, min(1.0, _student(left, right) * choices), before, after)
 
 
 def _student(left: Values, right: Values) -> float:
