@@ -108,8 +108,9 @@ def _change(key: Key, before: Figure | None, after: Figure | None, judged: Judge
     case, measure, quantity = key
     some = after or before
     assert some is not None
-    values = [None if each is None else each.value for each in (before, after)]
-    return Change(case, measure, quantity, some.unit, *values, judged.low, judged.high, judged.verdict, judged.reason)
+    first, last = (None if each is None else each.value for each in (before, after))
+    bounds = (judged.low, judged.high)
+    return Change(case, measure, quantity, some.unit, first, last, *bounds, judged.verdict, judged.reason)
 
 
 def _badness(change: Change) -> tuple[int, float, str, str, str]:

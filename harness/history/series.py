@@ -29,14 +29,16 @@ def environments(store: Store) -> Environments:
 def collect(records: Iterable[Mapping[str, Any]], runs: Mapping[str, Mapping[str, Any]]) -> list[Series]:
     """``records`` in any order; ``runs``: run → its row, with ``started`` and ``environment``."""
     machines = {run: machine(run, found["environment"]) for run, found in runs.items()}
-    points: dict[tuple[str, ...], list[Point]] = {}
-    newest: dict[tuple[str, ...], tuple[str, Mapping[str, Any]]] = {}  # a unit or direction may change: the last counts
+    points: dict[tuple[str, str, str, str], list[Point]] = {}
+    newest: dict[
+        tuple[str, str, str, str], tuple[str, Mapping[str, Any]]
+    ] = {}  # a unit or direction may change: the last counts
     for record in records:
         run, value = record["run"], record["value"]
         if value is None or run not in runs:
             continue
         started = str(runs[run]["started"])
-        key = (record["case"], record["measure"], record["quantity"], machines[run])
+        key = (str(record["case"]), str(record["measure"]), str(record["quantity"]), machines[run])
         taken = tuple(record["detail"].get("samples") or ())
         points.setdefault(key, []).append(Point(run, started, value, record["verdict"], taken))
         if key not in newest or newest[key][0] <= started:
@@ -44,7 +46,7 @@ def collect(records: Iterable[Mapping[str, Any]], runs: Mapping[str, Mapping[str
     found = []
     for key in sorted(points):
         case, measure, quantity, where = key
-        last = newest[key][1]
+        _, last = newest[key]
         about = {name: last[name] for name in ("unit", "direction", "topic", "engine")}
         ordered = tuple(sorted(points[key], key=lambda point: (point.started, point.run)))
         found.append(Series(case, measure, quantity, machine=where, points=ordered, **about))

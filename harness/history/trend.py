@@ -82,7 +82,7 @@ def _beside(family: Sequence[Series]) -> Mapping[tuple[str, str, str, str], Sequ
 
 
 def _alarm(series: Series, judged: Series, shift: Shift, p: float, environments: Environments) -> Alarm:
-    last, first = judged.points[shift.index - 1].run, judged.points[shift.index].run
+    last, first = judged.points[shift.place - 1].run, judged.points[shift.place].run
     less = shift.after < shift.before
     changed = differences([environments.get(last, {})], [environments.get(first, {})])
     improved = series.direction != "equal" and less == (series.direction == "lower")

@@ -61,7 +61,7 @@ class Judged(NamedTuple):
 def told(value: float | None, unit: str) -> str:
     if value is None:
         return "no figure"
-    number = f"{value:,.0f}" if value.is_integer() else f"{value:.4g}"
+    number = f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"
     return f"{number} {unit}".rstrip()
 
 

@@ -28,9 +28,9 @@ class MissingOtavaError(Exception):
 
 
 class Shift(NamedTuple):
-    """``index``: the first value after the change; ``before`` and ``after``: the segments' means, spikes cut off."""
+    """``place``: of the first value after the change; ``before`` and ``after``: the segments' means, spikes cut off."""
 
-    index: int
+    place: int
     p: float
     before: float
     after: float

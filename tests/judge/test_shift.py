@@ -19,7 +19,7 @@ def otava() -> None:
 class TestShifts:
     def test_a_step_is_found_where_it_is_with_the_levels_around_it(self) -> None:
         (found,) = shifts([*(100 + NOISE[:40]), *(110 + NOISE[40:])])
-        assert found.index == 40
+        assert found.place == 40
         assert found.before == pytest.approx(100, abs=1)
         assert found.after == pytest.approx(110, abs=1)
         assert found.p < 1e-6
@@ -35,7 +35,7 @@ class TestShifts:
         spiky[30] += 50
         assert [found for found in shifts(spiky.tolist()) if found.p < 0.05] == []
         stepped = spiky + 5.0 * (np.arange(60) >= 45)
-        assert min(shifts(stepped.tolist()), key=lambda found: found.p).index == 45
+        assert min(shifts(stepped.tolist()), key=lambda found: found.p).place == 45
 
     def test_chance_alone_seldom_looks_unlikely(self) -> None:
         noise = np.random.default_rng(3).normal(100, 1, (200, 40))
