@@ -2,6 +2,8 @@
 
 import argparse
 import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,7 @@ from harness.commands.console import Console, UserError, table
 from harness.options import helped
 
 if TYPE_CHECKING:
-    from harness.history import Comparison
+    from harness.history import Change, Comparison
 
 COLOURS = {"regressed": "red", "inconclusive": "yellow", "improved": "green"}
 
@@ -43,8 +45,9 @@ def compare(options: argparse.Namespace) -> int:
         store = Store.open(options.store, create=False)
         runs = store.runs()
         before, after = select(runs, options.before), select(runs, options.after)
-        if common := sorted({*before} & {*after}):
-            raise UserError(f"run {common[0]} is in both selections; name others")
+        before = [run for run in before if run not in after]  # a range of dates may reach as far as the later run
+        if not before:
+            raise UserError(f"BEFORE {options.before} has no other runs than AFTER {options.after}; name others")
         found = compared(store, before, after, names(options.topics), names(options.engines))
     except StoreError as error:
         raise UserError(str(error)) from None
@@ -72,15 +75,25 @@ def _print(found: "Comparison", everything: bool) -> None:
     shown = [change for change in found.changes if everything or change.verdict != "same"]
     if shown:
         listed = table("verdict", "case", "figure", "after ÷ before", "reason")
-        for change in shown:
-            colour = COLOURS.get(change.verdict, "default")
-            cells = (change.case, f"{change.measure} {change.quantity}", _ratio(change.low, change.high), change.reason)
-            listed.add_row(f"[{colour}]{change.verdict}[/]", *(escape(" ".join(cell.split())) for cell in cells))
+        for verdict, *cells in _rows(shown):
+            listed.add_row(f"[{COLOURS.get(verdict, 'default')}]{verdict}[/]", *map(escape, cells))
         console.print(listed)
-    counts: dict[str, int] = {}
-    for change in found.changes:
-        counts[change.verdict] = counts.get(change.verdict, 0) + 1
+    counts = Counter(change.verdict for change in found.changes)
     console.print(", ".join(f"{count:,} {verdict}" for verdict, count in counts.items()), markup=False)
+
+
+def _rows(changes: "Sequence[Change]") -> Iterator[tuple[str, str, str, str, str]]:
+    """A row a change; one row for all figures of a case that come or go together."""
+    together = Counter((each.case, each.verdict) for each in changes if each.verdict in ("gone", "new"))
+    told = set[tuple[str, str]]()
+    for each in changes:
+        count = together[each.case, each.verdict]
+        if count < 2:
+            reason = " ".join(each.reason.split())
+            yield each.verdict, each.case, f"{each.measure} {each.quantity}", _ratio(each.low, each.high), reason
+        elif (each.case, each.verdict) not in told:
+            told.add((each.case, each.verdict))
+            yield each.verdict, each.case, f"{count} figures", "", ""
 
 
 def changed(environment: dict[str, tuple[str, str]]) -> Table:

@@ -13,6 +13,7 @@ from harness.history.select import select
 from harness.spec import Measurement
 from harness.store import Store, StoreError
 from tests.history.examples import (
+    BESIDE,
     BYTES,
     CASE,
     ELSEWHERE,
@@ -189,3 +190,17 @@ def test_the_command_exits_with_1_if_something_regressed(
     assert json.loads(capsys.readouterr().out)["changes"][0]["verdict"] == "regressed"
     assert cli.main(["compare", "latest~1", "--engines", "torch", *where]) == cli.USAGE
     assert cli.main(["compare", "latest", "latest", *where]) == cli.USAGE
+    capsys.readouterr()
+    assert cli.main(["compare", "2026-01-01..", "latest", *where]) == 1
+    assert "before: 2 runs" in capsys.readouterr().out
+
+
+def test_figures_of_a_case_that_come_or_go_together_are_one_row(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    night(store, BYTES, more={BESIDE: [STATES, GRADIENT]})
+    night(store, BYTES.but(value=1.0), STATES)
+    assert cli.main(["compare", "latest~1", "--store", str(tmp_path / "history.db")]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if "zero3" in line]
+    assert len(rows) == 3
+    assert sum("2 figures" in row for row in rows) == 1
