@@ -66,7 +66,7 @@ def test_runs_without_a_control_are_left_out_and_a_rare_control_is_none() -> Non
 
 
 def test_a_weak_change_is_an_alarm_alone_and_none_in_a_large_family() -> None:
-    (found,) = planted.planted(Plant(0.01, 0.015), 1, seed=5, nights=STEP + 5)
+    (found,) = planted.planted(Plant(0.01, 0.012), 1, seed=5, nights=STEP + 5)
     (alone,) = trend([found])
     assert alone.p <= FALSE
     flat = [planted.series(np.ones(STEP), f"flat{n}", "torch", range(STEP)) for n in range(5000)]
