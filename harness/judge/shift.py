@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 SEGMENT = 4  # runs on each side of a change: fewer say nothing about their own spread beside a stray one
-REACH = 2  # runs by which noise moves the place that Otava finds
 WEAK = 0.05  # the p-value of a change that is not even looked at; the decision is made over all series together
 OUTLYING = 3.0  # standard deviations from the segment's median, at which a value is cut off: a spike is no level
 NORMAL = 1.4826  # the standard deviation of normal noise over its median absolute deviation
@@ -45,10 +44,6 @@ def shifts(values: Sequence[float]) -> list[Shift]:
     places = _places(_despiked(series))
     judged = cache(partial(_shift, series))
     while True:
-        for at, place in enumerate(places):
-            start, end = ([0, *places, len(series)][around] for around in (at, at + 2))
-            near = range(max(start + SEGMENT, place - REACH), min(end - SEGMENT, place + REACH) + 1)
-            places[at] = min(near, key=lambda each: judged(start, each, end).p, default=place)
         ends = [0, *places, len(series)]
         found = [judged(*ends[at : at + 3]) for at in range(len(places))]
         # The least certain change is none; then the less certain of the two that a short segment lies between.
