@@ -186,6 +186,11 @@ def require(pytestconfig: pytest.Config, record_property: Callable[[str, object]
         for measurement in unknown:
             if measurement.verdict in ("fail", "error"):
                 pytest.fail(f"{measurement.measure} {measurement.quantity}: {measurement.reason}", pytrace=False)
+        for measurement in unknown:
+            change = measurement.detail.get("baseline", {})
+            if change.get("verdict") == "regressed":
+                named = f"{measurement.measure} {measurement.quantity}: regressed since {_runs(change['runs'])}"
+                pytest.fail(f"{named}: {change['reason']}", pytrace=False)
         found = worst(unknown or measurements)
         if found.verdict == "skipped" and strict and "not installed" in found.reason:
             pytest.fail(found.reason, pytrace=False)
@@ -196,6 +201,10 @@ def require(pytestconfig: pytest.Config, record_property: Callable[[str, object]
                 pytest.xfail(f"{measurement.quantity}: {name}: {consequences[name]}")
 
     return decide
+
+
+def _runs(ids: list[str]) -> str:
+    return f"run {ids[0]}" if len(ids) == 1 else f"the {len(ids)} runs from {ids[0]} to {ids[-1]}"
 
 
 @pytest.fixture

@@ -29,6 +29,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "URL",
         "help": "the store of records: a file, sqlite:///… or postgresql://… (default: plumbline.db)",
     },
+    "--baseline": {
+        "metavar": "RUN",
+        "help": "fail what regressed since this run of the store: its id, latest, latest~1, or dates "
+        "(2026-11-01..2026-11-20)",
+    },
     "--report": {"metavar": "DIR", "help": "the folder of the HTML report (default: report)"},
     "--add-engine": {
         "action": "append",

@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -21,6 +21,7 @@ from harness.plan.plan import Plan
 from harness.spec import Card, Case, Claim, Finding, Measurement, Symptom, Topology, Workload, gpus
 from harness.spec.requires import distributions
 
+Compared = Callable[[Case, Measurement], Mapping[str, Any]]
 DEFAULT_RANKS, DEFAULT_TIMEOUT = 8, 120.0
 
 
@@ -75,6 +76,7 @@ class Session:
         self._store: Any = None
         self._writer: Any = None
         self._run = ""
+        self._compared: Any = None  # judges a measurement by the baseline's
         self.started = time.monotonic()
         self.done = 0
         self.status = "interrupted"  # until every test has run
@@ -123,6 +125,8 @@ class Session:
             used = [gpu.name for gpu in gpus.gpus()[: self.request.gpus]] if self.request.gpus else []
             engines = distributions(engine for card in self.cards.values() for engine in card.engines.values())
             machine = environment(used, gpus.found().driver if used else None, engines)
+            if baseline := self.config.getoption("--baseline"):
+                self._compared = _compared(self._store, baseline, machine)
             self._run = self._store.begin(machine, command(["pytest", *self.config.invocation_params.args]))
             self._writer = Writer(self._store, self._run)
         except StoreError as error:
@@ -141,7 +145,7 @@ class Session:
             launcher = launch(use, adapters(chosen.cases, self.cards, use > 0))
             runner = Runner(self.cards, launcher, self.timeout, self.request.ranks, chosen.timed, chosen.cases)
             runner.expect(chosen.cases, chosen.checked, chosen.oracles)
-            self._lab = Lab(runner, Recorder(self.record, self.findings, self.device))
+            self._lab = Lab(runner, Recorder(self.record, self.findings, self.device, self._compared))
         return self._lab
 
     def claim(self, topic: str, claim: Claim) -> Measurement:
@@ -219,6 +223,20 @@ class Session:
     def tally(self) -> Counter[str]:
         measurements = self._lab.recorder.judged.values() if self._lab else ()
         return Counter(measurement.verdict for group in measurements for measurement in group)
+
+
+def _compared(store: Any, baseline: str, environment: Mapping[str, Any]) -> Compared:
+    """Judges a measurement of this session by the runs that ``baseline`` names."""
+    from harness.history.compare import Earlier
+    from harness.history.select import select
+    from harness.history.series import machine
+    from harness.store import StoreError
+
+    try:
+        earlier = Earlier(store, select(store.runs(), baseline))
+    except StoreError as error:
+        raise pytest.UsageError(f"--baseline: {error}") from None
+    return partial(earlier.noted, where=machine("", environment))
 
 
 def _card_record(card: Card) -> tuple[Case, list[Measurement]]:

@@ -4,5 +4,15 @@ A command's function gets the parsed options and returns the exit code. A comman
 a reader that closes its pipe early has then cut it short, which is an error.
 """
 
-# in the order of --help
-COMMANDS = ("doctor", "listing", "run", "report", "records", "export", "findings", "completion")
+COMMANDS = (  # in the order of --help
+    "doctor",
+    "listing",
+    "run",
+    "report",
+    "records",
+    "export",
+    "compare",
+    "trend",
+    "findings",
+    "completion",
+)

@@ -25,6 +25,8 @@ class Series:
     direction: str  # as in Measurement
     machine: str  # names the hardware: equal for runs whose figures may be compared
     points: tuple[Point, ...] = ()
+    topic: str = ""
+    engine: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,24 @@ Write = Callable[[Case, Sequence[Measurement]], None]
 
 
 class Recorder:
-    """``write`` is called with (case, measurements) after each measure, so that a killed session keeps its records."""
+    """``write`` is called with (case, measurements) after each measure, so that a killed session keeps its records.
+    ``compared`` gives notes on a measurement's change since a baseline."""
 
-    def __init__(self, write: Write, findings: Sequence[Finding] = (), device: str = "cpu") -> None:
-        self._write, self.findings, self.device = write, tuple(findings), device
+    def __init__(
+        self,
+        write: Write,
+        findings: Sequence[Finding] = (),
+        device: str = "cpu",
+        compared: Callable[[Case, Measurement], Mapping[str, Any]] | None = None,
+    ) -> None:
+        self._write, self.findings, self.device, self._compared = write, tuple(findings), device, compared
         self.judged: dict[str, list[Measurement]] = {}
 
     def record(self, case: Case, measurements: Sequence[Measurement], notes: Mapping[str, Any]) -> list[Measurement]:
         """The measurements to store, with ``notes`` and the id of the finding in their detail."""
         concluded = [self._explained(case, each.but(detail={**each.detail, **notes})) for each in measurements]
+        if self._compared is not None:
+            concluded = [each.but(detail={**each.detail, **self._compared(case, each)}) for each in concluded]
         self._write(case, concluded)
         self.judged.setdefault(case.id, []).extend(concluded)
         return concluded
