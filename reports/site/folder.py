@@ -182,7 +182,8 @@ def _read(root: Path) -> dict[str, Entry]:
         for line in journal.read_text("utf-8", "replace").splitlines():
             try:
                 noted = json.loads(line)
-                entries[_checked(noted.pop("name"))] = Entry(**noted)
+                name = _checked(noted.pop("name"))
+                entries[name] = Entry(**noted)
             except (ValueError, KeyError, TypeError, AttributeError):
                 break  # the line that it was writing
     return entries

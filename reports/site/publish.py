@@ -54,6 +54,7 @@ def publish(
     links leads to a page even if this process is killed before.
     """
     tables_of = [_versions(path) for path in versions]
+    heads = source.cases(store)  # read first: what is written from now on is seen by the next publish
     runs = source.runs(store)
     with Folder.open(root) as folder:
         site = Site(store, folder, tell, again, runs, url)
@@ -63,7 +64,6 @@ def publish(
         rows = _runs(site)
         clock.lap("runs")
         _assets(site)
-        heads = source.cases(store)
         alarms, site.trend_note = trends.alarms(store, folder, digest([run.head for run in runs]), again)
         clock.lap("trend")
         known = tables.findings(store, rows, site.given, site.versions)
@@ -164,7 +164,7 @@ def _cases(site: Site, heads: Mapping[str, source.Head], alarms: Sequence[Alarm]
         made = f"{head.text}, {common}, {digest([repr(alarm) for alarm in mine])}"
         address = case_page(name)
         if not site.fresh(address, made):
-            rows = source.history(site.store, name)
+            rows = [row for row in source.history(site.store, name) if row["run"] in site.by_id]
             newest = max({row["run"] for row in rows}, key=lambda run: (site.by_id[run].started, run))
             content, found = _case(site, address, name, rows, records(newest)[name], mine)
             site.folder.write(address, content, made, found)

@@ -1,9 +1,11 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from harness.store import Store
+from reports import render
 from reports.site import publish
 from tests.site import synthetic
 
@@ -30,22 +32,51 @@ VERSIONS = {
 }
 
 
+def short(store: Store, run: str | None, folder: Path) -> Path:
+    """A report of two files and one line each: a real one takes a second."""
+    (folder / "sections").mkdir()
+    (folder / "sections" / "zero.html").write_text(f"<p>{run}</p>")
+    (folder / "index.html").write_text(f"<p>{run}</p>")
+    return folder / "index.html"
+
+
+@pytest.fixture(autouse=True)
+def short_reports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "real_report" not in request.fixturenames:
+        monkeypatch.setattr(render, "write", short)
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    """Three nights on one machine, of which the last has a wrong result and a newer PyTorch, and one on another."""
-    store = Store.open(str(tmp_path / "history.db"))
+def real_report() -> None:
+    """Asked for by a test that needs the report as it is."""
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store, history.db, and its site. Three nights are of one machine, of which the last has a wrong result and a
+    newer PyTorch; one is of another machine."""
+    folder = tmp_path_factory.mktemp("made")
+    store = Store.open(str(folder / "history.db"))
     synthetic.night(store, 0, SOME, synthetic.environment())
     synthetic.night(store, 1, SOME, synthetic.environment())
     synthetic.night(store, 2, SOME, synthetic.environment(cpu="Another CPU"))
     failing = {WRONG: "planted_average", SOME[2].id: ""}
     synthetic.night(store, 3, SOME[:3], synthetic.environment(torch="2.14.1"), failing=failing)
-    return store
+    table = folder / "versions.json"
+    table.write_text(json.dumps(VERSIONS))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(render, "write", short)
+        publish(store, folder / "site", scripts={"planted_average": SCRIPT}, versions=[table])
+    return folder
 
 
 @pytest.fixture
-def site(store: Store, tmp_path: Path) -> Path:
+def store(made: Path, tmp_path: Path) -> Store:
+    shutil.copy(made / "history.db", tmp_path)
+    return Store.open(str(tmp_path / "history.db"))
+
+
+@pytest.fixture
+def site(made: Path, tmp_path: Path) -> Path:
     """The folder of the published site."""
-    table = tmp_path / "versions.json"
-    table.write_text(json.dumps(VERSIONS))
-    publish(store, tmp_path / "site", scripts={"planted_average": SCRIPT}, versions=[table])
-    return tmp_path / "site"
+    return Path(shutil.copytree(made / "site", tmp_path / "site"))

@@ -25,7 +25,7 @@ def path(store: Store, tmp_path: Path) -> Path:
 
 def changed(path: Path, part: str, change: Callable[[bytes], bytes]) -> Path:
     """A copy of the bundle with another part."""
-    target = path.with_name("changed.zip")
+    target = path.with_name(f"{path.stem}-changed.zip")
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(target, "w") as new:
         for name in old.namelist():
             new.writestr(name, change(old.read(name)) if name == part else old.read(name))
@@ -192,7 +192,7 @@ def test_submissions_are_published_with_their_outcome_unless_they_were_changed(
     folder.mkdir()
     made = make(store, RUN, folder / "good.zip")
     (folder / "bad.zip").write_bytes(changed(folder / "good.zip", bundle.RUN, bytes.upper).read_bytes())
-    (folder / "changed.zip").unlink()
+    (folder / "good-changed.zip").unlink()
 
     def run(options: list[str], url: str, report: Path) -> None:
         synthetic.night(Store.open(url), 0, SOME, synthetic.environment(), failing={SOME[0].id: ""})

@@ -167,7 +167,10 @@ def test_badges_say_in_words_what_failed(site: Path) -> None:
     assert "1 wrong results" in (site / "badges" / "findings.svg").read_text()
 
 
-def test_a_page_stays_small_with_a_long_history_and_many_figures(tmp_path: Path) -> None:
+def test_a_page_stays_small_with_a_long_history_and_many_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reports.site.publish._exported", lambda table, format, path: path.touch())
     store = Store.open(str(tmp_path / "long.db"))
     some = synthetic.cases(1)
     for night in range(150):
@@ -184,3 +187,12 @@ def test_a_name_of_a_foreign_store_becomes_a_safe_file_name(name: str) -> None:
 
     assert re.fullmatch(r"cases/[a-z0-9_-]{1,110}\.html", case_page(name))
     assert case_page(name) not in ("cases/index.html", case_page(f"{name}2"))
+
+
+@pytest.mark.usefixtures("real_report")
+def test_the_report_of_a_run_lies_beside_its_page_as_it_is(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "a.db"))
+    run = synthetic.night(store, 0, SOME, synthetic.environment())
+    publish(store, tmp_path / "site")
+    assert "<h1>" in (tmp_path / "site" / "runs" / run / "report" / "index.html").read_text()
+    assert 'href="report/index.html"' in (tmp_path / "site" / "runs" / run / "index.html").read_text()
