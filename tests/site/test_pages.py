@@ -170,10 +170,10 @@ def test_badges_say_in_words_what_failed(site: Path) -> None:
 def test_a_page_stays_small_with_a_long_history_and_many_figures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reports.site.publish._exported", lambda table, format, path: path.touch())
+    monkeypatch.setattr("reports.site.build._exported", lambda table, format, path: path.touch())
     store = Store.open(str(tmp_path / "long.db"))
     some = synthetic.cases(1)
-    for night in range(150):
+    for night in range(122):
         synthetic.night(store, night, some, synthetic.environment(), quantities=30)
     publish(store, tmp_path / "site")
     page = tmp_path / "site" / "cases" / f"{some[0].id}.html"
