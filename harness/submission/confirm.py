@@ -83,8 +83,8 @@ def _banded(theirs: Record, ours: Record) -> Outcome:
 def _timed(theirs: Record, ours: Record, same_hardware: bool) -> Outcome:
     if not same_hardware:
         return _outcome(theirs, UNKNOWN, "speed is compared on the same hardware only")
-    noises = [(record["detail"] or {}).get(NOISE) for record in (theirs, ours)]
-    if None in noises or not (theirs["value"] and ours["value"]):
+    noises = [float(n) for record in (theirs, ours) if (n := (record["detail"] or {}).get(NOISE)) is not None]
+    if len(noises) < 2 or not (theirs["value"] and ours["value"]):
         return _outcome(theirs, UNKNOWN, "no noise was measured with it, so no difference can be judged")
     noise = math.hypot(*noises)
     apart = abs(math.log(ours["value"] / theirs["value"]))

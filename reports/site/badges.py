@@ -50,7 +50,7 @@ def standing(topic: str, engine: str, counts: Mapping[str, int]) -> Badge:
 
 
 def findings(wrong: int, all_: int) -> Badge:
-    word = f"{wrong} wrong results, {all_ - wrong} others"
+    word = f"{wrong} wrong result{'s' if wrong != 1 else ''}, {all_ - wrong} other{'s' if all_ - wrong != 1 else ''}"
     return Badge("plumbline findings", word, "fail" if wrong else "known" if all_ else "none")
 
 

@@ -145,13 +145,13 @@ def _newest(record: Row, rows: Sequence[Row], runs: Mapping[str, Run]) -> Newest
 
 
 def again(rows: Sequence[Row], runs: Mapping[str, Run]) -> str:
-    """The largest difference between two runs in turn of the same software on the same machine: the noise from night to
-    night."""
+    """The largest difference between two runs in turn of the same software on the same machine that both passed: the
+    noise from night to night."""
     last: dict[tuple[str, str], float] = {}
     apart = []
     for row in rows:
         value, run = row["value"], runs[row["run"]]
-        if value is None or not math.isfinite(value):
+        if value is None or not math.isfinite(value) or row["verdict"] != "pass":
             continue
         key = (run.machine, run.software)
         if key in last:

@@ -47,7 +47,7 @@ def items(
         for (topic, engine, measure), some in groups.items():
             cases = list(dict.fromkeys(one["case"] for one in some))
             more = f" and {len(cases) - 1} other cases" if len(cases) > 1 else ""
-            text = f"{some[0]['case']}{more}: {some[0]['quantity']}: {_line(some[0]['reason'])}"
+            text = f"On {run['hardware']}: {some[0]['case']}{more}: {some[0]['quantity']}: {_line(some[0]['reason'])}"
             before = "passed before" if any(one["before"] == "pass" for one in some) else "not measured before"
             title = f"{measure} of {engine} in {topic} fails ({before})"
             page = case_page(cases[0]) if len(cases) == 1 else run_page(run["run"])

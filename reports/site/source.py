@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from packaging.version import InvalidVersion, Version
 from sqlalchemy import func, select
 
-from harness.store import Store, hardware_key
+from harness.store import Store, hardware_key, redact
 from harness.store.query import killed
 from harness.store.record import ALIASES
 from harness.store.schema import RECORDS, RUNS, reading
@@ -73,7 +73,9 @@ def runs(store: Store) -> list[Run]:
         status = "killed" if row["run"] in dead else row["status"]
         environment = {name: value for name, value in row["environment"].items() if name != "process"}
         head = f"{counts.get(row['run'], 'no records')}, {status} {row['finished']}"
-        found.append(Run(row["run"], row["command"], status, row["started"], row["finished"], environment, head))
+        found.append(
+            Run(row["run"], redact(row["command"]), status, row["started"], row["finished"], environment, head)
+        )
     return found
 
 

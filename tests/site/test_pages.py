@@ -164,7 +164,7 @@ def test_raw_records_of_each_run_lie_beside_it(site: Path, store: Store) -> None
 def test_badges_say_in_words_what_failed(site: Path) -> None:
     badge = (site / "badges" / "zero-deepspeed.svg").read_text()
     assert "zero deepspeed: 1 of 6 fail" in badge
-    assert "1 wrong results" in (site / "badges" / "findings.svg").read_text()
+    assert "1 wrong result, 0 others" in (site / "badges" / "findings.svg").read_text()
 
 
 def test_a_page_stays_small_with_a_long_history_and_many_figures(
