@@ -5,11 +5,16 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.commands.console import UserError
 from harness.options import helped
+
+if TYPE_CHECKING:
+    from harness.history import Alarm
+    from harness.store import Store
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -57,7 +62,9 @@ def publish(options: argparse.Namespace) -> int:
     try:
         store = Store.open(options.store, create=False)
         entered = _submissions(options.submissions, tell) if options.submissions else []
-        done = publish(store, options.folder, given, scripts, options.versions, entered, url, options.again, tell)
+        done = publish(
+            store, options.folder, given, scripts, options.versions, entered, url, options.again, alarms, tell
+        )
     except (StoreError, SiteError) as error:
         raise UserError(str(error)) from None
     for note in done.notes:
@@ -69,6 +76,19 @@ def publish(options: argparse.Namespace) -> int:
         print(f"plumbline: {len(done.written)} files written ({parts})", file=sys.stderr)
     print(done.index)
     return 0
+
+
+def alarms(store: "Store") -> "tuple[list[Alarm], str]":
+    """The change points of all series, and why there are none if they could not be sought."""
+    try:
+        series, trend = import_module("harness.history.series"), import_module("harness.history.trend")
+        missing = import_module("harness.judge.shift").MissingOtavaError
+    except ImportError as error:
+        return [], f"Change points were not sought: {error}"
+    try:
+        return list(trend.trend(series.series(store), series.environments(store))), ""
+    except missing as error:
+        return [], f"Change points were not sought: {error}"
 
 
 def _submissions(folder: Path, tell: Callable[[str], None]) -> list[dict[str, Any]]:

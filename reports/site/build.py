@@ -44,11 +44,12 @@ def publish(
     submissions: Sequence[Mapping[str, Any]] = (),
     url: str = "",
     again: bool = False,
+    seek: trends.Seek = trends.unsought,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Published:
     """``findings`` of this installation and their ``scripts`` by id; ``versions``: files of ``plumbline versions``;
     ``submissions``: checked bundles, with their ``content`` and what the page says of each;
-    ``url``: the address of the site, for the feeds; ``again``: make every page anew; ``tell`` gets lines of progress.
+    ``url``: the address of the site, for the feeds; ``again``: make every page anew; ``seek`` finds the change points; ``tell`` gets lines of progress.
 
     Raises :class:`SiteError`, or :class:`harness.store.StoreError`. The index is written last, so that each of its
     links leads to a page even if this process is killed before.
@@ -64,7 +65,7 @@ def publish(
         rows = _runs(site)
         clock.lap("runs")
         _assets(site)
-        alarms, site.trend_note = trends.alarms(store, folder, digest([run.head for run in runs]), again)
+        alarms, site.trend_note = trends.alarms(store, folder, seek, digest([run.head for run in runs]), again)
         clock.lap("trend")
         known = tables.findings(store, rows, site.given, site.versions)
         site.finding_ids = set(known)

@@ -9,7 +9,7 @@ import pytest
 from harness.history import Alarm, Series
 from harness.store import Store
 from reports import render
-from reports.site import SiteError, folder, publish, trends
+from reports.site import SiteError, folder, publish
 from tests.site import synthetic
 from tests.site.conftest import SOME
 
@@ -179,9 +179,7 @@ def test_a_file_in_the_place_of_the_folder_is_one_line(store: Store, tmp_path: P
         publish(store, tmp_path / "site")
 
 
-def test_alarms_are_sought_once_for_the_same_records(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_alarms_are_sought_once_for_the_same_records(store: Store, tmp_path: Path) -> None:
     series = Series(SOME[0].id, "throughput", "step_time", "s", "lower", "machine")
     alarm = Alarm(series, synthetic.run_id(3), 0.01, 0.012, False, 1e-5, {"torch": ("2.13.0", "2.14.1")})
     calls = []
@@ -190,11 +188,10 @@ def test_alarms_are_sought_once_for_the_same_records(
         calls.append(1)
         return [alarm], ""
 
-    monkeypatch.setattr(trends, "_sought", sought)
-    publish(store, tmp_path / "site")
+    publish(store, tmp_path / "site", seek=sought)
     page = tmp_path / "site" / "cases" / f"{SOME[0].id}.html"
     first = page.read_text()
-    publish(store, tmp_path / "site")
+    publish(store, tmp_path / "site", seek=sought)
     assert len(calls) == 1
     assert page.read_text() == first
     assert 'class="change"' in first
@@ -202,8 +199,11 @@ def test_alarms_are_sought_once_for_the_same_records(
     assert "changed for the worse" in (tmp_path / "site" / "feed.xml").read_text()
 
 
-def test_a_missing_detector_is_said_on_the_page(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trends, "_sought", lambda _: ([], "Change points were not sought: no detector"))
-    publish(store, tmp_path / "site")
-    for name in ("index.html", f"cases/{SOME[0].id}.html"):
-        assert "Change points were not sought: no detector" in (tmp_path / "site" / name).read_text()
+def test_a_missing_detector_is_said_on_the_page_until_there_is_one(store: Store, tmp_path: Path) -> None:
+    publish(store, tmp_path / "site", seek=lambda _: ([], "Change points were not sought: no detector"))
+    pages = [tmp_path / "site" / name for name in ("index.html", f"cases/{SOME[0].id}.html")]
+    for page in pages:
+        assert "Change points were not sought: no detector" in page.read_text()
+    publish(store, tmp_path / "site", seek=lambda _: ([], ""))
+    for page in pages:
+        assert "Change points were not sought" not in page.read_text()
