@@ -63,7 +63,16 @@ def publish(options: argparse.Namespace) -> int:
         store = Store.open(options.store, create=False)
         entered = _submissions(options.submissions, tell) if options.submissions else []
         done = publish(
-            store, options.folder, given, scripts, options.versions, entered, url, options.again, alarms, tell
+            store,
+            options.folder,
+            given,
+            scripts,
+            options.versions,
+            entered,
+            url=url,
+            again=options.again,
+            seek=alarms,
+            tell=tell,
         )
     except (StoreError, SiteError) as error:
         raise UserError(str(error)) from None

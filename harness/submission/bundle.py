@@ -137,7 +137,8 @@ def _records(content: bytes, run: str) -> list[dict[str, Any]]:
     table = pandas.read_parquet(BytesIO(content))
     if sorted(table.columns) != sorted(COLUMNS):
         raise ValueError(f"its columns are not {', '.join(COLUMNS)}")
-    records: list[dict[str, Any]] = table.astype(object).where(table.notna(), None).to_dict("records")
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    records = [{str(name): value for name, value in row.items()} for row in rows]
     for record in records:
         if record["run"] != run or record["verdict"] not in VERDICTS:
             raise ValueError(f"a record of run {record['run']!r} with verdict {record['verdict']!r} is out of place")

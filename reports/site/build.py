@@ -48,8 +48,9 @@ def publish(
     tell: Callable[[str], None] = lambda line: None,
 ) -> Published:
     """``findings`` of this installation and their ``scripts`` by id; ``versions``: files of ``plumbline versions``;
-    ``submissions``: checked bundles, with their ``content`` and what the page says of each;
-    ``url``: the address of the site, for the feeds; ``again``: make every page anew; ``seek`` finds the change points; ``tell`` gets lines of progress.
+    ``submissions``: checked bundles, with their ``content`` and what the page says of each; ``url``: the address of the
+    site, for the feeds; ``again``: make every page anew; ``seek`` finds the change points; ``tell`` gets lines of
+    progress.
 
     Raises :class:`SiteError`, or :class:`harness.store.StoreError`. The index is written last, so that each of its
     links leads to a page even if this process is killed before.

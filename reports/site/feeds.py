@@ -95,7 +95,8 @@ def atom(entries: Sequence[Item], url: str, updated: str) -> bytes:
         ElementTree.SubElement(entry, "link", {"rel": "alternate", "href": f"{url}{item.page}"})
         _add(entry, "summary", item.text)
     ElementTree.indent(feed)
-    return ElementTree.tostring(feed, encoding="utf-8", xml_declaration=True) + b"\n"
+    text: bytes = ElementTree.tostring(feed, encoding="utf-8", xml_declaration=True)
+    return text + b"\n"
 
 
 def feed(entries: Sequence[Item], url: str) -> bytes:

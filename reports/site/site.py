@@ -85,7 +85,7 @@ class Site:
 
 def described(environment: Mapping[str, Any]) -> dict[str, str]:
     """Names and values as texts, the packages one by one."""
-    found = {}
+    found: dict[str, str] = {}
     for name, value in environment.items():
         if isinstance(value, Mapping):
             found |= {inner: str(each) for inner, each in value.items() if each is not None}
