@@ -46,16 +46,8 @@ BASE = {"harness.spec", "harness.catalog"}
 RANKS = BASE | {"harness.meter", "harness.launch"}
 RUN = RANKS | {"harness.judge"}
 TOP = RUN | {"harness.run", "harness.measures", "harness.plan", "harness.options", "harness.replay", "harness.store"}
-TOP |= {
-    "harness.history",
-    "harness.submission",
-    "harness.findings",
-    "harness.plugin",
-    "harness.usage",
-    "harness.session",
-    "harness.hooks",
-    "reports",
-}
+TOP |= {"harness.history", "harness.submission", "harness.findings", "harness.plugin", "harness.usage"}
+TOP |= {"harness.session", "harness.hooks", "reports"}
 MAY_IMPORT: dict[str, set[str]] = {
     "harness.spec": set(),
     "harness.catalog": {"harness.spec", "impls"},  # impls: only to list the chapters, see below
