@@ -39,6 +39,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     command.add_argument("--url", default="", help="the address of the site, for the feeds (default: relative links)")
     command.add_argument("--again", action="store_true", help="make every page again")
+    command.add_argument("--prune", action="store_true", help="remove runs from the site that the store does not have")
     command.add_argument("--quiet", action="store_true", help="print only the path of the first page")
     command.set_defaults(call=publish)
 
@@ -71,6 +72,7 @@ def publish(options: argparse.Namespace) -> int:
             entered,
             url=url,
             again=options.again,
+            prune=options.prune,
             seek=alarms,
             tell=tell,
         )

@@ -44,13 +44,14 @@ def publish(
     submissions: Sequence[Mapping[str, Any]] = (),
     url: str = "",
     again: bool = False,
+    prune: bool = False,
     seek: trends.Seek = trends.unsought,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Published:
     """``findings`` of this installation and their ``scripts`` by id; ``versions``: files of ``plumbline versions``;
     ``submissions``: checked bundles, with their ``content`` and what the page says of each; ``url``: the address of the
-    site, for the feeds; ``again``: make every page anew; ``seek`` finds the change points; ``tell`` gets lines of
-    progress.
+    site, for the feeds; ``again``: make every page anew; ``prune``: remove runs that the store does not have; ``seek``
+    finds the change points; ``tell`` gets lines of progress.
 
     Raises :class:`SiteError`, or :class:`harness.store.StoreError`. The index is written last, so that each of its
     links leads to a page even if this process is killed before.
@@ -62,6 +63,8 @@ def publish(
         site = Site(store, folder, tell, again, runs, url)
         site.given, site.scripts, site.versions = findings or {}, scripts or {}, tables_of
         site.submissions = submissions
+        if not prune:
+            _same_store(site)
         clock = _Clock(site.seconds)
         rows = _runs(site)
         clock.lap("runs")
@@ -80,6 +83,17 @@ def publish(
         left = folder.finish()
         clock.lap("manifest")
         return Published(root / "index.html", tuple(folder.written), tuple(left), site.seconds, tuple(site.notes))
+
+
+def _same_store(site: Site) -> None:
+    """A store that lacks runs of the site is probably not the one that the site was made from."""
+    ours = {f"{run_folder(run.run)}/run.json" for run in site.runs}
+    gone = [name.split("/")[1] for name in site.folder.below("runs") if name.endswith("/run.json") and name not in ours]
+    if gone:
+        raise SiteError(
+            f"{site.folder.root} has {len(gone)} runs that store {site.store.place} does not have, as {gone[0]}; name "
+            "the store that it was made from, or add --prune to remove them"
+        )
 
 
 class _Clock:

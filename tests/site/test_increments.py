@@ -81,6 +81,19 @@ def test_a_page_that_is_no_longer_made_is_removed_unless_somebody_changed_it(sto
     assert not (tmp_path / "again" / "findings" / "planted_average.py").exists()
 
 
+def test_another_store_does_not_empty_the_site_unless_that_is_asked_for(store: Store, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    publish(store, site)
+    before = files(site)
+    other = Store.open(str(tmp_path / "other.db"))
+    with pytest.raises(SiteError, match="4 runs that store"):
+        publish(other, site)
+    assert files(site) == before
+    publish(other, site, prune=True)
+    assert not list((site / "runs").glob("2*"))
+    assert not list((site / "cases").glob("zero*"))
+
+
 def test_a_manifest_that_names_a_file_outside_removes_nothing(store: Store, tmp_path: Path) -> None:
     site = tmp_path / "site"
     publish(store, site)
