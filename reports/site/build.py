@@ -53,8 +53,8 @@ def publish(
     site, for the feeds; ``again``: make every page anew; ``prune``: remove runs that the store does not have; ``seek``
     finds the change points; ``tell`` gets lines of progress.
 
-    Raises :class:`SiteError`, or :class:`harness.store.StoreError`. The index is written last, so that each of its
-    links leads to a page even if this process is killed before.
+    Raises :class:`SiteError`, or :class:`harness.store.StoreError`. The index is written when each of its links
+    leads to a page: first of all others where the site has a page of every case, and again after the last page.
     """
     tables_of = [_versions(path) for path in versions]
     heads = source.cases(store)  # read first: what is written from now on is seen by the next publish
@@ -69,17 +69,22 @@ def publish(
         rows = _runs(site)
         clock.lap("runs")
         _assets(site)
-        alarms, site.trend_note = trends.alarms(store, folder, seek, digest([run.head for run in runs]), again)
-        clock.lap("trend")
         known = tables.findings(store, rows, site.given, site.versions)
         site.finding_ids = set(known)
-        facts = _cases(site, heads, alarms)
-        clock.lap("cases")
+        alarms, site.trend_note = trends.stored(folder)
         _run_pages(site, rows)
         _findings(site, known)
         clock.lap("findings and runs' pages")
-        _index(site, rows, facts, known, alarms)
+        pages = [case_page(name) for name in heads]
+        if set(pages) <= folder.entries.keys():  # every link leads to a page, if not yet to the newest
+            _index(site, rows, [folder.facts(page) for page in pages], known, alarms)
         clock.lap("index")
+        alarms, site.trend_note = trends.alarms(store, folder, seek, digest([run.head for run in runs]), again)
+        clock.lap("trend")
+        facts = _cases(site, heads, alarms)
+        clock.lap("cases")
+        _index(site, rows, facts, known, alarms)
+        clock.lap("index with all cases")
         left = folder.finish()
         clock.lap("manifest")
         return Published(root / "index.html", tuple(folder.written), tuple(left), site.seconds, tuple(site.notes))

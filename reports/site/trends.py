@@ -17,12 +17,19 @@ def alarms(store: Store, folder: Folder, seek: Seek, made: str, again: bool) -> 
     """The alarms, and why there are none if they could not be sought, which is tried anew each time. ``made`` changes
     with every record."""
     if not again and folder.fresh(FILE, made):
-        stored = json.loads((folder.root / FILE).read_text("utf-8"))
-        return [_alarm(entry) for entry in stored["alarms"]], stored["note"]
+        return stored(folder)
     found, note = seek(store)
     content = {"alarms": [asdict(replace(a, series=replace(a.series, points=()))) for a in found], "note": note}
     folder.write(FILE, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode(), "" if note else made)
     return found, note
+
+
+def stored(folder: Folder) -> tuple[list[Alarm], str]:
+    """Those of the last publish."""
+    if FILE not in folder.entries or not folder.fresh(FILE, folder.entries[FILE].made):
+        return [], ""
+    content = json.loads((folder.root / FILE).read_text("utf-8"))
+    return [_alarm(entry) for entry in content["alarms"]], content["note"]
 
 
 def unsought(store: Store) -> tuple[list[Alarm], str]:

@@ -35,6 +35,20 @@ def test_one_more_run_makes_its_own_pages_those_of_its_cases_and_the_lists(store
     assert {"index.html", "runs/index.html", f"runs/{run}/report/index.html"} <= written
 
 
+def test_the_index_shows_a_new_run_before_the_pages_of_its_cases_are_made(store: Store, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    publish(store, site)
+    run = synthetic.night(store, 9, SOME[:1], synthetic.environment(torch="2.14.1"))
+
+    def late(_: Store) -> tuple[list[Alarm], str]:
+        assert run in (site / "index.html").read_text()
+        assert run not in (site / "cases" / f"{SOME[0].id}.html").read_text()
+        return [], ""
+
+    publish(store, site, seek=late)
+    assert run in (site / "cases" / f"{SOME[0].id}.html").read_text()
+
+
 def test_a_newer_pytorch_marks_the_rows_that_were_not_measured_again(store: Store, tmp_path: Path) -> None:
     publish(store, tmp_path / "site")
     synthetic.night(store, 9, SOME[:1], synthetic.environment(torch="2.15.0"))
@@ -146,6 +160,7 @@ def test_a_damaged_page_is_made_again(store: Store, tmp_path: Path) -> None:
     whole = files(site)
     (site / "cases" / f"{SOME[0].id}.html").write_text("half")
     (site / "runs" / synthetic.run_id(0) / "report" / "index.html").unlink()
+    (site / "alarms.json").write_text("{")
     publish(store, site)
     assert files(site) == whole
 
