@@ -182,7 +182,8 @@ def _cases(site: Site, heads: Mapping[str, source.Head], alarms: Sequence[Alarm]
 
     for done, (name, head) in enumerate(sorted(heads.items(), key=lambda item: (item[1].run, item[0]))):
         mine = by_case.get(name, [])
-        made = f"{head.text}, {common}, {digest([repr(alarm) for alarm in mine])}"
+        run = site.by_id[head.run]  # while it goes on, it may replace a record by another one of the same number
+        made = f"{head.text}, {run.head}, {common}, {digest([repr(alarm) for alarm in mine])}"
         address = case_page(name)
         if not site.fresh(address, made):
             rows = [row for row in source.history(site.store, name) if row["run"] in site.by_id]
