@@ -46,8 +46,8 @@ BASE = {"harness.spec", "harness.catalog"}
 RANKS = BASE | {"harness.meter", "harness.launch"}
 RUN = RANKS | {"harness.judge"}
 TOP = RUN | {"harness.run", "harness.measures", "harness.plan", "harness.options", "harness.replay", "harness.store"}
-TOP |= {"harness.history", "harness.findings", "harness.plugin", "harness.usage", "harness.session"}
-TOP |= {"harness.hooks", "reports"}
+TOP |= {"harness.history", "harness.submission", "harness.findings", "harness.plugin", "harness.usage"}
+TOP |= {"harness.session", "harness.hooks", "reports"}
 MAY_IMPORT: dict[str, set[str]] = {
     "harness.spec": set(),
     "harness.catalog": {"harness.spec", "impls"},  # impls: only to list the chapters, see below
@@ -57,6 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "harness.api": {"harness.store"},
     "harness.findings": {"harness.spec", "harness.plugin"},
     "harness.history": {"harness.spec", "harness.judge", "harness.store"},
+    "harness.submission": {"harness.spec", "harness.store", "harness.options"},
     "harness.launch": BASE | {"harness.meter"},
     "harness.run": RUN,
     "harness.measures": RUN | {"harness.run"},

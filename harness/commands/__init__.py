@@ -13,6 +13,8 @@ COMMANDS = (  # in the order of --help
     "export",
     "compare",
     "trend",
+    "publish",
+    "submit",
     "findings",
     "completion",
 )

@@ -8,7 +8,8 @@ from sqlalchemy import update
 
 from harness.spec import Case, Measurement, Topology, Workload
 from harness.store import Store
-from harness.store.schema import RUNS, writing
+from harness.store.schema import writing
+from harness.store.tables import RUNS
 
 CASE = Case("zero", "zero3", "deepspeed", Topology(dp=2), Workload())
 BESIDE = replace(CASE, engine="reference")
