@@ -29,6 +29,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "URL",
         "help": "the store of records: a file, sqlite:///… or postgresql://… (default: plumbline.db)",
     },
+    "--resume": {"metavar": "RUN", "help": "continue this run of the store, which ended early, with the same options"},
     "--report": {"metavar": "DIR", "help": "the folder of the HTML report (default: report)"},
     "--add-engine": {
         "action": "append",

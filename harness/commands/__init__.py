@@ -4,4 +4,5 @@ A command's function gets the parsed options and returns the exit code. A comman
 a reader that closes its pipe early has then cut it short, which is an error.
 """
 
-COMMANDS = ("doctor", "listing", "run", "report", "records", "findings", "completion")  # in the order of --help
+# In the order of --help.
+COMMANDS = ("doctor", "listing", "run", "nightly", "report", "records", "findings", "completion")

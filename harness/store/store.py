@@ -11,6 +11,7 @@ from harness.spec import Case, Measurement
 from harness.store import query
 from harness.store.liveness import process
 from harness.store.record import now, plain, row, storable
+from harness.store.resume import resume
 from harness.store.schema import RECORDS, RUNS, StoreError, connect, place, shown, writing
 
 if TYPE_CHECKING:
@@ -49,6 +50,12 @@ class Store:
             connection.execute(RUNS.insert().values(**started, environment=described))
         self._hold()
         return run
+
+    def resume(self, run: str, environment: Mapping[str, Any], command: str) -> None:
+        """Continues a run that ended early: it is running again, in this process, and keeps its command. Nothing else
+        may have changed since: neither the environment nor the options."""
+        resume(self.engine, run, environment, command)
+        self._hold()
 
     def _hold(self) -> None:
         """Keeps SQLite's file open during a run: the last connection to close merges the log into it, which is slow,

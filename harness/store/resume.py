@@ -1,0 +1,68 @@
+"""Continues a run that ended early, in the same environment and with the same options."""
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Engine, select
+
+from harness.store import query
+from harness.store.environment import hardware_key
+from harness.store.liveness import process
+from harness.store.record import plain
+from harness.store.schema import RUNS, StoreError, shown, writing
+
+ELSEWHERE = ("--resume", "--report", "--junitxml")  # options that change nothing in the records
+
+
+def resume(engine: Engine, run: str, environment: Mapping[str, Any], command: str) -> None:
+    """Implements :meth:`Store.resume`."""
+    now = plain(environment)
+    with writing(engine) as connection:
+        found = connection.execute(select(RUNS).where(RUNS.c.run == run).with_for_update()).mappings().first()
+        if found is None:
+            raise StoreError(f"{shown(engine.url)}: has no run {run!r}")
+        if found["status"] == "running" and run not in query.killed(connection):
+            raise StoreError(f"run {run} is still running, or ran on a machine from which this one hears nothing")
+        if selection(found["command"]) != selection(command):
+            raise StoreError(f"run {run} had other options; give the same ones: {found['command']}")
+        if changed := changes(found["environment"], now):
+            raise StoreError(f"run {run} began in another environment ({'; '.join(changed)}); start a new run")
+        kept = {**found["environment"], "process": process()}
+        values = {"status": "running", "finished": None, "environment": kept}
+        connection.execute(RUNS.update().where(RUNS.c.run == run).values(**values))
+
+
+def selection(command: str) -> list[str]:
+    """The words of a command line that decide what a run measures."""
+    words = iter(shlex.split(command))
+    kept = []
+    for word in words:
+        if word in ELSEWHERE:
+            next(words, None)
+        elif word.partition("=")[0] not in ELSEWHERE:
+            kept.append(word)
+    return kept
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """What differs between two environments, as ``torch: 2.12.1 → 2.13.0``. Memory changes by a few bytes with the
+    kernel, so it counts as it does in the hardware's key."""
+    found = []
+    ours, theirs = _flat(before), _flat(after)
+    for name in sorted(ours.keys() | theirs.keys()):
+        if ours.get(name) != theirs.get(name):
+            found.append(f"{name}: {ours.get(name)} → {theirs.get(name)}")
+    if "memory" in before and hardware_key(before) == hardware_key(after):
+        found = [line for line in found if not line.startswith("memory: ")]
+    return found
+
+
+def _flat(environment: Mapping[str, Any]) -> dict[str, Any]:
+    found = {}
+    for name, value in environment.items():
+        if isinstance(value, Mapping):
+            found.update({} if name == "process" else value)
+        else:
+            found[name] = value
+    return found
