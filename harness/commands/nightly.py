@@ -5,8 +5,8 @@ from pathlib import Path
 
 from harness.commands.console import UserError
 
-EXIT_CODES = """exit codes: 0 all right; 1 failures, regressions or alarms; 2 interrupted; 3 a step broke; 4 wrong usage;
-5 no case matches. The worst of all steps counts."""
+EXIT_CODES = """exit codes: 0 all right; 1 failures, regressions or alarms; 2 interrupted; 3 a step broke; 4 wrong
+usage; 5 no case matches. The worst of all steps counts."""
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

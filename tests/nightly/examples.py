@@ -26,7 +26,7 @@ measures = ["parity", "memory", "traffic"]
 gpus = 0
 ranks = 2
 """
-STEPS = 'steps = ["suites", "report"]\n'
+STEPS = 'steps = ["suites", "report"]\nretry_pause = 0\n'
 # Stands in for the ranks: each measure takes some milliseconds and finds the same each time. Python imports this file
 # by itself in the suites' process, and it replaces nothing before the suites' own module is there.
 PLANTED = '''

@@ -72,8 +72,9 @@ def test_a_server_and_an_absolute_path_stay_as_they_are(tmp_path: Path) -> None:
         (ENTRY.replace("[[quarantine]]", "[quarantine]"), "night.toml: quarantine must be tables [[quarantine]]"),
         (
             ENTRY + 'measure = "memroy"',
-            "night.toml: [[quarantine]] 1: unknown measure 'memroy'; did you mean 'memory'?",
+            "night.toml: [[quarantine]] 1: unknown measure 'memroy'; did you mean",
         ),
+        ("retry_pause = -1", "night.toml: retry_pause must be 0 seconds or more, not -1"),
         ('quarantine_file = "none.toml"', "there is no file"),
         ("store =", "night.toml: Invalid value (at"),
     ],
@@ -113,9 +114,6 @@ def test_the_example_can_be_read_with_and_without_its_comments(
     (tmp_path / "quarantine.toml").write_text(ENTRY)
     everything = read(shown, tmp_path)
     for part in (everything, everything.suites, everything.notify, everything.quarantine[0]):
-        assert all(
-            f"{field.name} = " in shown
-            for field in fields(part)
-            if field.name not in ("path", "suites", "notify", "quarantine")
-        )
+        names = {field.name for field in fields(part)} - {"path", "suites", "notify", "quarantine"}
+        assert [name for name in names if f"{name} = " not in shown] == []
     assert everything.suites.gpus == 8
