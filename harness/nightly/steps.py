@@ -28,7 +28,8 @@ class Absent(Exception):
 def trend(night: Night) -> Result:
     """Change points for the worse over all nights. One that last night has told already does not fail this one."""
     series, find = _part("harness.history.series:series"), _part("harness.history.trend:trend")
-    found = [_alarm(alarm) for alarm in find(series(night.store)) if not alarm.improved]
+    environments = {run["run"]: run["environment"] for run in night.store.runs()}
+    found = [_alarm(alarm) for alarm in find(series(night.store), environments) if not alarm.improved]
     told = [alarm["series"] for alarm in _last_summary(night).get("alarms", ()) if isinstance(alarm, dict)]
     free, held = quarantine.split(found, night.config.quarantine, datetime.date.today())
     new = [alarm for alarm in free if alarm["series"] not in told]
@@ -107,8 +108,11 @@ def report(night: Night) -> Result:
 
 def publish(night: Night) -> Result:
     """The site of all runs in the store."""
-    path = _part("reports.site.publish:publish")(night.store, night.folder / "site")
-    return Result("publish", "ok", str(path), facts={"site": str(path)})
+    make, known = _part("reports.site:publish"), findings.read()
+    given = {finding.id: vars(finding) | {"link": finding.link} for finding in known}
+    scripts = {finding.id: path.read_text("utf-8") for finding in known if (path := findings.script(finding))}
+    index = str(make(night.store, night.folder / "site", given, scripts).index)
+    return Result("publish", "ok", index, facts={"site": index})
 
 
 STEPS: Mapping[str, Step] = MappingProxyType(

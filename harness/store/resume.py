@@ -7,11 +7,11 @@ from typing import Any
 from sqlalchemy import Engine, select
 
 from harness.store import query
-from harness.store.environment import hardware_key
 from harness.store.liveness import process
 from harness.store.record import plain
 from harness.store.schema import RUNS, StoreError, shown, writing
 
+OF_THE_PROCESS = ("process", "clock")  # facts of an environment that every session has anew
 ELSEWHERE = ("--resume", "--report", "--junitxml")  # options that change nothing in the records
 
 
@@ -46,23 +46,19 @@ def selection(command: str) -> list[str]:
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """What differs between two environments, as ``torch: 2.12.1 → 2.13.0``. Memory changes by a few bytes with the
-    kernel, so it counts as it does in the hardware's key."""
-    found = []
+    """What differs between two environments, as ``torch: 2.12.1 → 2.13.0``."""
     ours, theirs = _flat(before), _flat(after)
-    for name in sorted(ours.keys() | theirs.keys()):
-        if ours.get(name) != theirs.get(name):
-            found.append(f"{name}: {ours.get(name)} → {theirs.get(name)}")
-    if "memory" in before and hardware_key(before) == hardware_key(after):
-        found = [line for line in found if not line.startswith("memory: ")]
-    return found
+    names = [name for name in sorted(ours.keys() | theirs.keys()) if ours.get(name) != theirs.get(name)]
+    return [f"{name}: {ours.get(name)} → {theirs.get(name)}" for name in names]
 
 
 def _flat(environment: Mapping[str, Any]) -> dict[str, Any]:
-    found = {}
+    found: dict[str, Any] = {}
     for name, value in environment.items():
+        if name in OF_THE_PROCESS:
+            continue
         if isinstance(value, Mapping):
-            found.update({} if name == "process" else value)
-        else:
-            found[name] = value
+            found.update(value)
+        else:  # the last digits of memory change with the kernel
+            found[name] = f"{round(value / 2**30)} GiB" if name == "memory" else value
     return found

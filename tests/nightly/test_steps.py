@@ -94,7 +94,7 @@ def alarmed(monkeypatch: pytest.MonkeyPatch, *alarms: tuple[str, bool]) -> None:
     series = Series(CASE.id, "memory", "peak", "B", "lower", "2 x x")
     found = [Alarm(series, run, 1.0, 2.0, improved, 0.001) for run, improved in alarms]
     plant(monkeypatch, "harness.history.series", series=lambda store: [series])
-    plant(monkeypatch, "harness.history.trend", trend=lambda _: found)
+    plant(monkeypatch, "harness.history.trend", trend=lambda *_: found)
 
 
 def test_an_alarm_fails_the_night_that_tells_it_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +127,7 @@ def test_a_report_is_written_of_the_nights_run(tmp_path: Path) -> None:
 
 
 def test_a_part_that_is_not_there_is_skipped_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "reports.site.publish", None)
+    monkeypatch.setitem(sys.modules, "reports.site", None)
     plant(monkeypatch, "harness.history.series")
     tonight = night(tmp_path)
     assert take(tonight, "publish").state == "skipped"
