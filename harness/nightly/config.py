@@ -103,8 +103,9 @@ def read(path: Path) -> Config:
 
 
 def _table(path: Path) -> dict[str, Any]:
+    content = readable(path).read_bytes()
     try:
-        return tomllib.loads(readable(path).read_bytes().decode("utf-8-sig"))
+        return tomllib.loads(content.decode("utf-8-sig"))
     except ValueError as error:  # TOML's own errors include line and column
         raise ValueError(f"{path.name}: {error}") from None
 
