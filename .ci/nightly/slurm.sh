@@ -27,9 +27,10 @@ trap 'kill -TERM "$night"' TERM
 night=$!
 wait "$night"
 code=$?
-if [ "$code" -gt 128 ] && kill -0 "$night" 2>/dev/null; then # the trap ended the first wait
+if [ "$code" -gt 128 ]; then # perhaps the trap ended the first wait, and not the night; 127: the night
   wait "$night"
-  code=$?
+  ended=$?
+  [ "$ended" -eq 127 ] || code=$ended
 fi
 if [ "$code" -eq 2 ] && [ "$again" -lt 3 ]; then
   scontrol requeue "$SLURM_JOB_ID"

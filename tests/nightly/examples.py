@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.measures import MEASURES
 from harness.nightly import config
 from harness.nightly.config import Config
 from harness.nightly.night import Night
@@ -92,10 +93,10 @@ def taken(folder: Path) -> list[str]:
 
 
 def figures(folder: Path) -> dict[tuple[str, ...], object]:
-    """The latest run's figures, as far as two runs have the same."""
+    """The latest run's planted figures, as far as two runs have the same."""
     names = ("measure", "case", "quantity", "verdict", "reason")
     records = Store.open(str(folder / "plumbline.db"), create=False).records()
-    return {tuple(record[name] for name in names): record["value"] for record in records}
+    return {tuple(r[name] for name in names): r["value"] for r in records if r["measure"] in MEASURES}
 
 
 MACHINE = {"cpu": "x", "cores": 2, "memory": 2**33, "gpus": [], "packages": {"torch": "2.13.0"}}

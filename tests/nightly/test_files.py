@@ -1,5 +1,6 @@
 """The ready files for schedulers can be read by them, and their commands exist."""
 
+import getpass
 import re
 import shutil
 import subprocess
@@ -43,12 +44,12 @@ def test_cron_has_five_fields_before_the_command() -> None:
 
 
 def test_systemd_accepts_service_and_timer(tmp_path: Path) -> None:
-    """With programs and users that exist here."""
+    """With a program and a user that exist here."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed: Debian's package systemd")
     for path in FOLDER.glob("plumbline-nightly.*"):
         text = path.read_text().replace("/srv/plumbline/venv/bin/plumbline", sys.executable)
-        text = text.replace("User=plumbline", "User=nobody").replace("/srv/plumbline", str(tmp_path))
+        text = text.replace("User=plumbline", f"User={getpass.getuser()}").replace("/srv/plumbline", str(tmp_path))
         (tmp_path / path.name).write_text(text)
     command = ["systemd-analyze", "verify", "--man=no", *map(str, sorted(tmp_path.glob("plumbline-nightly.*")))]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -115,7 +116,8 @@ class TestSlurm:
 
     def test_a_night_submits_the_next_and_keeps_its_exit_code(self, script: Path) -> None:
         assert self.run(script, 'echo "$@"; exit 1').communicate()[0].split()[-1].endswith("nightly.toml")
-        assert self.run(script, "exit 1").wait() == 1
+        with self.run(script, "exit 1") as process:
+            assert process.wait() == 1
         assert self.asked(script) == ["sbatch", "sbatch"]
 
     def test_a_night_that_is_put_back_goes_on(self, script: Path) -> None:
@@ -123,9 +125,15 @@ class TestSlurm:
         assert not (script.parent / "asked").exists()
 
     def test_a_night_at_its_time_limit_is_told_and_put_back(self, script: Path) -> None:
-        process = self.run(script, 'trap "exit 2" TERM; echo ready; sleep 20 & wait')
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        process.terminate()
-        assert process.wait(timeout=15) == 2
+        night = 'trap "kill $!; exit 2" TERM; sleep 20 >/dev/null & echo ready; wait'
+        with self.run(script, night.replace("$!", "%1")) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            process.terminate()
+            assert process.wait(timeout=15) == 2
+
+    def test_a_night_that_is_killed_is_told_by_its_signal(self, script: Path) -> None:
+        with self.run(script, "kill -KILL $$") as process:
+            assert process.wait() == 128 + 9
+        assert self.asked(script) == ["sbatch"]
         assert self.asked(script) == ["sbatch", "scontrol"]
