@@ -7,7 +7,7 @@ import pytest
 from harness.run.earlier import earlier
 from harness.run.recorder import Recorder
 from harness.spec import Case, Measurement, Topology, Workload
-from harness.store import Store, StoreError
+from harness.store import Store
 from harness.store.resume import changes, selection
 from tests.nightly.examples import CASE, MACHINE
 
@@ -55,42 +55,6 @@ def test_a_rank_that_was_told_to_end_with_the_run_is_measured_again(store: Store
     found = earlier(store.records(run), [("parity", CASE), ("parity", PEER)])
     assert found.kept.keys() == {("parity", PEER.id)}
     assert found.attempts == {}
-
-
-def test_a_resumed_run_is_running_again_with_its_command_and_can_be_finished(store: Store, run: str) -> None:
-    before = store.runs(run)[0]
-    store.resume(run, MACHINE, f"pytest suites --depth=full --report=b --resume {run}")
-    again = store.runs(run)[0]
-    assert (again["status"], again["finished"]) == ("running", None)
-    same = ("command", "started", "environment", "records")
-    assert [again[name] for name in same] == [before[name] for name in same]
-    store.finish(run, "finished")
-    assert store.runs(run)[0]["status"] == "finished"
-
-
-@pytest.mark.parametrize(
-    ("machine", "command", "message"),
-    [
-        (MACHINE, "pytest suites --depth=quick", "had other options; give the same ones: pytest suites --depth=full"),
-        ({**MACHINE, "packages": {"torch": "2.14.0"}}, "", r"another environment \(torch: 2.13.0 → 2.14.0\)"),
-        ({**MACHINE, "cores": 4}, "", r"another environment \(cores: 2 → 4\)"),
-        ({**MACHINE, "memory": 2**34}, "", "another environment"),
-    ],
-)
-def test_a_run_goes_on_only_as_it_began(
-    machine: dict[str, object], command: str, message: str, store: Store, run: str
-) -> None:
-    with pytest.raises(StoreError, match=message):
-        store.resume(run, machine, command or "pytest suites --depth=full")
-    assert store.runs(run)[0]["status"] == "interrupted"
-
-
-def test_a_run_whose_process_lives_does_not_go_on_elsewhere(store: Store) -> None:
-    run = store.begin(MACHINE, "pytest")
-    with pytest.raises(StoreError, match=f"run {run} is still running"):
-        store.resume(run, MACHINE, "pytest")
-    with pytest.raises(StoreError, match="has no run 'x'"):
-        store.resume("x", MACHINE, "pytest")
 
 
 def test_the_kernels_share_of_memory_is_no_change() -> None:
