@@ -75,8 +75,8 @@ def markdown(found: Mapping[str, Any]) -> str:
         lines += ["", "### Wrong entries of the quarantine", ""]
         lines += [f"- {_safe(problem)}" for problem in found["quarantine_problems"]]
     if found["environment"]:
-        rows = [(name, *values) for name, values in found["environment"].items()]
-        lines += ["", "### What else changed since the last night", "", *_table(("", "before", "after"), rows)]
+        changed = [(name, *values) for name, values in found["environment"].items()]
+        lines += ["", "### What else changed since the last night", "", *_table(("", "before", "after"), changed)]
     return "\n".join(lines) + "\n"
 
 

@@ -49,7 +49,7 @@ def _measurement(record: Mapping[str, Any]) -> Measurement:
 
 
 def _ended(record: Mapping[str, Any]) -> bool:
-    return record["verdict"] == "error" and record["reason"].startswith(ENDED)
+    return record["verdict"] == "error" and str(record["reason"]).startswith(ENDED)
 
 
 def _attempt(record: Mapping[str, Any]) -> dict[str, str]:

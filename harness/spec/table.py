@@ -64,8 +64,8 @@ def _meaning(hint: Any, name: str) -> str:
 
 def _fits(hint: Any, value: Any) -> bool:
     if hint == tuple[float, float]:
-        numbers = isinstance(value, list) and [type(each) for each in value if type(each) in (int, float)]
-        return bool(numbers) and len(numbers) == len(value) == 2 and value[0] <= value[1]
+        numbers = isinstance(value, list) and all(type(each) in (int, float) for each in value)
+        return numbers and len(value) == 2 and value[0] <= value[1]
     if get_origin(hint) is tuple:
         kind = get_args(hint)[0] if get_args(hint)[0] in MEANINGS else dict
         return isinstance(value, list) and all(isinstance(each, kind) for each in value)
