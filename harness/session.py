@@ -126,25 +126,25 @@ class Session:
             reason = f"the report cannot be written there ({error.strerror}); give another folder"
             raise pytest.UsageError(f"--report {self.folder}: {reason}") from None
         try:
-            self._store = Store.open(self.store_url)
+            store = Store.open(self.store_url)
             used = [gpu.name for gpu in gpus.gpus()[: self.request.gpus]] if self.request.gpus else []
             engines = distributions(engine for card in self.cards.values() for engine in card.engines.values())
             machine = environment(used, gpus.found().driver if used else None, engines)
             line = command(["pytest", *self.config.invocation_params.args])
             if (run := self.config.getoption("--resume")) is None:
-                self._run = self._store.begin(machine, line)
+                run = store.begin(machine, line)
             else:
-                self._resume(run, machine, line)
+                self._resume(store, run, machine, line)
+            self._store, self._run = store, run
         except StoreError as error:
             raise pytest.UsageError(f"--store: {error}") from None
 
-    def _resume(self, run: str, machine: dict[str, Any], line: str) -> None:
+    def _resume(self, store: Any, run: str, machine: dict[str, Any], line: str) -> None:
         from harness.run.earlier import earlier
 
-        self._store.resume(run, machine, line)
+        store.resume(run, machine, line)
         quiet = [name for name, measure in MEASURES.items() if measure.NEEDS is Needs.QUIET]
-        self._earlier = earlier(self._store.records(run), self.plan.tests, quiet)
-        self._run = run
+        self._earlier = earlier(store.records(run), self.plan.tests, quiet)
 
     def known_already(self, measure: str, case: Case) -> bool:
         """Whether the run had taken this measure before it was resumed."""

@@ -73,11 +73,11 @@ def test_a_night_that_is_killed_at_random_moments_has_the_same_figures_in_the_en
     """Kills the night itself; its suites end with it."""
     written(tmp_path)
     draw = random.Random(29)
-    environment = plant(tmp_path, "time.sleep(0.1)")
+    environment = plant(tmp_path, "time.sleep(0.05)")
     kills = 0
     for _ in range(20):
         night = started(tmp_path, environment, "--resume")
-        before, wait = len(taken(tmp_path)), draw.randrange(2, 9)
+        before, wait = len(taken(tmp_path)), draw.randrange(3, 10)
         deadline = time.monotonic() + 60
         while night.poll() is None and len(taken(tmp_path)) < before + wait and time.monotonic() < deadline:
             time.sleep(0.01)
