@@ -12,7 +12,9 @@ from harness.store.record import plain
 from harness.store.schema import RUNS, StoreError, shown, writing
 
 OF_THE_PROCESS = ("process", "clock")  # facts of an environment that every session has anew
-ELSEWHERE = ("--resume", "--report", "--junitxml")  # options that change nothing in the records
+# Options that change nothing in the records: those with a value, and those without.
+OUTPUTS = ("--resume", "--report", "--junitxml", "--junit-xml", "--basetemp", "--durations", "--tb", "--color")
+FLAGS = ("-q", "-qq", "-v", "-vv", "-s", "-x", "--exitfirst", "-l", "--showlocals")
 
 
 def resume(engine: Engine, run: str, environment: Mapping[str, Any], command: str) -> None:
@@ -38,9 +40,9 @@ def selection(command: str) -> list[str]:
     words = iter(shlex.split(command))
     kept = []
     for word in words:
-        if word in ELSEWHERE:
+        if word in OUTPUTS:
             next(words, None)
-        elif word.partition("=")[0] not in ELSEWHERE:
+        elif word.partition("=")[0] not in OUTPUTS and word not in FLAGS:
             kept.append(word)
     return kept
 

@@ -63,4 +63,9 @@ def test_the_kernels_share_of_memory_is_no_change() -> None:
 
 
 def test_outputs_and_the_resumed_run_are_no_part_of_the_selection() -> None:
-    assert selection("pytest suites --resume x --report=a --junitxml b -k 'a b'") == ["pytest", "suites", "-k", "a b"]
+    assert selection("pytest -q suites --resume x --report=a --junitxml b -x -k 'a b'") == [
+        "pytest",
+        "suites",
+        "-k",
+        "a b",
+    ]

@@ -1,7 +1,5 @@
 """``pytest suites/ --resume RUN``: a run that ended early goes on as the session that it was."""
 
-from pathlib import Path
-
 import pytest
 
 from tests.nightly.examples import plant, taken
