@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from harness.nightly.night import Night, Result, worst
+from harness.store.record import plain
 
 SCHEMA = 1  # grows when a field changes its meaning or goes
 STATUSES = {0: "passed", 1: "failed", 2: "interrupted"}  # by exit code; others: broken
@@ -20,7 +21,7 @@ def summary(night: Night) -> dict[str, Any]:
     code = worst([result.code for result in night.results])
     steps = [{name: value for name, value in asdict(result).items() if name != "facts"} for result in night.results]
     suites = night.result("suites")
-    return {
+    found: dict[str, Any] = {
         "schema": SCHEMA,
         "name": night.config.name,
         "status": STATUSES.get(code, "broken"),
@@ -43,6 +44,7 @@ def summary(night: Night) -> dict[str, Any]:
         "report": night.facts("report", "report") or "",
         "site": night.facts("publish", "site") or "",
     }
+    return dict(plain(found))  # JSON has no NaN
 
 
 def markdown(found: Mapping[str, Any]) -> str:

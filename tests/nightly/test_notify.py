@@ -91,6 +91,11 @@ def test_a_summary_has_its_fields_in_their_types_and_is_json(failed: Night) -> N
     assert found["steps"] == [{"name": "suites", "state": "failed", "line": "1 failures", "code": 1, "seconds": 2.5}]
 
 
+def test_a_figure_that_json_does_not_know_is_null(failed: Night) -> None:
+    failed.results.append(Result("compare", "ok", "", facts={"regressions": [{"before": float("nan"), "after": 1.0}]}))
+    assert summary(failed)["regressions"] == [{"before": None, "after": 1.0}]
+
+
 def test_a_reason_breaks_no_table_and_is_no_markup(failed: Night) -> None:
     (row,) = [line for line in markdown(summary(failed)).splitlines() if "zero3-x" in line]
     assert row == r"| memory | zero3-x | fail | a \| b &lt;img&gt; \`c\` |"
