@@ -22,14 +22,17 @@ def nightly(config: Config, resume: bool = False, steps: Mapping[str, Step] = ST
     store = Store.open(config.store)
     with lock(store):
         night = _begun(config, store, resume)
-        signal.signal(signal.SIGTERM, _terminated)
-        interrupted = _steps(night, steps)
-        found = tell(night)
+        before = signal.signal(signal.SIGTERM, _terminated)
+        try:
+            interrupted = _steps(night, steps)
+            found = tell(night)
+        finally:
+            signal.signal(signal.SIGTERM, before)
         suites = night.result("suites")
         if interrupted or (suites and suites.state == "interrupted"):
             print(f"nightly: not finished; plumbline nightly {config.path} --resume does what is left", flush=True)
             # Steps after suites that did not end told of a part of the run.
-            whole = suites is not None and suites.state != "interrupted"
+            whole = suites is None or suites.state != "interrupted"
             night.results = [r for r in night.results if whole and r.state != "interrupted" and r.name in steps]
             night.save()
         else:
