@@ -199,6 +199,9 @@ class Session:
             self.lab.runner.builds.wait(module, tell)
 
     def record(self, case: Case, measurements: Sequence[Measurement]) -> None:
+        for measure in {measurement.measure for measurement in measurements}:
+            if self._earlier is not None and (measure, case.id) in self._earlier.replaced:
+                self._store.forget(self._run, case, measure)
         self._store.add(self._run, case, self.device, measurements)
 
     @property

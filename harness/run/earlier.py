@@ -15,9 +15,11 @@ ENDED = ("killed by SIGTERM", "killed by SIGINT", "killed by SIGHUP")  # a rank 
 
 @dataclass(frozen=True)
 class Earlier:
-    """``kept``: the measurements by test; ``attempts``: of a test that is tried again, the failures so far."""
+    """``kept``: the measurements by test; ``replaced``: the tests with records that are taken again nevertheless;
+    ``attempts``: those among them that are tried again, with the failures so far."""
 
     kept: Mapping[Key, list[Measurement]] = field(default_factory=dict)
+    replaced: frozenset[Key] = frozenset()
     attempts: Mapping[Key, list[dict[str, str]]] = field(default_factory=dict)
 
 
@@ -40,6 +42,7 @@ def earlier(
     done -= {key for key, block in timed if block in broken}
     return Earlier(
         {key: [_measurement(row) for row in rows[key]] for key in rows if key in done},
+        frozenset(key for key in rows if rows[key] and key not in done),
         {key: [*attempts(found[0]), _attempt(found[0])] for key, found in again.items()},
     )
 

@@ -9,7 +9,7 @@ from sqlalchemy import Engine, select
 from harness.store import query
 from harness.store.liveness import process
 from harness.store.record import plain
-from harness.store.schema import RUNS, StoreError, shown, writing
+from harness.store.schema import RECORDS, RUNS, StoreError, shown, writing
 
 OF_THE_PROCESS = ("process", "clock")  # facts of an environment that every session has anew
 # Options that change nothing in the records: those with a value, and those without.
@@ -33,6 +33,13 @@ def resume(engine: Engine, run: str, environment: Mapping[str, Any], command: st
         kept = {**found["environment"], "process": process()}
         values = {"status": "running", "finished": None, "environment": kept}
         connection.execute(RUNS.update().where(RUNS.c.run == run).values(**values))
+
+
+def forget(engine: Engine, run: str, case: str, measure: str) -> None:
+    """Implements :meth:`Store.forget`."""
+    c = RECORDS.c
+    with writing(engine) as connection:
+        connection.execute(RECORDS.delete().where(c.run == run, c.case == case, c.measure == measure))
 
 
 def selection(command: str) -> list[str]:

@@ -11,7 +11,7 @@ from harness.spec import Case, Measurement
 from harness.store import query
 from harness.store.liveness import process
 from harness.store.record import now, plain, row, storable
-from harness.store.resume import resume
+from harness.store.resume import forget, resume
 from harness.store.schema import RECORDS, RUNS, StoreError, connect, place, shown, writing
 
 if TYPE_CHECKING:
@@ -56,6 +56,10 @@ class Store:
         may have changed since: neither the environment nor the options."""
         resume(self.engine, run, environment, command)
         self._hold()
+
+    def forget(self, run: str, case: Case, measure: str) -> None:
+        """Removes a test's records, which will be taken again: perhaps other quantities than before."""
+        forget(self.engine, run, case.id, measure)
 
     def _hold(self) -> None:
         """Keeps SQLite's file open during a run: the last connection to close merges the log into it, which is slow,

@@ -54,6 +54,7 @@ def test_a_rank_that_was_told_to_end_with_the_run_is_measured_again(store: Store
         store.add(run, case, "cpu", [FIGURE.but(measure="parity", verdict="error", reason=f"{how}\nlog")])
     found = earlier(store.records(run), [("parity", CASE), ("parity", PEER)])
     assert found.kept.keys() == {("parity", PEER.id)}
+    assert found.replaced == {("parity", CASE.id)}
     assert found.attempts == {}
 
 

@@ -66,6 +66,15 @@ def test_a_run_goes_on_only_as_it_began(
     assert store.runs(run)[0]["status"] == "interrupted"
 
 
+def test_the_records_of_one_test_can_be_forgotten(store: Store, run: str) -> None:
+    store.add(run, CASE, "cpu", [FINDING.but(quantity="other"), FINDING.but(measure="traffic")])
+    earlier = store.begin(MACHINE, COMMAND)
+    store.add(earlier, CASE, "cpu", [FINDING])
+    store.forget(run, CASE, FINDING.measure)
+    assert [record["measure"] for record in store.records(run)] == ["traffic"]
+    assert len(store.records(earlier)) == 1
+
+
 def test_an_unknown_run_does_not_go_on(store: Store) -> None:
     with pytest.raises(StoreError, match="has no run 'x'"):
         store.resume("x", MACHINE, COMMAND)
