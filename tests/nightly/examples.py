@@ -84,7 +84,7 @@ def started(folder: Path, environment: Mapping[str, str], *arguments: str) -> "s
 
 def ran(folder: Path, environment: Mapping[str, str], *arguments: str) -> tuple[int, str]:
     process = started(folder, environment, *arguments)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=600)
     return process.returncode, output
 
 

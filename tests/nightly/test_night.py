@@ -78,7 +78,7 @@ def test_a_night_that_is_killed_at_random_moments_has_the_same_figures_in_the_en
     for _ in range(20):
         night = started(tmp_path, environment, "--resume")
         before, wait = len(taken(tmp_path)), draw.randrange(3, 10)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 600
         while night.poll() is None and len(taken(tmp_path)) < before + wait and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(draw.random() * 0.1)
@@ -101,7 +101,7 @@ def test_a_night_that_is_terminated_says_so(tmp_path: Path) -> None:
     while len(taken(tmp_path)) < 3:
         time.sleep(0.05)
     night.send_signal(signal.SIGTERM)
-    output, _ = night.communicate(timeout=60)
+    output, _ = night.communicate(timeout=600)
     assert night.returncode == 2, output
     assert "--resume does what is left" in output
     found = summary(tmp_path)
