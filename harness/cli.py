@@ -18,6 +18,7 @@ EPILOG = """examples:
   plumbline plan zero --depth quick             the cases of a run and their measures
   plumbline run zero --engines reference,deepspeed
   plumbline run --workload mine.toml --measures parity,throughput
+  plumbline nightly nightly.toml                run, compare with last night, report, publish and notify
   plumbline findings --engine deepspeed         what is known to be wrong or costly
   plumbline records --format csv > figures.csv
   plumbline report --run 20260101-120000-abcdef

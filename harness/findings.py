@@ -1,6 +1,5 @@
 """Reads the findings, and runs their scripts."""
 
-import datetime
 import os
 import re
 import signal
@@ -10,28 +9,19 @@ import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import MISSING, fields
-from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple
 
 from harness.plugin import SUITES
 from harness.spec.finding import DEVICES, KINDS, Finding, Symptom
+from harness.spec.table import checked
 
 FOLDER = SUITES / "findings"
 STILL, GONE, UNKNOWN = "still there", "gone", "cannot be judged"
 SECONDS = 120.0  # of a script
 LINES = 3  # of a script's output that tell why it cannot be judged
 RELEASE = re.compile(r"[\w.-]+ \d\S*")  # as deepspeed 0.19.8
-TYPES = {
-    str: (str, "a text"),
-    bool: (bool, "true or false"),
-    datetime.date: (datetime.date, "a date, as 2027-03-31"),
-    tuple[str, ...]: (list, "a list of texts"),
-    tuple[Symptom, ...]: (list, "tables [[symptoms]]"),
-    tuple[float, float] | None: (list, "two numbers, the smaller first"),
-}
 
 
 def read(folder: Path = FOLDER) -> tuple[Finding, ...]:
@@ -46,7 +36,7 @@ def _finding(path: Path) -> Finding:
         table = tomllib.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from None
-    values = _checked(Finding, table, path.name, given={"id": path.stem})
+    values = checked(Finding, table, path.name, given={"id": path.stem})
     if not re.fullmatch(r"[a-z0-9_]+", path.stem):
         raise ValueError(f"{path.name}: its name must be of a-z, 0-9 and _")
     if values["kind"] not in KINDS:
@@ -64,7 +54,7 @@ def _finding(path: Path) -> Finding:
 def _symptoms(file: str, tables: list[Mapping[str, Any]]) -> Iterator[Symptom]:
     for number, table in enumerate(tables, start=1):
         place = f"{file}: symptom {number}"
-        values = _checked(Symptom, table, place, given={})
+        values = checked(Symptom, table, place)
         if values.get("device", "") not in DEVICES:
             raise ValueError(f"{place}: device {values['device']!r} is not {' or '.join(filter(None, DEVICES))}")
         if set(values["quantity"]) & set("*?["):
@@ -72,39 +62,6 @@ def _symptoms(file: str, tables: list[Mapping[str, Any]]) -> Iterator[Symptom]:
         if not (values.get("band") or values.get("says")):
             raise ValueError(f"{place} has neither a band nor what its reason says; one of the two is required")
         yield Symptom(**values)
-
-
-def _checked(of: type[Any], table: Mapping[str, Any], place: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The table's values in the types of the dataclass ``of``, with those that are ``given``."""
-    hints = get_type_hints(of)
-    allowed = [field.name for field in fields(of) if field.name not in given]
-    for name in table:
-        if name not in allowed:
-            near = get_close_matches(name, allowed, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(allowed)}"
-            raise ValueError(f"{place}: unknown field {name!r}; {hint}")
-    values = dict(given)
-    for field in fields(of):
-        if field.name in given:
-            continue
-        if field.name not in table:
-            if field.default is MISSING:
-                raise ValueError(f"{place}: the field {field.name!r} is missing")
-            continue
-        value, (kind, meaning) = table[field.name], TYPES[hints[field.name]]
-        if not isinstance(value, kind) or not _fits(hints[field.name], value):
-            raise ValueError(f"{place}: {field.name} must be {meaning}, not {value!r}")
-        values[field.name] = tuple(value) if isinstance(value, list) else value
-    return values
-
-
-def _fits(hint: Any, value: Any) -> bool:
-    """Whether a list has the elements of the hint."""
-    if hint == tuple[str, ...]:
-        return all(isinstance(each, str) for each in value)
-    if hint == tuple[float, float] | None:
-        return len(value) == 2 and all(type(each) in (int, float) for each in value) and value[0] <= value[1]
-    return True
 
 
 class Checked(NamedTuple):

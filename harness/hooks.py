@@ -132,7 +132,7 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
     session = config.stash.get(SESSION, None)
     if session is None or not session.plan.tests:
         return []
-    return [*(session.plan.lines() if config.option.collectonly else ()), *session.outlook()]
+    return [*(session.plan.lines() if config.option.collectonly else ()), *session.outlook(), *session.resumed()]
 
 
 def _in_suites(node: pytest.Item) -> bool:
@@ -245,7 +245,11 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Prints progress in a long run each time the topic or topology changes."""
     case = _case(item)
     if case is not None and SESSION in item.config.stash:
-        _progress(item, item.config.stash[SESSION], case)
+        session = item.config.stash[SESSION]
+        if session.known_already(_measure(item), case):
+            session.replayed += 1
+        else:
+            _progress(item, session, case)
     return (yield)
 
 
@@ -259,9 +263,9 @@ def _progress(item: pytest.Item, session: Session, case: Case) -> None:
         item.config.stash[_Place] = place
         reporter = item.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None:
-            spent = time.monotonic() - session.started
-            left = spent / session.done * (len(session.plan.tests) - session.done) if session.done else None
-            text = f"{' · '.join(place)} · {session.done} of {len(session.plan.tests)}"
+            spent, done = time.monotonic() - session.started, session.done + session.replayed
+            left = spent / session.done * (len(session.plan.tests) - done) if session.done else None
+            text = f"{' · '.join(place)} · {done} of {len(session.plan.tests)}"
             text += f" · about {left / 60:.0f} min left" if left and left > 90 else ""
             reporter.ensure_newline()
             reporter.write_line(text, bold=True)

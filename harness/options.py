@@ -34,6 +34,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "fail what regressed since this run of the store: its id, latest, latest~1, or dates "
         "(2026-11-01..2026-11-20)",
     },
+    "--resume": {"metavar": "RUN", "help": "continue this run of the store, which ended early, with the same options"},
     "--report": {"metavar": "DIR", "help": "the folder of the HTML report (default: report)"},
     "--add-engine": {
         "action": "append",

@@ -16,9 +16,10 @@ import pytest
 from harness import catalog, findings, usage
 from harness.judge import calibration
 from harness.launch.base import LAUNCHERS, local_cores
+from harness.measures import MEASURES
 from harness.plan import cases, depth
 from harness.plan.plan import Plan
-from harness.spec import Card, Case, Claim, Finding, Measurement, Symptom, Topology, Workload, gpus
+from harness.spec import Card, Case, Claim, Finding, Measurement, Needs, Symptom, Topology, Workload, gpus
 from harness.spec.requires import distributions
 
 Compared = Callable[[Case, Measurement], Mapping[str, Any]]
@@ -77,8 +78,9 @@ class Session:
         self._writer: Any = None
         self._run = ""
         self._compared: Any = None  # judges a measurement by the baseline's
+        self._earlier: Any = None  # what the run had measured before it was resumed
         self.started = time.monotonic()
-        self.done = 0
+        self.done, self.replayed = 0, 0  # tests that were measured, and tests whose measurements were there
         self.status = "interrupted"  # until every test has run
         self.ends: list[str] = []  # lines about records and report for the terminal's summary
         self.handlers: dict[int, Any] = {}  # handlers of the signals that are ignored while the session closes
@@ -95,6 +97,14 @@ class Session:
         if len(self.plan.cases) < len(self.planned.cases):
             lines.append(f"  selected: {len(self.plan.cases):,} cases, {len(self.plan.tests):,} tests")
         return lines
+
+    def resumed(self) -> list[str]:
+        """What a run that is continued has already."""
+        if self._earlier is None:
+            return []
+        kept, again = len(self._earlier.kept), len(self._earlier.attempts)
+        line = f"run {self._run} goes on: {kept:,} of its {len(self.plan.tests):,} tests are measured"
+        return [line + (f"; {again:,} are tried again after a failure of the infrastructure" if again else "")]
 
     @property
     def held_findings(self) -> list[Finding]:
@@ -121,16 +131,31 @@ class Session:
             reason = f"the report cannot be written there ({error.strerror}); give another folder"
             raise pytest.UsageError(f"--report {self.folder}: {reason}") from None
         try:
-            self._store = Store.open(self.store_url)
+            store = Store.open(self.store_url)
             used = [gpu.name for gpu in gpus.gpus()[: self.request.gpus]] if self.request.gpus else []
             engines = distributions(engine for card in self.cards.values() for engine in card.engines.values())
             machine = environment(used, gpus.found().driver if used else None, engines)
             if baseline := self.config.getoption("--baseline"):
-                self._compared = _compared(self._store, baseline, machine)
-            self._run = self._store.begin(machine, command(["pytest", *self.config.invocation_params.args]))
-            self._writer = Writer(self._store, self._run)
+                self._compared = _compared(store, baseline, machine)
+            line = command(["pytest", *self.config.invocation_params.args])
+            if (run := self.config.getoption("--resume")) is None:
+                run = store.begin(machine, line)
+            else:
+                self._resume(store, run, machine, line)
+            self._store, self._run, self._writer = store, run, Writer(store, run)
         except StoreError as error:
             raise pytest.UsageError(f"--store: {error}") from None
+
+    def _resume(self, store: Any, run: str, machine: dict[str, Any], line: str) -> None:
+        from harness.run.earlier import earlier
+
+        store.resume(run, machine, line)
+        quiet = [name for name, measure in MEASURES.items() if measure.NEEDS is Needs.QUIET]
+        self._earlier = earlier(store.records(run), self.plan.tests, quiet)
+
+    def known_already(self, measure: str, case: Case) -> bool:
+        """Whether the run had taken this measure before it was resumed."""
+        return self._earlier is not None and (measure, case.id) in self._earlier.kept
 
     @property
     def lab(self) -> Any:
@@ -144,8 +169,9 @@ class Session:
             launch = catalog.load(LAUNCHERS[self.config.getoption("--launcher") or "local"])
             launcher = launch(use, adapters(chosen.cases, self.cards, use > 0))
             runner = Runner(self.cards, launcher, self.timeout, self.request.ranks, chosen.timed, chosen.cases)
-            runner.expect(chosen.cases, chosen.checked, chosen.oracles)
-            self._lab = Lab(runner, Recorder(self.record, self.findings, self.device, self._compared))
+            left = chosen.only([test for test in chosen.tests if not self.known_already(*test)])
+            runner.expect(left.cases, left.checked, left.oracles)
+            self._lab = Lab(runner, Recorder(self.record, self.findings, self.device, self._earlier, self._compared))
         return self._lab
 
     def claim(self, topic: str, claim: Claim) -> Measurement:
@@ -180,6 +206,9 @@ class Session:
             self.lab.runner.builds.wait(module, tell)
 
     def record(self, case: Case, measurements: Sequence[Measurement]) -> None:
+        for measure in {measurement.measure for measurement in measurements}:
+            if self._earlier is not None and (measure, case.id) in self._earlier.replaced:
+                self._store.forget(self._run, case, measure)
         problem = self._writer.add(case, self.device, measurements)
         plugins = self.config.pluginmanager
         reporter, capture = plugins.get_plugin("terminalreporter"), plugins.get_plugin("capturemanager")

@@ -8,6 +8,7 @@ COMMANDS = (  # in the order of --help
     "doctor",
     "listing",
     "run",
+    "nightly",
     "report",
     "records",
     "export",

@@ -7,7 +7,6 @@ ranks are killed and its scratch folder is removed.
 """
 
 import contextlib
-import ctypes
 import gc
 import importlib
 import os
@@ -22,13 +21,7 @@ from typing import Any
 
 from harness.launch.sockets import connect
 from harness.meter import memory
-
-PR_SET_PDEATHSIG = 1
-
-
-def on_parents_death(signum: signal.Signals) -> None:
-    """Asks Linux to send this process the signal when its parent ends for any reason."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signum)
+from harness.spec.command import on_parents_death
 
 
 def main(address: str, modules: list[str]) -> None:

@@ -1,6 +1,7 @@
 """Measures and claims: run by the runner, judged, and handed to the recorder."""
 
 import traceback
+from typing import Any
 
 from harness import catalog
 from harness.run.oracle import no_run
@@ -14,16 +15,21 @@ class Lab:
         self.runner, self.recorder = runner, recorder
 
     def measure(self, name: str, case: Case) -> list[Measurement]:
-        """Takes one of :data:`harness.measures.MEASURES`, and records its measurements."""
+        """Takes one of :data:`harness.measures.MEASURES`, and records its measurements; a resumed run returns those
+        that it has."""
+        if known := self.recorder.earlier.kept.get((name, case.id)):
+            return known
         if reason := self.runner.obstacle(case):
             found = [no_run("skipped", reason)]
         else:
             found = self._taken(name, case)
-        notes = {}
+        notes: dict[str, Any] = {}
         for rank in self.runner.known(case)[:1]:
             notes = {text: getattr(rank, text) for text in ("fallback", "products") if getattr(rank, text)}
         if shared := self.runner.shared_gpus(case.topology):
             notes["device_note"] = shared
+        if attempts := self.recorder.earlier.attempts.get((name, case.id)):
+            notes["attempts"] = attempts
         named = [measurement.but(measure=name) for measurement in found]
         for rank in self.runner.known(case)[:1]:
             if rank.configuration:  # once for each measure: it is long

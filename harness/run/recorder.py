@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from harness.run.earlier import Earlier
 from harness.spec import Case, Finding, Measurement, Symptom
 
 Write = Callable[[Case, Sequence[Measurement]], None]
@@ -10,17 +11,22 @@ Write = Callable[[Case, Sequence[Measurement]], None]
 
 class Recorder:
     """``write`` is called with (case, measurements) after each measure, so that a killed session keeps its records.
-    ``compared`` gives notes on a measurement's change since a baseline."""
+    ``earlier``: those of the session that this one continues. ``compared`` gives notes on a measurement's change since
+    a baseline."""
 
     def __init__(
         self,
         write: Write,
         findings: Sequence[Finding] = (),
         device: str = "cpu",
+        earlier: Earlier | None = None,
         compared: Callable[[Case, Measurement], Mapping[str, Any]] | None = None,
     ) -> None:
         self._write, self.findings, self.device, self._compared = write, tuple(findings), device, compared
+        self.earlier = earlier or Earlier()
         self.judged: dict[str, list[Measurement]] = {}
+        for (_, case), measurements in self.earlier.kept.items():
+            self.judged.setdefault(case, []).extend(measurements)
 
     def record(self, case: Case, measurements: Sequence[Measurement], notes: Mapping[str, Any]) -> list[Measurement]:
         """The measurements to store, with ``notes`` and the id of the finding in their detail."""

@@ -1,11 +1,19 @@
-"""The output of another program about this machine, within a bounded time."""
+"""The output of another program about this machine, within a bounded time; and a child that ends with its parent."""
 
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
 import subprocess
 from collections.abc import Sequence
+
+PR_SET_PDEATHSIG = 1
+
+
+def on_parents_death(signum: signal.Signals) -> None:
+    """Asks Linux to send this process the signal when its parent ends for any reason."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signum)
 
 
 class NoAnswer(Exception):

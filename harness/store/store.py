@@ -12,6 +12,7 @@ from harness.spec import Case, Measurement
 from harness.store import query
 from harness.store.liveness import process
 from harness.store.record import now, plain, row, storable
+from harness.store.resume import forget, resume
 from harness.store.schema import StoreError, connect, place, reporting, shown, writing
 from harness.store.tables import COLUMNS, KEY, RECORDS, RUNS
 
@@ -74,6 +75,16 @@ class Store:
                 run = connection.execute(insert.values(run=name, **row, environment=plain(described))).scalar()
         self._hold()
         return str(run)
+
+    def resume(self, run: str, environment: Mapping[str, Any], command: str) -> None:
+        """Continues a run that ended early: it is running again, in this process, and keeps its command. Nothing else
+        may have changed since: neither the environment nor the options."""
+        resume(self.engine, run, environment, command)
+        self._hold()
+
+    def forget(self, run: str, case: Case, measure: str) -> None:
+        """Removes a test's records, which will be taken again: perhaps other quantities than before."""
+        forget(self.engine, run, case.id, measure)
 
     def _hold(self) -> None:
         """Keeps SQLite's file open during a run: the last connection to close merges the log into it, which is slow,
