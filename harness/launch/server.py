@@ -7,7 +7,6 @@ ranks are killed and its scratch folder is removed.
 """
 
 import contextlib
-import ctypes
 import gc
 import importlib
 import os
@@ -20,15 +19,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from harness.launch.parent import on_parents_death
 from harness.launch.sockets import connect
 from harness.meter import memory
-
-PR_SET_PDEATHSIG = 1
-
-
-def on_parents_death(signum: signal.Signals) -> None:
-    """Asks Linux to send this process the signal when its parent ends for any reason."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signum)
 
 
 def main(address: str, modules: list[str]) -> None:

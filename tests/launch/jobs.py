@@ -147,3 +147,9 @@ def imported(context: Context) -> bool:
 def frozen(context: Context) -> int:
     """The number of objects that this rank's garbage collections skip."""
     return gc.get_freeze_count()
+
+
+def place(context: Context) -> dict[str, object]:
+    """Where this rank is, as an engine sees it."""
+    names = ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "GLOO_SOCKET_IFNAME", "SLURM_PROCID")
+    return {"counts": context.counts, "parent": os.getppid(), **{name: os.environ.get(name) for name in names}}
