@@ -41,7 +41,7 @@ class Processes:
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="plumbline-agents-"))
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._running: list[tuple[str, subprocess.Popen[bytes]]] = []
 
     def start(self, name: str, command: Sequence[str], more: dict[str, str] | None = None, text: str = "") -> None:
         """Runs a command with further variables and a standard input."""
@@ -54,14 +54,14 @@ class Processes:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is the session's
             )
-        self._running[name] = process
+        self._running.append((name, process))
         if process.stdin:
             with contextlib.suppress(BrokenPipeError), process.stdin:
                 process.stdin.write(text.encode())
 
     def ended(self) -> list[str]:
         """The names of those that have ended."""
-        return [name for name, process in self._running.items() if process.poll() is not None]
+        return [name for name, process in self._running if process.poll() is not None]
 
     def output(self, name: str) -> str:
         """The end of its output, in one line."""
@@ -69,15 +69,15 @@ class Processes:
         return " / ".join(line.strip() for line in text.splitlines() if line.strip())[-SHOWN:] or "no output"
 
     def stop(self) -> None:
-        for process in self._running.values():
+        for _, process in self._running:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(PATIENCE)
         for end in (signal.SIGTERM, signal.SIGKILL):
-            for process in self._running.values():
+            for _, process in self._running:
                 with contextlib.suppress(ProcessLookupError):
                     if process.poll() is None:
                         os.killpg(process.pid, end)
-            for process in self._running.values():
+            for _, process in self._running:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(PATIENCE)
         shutil.rmtree(self._folder, ignore_errors=True)
