@@ -37,13 +37,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--launcher": {
         "choices": sorted(LAUNCHERS),
-        "help": "the launcher of ranks: local, on this machine (default); torchrun, on --hosts or in a Slurm allocation; "
+        "help": "the launcher of ranks: local, on this machine (default); torchrun, on --hosts or a Slurm allocation; "
         "slurm, which submits a job, or uses the allocation that it is in; ray, in a running Ray cluster. On a cluster "
         "--gpus counts the GPUs of each node",
     },
     "--hosts": {"metavar": "A,B", "help": "the nodes of --launcher torchrun, reached by --remote-shell"},
-    "--nodes": {"type": int, "metavar": "N", "help": "the number of nodes of --launcher slurm (default: of this "
-        "allocation) or ray"},
+    "--nodes": {
+        "type": int,
+        "metavar": "N",
+        "help": "the number of nodes of --launcher slurm (default: of this allocation) or ray",
+    },
     "--ranks-per-node": {
         "type": int,
         "metavar": "N",

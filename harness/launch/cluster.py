@@ -38,8 +38,8 @@ class Starter(Protocol):
     def trouble(self) -> str:
         """The reason why further agents will not call; empty as long as they may."""
 
-    def advice(self, missing: int) -> str:
-        """What to do if this many agents have not called."""
+    def advice(self) -> str:
+        """What to do if agents do not call."""
 
     def stop(self) -> None:
         """Ends what is left. The agents have been told to stop."""
@@ -72,7 +72,7 @@ class Node:
             with self._sending:
                 self._connection.send((number, method, arguments))
         except OSError as error:
-            self.lose(f"its agent cannot be reached: {error.strerror}")
+            self.lose(f"its agent cannot be reached: {error.strerror or error}")
         return answer
 
     def _read(self) -> None:
@@ -91,7 +91,7 @@ class Node:
         except EOFError:
             self.lose("its agent ended")
         except OSError as error:
-            self.lose(f"its agent cannot be reached: {error.strerror}")
+            self.lose(f"its agent cannot be reached: {error.strerror or error}")
         except Exception as error:  # what cannot be read: without its number, no answer can be matched any more
             self.lose(f"its agent's message cannot be read: {error!r}")
 
@@ -202,25 +202,26 @@ class ClusterLauncher:
             deadline = time.monotonic() + ARRIVAL
             while len(found) < self._cluster.nodes:
                 if connection := wire.accept(listener, key, 0.5):
-                    found.append(Node(connection, self._failed))
+                    with contextlib.suppress(EOFError, OSError):  # it has ended meanwhile
+                        found.append(Node(connection, self._failed))
                     self.nodes = found  # so that they are told to stop, should others not come
                 elif trouble := self._starter.trouble():
                     raise LaunchError(trouble)
                 elif self._starter.pending():
                     deadline = time.monotonic() + ARRIVAL
                 elif time.monotonic() > deadline:
-                    names = ", ".join(node.name for node in found) or "none"
-                    missing = self._cluster.nodes - len(found)
-                    raise LaunchError(
-                        f"within {ARRIVAL:g} s, {len(found)} of {self._cluster.nodes} nodes have called this machine at "
-                        f"{address} ({names}); {self._starter.advice(missing)}"
-                    )
+                    raise LaunchError(self._absence(found, address))
         found.sort(key=lambda node: (hosts.index(node.name) if node.name in hosts else 0, len(node.name), node.name))
         for name, count in Counter(node.name for node in found).items():
             if count > 1:
                 for place, node in enumerate([node for node in found if node.name == name], 1):
                     node.name = f"{name}#{place}"
         return found
+
+    def _absence(self, found: Sequence[Node], address: str) -> str:
+        came = ", ".join(node.name for node in found) or "none"
+        called = f"within {ARRIVAL:g} s, {len(found)} of {self._cluster.nodes} nodes have called this machine"
+        return f"{called} at {address} ({came}); {self._starter.advice()}"
 
     def _check(self, gpus: int, adapters: Mapping[str, Sequence[str]]) -> None:
         first = self.nodes[0]
@@ -235,7 +236,9 @@ class ClusterLauncher:
             except (NodeLost, TimeoutError) as reason:
                 raise LaunchError(f"node {node.name} was lost while it began: {reason}") from None
             if seen < gpus:
-                raise LaunchError(f"node {node.name} has {seen} GPUs; use --gpus {seen}: it counts the GPUs of each node")
+                raise LaunchError(
+                    f"node {node.name} has {seen} GPUs; use --gpus {seen}: it counts the GPUs of each node"
+                )
 
     @property
     def _left(self) -> list[Node]:

@@ -259,9 +259,7 @@ class LocalWorld:
             ) or "no stack: the rank does not respond to signals"
             place = collective(stack)
             where = f"it is waiting in {place}" if place else "it is in no collective of torch.distributed"
-            outcomes[rank] = Hung(
-                rank, at, f"did not answer; {where}\n{stack}{self._printed(rank)}", echo=bool(place)
-            )
+            outcomes[rank] = Hung(rank, at, f"did not answer; {where}\n{stack}{self._printed(rank)}", echo=bool(place))
         return outcomes
 
     def _printed(self, rank: int) -> str:

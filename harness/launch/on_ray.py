@@ -63,7 +63,7 @@ class Ray:
             return "an agent ended on its node"
         return ""
 
-    def advice(self, missing: int) -> str:
+    def advice(self) -> str:
         return "check `ray status`, and that the nodes reach that address (--head gives another)"
 
     def stop(self) -> None:

@@ -47,7 +47,7 @@ class Slurm:
             return ""
         return f"srun ended: {self._processes.output(SRUN)}; --slurm OPTIONS gives it a partition, an account or a time"
 
-    def advice(self, missing: int) -> str:
+    def advice(self) -> str:
         return "check squeue, and that the nodes reach that address (--head gives another)"
 
     def stop(self) -> None:

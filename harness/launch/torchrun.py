@@ -57,7 +57,7 @@ class Torchrun:
         said = "; ".join(f"{name}: {self._processes.output(name)}" for name in ended)
         return f"the agents did not start on all nodes ({said}); {self._check()}" if ended else ""
 
-    def advice(self, missing: int) -> str:
+    def advice(self) -> str:
         return f"{self._check()}; --head gives another address of this machine"
 
     def _check(self) -> str:
