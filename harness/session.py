@@ -176,6 +176,9 @@ class Session:
         from harness.run.blocks import adapters
 
         name, use = self.config.getoption("--launcher") or "local", self.request.gpus
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        if _clustered(self.config) and reporter is not None:
+            reporter.write_line(f"waiting for {self.cluster.nodes} nodes (--launcher {name})")
         launch = catalog.load(LAUNCHERS[name])
         try:
             launcher: Launcher = launch(use, adapters(self.plan.cases, self.cards, use > 0), self.cluster)

@@ -29,6 +29,7 @@ from harness.launch.parent import on_parents_death
 from harness.launch.placement import Part
 from harness.spec import gpus
 
+CLOSING = 5.0  # seconds
 AT_ONCE = 256  # requests; a thread that has started a fork server must not end
 
 
@@ -48,7 +49,7 @@ class Agent:
             while True:
                 number, method, arguments = self._connection.recv()
                 self._pool.submit(self._answer, number, getattr(self, method), arguments)
-        self._launcher.close()
+        self.stop(0)
 
     def _answer(self, number: int, method: Any, arguments: Sequence[Any]) -> None:
         try:
@@ -96,8 +97,11 @@ class Agent:
         return self._watches[number].disturbance()
 
     def stop(self, status: int) -> None:
-        """Ends this process: the launcher that started it sees the status."""
-        self._launcher.close()
+        """Ends this process: the launcher that started it sees the status. Fork servers that are busy end by
+        themselves."""
+        closing = threading.Thread(target=self._launcher.close, daemon=True)
+        closing.start()
+        closing.join(CLOSING)
         os._exit(status)  # other threads may wait for ranks
 
 
@@ -119,7 +123,6 @@ def main(address: str, port: str, name: str = "") -> None:
         }
     )
     Agent(connection)._serve()
-    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -56,6 +56,9 @@ class Launcher(Protocol):
         ``module`` if the launcher was told of it, or if it is the first one requested of its library. ``settings``:
         environment variables that the processes have from their start."""
 
+    def counts(self, size: int) -> tuple[int, ...]:
+        """The number of ranks of a world of this size on each node, in blocks of neighbours."""
+
     def shortage(self, size: int) -> str:
         """The reason why a world of this size has no place at present, since nodes were lost; empty if it has."""
 

@@ -182,7 +182,7 @@ class ClusterLauncher:
 
     def __init__(self, starter: Starter, gpus: int, adapters: Mapping[str, Sequence[str]], cluster: Cluster) -> None:
         self.device, self.gpus, self._cluster = "cuda" if gpus else "cpu", gpus * cluster.nodes, cluster
-        self._starter, self._numbers = starter, itertools.count()
+        self._starter, self._numbers, self._closed = starter, itertools.count(), False
         self._worlds: WeakValueDictionary[int, ClusterWorld] = WeakValueDictionary()
         self.nodes: list[Node] = []
         try:
@@ -244,9 +244,12 @@ class ClusterLauncher:
     def _left(self) -> list[Node]:
         return [node for node in self.nodes if not node.lost]
 
+    def counts(self, size: int) -> tuple[int, ...]:
+        return blocks(size, len(self._left), self._cluster.limit, self._cluster.fill)
+
     def shortage(self, size: int) -> str:
         left = self._left
-        if blocks(size, len(left), self._cluster.limit, self._cluster.fill):
+        if self.counts(size):
             return ""
         lost = "; ".join(f"node {node.name} was lost: {node.lost}" for node in self.nodes if node.lost)
         names = ", ".join(node.name for node in left) or "no node"
@@ -294,6 +297,9 @@ class ClusterLauncher:
             found.fail()
 
     def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
         status = int(any(node.lost for node in self.nodes))  # torchrun's agents would wait for the lost one's end
         for node in self._left:
             node.ask("stop", status)

@@ -1,8 +1,8 @@
 """The link between the parts of a world that are on different nodes."""
 
 import contextlib
-import os
 from collections.abc import Callable
+from multiprocessing import Pipe
 
 
 class Elsewhere:
@@ -12,18 +12,17 @@ class Elsewhere:
     def __init__(self, tell: Callable[[], None]) -> None:
         self.tell = tell
         self.failed = False
-        self._ready, self._write = os.pipe()
+        self._ready, self._write = Pipe(duplex=False)
 
     def fileno(self) -> int:
-        return self._ready
+        return self._ready.fileno()
 
     def fail(self) -> None:
         """A rank on another node has failed."""
         self.failed = True
         with contextlib.suppress(OSError):  # closed meanwhile
-            os.write(self._write, b".")
+            self._write.send_bytes(b"")
 
     def close(self) -> None:
-        for descriptor in (self._ready, self._write):
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
+        self._ready.close()
+        self._write.close()

@@ -315,6 +315,9 @@ class LocalLauncher:
         with self._turn:
             return _free_port(self._ports)
 
+    def counts(self, size: int) -> tuple[int, ...]:
+        return (size,)
+
     def shortage(self, size: int) -> str:
         return ""
 

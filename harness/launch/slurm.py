@@ -48,7 +48,8 @@ class Slurm:
         return f"srun ended: {self._processes.output(SRUN)}; --slurm OPTIONS gives it a partition, an account or a time"
 
     def advice(self) -> str:
-        return "check squeue, and that the nodes reach that address (--head gives another)"
+        said = self._processes.output(SRUN)
+        return f"check squeue, and that the nodes reach that address (--head gives another); srun: {said}"
 
     def stop(self) -> None:
         self._processes.stop()

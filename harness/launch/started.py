@@ -10,10 +10,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import harness
 from harness.launch.wire import KEY
 
-HERE = str(Path(harness.__file__).parents[1])  # of the package, in a checkout or installed
+HERE = str(Path(__file__).parents[2])  # of the project, in a checkout or installed
 PATIENCE = 5.0  # seconds for the processes to end by themselves
 SHOWN = 600  # characters of the end of an output
 

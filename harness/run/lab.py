@@ -24,6 +24,8 @@ class Lab:
             notes = {text: getattr(rank, text) for text in ("fallback", "products") if getattr(rank, text)}
         if shared := self.runner.shared_gpus(case.topology):
             notes["device_note"] = shared
+        if len(counts := self.runner.launcher.counts(case.topology.world_size)) > 1:
+            notes["nodes"] = f"{' + '.join(map(str, counts))} ranks on {len(counts)} nodes"
         named = [measurement.but(measure=name) for measurement in found]
         for rank in self.runner.known(case)[:1]:
             if rank.configuration:  # once for each measure: it is long

@@ -16,6 +16,10 @@ from harness.launch.cluster import ClusterLauncher
 from harness.launch.outcome import Done, Failure, Hung, Job, Killed, Lost, Raised, describe
 from harness.launch.placement import Cluster, LaunchError, Part, blocks, count
 from harness.launch.started import Processes, agent, variables
+from harness.spec import Case, Topology
+from harness.spec.named import load
+from impls.parallelism.hybrid_shard import CARD as HYBRID
+from tests import labs
 from tests.launch import two_nodes
 from tests.launch.two_nodes import TWO
 from tests.launch.worlds import JOBS, LONG, NOTICED, gone, run
@@ -98,6 +102,16 @@ def test_a_world_spans_its_nodes(launcher: ClusterLauncher) -> None:
 def test_parity_passes_over_two_agents() -> None:
     with two() as launcher:
         two_nodes.parity_passes_over_both(launcher)
+
+
+def test_groups_of_neighbours_are_the_nodes_ranks() -> None:
+    """Only gradients cross the nodes, to the byte."""
+    case = Case(HYBRID.name, "mics", "reference", Topology(dp=4), load("tiny"))
+    with two() as launcher:
+        lab = labs.make({HYBRID.name: HYBRID}, launcher=launcher)
+        found = {measurement.quantity: measurement for measurement in lab.measure("traffic", case)}
+    assert found["across_groups"].verdict == "pass"
+    assert found["across_groups"].detail["nodes"] == "2 + 2 ranks on 2 nodes"
 
 
 def test_a_world_runs_job_after_job_with_its_state(launcher: ClusterLauncher) -> None:
