@@ -49,7 +49,7 @@ class Agent:
             while True:
                 number, method, arguments = self._connection.recv()
                 self._pool.submit(self._answer, number, getattr(self, method), arguments)
-        self.stop(0)
+        self.stop(1)  # or torchrun would wait for the session's other nodes
 
     def _answer(self, number: int, method: Any, arguments: Sequence[Any]) -> None:
         try:
