@@ -6,16 +6,13 @@ from multiprocessing import Pipe
 
 
 class Elsewhere:
-    """For a part of a world: ``tell`` is called at its first failure; it can be waited for like a file, and is ready
-    once a rank on another node has failed."""
+    """For a part of a world: ``tell`` is called at its first failure; ``ready`` can be read once a rank on another node
+    has failed."""
 
     def __init__(self, tell: Callable[[], None]) -> None:
         self.tell = tell
         self.failed = False
-        self._ready, self._write = Pipe(duplex=False)
-
-    def fileno(self) -> int:
-        return self._ready.fileno()
+        self.ready, self._write = Pipe(duplex=False)
 
     def fail(self) -> None:
         """A rank on another node has failed."""
@@ -24,5 +21,5 @@ class Elsewhere:
             self._write.send_bytes(b"")
 
     def close(self) -> None:
-        self._ready.close()
+        self.ready.close()
         self._write.close()

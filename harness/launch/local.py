@@ -202,9 +202,9 @@ class LocalWorld:
             self._elsewhere.tell()
         return here or self._elsewhere.failed
 
-    def _others(self) -> list[Elsewhere]:
-        """The other parts, as long as none has failed."""
-        return [self._elsewhere] if self._elsewhere and not self._elsewhere.failed else []
+    def _others(self) -> list[Connection]:
+        """Where the other parts tell of a failure, as long as none has."""
+        return [self._elsewhere.ready] if self._elsewhere and not self._elsewhere.failed else []
 
     def _greet(self, connection: Connection, job: Job) -> None:
         """Identifies a rank and sends its first job. If the rank has died meanwhile, its exit status shows that

@@ -103,10 +103,11 @@ def join(context: Context) -> None:
             context.state["staged"] = staged.install()
         else:
             backend = "cpu:gloo,cuda:nccl"
-    store: dist.Store
+    store: Any
     if len(context.counts) > 1:
         address, port = os.environ["MASTER_ADDR"], int(os.environ["PLUMBLINE_STORE"])
-        store = dist.TCPStore(address, port, context.size, is_master=context.rank == 0)
+        first = context.rank == 0
+        store = dist.TCPStore(address, port, context.size, is_master=first)  # type: ignore[attr-defined]
     else:  # a file:// URL does not accept every path
         store = dist.FileStore(str(context.scratch / "rendezvous"), context.size)  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=store, rank=context.rank, world_size=context.size)

@@ -31,7 +31,7 @@ class Torchrun:
         self._processes, self._store = Processes(), list[Any]()
 
     def start(self, address: str, port: int, key: bytes) -> None:
-        from torch.distributed import TCPStore  # collection does not need torch
+        from torch.distributed import TCPStore  # type: ignore[attr-defined]  # collection does not need torch
 
         store = TCPStore(address, 0, is_master=True, wait_for_workers=False, multi_tenant=True)
         self._store.append(store)

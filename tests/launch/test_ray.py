@@ -60,8 +60,12 @@ def test_losing_a_node_ends_its_case_and_no_other(here: Any, launcher: ClusterLa
 
 @needs_ray
 def test_without_a_cluster_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv("RAY_TMPDIR", "/nowhere")
+    import ray
+
+    def init(**_: Any) -> None:
+        raise ConnectionError("as Ray does")
+
+    monkeypatch.setattr(ray, "init", init)
     with pytest.raises(LaunchError, match="no Ray cluster is running here; start one with `ray start`"):
         on_ray.launch(0, {}, TWO)
 

@@ -44,6 +44,7 @@ def test_an_all_reduce_and_parity_span_two_nodes(launcher: ClusterLauncher) -> N
 @pytest.mark.parametrize("name", ["slurm", "torchrun"])
 def test_a_session_in_an_allocation_uses_its_nodes(name: str, here: SlurmHere, user: pytest.Pytester) -> None:
     options = [*TINY, "--launcher", name, "--topics", "zero", "--engines", "reference", "--measures", "parity"]
+    options += ["-k", "zero3"]
     command = ["salloc", "--nodes=2", "--exclusive", sys.executable, "-m", "pytest", SUITES, *options]
     found = user.run(*command, "-p", "no:cacheprovider", timeout=300)
     assert found.ret == pytest.ExitCode.OK
