@@ -99,17 +99,15 @@ def test_a_world_spans_its_nodes(launcher: ClusterLauncher) -> None:
     two_nodes.one_all_reduce_spans_both(launcher)
 
 
-def test_parity_passes_over_two_agents() -> None:
-    with two() as launcher:
-        two_nodes.parity_passes_over_both(launcher)
+def test_parity_passes_over_two_agents(launcher: ClusterLauncher) -> None:
+    two_nodes.parity_passes_over_both(launcher)
 
 
-def test_groups_of_neighbours_are_the_nodes_ranks() -> None:
+def test_groups_of_neighbours_are_the_nodes_ranks(launcher: ClusterLauncher) -> None:
     """Only gradients cross the nodes, to the byte."""
     case = Case(HYBRID.name, "mics", "reference", Topology(dp=4), load("tiny"))
-    with two() as launcher:
-        lab = labs.make({HYBRID.name: HYBRID}, launcher=launcher)
-        found = {measurement.quantity: measurement for measurement in lab.measure("traffic", case)}
+    lab = labs.make({HYBRID.name: HYBRID}, launcher=launcher)
+    found = {measurement.quantity: measurement for measurement in lab.measure("traffic", case)}
     assert found["across_groups"].verdict == "pass"
     assert found["across_groups"].detail["nodes"] == "2 + 2 ranks on 2 nodes"
 
