@@ -31,6 +31,12 @@ def one_raises(context: Context) -> None:
     total(context)
 
 
+def one_raises_and_the_other_sleeps(context: Context) -> None:
+    if context.rank == 1:
+        raise ValueError("rank 1 is wrong")
+    time.sleep(600)
+
+
 def prints_and_raises(context: Context) -> None:
     print(f"rank {context.rank} is about to fail")
     raise ValueError("it failed")

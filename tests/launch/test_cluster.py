@@ -132,6 +132,13 @@ def test_a_failure_on_one_node_is_noticed_on_the_other(
     assert describe(outcomes).startswith(f"{outcomes[1].message}\n\nrank 1 · {kind.__name__}")
 
 
+def test_a_rank_that_waits_for_nobody_is_stopped_when_another_node_has_a_failure(launcher: ClusterLauncher) -> None:
+    sleeping, raised = run(launcher, "one_raises_and_the_other_sleeps", timeout=30.0)
+    assert isinstance(raised, Raised)
+    assert isinstance(sleeping, Hung)
+    assert sleeping.at < 15.0
+
+
 def test_a_rank_that_does_not_answer_in_time_is_hung_wherever_it_is(launcher: ClusterLauncher) -> None:
     waiting, stuck = run(launcher, "one_never_enters", timeout=1.0)
     assert isinstance(waiting, Hung)
