@@ -41,7 +41,29 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "TOPIC:NAME=module:function",
         "help": "add an engine for this session; may be repeated",
     },
-    "--launcher": {"choices": sorted(LAUNCHERS), "help": "the launcher of ranks (default: local, on this machine)"},
+    "--launcher": {
+        "choices": sorted(LAUNCHERS),
+        "help": "the launcher of ranks: local, on this machine (default); torchrun, on --hosts or a Slurm allocation; "
+        "slurm, which submits a job, or uses the allocation that it is in; ray, in a running Ray cluster. On a cluster "
+        "--gpus counts the GPUs of each node",
+    },
+    "--hosts": {"metavar": "A,B", "help": "the nodes of --launcher torchrun, reached by --remote-shell"},
+    "--nodes": {
+        "type": int,
+        "metavar": "N",
+        "help": "the number of nodes of --launcher slurm (default: of this allocation) or ray",
+    },
+    "--ranks-per-node": {
+        "type": int,
+        "metavar": "N",
+        "help": "a case fills a node with N ranks before it takes the next (default: equal shares of all nodes)",
+    },
+    "--head": {"metavar": "ADDRESS", "help": "this machine's address for the nodes (default: found by its routes)"},
+    "--remote-shell": {
+        "metavar": "COMMAND",
+        "help": "how --launcher torchrun runs a shell on a host (default: ssh -o BatchMode=yes)",
+    },
+    "--slurm": {"metavar": "OPTIONS", "help": "options for srun: --slurm='--partition=gpu --gres=gpu:8 --time=60'"},
     "--case-timeout": {"type": float, "metavar": "S", "help": "time limit of a case in seconds (default: 120)"},
 }
 

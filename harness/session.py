@@ -15,7 +15,9 @@ import pytest
 
 from harness import catalog, findings, usage
 from harness.judge import calibration
-from harness.launch.base import LAUNCHERS, local_cores
+from harness.launch import placement
+from harness.launch.base import LAUNCHERS, Launcher, local_cores
+from harness.launch.placement import Cluster, LaunchError
 from harness.measures import MEASURES
 from harness.plan import cases, depth
 from harness.plan.plan import Plan
@@ -24,6 +26,14 @@ from harness.spec.requires import distributions
 
 Compared = Callable[[Case, Measurement], Mapping[str, Any]]
 DEFAULT_RANKS, DEFAULT_TIMEOUT = 8, 120.0
+OWN = {  # options of some launchers
+    "--hosts": ("torchrun",),
+    "--remote-shell": ("torchrun",),
+    "--nodes": ("slurm", "ray"),
+    "--slurm": ("slurm", "torchrun"),
+    "--ranks-per-node": ("torchrun", "slurm", "ray"),
+    "--head": ("torchrun", "slurm", "ray"),
+}
 
 
 def request(config: pytest.Config) -> cases.Request:
@@ -31,7 +41,7 @@ def request(config: pytest.Config) -> cases.Request:
     names = partial(usage.names, config)
     asked = usage.count(config, "--gpus", 0)
     found = 0 if asked == 0 else len(gpus.gpus())
-    if asked is not None and asked > found:
+    if asked is not None and asked > found and not _clustered(config):
         have = f"this machine has {found}" + (f" ({gpus.found().note})" if gpus.found().note else "")
         raise pytest.UsageError(f"--gpus {asked}: {have}; use --gpus {found} or --gpus 0 --ranks {asked} for CPU ranks")
     ranks = usage.count(config, "--ranks", 1)
@@ -46,8 +56,40 @@ def request(config: pytest.Config) -> cases.Request:
         add_engines=tuple(config.getoption("--add-engine") or ()),
         depth=config.getoption("--depth") or "default",
         gpus=use,
-        ranks=ranks or use or DEFAULT_RANKS,
+        ranks=ranks or use * _nodes(config) or DEFAULT_RANKS,
         cores=local_cores(),
+    )
+
+
+def _clustered(config: pytest.Config) -> bool:
+    return (config.getoption("--launcher") or "local") != "local"
+
+
+def _nodes(config: pytest.Config) -> int:
+    launcher = config.getoption("--launcher") or "local"
+    for option, launchers in OWN.items():
+        if config.getoption(option) is not None and launcher not in launchers:
+            raise pytest.UsageError(f"{option} is for --launcher {' and '.join(launchers)}; leave it out")
+    try:
+        asked = usage.count(config, "--nodes", 1)
+        return placement.count(launcher, usage.names(config, "--hosts"), asked, os.environ)
+    except LaunchError as error:
+        raise pytest.UsageError(f"--launcher {launcher}: {error}") from None
+
+
+def cluster(config: pytest.Config, request: cases.Request) -> Cluster:
+    """The nodes. ``request`` has the GPUs of each, and the ranks of all."""
+    nodes, each = _nodes(config), usage.count(config, "--ranks-per-node", 1)
+    if each and request.gpus and each > request.gpus:
+        raise pytest.UsageError(f"--ranks-per-node {each}: a node has {request.gpus} GPUs (--gpus)")
+    return Cluster(
+        nodes=nodes,
+        hosts=usage.names(config, "--hosts"),
+        limit=each or -(-request.ranks // nodes),
+        fill=each is not None,
+        head=usage.place(config, "--head", ""),
+        remote_shell=usage.place(config, "--remote-shell", Cluster.remote_shell),
+        slurm=config.getoption("--slurm") or "",
     )
 
 
@@ -68,12 +110,14 @@ class Session:
             raise pytest.UsageError(str(error)) from None
         self.plan = self.planned  # the part of it that pytest selects
         self.request, self.cards = self.planned.request, self.planned.cards
+        self.cluster = cluster(config, self.request)
         self.findings = tuple(  # those that a session on this device can show, with the symptoms that it can show
             replace(finding, symptoms=symptoms)
             for finding in self.known
             if (symptoms := tuple(s for s in finding.symptoms if s.device in ("", self.device)))
         )
         self._lab: Any = None
+        self._launcher: Launcher | None = None
         self._store: Any = None
         self._writer: Any = None
         self._run = ""
@@ -132,9 +176,13 @@ class Session:
             raise pytest.UsageError(f"--report {self.folder}: {reason}") from None
         try:
             store = Store.open(self.store_url)
+            if _clustered(self.config):
+                self._launcher = self._launch()  # nodes that do not come are a usage error too
             used = [gpu.name for gpu in gpus.gpus()[: self.request.gpus]] if self.request.gpus else []
             engines = distributions(engine for card in self.cards.values() for engine in card.engines.values())
             machine = environment(used, gpus.found().driver if used else None, engines)
+            if self.cluster.nodes > 1:
+                machine["nodes"] = self.cluster.nodes
             if baseline := self.config.getoption("--baseline"):
                 self._compared = _compared(store, baseline, machine)
             line = command(["pytest", *self.config.invocation_params.args])
@@ -157,17 +205,29 @@ class Session:
         """Whether the run had taken this measure before it was resumed."""
         return self._earlier is not None and (measure, case.id) in self._earlier.kept
 
+    def _launch(self) -> Launcher:
+        from harness.run.blocks import adapters
+
+        name, use = self.config.getoption("--launcher") or "local", self.request.gpus
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        if _clustered(self.config) and reporter is not None:
+            reporter.write_line(f"waiting for {self.cluster.nodes} nodes (--launcher {name})")
+        launch = catalog.load(LAUNCHERS[name])
+        try:
+            launcher: Launcher = launch(use, adapters(self.plan.cases, self.cards, use > 0), self.cluster)
+        except LaunchError as error:
+            raise pytest.UsageError(f"--launcher {name}: {error}") from None
+        return launcher
+
     @property
     def lab(self) -> Any:
         if self._lab is None:
-            from harness.run.blocks import adapters
             from harness.run.lab import Lab
             from harness.run.recorder import Recorder
             from harness.run.runner import Runner
 
-            chosen, use = self.plan, self.request.gpus
-            launch = catalog.load(LAUNCHERS[self.config.getoption("--launcher") or "local"])
-            launcher = launch(use, adapters(chosen.cases, self.cards, use > 0))
+            chosen = self.plan
+            launcher = self._launcher = self._launcher or self._launch()
             runner = Runner(self.cards, launcher, self.timeout, self.request.ranks, chosen.timed, chosen.cases)
             left = chosen.only([test for test in chosen.tests if not self.known_already(*test)])
             runner.expect(left.cases, left.checked, left.oracles)
@@ -231,6 +291,8 @@ class Session:
         try:
             if self._lab is not None:
                 self._lab.runner.close()
+            elif self._launcher is not None:
+                self._launcher.close()
         finally:
             if self._store is not None:
                 for topic in sorted({case.topic for case in self.plan.cases}):

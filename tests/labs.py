@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from harness.launch.base import Launcher
 from harness.launch.local import LocalLauncher
 from harness.run.lab import Lab
 from harness.run.recorder import Recorder, Write
@@ -13,7 +14,7 @@ def make(
     cards: Mapping[str, Card],
     write: Write = lambda case, measurements: None,
     findings: Sequence[Finding] = (),
-    launcher: LocalLauncher | None = None,
+    launcher: Launcher | None = None,
     capacity: int = 4,
 ) -> Lab:
     """The caller closes its runner."""

@@ -7,7 +7,16 @@ from typing import Protocol
 
 from harness.launch.outcome import Job, Outcome
 
-LAUNCHERS: Mapping[str, str] = MappingProxyType({"local": "harness.launch.local:LocalLauncher"})
+# Called as ``launch(gpus, adapters, cluster)``: the GPUs of each node, the modules of each library that its worlds
+# import, and a harness.launch.placement.Cluster.
+LAUNCHERS: Mapping[str, str] = MappingProxyType(
+    {
+        "local": "harness.launch.local:launch",
+        "torchrun": "harness.launch.torchrun:launch",
+        "slurm": "harness.launch.slurm:launch",
+        "ray": "harness.launch.on_ray:launch",
+    }
+)
 
 
 def local_cores() -> int:
@@ -35,9 +44,6 @@ class Watch(Protocol):
 
 
 class Launcher(Protocol):
-    """Called as ``launcher(gpus, adapters)``; ``adapters`` lists for each library the modules that its worlds
-    import."""
-
     device: str  # "cpu" or "cuda"
     gpus: int  # GPUs of its ranks, shared if there are more ranks; 0: CPU ranks
     cores: int  # shared by CPU ranks
@@ -49,5 +55,11 @@ class Launcher(Protocol):
         """A fresh world of ``size`` ranks in which ``library`` is already imported. The import includes the adapter
         ``module`` if the launcher was told of it, or if it is the first one requested of its library. ``settings``:
         environment variables that the processes have from their start."""
+
+    def counts(self, size: int) -> tuple[int, ...]:
+        """The number of ranks of a world of this size on each node, in blocks of neighbours."""
+
+    def shortage(self, size: int) -> str:
+        """The reason why a world of this size has no place at present, since nodes were lost; empty if it has."""
 
     def close(self) -> None: ...

@@ -2,10 +2,8 @@
 
 import contextlib
 import itertools
-import linecache
 import os
 import pickle
-import re
 import shutil
 import signal
 import socket
@@ -15,15 +13,18 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from harness.launch.base import Watch, local_cores
+from harness.launch.elsewhere import Elsewhere
 from harness.launch.outcome import Done, Failure, Hung, Job, Killed, Outcome, OutOfMemory, Raised, Unsupported
+from harness.launch.placement import Cluster, Part
 from harness.launch.sockets import accept, listen
+from harness.launch.stacks import collective
 from harness.meter.host import MachineWatch
 from harness.spec.contract import COMMON
 from harness.spec.gpus import visible
@@ -53,7 +54,7 @@ def _free_port(given: deque[int]) -> int:
     """A free port other than those given out recently, which may not be bound yet."""
     while True:
         with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
+            probe.bind(("", 0))
             port = int(probe.getsockname()[1])
         if port not in given:
             given.append(port)
@@ -134,34 +135,37 @@ class _Server:
 
 
 class LocalWorld:
-    """Ranks of one case on this host."""
+    """Ranks of one case on this host: all of them, or those of one part. ``elsewhere``: the other parts."""
 
-    def __init__(self, server: _Server, folder: Path, size: int, environment: dict[str, str]) -> None:
-        self.size = size
-        self._server = server
+    def __init__(
+        self,
+        server: _Server,
+        folder: Path,
+        part: Part,
+        environment: dict[str, str],
+        elsewhere: Elsewhere | None = None,
+    ) -> None:
+        self.size, self._ranks = part.size, part.ranks
+        self._server, self._elsewhere = server, elsewhere
         self._scratch = Path(tempfile.mkdtemp(prefix="w", dir=folder))
         self._listener = listen(self._scratch / "parent")
         self._connections: dict[int, Connection] = {}
         self._joined: set[int] = set()
-        self._closed = False
-        shared = environment | {
-            "WORLD_SIZE": str(size),
-            "LOCAL_WORLD_SIZE": str(size),
-            "LOCAL_SIZE": str(size),
-            "MASTER_ADDR": "127.0.0.1",
-            "PLUMBLINE_PARENT": str(self._scratch / "parent"),
-            "PLUMBLINE_SCRATCH": str(self._scratch),
-        }
-        self._pids = server.fork([shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)])
+        self._closed = self._told = False
+        shared = environment | part.environment()
+        shared |= {"PLUMBLINE_PARENT": str(self._scratch / "parent"), "PLUMBLINE_SCRATCH": str(self._scratch)}
+        places = enumerate(self._ranks)
+        pids = server.fork([shared | {"RANK": str(rank), "LOCAL_RANK": str(place)} for place, rank in places])
+        self._pids = dict(zip(self._ranks, pids, strict=False))  # fewer if the server has ended
 
     def run(self, job: Job, timeout: float) -> tuple[Outcome, ...]:
         if self._closed:
-            return tuple(Killed(rank, 0.0, "the world was closed before this job") for rank in range(self.size))
+            return tuple(Killed(rank, 0.0, "the world was closed before this job") for rank in self._ranks)
         start = time.monotonic()
         outcomes: dict[int, Outcome] = {}
         kills = _oom_kills()
         deadline = start + timeout
-        while len(self._connections) < self.size and time.monotonic() < deadline and not self._lost_a_newcomer():
+        while len(self._connections) < len(self._ranks) and time.monotonic() < deadline and not self._lost_a_newcomer():
             connection = accept(self._listener, min(0.2, deadline - time.monotonic()))
             if connection is not None:
                 self._greet(connection, job)
@@ -169,13 +173,14 @@ class LocalWorld:
             for connection in self._connections.values():
                 with contextlib.suppress(OSError):
                     connection.send(job)
-        for rank in range(self.size):
+        for rank in self._ranks:
             if rank not in self._connections:
                 outcomes[rank] = Killed(rank, time.monotonic() - start, f"the rank never started\n{self._log(rank)}")
         while pending := [rank for rank in self._connections if rank not in outcomes]:
-            if any(isinstance(outcome, Failure) for outcome in outcomes.values()):
+            waited = [*(self._connections[rank] for rank in pending), *self._others()]
+            if self._failed(outcomes.values()):
                 deadline = min(deadline, time.monotonic() + GRACE)
-            ready = wait([self._connections[rank] for rank in pending], max(0.0, deadline - time.monotonic()))
+            ready = wait(waited, max(0.0, deadline - time.monotonic()))
             for rank in pending:
                 if self._connections[rank] in ready:
                     outcome = self._receive(rank, time.monotonic() - start, kills)
@@ -183,9 +188,23 @@ class LocalWorld:
                         outcomes[rank] = outcome
             if not ready and time.monotonic() >= deadline:
                 outcomes |= self._stacks(pending, time.monotonic() - start)
-        if any(isinstance(outcome, Failure) for outcome in outcomes.values()):
+        if self._failed(outcomes.values()):
             self.close()
-        return tuple(outcomes[rank] for rank in range(self.size))
+        return tuple(outcomes[rank] for rank in self._ranks)
+
+    def _failed(self, outcomes: Collection[Outcome]) -> bool:
+        """Whether a rank has failed, here or elsewhere. The other parts are told of the first one here."""
+        here = any(isinstance(outcome, Failure) for outcome in outcomes)
+        if self._elsewhere is None:
+            return here
+        if here and not self._told:
+            self._told = True
+            self._elsewhere.tell()
+        return here or self._elsewhere.failed
+
+    def _others(self) -> list[Connection]:
+        """Where the other parts tell of a failure, as long as none has."""
+        return [self._elsewhere.ready] if self._elsewhere and not self._elsewhere.failed else []
 
     def _greet(self, connection: Connection, job: Job) -> None:
         """Identifies a rank and sends its first job. If the rank has died meanwhile, its exit status shows that
@@ -197,9 +216,9 @@ class LocalWorld:
 
     def _lost_a_newcomer(self) -> bool:
         """Whether a rank has ended (alone or with its server) or was never forked, before it identified itself."""
-        if len(self._pids) < self.size or self._server.process.poll() is not None:
+        if len(self._pids) < len(self._ranks) or self._server.process.poll() is not None:
             return True
-        missing = [pid for rank, pid in enumerate(self._pids) if rank not in self._connections]
+        missing = [pid for rank, pid in self._pids.items() if rank not in self._connections]
         return any(self._server.exit_code(pid, patience=0.0) is not None for pid in missing)
 
     def _receive(self, rank: int, at: float, kills: int) -> Outcome | None:
@@ -238,11 +257,9 @@ class LocalWorld:
             stack = (self._scratch / f"rank{rank}.stack").read_text(
                 "utf-8", "replace"
             ) or "no stack: the rank does not respond to signals"
-            collective = _collective(stack)
-            where = f"it is waiting in {collective}" if collective else "it is in no collective of torch.distributed"
-            outcomes[rank] = Hung(
-                rank, at, f"did not answer; {where}\n{stack}{self._printed(rank)}", echo=bool(collective)
-            )
+            place = collective(stack)
+            where = f"it is waiting in {place}" if place else "it is in no collective of torch.distributed"
+            outcomes[rank] = Hung(rank, at, f"did not answer; {where}\n{stack}{self._printed(rank)}", echo=bool(place))
         return outcomes
 
     def _printed(self, rank: int) -> str:
@@ -260,33 +277,13 @@ class LocalWorld:
         self._closed = True
         for connection in self._connections.values():
             connection.close()  # a healthy rank ends when its parent closes the connection
-        for pid in self._pids:
+        for pid in self._pids.values():
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
-        for pid in self._pids:
+        for pid in self._pids.values():
             self._server.exit_code(pid, patience=2.0)
         self._listener.close()
         shutil.rmtree(self._scratch, ignore_errors=True)
-
-
-def _collective(stack: str) -> str:
-    """The place where a stack waits for other ranks; empty if it does not wait. A collective appears under PyTorch's
-    own function name. For an asynchronous collective, Python sees only the line that waits, and nothing in a backward
-    pass."""
-    for line in stack.splitlines():
-        if "distributed_c10d.py" in line and " in " in line:
-            name = line.rsplit(" in ", 1)[1].strip()
-            if name not in ("wrapper", "_wait_for_work"):
-                return name
-    serving = next((thread for thread in stack.split("\n\n") if " in serve\n" in thread), "")
-    if innermost := re.search(r'File "(.+)", line (\d+) in (\S+)', serving):
-        file, number, function = innermost.groups()
-        source = linecache.getline(file, int(number)).strip()
-        if re.search(r"\bwait(_tensor)?\(", source):
-            return repr(source)
-        if function == "_engine_run_backward":
-            return "a backward pass, or a collective inside it"
-    return ""
 
 
 class LocalLauncher:
@@ -311,6 +308,28 @@ class LocalLauncher:
         return MachineWatch(self.device)
 
     def world(self, size: int, library: str, module: str, settings: Mapping[str, str] = DEFAULTS) -> LocalWorld:
+        return self.part(Part((size,), port=self.port()), library, module, settings)
+
+    def port(self) -> int:
+        """A free port of this machine."""
+        with self._turn:
+            return _free_port(self._ports)
+
+    def counts(self, size: int) -> tuple[int, ...]:
+        return (size,)
+
+    def shortage(self, size: int) -> str:
+        return ""
+
+    def part(
+        self,
+        part: Part,
+        library: str,
+        module: str,
+        settings: Mapping[str, str] = DEFAULTS,
+        elsewhere: Elsewhere | None = None,
+    ) -> LocalWorld:
+        """The ranks of a world that are on this machine."""
         shown = {"CUDA_VISIBLE_DEVICES": visible(self.gpus, os.environ), "PLUMBLINE_GPUS": str(self.gpus)}
         environment = {**settings, **shown}
         key = library, tuple(sorted(settings.items()))
@@ -323,9 +342,7 @@ class LocalLauncher:
             if server is None or server.process.poll() is not None:
                 server = self._server(library, module, environment)
                 self._keep(key, server)
-        with self._turn:
-            port = _free_port(self._ports)
-        return LocalWorld(server, self._folder, size, environment | {"MASTER_PORT": str(port)})
+        return LocalWorld(server, self._folder, part, environment, elsewhere)
 
     def _keep(self, key: ServerKey, server: _Server) -> None:
         with self._turn:
@@ -362,3 +379,7 @@ class LocalLauncher:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+def launch(gpus: int, adapters: Mapping[str, Sequence[str]], cluster: Cluster) -> LocalLauncher:
+    return LocalLauncher(gpus, adapters)

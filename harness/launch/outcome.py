@@ -47,6 +47,10 @@ class Hung(Failure):
     """The rank had not answered when time ran out or a peer failed; the text holds its stacks."""
 
 
+class Lost(Failure):
+    """The rank's node was lost; the text names the node and its ranks."""
+
+
 class OutOfMemory(Failure):
     """The allocator or the kernel ran out of memory."""
 

@@ -21,18 +21,21 @@ LOST_PEER = ("connection reset by peer", "connection closed by peer", "connectio
 
 @dataclass
 class Context:
-    """The facts a job may use about its rank. ``state`` lives as long as the world."""
+    """The facts a job may use about its rank. ``state`` lives as long as the world; ``counts``: the number of ranks on
+    each of its nodes, in blocks of neighbours."""
 
     rank: int
     size: int
     scratch: Path
     state: dict[str, Any] = field(default_factory=dict)
+    counts: tuple[int, ...] = ()
 
 
 def serve() -> int:
     """Runs in the forked child; the parent's settings are in the environment."""
     environment = os.environ
-    context = Context(int(environment["RANK"]), int(environment["WORLD_SIZE"]), Path(environment["PLUMBLINE_SCRATCH"]))
+    counts = tuple(map(int, environment["PLUMBLINE_COUNTS"].split(",")))
+    context = Context(int(environment["RANK"]), sum(counts), Path(environment["PLUMBLINE_SCRATCH"]), counts=counts)
     _redirect_output(context.scratch / f"rank{context.rank}.log")
     with (context.scratch / f"rank{context.rank}.stack").open("w") as stacks:
         faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
@@ -91,17 +94,22 @@ def join(context: Context) -> None:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     backend = "gloo"
     if torch.cuda.is_available():
-        place = context.rank % torch.cuda.device_count()
+        place = int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count()
         torch.cuda.set_device(place)
         os.environ["LOCAL_RANK"] = str(place)  # engines choose their device by these
-        if context.size > torch.cuda.device_count():
+        if max(context.counts) > torch.cuda.device_count():
             from harness.launch import staged
 
             context.state["staged"] = staged.install()
         else:
             backend = "cpu:gloo,cuda:nccl"
-    # A file:// URL does not accept every path.
-    store = dist.FileStore(str(context.scratch / "rendezvous"), context.size)  # type: ignore[attr-defined]
+    store: Any
+    if len(context.counts) > 1:
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["PLUMBLINE_STORE"])
+        first = context.rank == 0
+        store = dist.TCPStore(address, port, context.size, is_master=first)  # type: ignore[attr-defined]
+    else:  # a file:// URL does not accept every path
+        store = dist.FileStore(str(context.scratch / "rendezvous"), context.size)  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=store, rank=context.rank, world_size=context.size)
 
 

@@ -30,6 +30,8 @@ class Lab:
             notes["device_note"] = shared
         if attempts := self.recorder.earlier.attempts.get((name, case.id)):
             notes["attempts"] = attempts
+        if len(counts := self.runner.launcher.counts(case.topology.world_size)) > 1:
+            notes["nodes"] = f"{' + '.join(map(str, counts))} ranks on {len(counts)} nodes"
         named = [measurement.but(measure=name) for measurement in found]
         for rank in self.runner.known(case)[:1]:
             if rank.configuration:  # once for each measure: it is long

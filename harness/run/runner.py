@@ -81,8 +81,10 @@ class Runner:
 
     def obstacle(self, case: Case) -> str:
         """The reason why this case cannot run here, or an empty string; found without importing the engine."""
-        if self.crowded(case):
+        if case.topology.world_size > self.capacity:
             return f"{case.topology} needs {case.topology.world_size} ranks; this run has {self.capacity} (--ranks)"
+        if shortage := self.launcher.shortage(case.topology.world_size):
+            return f"{case.topology}: {shortage}"
         engine = self.card(case).engines[case.engine]
         return missing(engine, self.launcher.device == "cuda") or case.workload.check(case.topology)
 
@@ -91,7 +93,8 @@ class Runner:
         return self._settings.get(_setting(case), [])
 
     def crowded(self, case: Case) -> bool:
-        return case.topology.world_size > self.capacity
+        size = case.topology.world_size
+        return size > self.capacity or bool(self.launcher.shortage(size))
 
     def operators(self, case: Case) -> str:
         """The module that compiles code for the case's engine; empty if nothing is compiled."""

@@ -50,7 +50,8 @@ def hardware_key(environment: Mapping[str, Any]) -> str:
         raise ValueError(f"environment has no {', '.join(missing)}: the hardware is not known; environment() has all")
     cpu = f"{environment['cores']} x {environment['cpu']}, {round(environment['memory'] / 2**30)} GiB"
     gpus = [f"{count} x {name}" for name, count in sorted(Counter(environment["gpus"]).items())]
-    return "; ".join([cpu, *gpus])
+    nodes = [f"{environment['nodes']} nodes"] if environment.get("nodes", 1) > 1 else []
+    return "; ".join([cpu, *gpus, *nodes])
 
 
 def _version(package: str) -> str | None:

@@ -31,6 +31,12 @@ def one_raises(context: Context) -> None:
     total(context)
 
 
+def one_raises_and_the_other_sleeps(context: Context) -> None:
+    if context.rank == 1:
+        raise ValueError("rank 1 is wrong")
+    time.sleep(600)
+
+
 def prints_and_raises(context: Context) -> None:
     print(f"rank {context.rank} is about to fail")
     raise ValueError("it failed")
@@ -147,3 +153,9 @@ def imported(context: Context) -> bool:
 def frozen(context: Context) -> int:
     """The number of objects that this rank's garbage collections skip."""
     return gc.get_freeze_count()
+
+
+def place(context: Context) -> dict[str, object]:
+    """Where this rank is, as an engine sees it."""
+    names = ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "GLOO_SOCKET_IFNAME", "SLURM_PROCID")
+    return {"counts": context.counts, "parent": os.getppid(), **{name: os.environ.get(name) for name in names}}

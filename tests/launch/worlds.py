@@ -5,7 +5,7 @@ from typing import Any
 
 import psutil
 
-from harness.launch.local import LocalLauncher
+from harness.launch.base import Launcher
 from harness.launch.outcome import Job, Outcome
 
 JOBS = "tests.launch.jobs"
@@ -14,7 +14,7 @@ NOTICED = 2.0
 
 
 def run(
-    launcher: LocalLauncher, name: str, timeout: float = LONG, size: int = 2, module: str = JOBS, **arguments: Any
+    launcher: Launcher, name: str, timeout: float = LONG, size: int = 2, module: str = JOBS, **arguments: Any
 ) -> tuple[Outcome, ...]:
     """One job in a fresh world, whose server has imported ``module``."""
     world = launcher.world(size, module, module)

@@ -125,7 +125,8 @@ def test_the_hardware_key_tells_hardware_apart_and_nothing_else() -> None:
     key = hardware_key(machine)
     assert key == "8 x EPYC, 64 GiB; 2 x H100"
     assert hardware_key({**machine, "driver": "2", "python": "4", "memory": 64 * 2**30 - 5000}) == key
-    for change in ({"cpu": "Xeon"}, {"cores": 16}, {"memory": 2**35}, {"gpus": ["H100"]}, {"gpus": ["H100", "H200"]}):
+    fewer, other = {"gpus": ["H100"]}, {"gpus": ["H100", "H200"]}
+    for change in ({"cpu": "Xeon"}, {"cores": 16}, {"memory": 2**35}, fewer, other, {"nodes": 2}):
         assert hardware_key({**machine, **change}) != key
     assert hardware_key({**machine, "gpus": []}) == "8 x EPYC, 64 GiB"
 

@@ -54,6 +54,8 @@ class Horovod:
 
 def _start(ranks: int) -> None:
     """Does the work of ``horovodrun`` for existing processes: the first rank has the rendezvous."""
+    if int(os.environ["LOCAL_WORLD_SIZE"]) < ranks:
+        raise Unsupported("horovodrun's work for several nodes is not done here: one node only")
     rank, port = dist.get_rank(), [0]
     if rank == 0:
         server = RendezvousServer(verbose=0)
