@@ -30,6 +30,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "the store of records: a file, sqlite:///… or postgresql://… (default: plumbline.db)",
     },
     "--report": {"metavar": "DIR", "help": "the folder of the HTML report (default: report)"},
+    "--single-file": {
+        "action": "store_true",
+        "help": "write the report as one file (default: its topics are files beside it, loaded when they are opened)",
+    },
     "--add-engine": {
         "action": "append",
         "metavar": "TOPIC:NAME=module:function",
