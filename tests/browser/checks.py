@@ -7,14 +7,16 @@ WIDTHS, THEMES = (390, 1440), ("light", "dark")
 # Elements that reach beyond the window, apart from those in boxes that scroll sideways by themselves.
 OVER = """() => {
   const scrolls = (node) => node && (getComputedStyle(node).overflowX !== "visible" || scrolls(node.parentElement));
-  const wide = (node) => node.getBoundingClientRect().right > innerWidth + 1 && !node.closest("svg") && !scrolls(node.parentElement);
-  const over = [...document.body.querySelectorAll("*")].filter(wide).map((node) => node.outerHTML.slice(0, 120));
+  const wide = (node) => node.getBoundingClientRect().right > innerWidth + 1 && !node.closest("svg");
+  const over = [...document.body.querySelectorAll("*")].filter((node) => wide(node) && !scrolls(node.parentElement))
+    .map((node) => node.outerHTML.slice(0, 120));
   return [document.documentElement.scrollWidth - innerWidth, over];
 }"""
 # Elements that a mouse can use, in sight or in a box that scrolls.
 USABLE = """() => {
   const all = document.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex='0']");
-  const usable = [...all].filter((node) => node.checkVisibility({ visibilityProperty: true }) && !node.closest("[popover]"));
+  const seen = (node) => node.checkVisibility({ visibilityProperty: true }) && !node.closest("[popover]");
+  const usable = [...all].filter(seen);
   usable.forEach((node, place) => { node.dataset.place = place; });
   return usable.length;
 }"""
@@ -24,7 +26,8 @@ FOCUSED = """() => {
   const { outlineStyle, outlineWidth } = getComputedStyle(node);
   const box = node.getBoundingClientRect();
   const inside = box.bottom > 0 && box.top < innerHeight && box.right > 0 && box.left < innerWidth;
-  return [node.dataset.place ?? "", node.outerHTML.slice(0, 120), outlineStyle !== "none" && parseFloat(outlineWidth) > 0, inside];
+  const visible = outlineStyle !== "none" && parseFloat(outlineWidth) > 0;
+  return [node.dataset.place ?? "", node.outerHTML.slice(0, 120), visible, inside];
 }"""
 
 

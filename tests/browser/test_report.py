@@ -1,4 +1,4 @@
-"""A reader opens a report from a folder: searches, filters, opens cases, and needs neither a mouse nor a wide screen."""
+"""A reader opens a report from a folder: searches, filters, opens cases; without a mouse and on a phone as well."""
 
 import re
 import shutil

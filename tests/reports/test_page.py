@@ -119,7 +119,8 @@ def test_the_page_is_as_wide_as_the_screen(width: int, crowded: str, tmp_path: P
 @needs_chromium
 def test_a_topic_s_nodes_come_when_it_is_opened(html: str, tmp_path: Path) -> None:
     count = 'const count = () => document.querySelectorAll("*").length; const before = count();'
-    opening = 'document.querySelector(".topic > details.part").open = true; await new Promise((done) => setTimeout(done, 50));'
+    opening = 'document.querySelector(".topic > details.part").open = true;'
+    opening += " await new Promise((done) => setTimeout(done, 50));"
     before, after = ask(html, f"{count} {opening} return [before, count()];", tmp_path)
     assert before < MOST_NODES
     assert after > before + 100
