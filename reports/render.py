@@ -161,7 +161,7 @@ def _script(part: Part) -> str:
 
 def _alone(page: str) -> str:
     """For readers without JavaScript: nothing is in a template, and links to other sections lead to the index."""
-    plain = page.replace("<template>", "").replace("</template>", "")
+    plain = str(page).replace("<template>", "").replace("</template>", "")
     return plain.replace('href="#', 'href="../index.html#')
 
 

@@ -54,7 +54,9 @@ def visit(chromium: Any, asked: list[str], complaints: list[str]) -> Iterator[Vi
         page: Path, width: int = 1440, theme: str = "light", anchor: str = "", javascript: bool = True
     ) -> Any:
         size = {"width": width, "height": HEIGHT}
-        window = chromium.new_context(viewport=size, color_scheme=theme, java_script_enabled=javascript)
+        window = chromium.new_context(
+            viewport=size, color_scheme=theme, java_script_enabled=javascript, reduced_motion="reduce"
+        )
         windows.append(window)
         tab = window.new_page()
         tab.set_default_timeout(20_000)
@@ -80,14 +82,16 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def violations(chromium: Any) -> Callable[[Any], list[str]]:
-    """The serious and critical faults that axe-core finds in a page."""
+def violations(chromium: Any) -> Callable[..., list[str]]:
+    """The serious and critical faults that axe-core finds in a page, or in a part of it."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe: 'plumbline[browser]'").Axe()
 
-    def found(tab: Any) -> list[str]:
+    def found(tab: Any, part: str | None = None) -> list[str]:
         return [
             f"{fault['id']}: {fault['help']}: {node['html'][:160]}"
-            for fault in axe.run(tab).response["violations"]
+            for fault in axe.run(tab, part, options={"preload": False}).response[
+                "violations"
+            ]  # it cannot read files of styles
             if fault["impact"] in ("serious", "critical")
             for node in fault["nodes"]
         ]

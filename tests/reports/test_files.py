@@ -185,7 +185,7 @@ def test_a_single_file_leaves_no_sections(store: Store, tmp_path: Path) -> None:
     page = write(store, None, place, single_file=True)
     assert [path.name for path in place.iterdir()] == ["index.html"]
     assert "1.75×" in page.read_text(encoding="utf-8")
-    assert "data-part" not in page.read_text(encoding="utf-8")
+    assert "sections-" not in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("stop", range(4), ids="after {} files".format)

@@ -13,7 +13,7 @@ from harness.store import Store
 from reports.render import ReportError, render, write
 from tests.reports import planted
 
-VOID = {"meta", "br", "input", "img", "path", "line", "rect", "circle"}
+VOID = {"meta", "link", "br", "input", "img", "path", "line", "rect", "circle"}
 HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>&{{7*7}}"
 
 
