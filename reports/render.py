@@ -97,13 +97,13 @@ def report(
         head, body = (filled(name) for name in ("bottlenecks_head.html", "bottlenecks_body.html"))
         parts["#bottlenecks"] = Part(_file("bottlenecks", parts), "What bounds a step", "bottlenecks", head, body)
     if single_file:
-        return Report(filled("page.html", parts=parts, beside=""))
+        return Report(str(filled("page.html", parts=parts, beside="")))
     contents = {f"{part.file}.js": _script(part) for part in parts.values()}
-    contents |= {f"{part.file}.html": _alone(filled("alone.html", part=part)) for part in parts.values()}
+    contents |= {f"{part.file}.html": _alone(str(filled("alone.html", part=part))) for part in parts.values()}
     contents["style.css"] = _asset("style.css")
     digest = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
     beside = folder.name(str(run.get("run")), digest)
-    return Report(filled("page.html", parts=parts, beside=beside), beside, contents)
+    return Report(str(filled("page.html", parts=parts, beside=beside)), beside, contents)
 
 
 def _content(view: tidy.RunView) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def _script(part: Part) -> str:
 
 def _alone(page: str) -> str:
     """For readers without JavaScript: nothing is in a template, and links to other sections lead to the index."""
-    plain = str(page).replace("<template>", "").replace("</template>", "")
+    plain = page.replace("<template>", "").replace("</template>", "")
     return plain.replace('href="#', 'href="../index.html#')
 
 
