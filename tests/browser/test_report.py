@@ -183,7 +183,7 @@ def test_a_reader_without_javascript_follows_a_link_to_each_section(
     assert sections(asked) == []
 
 
-@pytest.mark.parametrize(("width", "theme"), zip(WIDTHS, THEMES, strict=True))
+@pytest.mark.parametrize(("width", "theme"), list(zip(WIDTHS, THEMES, strict=True)))
 def test_a_section_s_own_page_stands_the_same_checks(
     visit: Visit, index: Path, width: int, theme: str, violations: Callable[..., list[str]]
 ) -> None:
