@@ -36,6 +36,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--resume": {"metavar": "RUN", "help": "continue this run of the store, which ended early, with the same options"},
     "--report": {"metavar": "DIR", "help": "the folder of the HTML report (default: report)"},
+    "--single-file": {
+        "action": "store_true",
+        "help": "write the report as one file (default: its topics are files beside it, loaded when they are opened)",
+    },
     "--add-engine": {
         "action": "append",
         "metavar": "TOPIC:NAME=module:function",

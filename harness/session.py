@@ -308,7 +308,8 @@ class Session:
         """Writes the report from this run's records in the store."""
         from reports.render import write
 
-        self.ends.append(f"report: {write(self._store, self._run, self.folder)}")
+        single_file = self.config.getoption("--single-file")
+        self.ends.append(f"report: {write(self._store, self._run, self.folder, single_file)}")
 
     @property
     def tally(self) -> Counter[str]:

@@ -6,7 +6,7 @@ from pathlib import PurePath
 
 from harness.options import OPTIONS
 
-PLACES = ("--store", "--report")  # options for results; every other option may change the list of cases
+PLACES = ("--store", "--report", "--single-file")  # for results; every other option may change the list of cases
 SUITES = "suites/"
 
 

@@ -48,6 +48,7 @@ def test_four_engines_train_a_qwen3_folder_on_text_and_are_compared(folder: Path
     command += ["--workload", "prose.toml", "--topics", "zero", "--topologies", "dp2", "-k", "zero1"]
     command += ["--engines", ",".join(sorted(ENGINES))]
     command += ["--measures", "parity,memory,traffic,quality", "--store", "job.db", "--report", "report"]
+    command += ["--single-file"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
     store = Store.open(str(folder / "job.db"), create=False)
     curves = store.records(measure="quality")

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from harness.commands.console import UserError
-from harness.options import helped
+from harness.options import OPTIONS, helped
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -12,6 +12,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     command.add_argument("--store", default="plumbline.db", **helped("--store"))
     command.add_argument("--run", metavar="ID", help="the run (default: the latest)")
     command.add_argument("--report", default="report", metavar="DIR", help="the output folder (default: report)")
+    command.add_argument("--single-file", **OPTIONS["--single-file"])
     command.set_defaults(call=report)
 
 
@@ -20,7 +21,8 @@ def report(options: argparse.Namespace) -> int:
     from reports.render import ReportError, write
 
     try:
-        print(write(Store.open(options.store, create=False), options.run, Path(options.report)))
+        store = Store.open(options.store, create=False)
+        print(write(store, options.run, Path(options.report), options.single_file))
     except (StoreError, ReportError) as error:
         raise UserError(str(error)) from None
     return 0

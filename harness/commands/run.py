@@ -41,7 +41,9 @@ def _pytest(options: argparse.Namespace, *more: str) -> int:
         options.topics = ",".join([*options.topic, *([] if options.topics is None else [options.topics])])
     for name in OPTIONS:
         value = getattr(options, name[2:].replace("-", "_"))
-        arguments += [f"{name}={one}" for one in (value if isinstance(value, list) else [value]) if one is not None]
+        values = value if isinstance(value, list) else [value]
+        given = (one for one in values if one is not None and one is not False)
+        arguments += [name if one is True else f"{name}={one}" for one in given]
     if options.k is not None:
         arguments += ["-k", options.k]
     return int(pytest.main(arguments))

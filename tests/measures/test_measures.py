@@ -63,4 +63,4 @@ def test_a_new_file_is_a_new_measure_of_the_suites_the_store_and_the_report(tmp_
     store = Store.open(str(tmp_path / "plumbline.db"), create=False)
     (record,) = [record for record in store.records(None) if record["measure"] == "ranks"]
     assert (record["case"], record["value"], record["verdict"]) == ("ddp-reference-dp2-fp32", 2.0, "pass")
-    assert '<th scope="col">ranks</th>' in write(store, None, tmp_path / "report").read_text()
+    assert '<th scope="col">ranks</th>' in write(store, None, tmp_path / "report", single_file=True).read_text()

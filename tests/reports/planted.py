@@ -175,12 +175,13 @@ def findings() -> list[Record]:
         "needs": [],
         "script": True,
     }
-    about = {"topic": "findings", "variant": "findings"}
     names = ["deepspeed_boundary", *(f"deepspeed_{kind.replace(' ', '_')}" for kind in KINDS[1:])]
-    return [
-        next(_cards()) | measurement("finding", name, None, "", "pass", detail=fields | {"kind": kind}) | about
-        for name, kind in zip(names, KINDS, strict=True)
-    ]
+    return [finding(name, fields | {"kind": kind}) for name, kind in zip(names, KINDS, strict=True)]
+
+
+def finding(name: str, detail: dict[str, Any]) -> Record:
+    about = {"topic": "findings", "variant": "findings"}
+    return next(_cards()) | measurement("finding", name, None, "", "pass", detail=detail) | about
 
 
 def _cards() -> Iterator[Record]:

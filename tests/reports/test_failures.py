@@ -24,6 +24,9 @@ ODD: dict[str, list[float | None]] = {
     "all": [None, math.nan, math.inf, 0.0],
 }
 
+FOUND = Measurement("parity", "gradient", 1.25, "× floor", "pass", "", bound=3.0)
+ONE = (Case("zero", "zero3", "deepspeed", Topology(dp=2), Workload()), "cpu", [FOUND])
+
 
 def odd(value: Any, draw: random.Random, share: float, figures: list[float | None]) -> Any:
     """``value`` with this share of its numbers replaced."""
@@ -59,9 +62,7 @@ def test_a_timeline_without_time_is_not_drawn(spans: list[Any]) -> None:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     store = Store.open(str(tmp_path / "some.sqlite"))
-    found = Measurement("parity", "gradient", 1.25, "× floor", "pass", "", bound=3.0)
-    case = Case("zero", "zero3", "deepspeed", Topology(dp=2), Workload())
-    store.add(store.begin({}, "pytest suites/"), case, "cpu", [found])
+    store.add(store.begin({}, "pytest suites/"), *ONE)
     return store
 
 
@@ -98,11 +99,13 @@ def test_a_disk_without_room_leaves_the_former_report_and_no_cut_file(
 ) -> None:
     folder = tmp_path / "site"
     former = write(store, None, folder).read_bytes()
+    beside = sorted(path.name for path in folder.rglob("*"))
     assert len(former) > 4096
+    store.add(store.begin({}, "pytest suites/"), *ONE)
     request.getfixturevalue("small_files")
     assert refusal(store, folder).startswith(f"cannot write {folder}/index.html: File too large; free some")
     assert folder.joinpath("index.html").read_bytes() == former
-    assert [path.name for path in folder.iterdir()] == ["index.html"]
+    assert sorted(path.name for path in folder.rglob("*")) == beside
 
 
 def test_a_fault_in_a_template_is_one_line_that_says_where(
@@ -111,7 +114,8 @@ def test_a_fault_in_a_template_is_one_line_that_says_where(
     templates = tmp_path / "templates"
     templates.mkdir()
     templates.joinpath("page.html").write_text("one\n{{ nobody.knows }}")
-    monkeypatch.setattr(render, "PackageLoader", lambda package: jinja2.FileSystemLoader(templates))
+    own = jinja2.ChoiceLoader([jinja2.FileSystemLoader(templates), jinja2.PackageLoader("reports")])
+    monkeypatch.setattr(render, "PackageLoader", lambda package: own)
     line = refusal(store, tmp_path / "site")
     assert "could not be shown: UndefinedError: 'nobody' is undefined" in line
     assert "(page.html, line 2)" in line

@@ -119,7 +119,8 @@ def test_the_page_is_as_wide_as_the_screen(width: int, crowded: str, tmp_path: P
 @needs_chromium
 def test_a_topic_s_nodes_come_when_it_is_opened(html: str, tmp_path: Path) -> None:
     count = 'const count = () => document.querySelectorAll("*").length; const before = count();'
-    opening = 'document.querySelector("details.topic").open = true; await new Promise((done) => setTimeout(done, 50));'
+    opening = 'document.querySelector(".topic > details.part").open = true;'
+    opening += " await new Promise((done) => setTimeout(done, 50));"
     before, after = ask(html, f"{count} {opening} return [before, count()];", tmp_path)
     assert before < MOST_NODES
     assert after > before + 100
@@ -197,7 +198,7 @@ def test_a_link_to_a_topic_unfolds_it(html: str, tmp_path: Path) -> None:
     script = """
     location.hash = "#topic-zero";
     await new Promise((done) => setTimeout(done, 50));
-    return [...document.querySelectorAll("details.topic[open]")].map((fold) => fold.parentElement.id);
+    return [...document.querySelectorAll("details.part[open]")].map((fold) => fold.parentElement.id);
     """
     assert ask(html, script, tmp_path) == ["topic-zero"]
 

@@ -13,7 +13,7 @@ from harness.store import Store
 from reports.render import ReportError, render, write
 from tests.reports import planted
 
-VOID = {"meta", "br", "input", "img", "path", "line", "rect", "circle"}
+VOID = {"meta", "link", "br", "input", "img", "path", "line", "rect", "circle"}
 HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>&{{7*7}}"
 
 
@@ -226,6 +226,6 @@ def test_a_store_s_latest_run_becomes_index_html(tmp_path: Path) -> None:
     path = write(store, None, tmp_path / "site")
     assert path == tmp_path / "site" / "index.html"
     assert "1.25×" in path.read_text(encoding="utf-8")
-    old = write(store, older, tmp_path / "old").read_text(encoding="utf-8")
+    old = write(store, older, tmp_path / "old", single_file=True).read_text(encoding="utf-8")
     assert "1.75×" in old
     assert "torch 2.13" in old
