@@ -48,6 +48,7 @@ RUN = RANKS | {"harness.judge"}
 TOP = RUN | {"harness.run", "harness.measures", "harness.plan", "harness.options", "harness.replay", "harness.store"}
 TOP |= {
     "harness.history",
+    "harness.versions",
     "harness.findings",
     "harness.plugin",
     "harness.usage",
@@ -63,6 +64,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "harness.store": {"harness.spec"},
     "harness.findings": {"harness.spec", "harness.plugin"},
     "harness.history": {"harness.spec", "harness.judge", "harness.store"},
+    "harness.versions": BASE | {"harness.findings", "harness.plan", "harness.plugin", "harness.store"},
     "harness.launch": BASE | {"harness.meter"},
     "harness.run": RUN,
     "harness.measures": RUN | {"harness.run"},

@@ -4,4 +4,14 @@ A command's function gets the parsed options and returns the exit code. A comman
 a reader that closes its pipe early has then cut it short, which is an error.
 """
 
-COMMANDS = ("doctor", "listing", "run", "report", "records", "findings", "completion")  # in the order of --help
+# in the order of --help
+COMMANDS = (
+    "doctor",
+    "listing",
+    "run",
+    "report",
+    "records",
+    "findings",
+    "versions",
+    "completion",
+)

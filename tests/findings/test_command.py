@@ -117,6 +117,15 @@ def test_a_check_says_what_the_script_says(
     assert state in told
 
 
+def test_a_fault_that_the_record_knows_to_be_gone_is_no_news(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    installed = f"pytest {pytest.__version__}"
+    (folder / "fairscale_buckets.toml").write_text(
+        WRONG.replace("deepspeed 0.19.8", "pytest 1").replace("review", f'right = ["{installed}"]\nreview')
+    )
+    script(folder, 'print("gone")')
+    assert "gone: as its record says" in shown(capsys, "--check")
+
+
 def test_a_script_runs_alone_and_its_ranks_end_with_it(tmp_path: Path) -> None:
     """In a folder of its own, without the user's variables and packages, and within its time."""
     path = tmp_path / "hangs.py"
