@@ -1,6 +1,6 @@
-"""Finds the first release in which a finding's state changes, by bisection; some releases cannot be judged."""
+"""Finds the releases in which a finding's state changes, by bisection; some releases cannot be judged."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
 from harness.versions.model import UNKNOWN, Cell
@@ -8,30 +8,49 @@ from harness.versions.model import UNKNOWN, Cell
 Judge = Callable[[str], Cell]
 
 
-def bisect(versions: Sequence[str], judge: Judge) -> dict[str, Cell]:
+def bisect(versions: Sequence[str], judge: Judge, hints: Iterable[str] = ()) -> dict[str, Cell]:
     """The states of the releases that were judged, in the order in which they were. ``versions``: the oldest first. The
-    ends are judged first; where one cannot be, the next one further in is the end."""
-    found: dict[str, Cell] = {}
+    ends are judged first; where one cannot be, the next one further in is the end. If both ends have the same state,
+    ``hints`` (releases in which it may be another) are judged, and both sides of the first one where it is are
+    searched."""
+    search = _Search(versions, judge)
+    low, high = search.ends()
+    if search.state(low) != search.state(high):
+        search.narrow(low, high)
+        return search.found
+    for middle in (versions.index(hint) for hint in hints if hint in versions[low:high]):
+        if search.state(middle) not in (UNKNOWN, search.state(low)):
+            search.narrow(low, middle)
+            search.narrow(middle, high)
+            break
+    return search.found
 
-    def state(index: int) -> str:
-        version = versions[index]
-        if version not in found:
-            found[version] = judge(version)
-        return found[version].state
 
-    low, high = 0, len(versions) - 1
-    while low < high and state(low) == UNKNOWN:
-        low += 1
-    while high > low and state(high) == UNKNOWN:
-        high -= 1
-    if low == high or state(low) == state(high):
-        return found
-    while inside := [i for i in range(low + 1, high) if versions[i] not in found or state(i) != UNKNOWN]:
-        middle = min(inside, key=lambda i: (abs(2 * i - low - high), i))
-        if state(middle) == UNKNOWN:
-            continue
-        low, high = (middle, high) if state(middle) == state(low) else (low, middle)
-    return found
+class _Search:
+    def __init__(self, versions: Sequence[str], judge: Judge) -> None:
+        self.versions, self.judge = versions, judge
+        self.found: dict[str, Cell] = {}
+
+    def state(self, index: int) -> str:
+        version = self.versions[index]
+        if version not in self.found:
+            self.found[version] = self.judge(version)
+        return self.found[version].state
+
+    def ends(self) -> tuple[int, int]:
+        low, high = 0, len(self.versions) - 1
+        while low < high and self.state(low) == UNKNOWN:
+            low += 1
+        while high > low and self.state(high) == UNKNOWN:
+            high -= 1
+        return low, high
+
+    def narrow(self, low: int, high: int) -> None:
+        """Judges releases between two of different states until none is left between two neighbours that differ."""
+        while inside := [index for index in range(low + 1, high) if self.versions[index] not in self.found]:
+            middle = min(inside, key=lambda index: (abs(2 * index - low - high), index))
+            if self.state(middle) != UNKNOWN:
+                low, high = (middle, high) if self.state(middle) == self.state(low) else (low, middle)
 
 
 def change(versions: Sequence[str], found: dict[str, Cell]) -> tuple[str, str] | None:

@@ -76,7 +76,8 @@ def summary(releases: tuple[str, ...], cells: Mapping[str, Cell]) -> str:
         return UNKNOWN
     groups = [(state, list(group)) for state, group in groupby(known, lambda version: cells[version].state)]
     if len(groups) == 1:
-        return f"{groups[0][0]} in {known[0]}" if len(known) == 1 else f"{groups[0][0]} from {known[0]} to {known[-1]}"
+        where = known[0] if len(known) == 1 else f"all {len(known)} that were judged, {known[0]} to {known[-1]}"
+        return f"{groups[0][0]} in {where}"
     said = [f"{groups[0][0]} until {groups[0][1][-1]}"]
     for number, (state, group) in enumerate(groups[1:], start=1):
         until = f" to {group[-1]}" if number < len(groups) - 1 and len(group) > 1 else ""

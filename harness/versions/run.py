@@ -124,7 +124,8 @@ class Runner:
         steps: list[str] = []
         versions = self.plan.asked.versions
         self.tell(f"{finding.id} over {len(versions)} releases, {versions[0]} to {versions[-1]}")
-        return replace(self.row(finding, bisect.bisect(versions, state)), steps=tuple(steps))
+        recorded = [release.split()[1] for release in (*finding.seen, *finding.right)]
+        return replace(self.row(finding, bisect.bisect(versions, state, recorded)), steps=tuple(steps))
 
     def row(self, finding: Finding, cells: Mapping[str, Cell]) -> FindingRow:
         unknown = {version: Cell(UNKNOWN, reason, "cases") for version, reason in self.broken.items()}

@@ -10,9 +10,9 @@ from harness.versions import RIGHT, UNKNOWN, WRONG, Cell
 from harness.versions.bisect import bisect, change
 
 
-def judged(states: list[str]) -> tuple[list[str], dict[str, Cell]]:
+def judged(states: list[str], *hints: str) -> tuple[list[str], dict[str, Cell]]:
     names = [f"1.{number}" for number in range(len(states))]
-    return names, bisect(names, lambda version: Cell(states[names.index(version)]))
+    return names, bisect(names, lambda version: Cell(states[names.index(version)]), hints)
 
 
 def test_it_finds_the_first_bad_release_in_logarithmically_many_steps() -> None:
@@ -31,6 +31,12 @@ def test_it_goes_round_releases_that_cannot_be_judged() -> None:
     names, found = judged([UNKNOWN, RIGHT, RIGHT, UNKNOWN, UNKNOWN, UNKNOWN, WRONG, UNKNOWN])
     assert change(names, found) == ("1.2", "1.6")
     assert found["1.4"].state == UNKNOWN
+
+
+def test_between_equal_ends_it_searches_both_sides_of_a_release_that_is_known_to_differ() -> None:
+    names, found = judged([RIGHT] * 9 + [WRONG] * 5 + [RIGHT] * 9, "0.9", "1.3", "1.11", "1.12")
+    assert change(names, found) == ("1.8", "1.9")
+    assert (found["1.13"].state, found["1.14"].state) == (WRONG, RIGHT)
 
 
 @pytest.mark.parametrize("states", [[RIGHT] * 5, [WRONG] * 5, [UNKNOWN] * 5, [UNKNOWN, RIGHT, UNKNOWN]])

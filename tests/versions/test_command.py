@@ -75,11 +75,22 @@ def test_a_bisection_goes_round_a_release_that_cannot_be_judged(
     assert row.summary in told
 
 
+def test_a_bisection_looks_between_equal_ends_at_the_releases_of_the_record(
+    index: Path, finding: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The record says that it was seen in 1.2."""
+    factors(index, _0=1, _1=1, _2=2, _3=2, _4=1)
+    told = shown(capsys, f"{PACKAGE}==1.0..1.4", "--bisect", NAME)
+    assert "right until 1.1, wrong from 1.2 to 1.3, right from 1.4" in told
+
+
 def test_a_bisection_without_a_change_is_a_failure(
     index: Path, finding: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     factors(index, _1=1, _2=1, _3=1)
-    assert "right from 1.1 to 1.3" in shown(capsys, f"{PACKAGE}==1.1..1.3", "--bisect", NAME, code=1)
+    assert "right in all 2 that were judged, 1.1 to 1.3" in shown(
+        capsys, f"{PACKAGE}==1.1..1.3", "--bisect", NAME, code=1
+    )
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ NAMES = ("1.0", "1.1", "1.2", "1.3", "1.4")
         ((RIGHT, WRONG, WRONG, RIGHT, RIGHT), "right until 1.0, wrong from 1.1 to 1.2, right from 1.3"),
         ((RIGHT, UNKNOWN, UNKNOWN, WRONG, UNKNOWN), "right until 1.0, wrong from 1.3 (1.1, 1.2 could not be judged)"),
         ((RIGHT, None, None, WRONG, None), "right until 1.0, wrong from 1.3"),
-        ((None, WRONG, WRONG, WRONG, UNKNOWN), "wrong from 1.1 to 1.3"),
+        ((None, WRONG, WRONG, WRONG, UNKNOWN), "wrong in all 3 that were judged, 1.1 to 1.3"),
         ((None, None, None, RIGHT, None), "right in 1.3"),
         ((UNKNOWN, UNKNOWN, None, None, None), "could not be judged"),
     ],
