@@ -128,6 +128,11 @@ def _environment(folder: Path) -> str:
     return str(folder / "bin" / "python")
 
 
+def same(found: str, asked: str) -> bool:
+    """Whether a version is the one asked for; a wheel of PyTorch says 2.12.1+cpu."""
+    return Version(found).public == Version(asked).public
+
+
 SIGN = "plumbline found "
 PROBE = f"""
 import importlib, importlib.metadata, json, sys
@@ -152,7 +157,7 @@ def _probe(place: Place) -> None:
     if ended.code or not told:
         raise Unusable(f"it cannot be imported beside the present environment: {ended.reason()}")
     found, file = json.loads(told[-1])
-    if Version(found).public != Version(place.version).public:
+    if not same(found, place.version):
         raise Unusable(f"the imported package says that it is {found}")
     if not Path(file).is_relative_to(place.folder):
         raise Unusable(f"another copy is imported: {file}")

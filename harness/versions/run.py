@@ -18,7 +18,7 @@ from harness.spec.requires import distributions
 from harness.versions import bisect, child, judge
 from harness.versions.asked import Asked
 from harness.versions.model import RIGHT, UNKNOWN, WRONG, CaseRow, Cell, FindingRow, Release, Versions, summary
-from harness.versions.place import Place, Unusable, put
+from harness.versions.place import Place, Unusable, put, same
 
 PROGRESS = re.compile(r" · \d+ of \d+")  # in the line of a session that tells how far it is
 STATES = {findings.STILL: WRONG, findings.GONE: RIGHT, findings.UNKNOWN: UNKNOWN}
@@ -180,11 +180,13 @@ class Runner:
             command = [place.python, "-P", "-s", "-m", "pytest", *where, "-q", "-p", "no:cacheprovider", *options]
             ended = child.run(command, place.beside_plumbline(), Path(os.getcwd()), self._progress)
         new = [run for run in store.runs() if run["run"] not in before]
-        mine = [run for run in new if run["environment"]["packages"].get(place.package) in (None, place.version)]
+        told = [(run, run["environment"]["packages"].get(place.package)) for run in new]
+        mine = [run for run, found in told if found is None or same(found, place.version)]
         if ended.code in USAGE:
             raise ValueError(f"the cases' session: {ended.reason('ERROR')}")
         if ended.code not in (0, 1) or not mine:
-            reason = self.broken[place.version] = f"its session ended with {ended.code}: {ended.reason('ERROR')}"
+            reason = f"its session ended with {ended.code}: {ended.reason('ERROR')}"
+            self.broken[place.version] = reason
             self.releases[place.version] = Release(place.version, errors={reason: 1})
             self.tell(f"  cases {UNKNOWN}: {reason}")
             return []
