@@ -160,6 +160,9 @@ def check(
     raised = "Traceback (most recent call last):" in errors  # its exit status is 1, too
     if (process.returncode, last) in ((1, [STILL]), (0, [GONE])) and not raised:
         return Checked(last[0])
+    told = [line.partition(": ")[2] for line in last if line.startswith(f"{UNKNOWN}: ")]
+    if told and process.returncode == 2:  # the script itself says why
+        return Checked(UNKNOWN, told[0])
     said = [line for text in (output, errors) for line in text.splitlines() if line.strip()]
     return Checked(UNKNOWN, f"exit status {process.returncode}: " + (" / ".join(said[-LINES:]) or "no output"))
 

@@ -105,6 +105,11 @@ def test_a_wrong_request_is_one_line(
         ('print("still there")', "cannot be judged: exit status 0: still there", 0),
         ('print("gone")\nraise SystemExit(1)', "cannot be judged: exit status 1: gone", 0),
         ('print("still there")\nraise KeyError(3)', "KeyError: 3", 0),
+        (
+            'import sys\nprint("no file", file=sys.stderr)\nprint("cannot be judged: too old")\nsys.exit(2)',
+            "cannot be judged: too old\n",
+            0,
+        ),
         ("import no_such_engine", "ModuleNotFoundError: No module named 'no_such_engine'", 0),
     ],
 )

@@ -58,7 +58,7 @@ def test_a_script_that_cannot_judge_gives_no_verdict(
 ) -> None:
     factors(index, _1=0)
     told = shown(capsys, f"{PACKAGE}==1.1", "--scripts", code=1)
-    assert f"{NAME} in 1.1: exit status 2: cannot be judged: a factor of 0" in told
+    assert f"{NAME} in 1.1: a factor of 0" in told
 
 
 def test_a_bisection_goes_round_a_release_that_cannot_be_judged(
