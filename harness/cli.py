@@ -21,6 +21,7 @@ EPILOG = """examples:
   plumbline nightly nightly.toml                run, compare with last night, report, publish and notify
   plumbline findings --engine deepspeed         what is known to be wrong or costly
   plumbline records --format csv > figures.csv
+  plumbline versions deepspeed==0.19.2..0.19.8 --topics zero --measures parity,memory
   plumbline report --run 20260101-120000-abcdef
   pytest suites/ -k "zero3 and deepspeed"       the same cases, with all of pytest's own options
 exit codes are pytest's: 0 all passed, 1 some failed, 2 interrupted, 3 no report or another error, 4 wrong usage,

@@ -89,9 +89,23 @@ def installed(finding: Finding) -> dict[str, str]:
     return found
 
 
-def check(path: Path, seconds: float = SECONDS) -> Checked:
-    """Runs a script apart from this process, its folder and its session; the script's ranks end with it."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, _started(path, folder) as process:
+def repaired(finding: Finding) -> bool:
+    """Whether the finding is known to be gone in the versions that are installed."""
+    here = {f"{name} {found}" for name, found in installed(finding).items()}
+    return bool(here) and here <= set(finding.right)
+
+
+def check(
+    path: Path, seconds: float = SECONDS, python: str = sys.executable, environment: Mapping[str, str] | None = None
+) -> Checked:
+    """Runs a script apart from this process, its folder and its session; the script's ranks end with it. It is isolated
+    from the user's packages and Python's variables, unless an ``environment`` is given, whose paths come first."""
+    isolated = ["-I"] if environment is None else ["-P", "-s"]
+    command = [python, *isolated, str(path)]
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        _started(command, folder, environment) as process,
+    ):
         try:
             output, errors = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -103,13 +117,21 @@ def check(path: Path, seconds: float = SECONDS) -> Checked:
     raised = "Traceback (most recent call last):" in errors  # its exit status is 1, too
     if (process.returncode, last) in ((1, [STILL]), (0, [GONE])) and not raised:
         return Checked(last[0])
+    told = [line.partition(": ")[2] for line in last if line.startswith(f"{UNKNOWN}: ")]
+    if told and process.returncode == 2:  # the script itself says why
+        return Checked(UNKNOWN, told[0])
     said = [line for text in (output, errors) for line in text.splitlines() if line.strip()]
     return Checked(UNKNOWN, f"exit status {process.returncode}: " + (" / ".join(said[-LINES:]) or "no output"))
 
 
-def _started(path: Path, folder: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-I", str(path)]
-    pipe = subprocess.PIPE
+def _started(command: list[str], folder: str, environment: Mapping[str, str] | None) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        command, cwd=folder, stdout=pipe, stderr=pipe, text=True, errors="replace", start_new_session=True
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
     )

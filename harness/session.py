@@ -359,5 +359,6 @@ def finding_records(known: Sequence[Finding]) -> tuple[Case, list[Measurement]]:
     for finding in known:
         fields = {name: value for name, value in vars(finding).items() if name not in ("id", "symptoms")}
         more = {"review": str(finding.review), "link": finding.link, "script": findings.script(finding) is not None}
+        more["repaired"] = findings.repaired(finding)
         found.append(Measurement("finding", finding.id, None, "", "pass", finding.title, detail=fields | more))
     return about, found

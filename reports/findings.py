@@ -37,8 +37,9 @@ GROUPS = (
 
 def groups(view: RunView) -> list[Group]:
     """The findings in the order in which they are shown. In a group, those come first that nobody notices and that hit
-    everybody."""
-    ordered = sorted(view.findings.items(), key=lambda item: (not item[1]["silent"], not item[1]["default"], item[0]))
+    everybody. Those that the run's own releases no longer have are left out."""
+    today = {name: finding for name, finding in view.findings.items() if not finding.get("repaired")}
+    ordered = sorted(today.items(), key=lambda item: (not item[1]["silent"], not item[1]["default"], item[0]))
     found = []
     for title, kinds, look, folded in GROUPS:
         mine = tuple({"id": name, **finding} for name, finding in ordered if finding["kind"] in kinds)

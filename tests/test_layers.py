@@ -46,8 +46,8 @@ BASE = {"harness.spec", "harness.catalog"}
 RANKS = BASE | {"harness.meter", "harness.launch"}
 RUN = RANKS | {"harness.judge"}
 TOP = RUN | {"harness.run", "harness.measures", "harness.plan", "harness.options", "harness.replay", "harness.store"}
-TOP |= {"harness.history", "harness.submission", "harness.findings", "harness.plugin", "harness.usage"}
-TOP |= {"harness.session", "harness.hooks", "reports"}
+TOP |= {"harness.history", "harness.submission", "harness.versions", "harness.findings", "harness.plugin"}
+TOP |= {"harness.usage", "harness.session", "harness.hooks", "reports"}
 MAY_IMPORT: dict[str, set[str]] = {
     "harness.spec": set(),
     "harness.catalog": {"harness.spec", "impls"},  # impls: only to list the chapters, see below
@@ -58,6 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "harness.findings": {"harness.spec", "harness.plugin"},
     "harness.history": {"harness.spec", "harness.judge", "harness.store"},
     "harness.submission": {"harness.spec", "harness.store", "harness.options"},
+    "harness.versions": BASE | {"harness.findings", "harness.plan", "harness.plugin", "harness.store"},
     "harness.launch": BASE | {"harness.meter"},
     "harness.run": RUN,
     "harness.measures": RUN | {"harness.run"},

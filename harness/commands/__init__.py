@@ -17,5 +17,6 @@ COMMANDS = (  # in the order of --help
     "publish",
     "submit",
     "findings",
+    "versions",
     "completion",
 )

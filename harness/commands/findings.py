@@ -111,7 +111,9 @@ def _check(chosen: list[Finding]) -> int:
     for number, (finding, path) in enumerate(runs, start=1):
         console.print(f"{number} of {len(runs)} {finding.id}", end=" ")
         state, reason = findings.check(path)
-        if state == findings.GONE:
+        if state == findings.GONE and findings.repaired(finding):
+            reason = "as its record says"
+        elif state == findings.GONE:
             gone += 1
             here = ", ".join(f"{name} {version}" for name, version in findings.installed(finding).items())
             reason = f"here with {here}; add these versions to the record's field right"

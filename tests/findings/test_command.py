@@ -105,6 +105,11 @@ def test_a_wrong_request_is_one_line(
         ('print("still there")', "cannot be judged: exit status 0: still there", 0),
         ('print("gone")\nraise SystemExit(1)', "cannot be judged: exit status 1: gone", 0),
         ('print("still there")\nraise KeyError(3)', "KeyError: 3", 0),
+        (
+            'import sys\nprint("no file", file=sys.stderr)\nprint("cannot be judged: too old")\nsys.exit(2)',
+            "cannot be judged: too old\n",
+            0,
+        ),
         ("import no_such_engine", "ModuleNotFoundError: No module named 'no_such_engine'", 0),
     ],
 )
@@ -115,6 +120,15 @@ def test_a_check_says_what_the_script_says(
     told = shown(capsys, "--check", code=code)
     assert told.startswith("1 of 1 fairscale_buckets ")
     assert state in told
+
+
+def test_a_fault_that_the_record_knows_to_be_gone_is_no_news(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    installed = f"pytest {pytest.__version__}"
+    (folder / "fairscale_buckets.toml").write_text(
+        WRONG.replace("deepspeed 0.19.8", "pytest 1").replace("review", f'right = ["{installed}"]\nreview')
+    )
+    script(folder, 'print("gone")')
+    assert "gone: as its record says" in shown(capsys, "--check")
 
 
 def test_a_script_runs_alone_and_its_ranks_end_with_it(tmp_path: Path) -> None:

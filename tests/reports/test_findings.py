@@ -70,6 +70,12 @@ def test_silent_defaults_come_before_others_of_their_kind() -> None:
     assert places == sorted(places)
 
 
+def test_what_the_runs_own_release_has_repaired_is_not_wrong_today() -> None:
+    first, *others = planted.findings()
+    repaired = first | {"quantity": "repaired_long_ago", "detail": first["detail"] | {"repaired": True}}
+    assert "repaired_long_ago" not in render([*planted.records(), *others, repaired], planted.run())
+
+
 def test_a_run_without_findings_has_no_such_section() -> None:
     records = [record for record in planted.records() if record["measure"] != "finding"]
     html = render(records, planted.run())
