@@ -174,13 +174,13 @@ def write(store: Store, run: str | None, place: Path, single_file: bool = False)
     """
     try:
         records = store.records(run)
-        runs = {entry["run"]: entry for entry in store.runs()}
+        about = store.runs(records[0]["run"]) if records else []
     except StoreError as error:
         raise ReportError(str(error)) from None
     if not records:
         which = f"run {run!r} has no records" if run else "the store's latest run has no records"
         raise ReportError(f"{which}: run pytest suites/ --store URL, or name a run with records")
-    made = _made(records, runs[records[0]["run"]], single_file)
+    made = _made(records, about[0], single_file)
     try:
         return folder.replace(place, made.index, made.beside, made.files)
     except OSError as error:

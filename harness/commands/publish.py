@@ -5,16 +5,11 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.commands.console import UserError
 from harness.options import helped
-
-if TYPE_CHECKING:
-    from harness.history import Alarm
-    from harness.store import Store
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -48,6 +43,7 @@ def publish(options: argparse.Namespace) -> int:
     """Writes the site, or brings it up to date: only pages whose content may have changed are made again. It is a
     folder of files that can be opened from disk or served; it loads nothing from elsewhere."""
     from harness import findings
+    from harness.history.trend import sought
     from harness.store import Store, StoreError
     from reports.site import SiteError, publish
 
@@ -73,7 +69,7 @@ def publish(options: argparse.Namespace) -> int:
             url=url,
             again=options.again,
             prune=options.prune,
-            seek=alarms,
+            seek=sought,
             tell=tell,
         )
     except (StoreError, SiteError) as error:
@@ -87,19 +83,6 @@ def publish(options: argparse.Namespace) -> int:
         print(f"plumbline: {len(done.written)} files written ({parts})", file=sys.stderr)
     print(done.index)
     return 0
-
-
-def alarms(store: "Store") -> "tuple[list[Alarm], str]":
-    """The change points of all series, and why there are none if they could not be sought."""
-    try:
-        series, trend = import_module("harness.history.series"), import_module("harness.history.trend")
-        missing = import_module("harness.judge.shift").MissingOtavaError
-    except ImportError as error:
-        return [], f"Change points were not sought: {error}"
-    try:
-        return list(trend.trend(series.series(store), series.environments(store))), ""
-    except missing as error:
-        return [], f"Change points were not sought: {error}"
 
 
 def _submissions(folder: Path, tell: Callable[[str], None]) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """A store's runs as series: one figure of one case on one machine, the oldest run first."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from harness.history.model import Point, Series
@@ -10,16 +10,11 @@ ABOUT_RUNS = ("card", "calibration", "finding", "claim")  # measures that say no
 Environments = Mapping[str, Mapping[str, Any]]  # run → its environment
 
 
-def series(store: Store, **equals: object) -> list[Series]:
+def series(store: Store, **equals: str | Collection[str]) -> list[Series]:
     """Every series of the store, sorted by name; ``equals`` selects records by these columns' values. A record without
     a figure is no point. Raises :class:`harness.store.StoreError`."""
     runs = {found["run"]: found for found in store.runs()}
-    return collect(rows(store, **equals), runs)
-
-
-def rows(store: Store, **equals: object) -> Iterator[Mapping[str, Any]]:
-    """The records of all runs: the only place where the history reads them."""
-    yield from store.records("*", **equals)
+    return collect((row._asdict() for row in store.series_rows(samples=True, **equals)), runs)
 
 
 def environments(store: Store) -> Environments:
@@ -39,8 +34,7 @@ def collect(records: Iterable[Mapping[str, Any]], runs: Mapping[str, Mapping[str
             continue
         started = str(runs[run]["started"])
         key = (str(record["case"]), str(record["measure"]), str(record["quantity"]), machines[run])
-        taken = tuple(record["detail"].get("samples") or ())
-        points.setdefault(key, []).append(Point(run, started, value, record["verdict"], taken))
+        points.setdefault(key, []).append(Point(run, started, value, record["verdict"], tuple(record["samples"])))
         if key not in newest or newest[key][0] <= started:
             newest[key] = (started, record)
     found = []

@@ -6,10 +6,11 @@ from statistics import median
 
 from harness.history.environments import differences
 from harness.history.model import Alarm, Series
-from harness.history.series import ABOUT_RUNS, Environments
+from harness.history.series import ABOUT_RUNS, Environments, environments, series
 from harness.judge.change import CONTROL
-from harness.judge.shift import SEGMENT, Shift, shifts
+from harness.judge.shift import SEGMENT, MissingOtavaError, Shift, shifts
 from harness.spec.case import word
+from harness.store import Store
 
 # The share of false alarms, and without any change the probability of one each night: less than one in a month of
 # nights, even if every night were independent of the others.
@@ -42,6 +43,14 @@ def trend(found: Sequence[Series], environments: Environments | None = None) -> 
     starts = {(id(alarm.series), point.run): point.started for alarm in alarms for point in alarm.series.points}
     alarms.sort(key=_size, reverse=True)
     return sorted(alarms, key=lambda alarm: starts[id(alarm.series), alarm.run], reverse=True)
+
+
+def sought(store: Store) -> tuple[list[Alarm], str]:
+    """The change points of all series of a store, and why there are none if they could not be sought."""
+    try:
+        return trend(series(store), environments(store)), ""
+    except MissingOtavaError as error:
+        return [], f"Change points were not sought: {error}"
 
 
 def recent(alarm: Alarm, runs: int) -> bool:

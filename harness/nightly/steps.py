@@ -111,7 +111,8 @@ def publish(night: Night) -> Result:
     make, known = _part("reports.site:publish"), findings.read()
     given = {finding.id: vars(finding) | {"link": finding.link} for finding in known}
     scripts = {finding.id: path.read_text("utf-8") for finding in known if (path := findings.script(finding))}
-    index = str(make(night.store, night.folder / "site", given, scripts).index)
+    seek = _part("harness.history.trend:sought")
+    index = str(make(night.store, night.folder / "site", given, scripts, seek=seek).index)
     return Result("publish", "ok", index, facts={"site": index})
 
 

@@ -38,6 +38,8 @@ class SeriesRow(NamedTuple):
     direction: str
     value: float | None
     verdict: str
+    topic: str
+    engine: str
     samples: tuple[float, ...] = ()  # the repetitions behind the figure, if asked for and kept
 
 
@@ -67,7 +69,7 @@ def records(engine: Engine, run: str | None, equals: Mapping[str, object]) -> li
 def series_rows(engine: Engine, samples: bool, equals: Mapping[str, str | Collection[str]]) -> Iterator[SeriesRow]:
     """Implements :meth:`Store.series_rows`."""
     _check(equals, TEXTS, "column of text")
-    names = ("run", "case", "measure", "quantity", "unit", "direction", "value", "verdict")
+    names = ("run", "case", "measure", "quantity", "unit", "direction", "value", "verdict", "topic", "engine")
     chosen: list[Any] = [RECORDS.c[name] for name in names]
     if samples:
         chosen.append(RECORDS.c.detail["samples"])

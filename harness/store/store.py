@@ -129,9 +129,9 @@ class Store:
         return query.records(self.engine, run, equals)
 
     def series_rows(self, samples: bool = False, **equals: str | Collection[str]) -> Iterator[query.SeriesRow]:
-        """The figures of all runs, read one by one and without the rest of their records, in no certain order:
-        ``run, started, case, measure, quantity, unit, direction, value, verdict, samples``. ``equals`` selects them by
-        columns of text: one value, or several. ``samples``: with the repetitions that were kept behind a figure."""
+        """The figures of all runs, read one by one and without the rest of their records, in no certain order.
+        ``equals`` selects them by columns of text: one value, or several. ``samples``: with the repetitions that were
+        kept behind a figure."""
         return query.series_rows(self.engine, samples, equals)
 
     def runs(self, run: str | None = None) -> list[dict[str, Any]]:

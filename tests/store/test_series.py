@@ -30,7 +30,9 @@ def test_rows_of_all_runs_tell_when_their_run_began(store: Store, runs: list[str
     rows = sorted(store.series_rows(case=CASE.id, measure="memory"), key=lambda row: row.started)
     started = {run["run"]: run["started"] for run in store.runs()}
     assert rows == [
-        SeriesRow(run, started[run], CASE.id, "memory", "peak", "B", "lower", number + 0.5, "pass")
+        SeriesRow(
+            run, started[run], CASE.id, "memory", "peak", "B", "lower", number + 0.5, "pass", CASE.topic, CASE.engine
+        )
         for number, run in enumerate(runs)
     ]
     assert len(list(store.series_rows())) == len(runs) * 2 * 2
