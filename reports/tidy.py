@@ -97,7 +97,7 @@ class RunView:
     calibration: Mapping[str, Any] = field(default_factory=dict)  # of parity's margin: see harness.judge.calibration
     findings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by id: the fields of harness.spec.Finding
 
-    @property
+    @cached_property
     def measures(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*FIRST_MEASURES, *sorted({record["measure"] for record in self.measurements}))))
 
