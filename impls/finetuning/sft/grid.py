@@ -1,0 +1,15 @@
+"""The work of this topic: conversations of unequal lengths in three micro-batches, with clipping and weight decay."""
+
+from harness.spec import Grid, Row
+from harness.spec.named import NAMED
+
+CONVERSATIONS = NAMED["thorough"].with_(
+    name="conversations", batch_size=24, min_length=0, sequence_length=40, steps=5, optimizer="sgd", lr=0.1
+)
+GRID = Grid(
+    rows=(
+        Row(CONVERSATIONS, "fp32", False),
+        Row(CONVERSATIONS, "bf16", ("dp1",)),
+    ),
+    timed=(),
+)
