@@ -5,7 +5,11 @@ from impls.finetuning.sft.grid import GRID
 
 HERE = "impls.finetuning.sft"
 DATA_PARALLEL = "impls.parallelism.data_parallel.laws"
-TRL = ("trl>=1.0", "transformers>=5", "datasets>=3")
+HUGGING_FACE = ("transformers>=5", "accelerate>=1.2")
+TRL = ("trl>=1.0", *HUGGING_FACE, "datasets>=3")
+PADDED = ("sft_padded", "sft_assistant_only", "sft_smoothed", "sft_truncated", "sft_truncated_left", "sft_resumed")
+FLAT = ("sft_padding_free",)
+PACKED = ("sft_packed", "sft_packed_eager", "sft_packed_flex", "sft_assistant_packed", "sft_packed_left")
 
 CARD = Card(
     name="sft",
@@ -30,10 +34,14 @@ CARD = Card(
         "sft_truncated": {"keep": "start"},
         "sft_truncated_left": {"keep": "end"},
         "sft_packed_left": {"keep": "end", "packing": "rows"},
+        # The model comes from a folder whose config names the padding token, as after an earlier run.
+        "sft_resumed": {"every": True, "saved": True},
         "sft_neftune": {"noise": 5.0},
     },
     engines={
         "reference": Engine(f"{HERE}.reference:build"),
+        "trl": Engine(f"{HERE}.on_trl:build", requires=TRL, variants=(*PADDED, *FLAT, *PACKED)),
+        "transformers": Engine(f"{HERE}.on_transformers:build", requires=HUGGING_FACE, variants=(*PADDED, *FLAT)),
     },
     topologies=("dp1", "dp2", "dp4"),
     contract=Trainers(plain=f"{HERE}.plain", data=f"{HERE}.data"),

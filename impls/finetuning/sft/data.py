@@ -30,9 +30,7 @@ class Example(NamedTuple):
     noise: Tensor | None = None
 
 
-def batch(
-    workload: Workload, step: int, keep: str = "", noise: float = 0.0, **options: Any
-) -> list[Example]:
+def batch(workload: Workload, step: int, keep: str = "", noise: float = 0.0, **options: Any) -> list[Example]:
     """The global batch of one step. Without ``keep`` every conversation fits into the context."""
     length, vocab = workload.sequence_length, workload.model.vocab_size
     if length < FEWEST or vocab <= WORDS:

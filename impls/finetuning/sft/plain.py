@@ -25,9 +25,14 @@ from impls.finetuning.sft.data import ASSISTANT, BOS, END, USER, Example
 
 
 def options(
-    workload: Workload, topology: Topology, packing: str = "", attention: str = "sdpa", **variant: Any
+    workload: Workload,
+    topology: Topology,
+    packing: str = "",
+    attention: str = "sdpa",
+    saved: bool = False,
+    **variant: Any,
 ) -> dict[str, Any]:
-    """The layout and the way of computing attention change nothing."""
+    """The layout, the way of computing attention and the model's folder change nothing."""
     return variant
 
 
@@ -49,9 +54,7 @@ def alone(lengths: Sequence[int], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Causal attention of each of the conversations that follow each other, [1, heads, n, d]."""
     grouped = q.shape[1] != k.shape[1]
     parts = zip(*(t.split(lengths, 2) for t in (q, k, v)), strict=True)
-    return torch.cat(
-        [F.scaled_dot_product_attention(*part, is_causal=True, enable_gqa=grouped) for part in parts], 2
-    )
+    return torch.cat([F.scaled_dot_product_attention(*part, is_causal=True, enable_gqa=grouped) for part in parts], 2)
 
 
 class Plain:

@@ -6,7 +6,7 @@ The loss of a batch is the mean over the tokens that the model must write, which
 
     n conversations   t a learnt token (template.py)   b rows   s places of a row   h hidden size   V vocabulary
 
-A mean of each micro-batch's or rank's own mean is another objective: it weighs tokens by the length of their neighbours.
+The mean of each micro-batch's or rank's mean is another objective, which weighs tokens by the length of the others.
 
 Three layouts of the same conversations give the same loss:
 
@@ -15,7 +15,8 @@ Three layouts of the same conversations give the same loss:
     padding-free  a micro-batch is one row                      a b c a b c d a b
 
 In the last two, positions start at 0 in each conversation, no token sees another conversation (attention.py), and the
-first token of a conversation is not a label of the one before it.
+first token of a conversation is not a label of the one before it. RoPE sees differences of positions only, so positions
+that run on would do no harm here; they do in engines that look for the boundaries in them, as Transformers does.
 
 Label smoothing (Szegedy et al. 2016, §7):  ℓ = (1−ε) · −log p(x) + ε · 1/V · Σ_v −log p(v)
 NEFTune (Jain et al. 2023, algorithm 1):  embeddings + α/√(L h) · u,  u uniform in ±1, L the conversation's length
@@ -104,9 +105,7 @@ class SFT:
         """Σ ℓ over the learnt tokens: the logits at place t are for the token at place t + 1."""
         logits, labels = wide(self.logits(rows, noise))[:, :-1], rows.labels[:, 1:]
         smoothing, flat = self.smoothing, logits.flatten(0, 1)
-        return F.cross_entropy(
-            flat, labels.flatten(), ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing
-        )
+        return F.cross_entropy(flat, labels.flatten(), ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing)
 
     def backward(self, batch: Sequence[Example]) -> Tensor:
         # 1. This rank's conversations, in micro-batches.
@@ -138,5 +137,5 @@ class SFT:
         return {n: m.detach().cpu() for n, m in zip(self.names, self.optimizer.masters, strict=True)}
 
 
-def build(workload: Workload, topology: Topology, **variant: Any) -> SFT:
+def build(workload: Workload, topology: Topology, saved: bool = False, **variant: Any) -> SFT:
     return SFT(workload, topology, **variant)
