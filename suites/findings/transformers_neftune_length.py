@@ -1,5 +1,6 @@
-"""NEFTune's noise is α/√(L d) with the text's length L (Jain et al. 2023, algorithm 1), but the Trainer's hook takes the
-length of the row: padded to the longest text, or packed.
+"""The Trainer's NEFTune takes the length of a row, padded or packed, for that of a text.
+
+Its noise is α/√(L d), where L is the text's own length (Jain et al. 2023, algorithm 1).
 
 A text alone in its row is the control.
 """

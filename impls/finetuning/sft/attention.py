@@ -5,6 +5,9 @@
 A token sees those before it in its own document: the mask is block-diagonal, and triangular in each block.
 """
 
+from functools import cache
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -42,11 +45,13 @@ def tiles(document: Tensor) -> BlockMask:
     return create_block_mask(rule, b, None, s, s, device=str(document.device))
 
 
-compiled = torch.compile(flex_attention, dynamic=False)
+@cache
+def compiled() -> Any:
+    return torch.compile(flex_attention, dynamic=False)
 
 
 def flex(q: Tensor, k: Tensor, v: Tensor, mask: BlockMask) -> Tensor:
-    return compiled(q, k, v, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
+    return compiled()(q, k, v, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
 
 
 # The mask of documents, and attention by it.

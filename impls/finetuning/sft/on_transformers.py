@@ -1,5 +1,5 @@
-"""Transformers' Trainer with its own loss and num_items_in_batch. Its tokenizer renders and truncates, its collators pad
-or flatten."""
+"""Transformers' Trainer with its own loss and num_items_in_batch. Its tokenizer renders and truncates, and its
+collators pad or flatten."""
 
 import tempfile
 from collections.abc import Sequence

@@ -66,7 +66,9 @@ def one_at_a_time(work: Workload, examples: list[Example], every: bool, smoothin
     return loss.detach()
 
 
-@pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "sft_neftune"])
+@pytest.mark.parametrize(
+    "variant", ["sft_padded", "sft_assistant_only", "sft_smoothed", "sft_truncated", "sft_truncated_left"]
+)
 def test_the_dense_model_is_the_mean_of_each_conversation_s_learnt_tokens(variant: str) -> None:
     chosen = {"every": False, "smoothing": 0.0, "keep": "", **options(variant)}
     examples, dense = batch(WORK, 0, **chosen), Plain(WORK, False, False, **chosen)
@@ -77,7 +79,7 @@ def test_the_dense_model_is_the_mean_of_each_conversation_s_learnt_tokens(varian
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("micro_batches", [1, 2, 8])
+@pytest.mark.parametrize("micro_batches", [1, 8])
 def test_every_layout_and_number_of_micro_batches_gives_the_dense_gradient(variant: str, micro_batches: int) -> None:
     work, chosen = WORK.with_(micro_batches=micro_batches), options(variant)
     examples, dense, reference = batch(work, 0, **chosen), Plain(WORK, False, False, **chosen), trained(variant, work)
@@ -155,7 +157,7 @@ def test_eager_attention_is_sdpa_s_formula_and_flex_s_rule_is_its_mask() -> None
 
 
 def test_positions_that_run_on_change_nothing_under_rope_but_wrong_boundaries_do() -> None:
-    examples, losses = batch(WORK, 0), {}
+    examples = batch(WORK, 0)
     reference = trained("sft_packed")
     rows = reference.rows(examples)
     run_on = torch.arange(rows.tokens.shape[1]).expand_as(rows.tokens).contiguous()
@@ -164,7 +166,7 @@ def test_positions_that_run_on_change_nothing_under_rope_but_wrong_boundaries_do
         "run on": rows._replace(positions=run_on),
         "joined": rows._replace(document=torch.zeros_like(rows.document)),
     }
-    losses = {name: float(reference.loss(each, None)) for name, each in changed.items()}
+    losses = {name: float(reference.loss(each, None).detach()) for name, each in changed.items()}
     assert losses["run on"] == pytest.approx(losses["right"], rel=1e-6)  # the tables of angles are float32
     assert losses["joined"] != pytest.approx(losses["right"], rel=1e-3)
 
@@ -174,7 +176,7 @@ def test_smoothing_is_a_mixture_with_the_uniform_distribution() -> None:
     rows, loss = trained("sft_padded").rows(examples), {}
     for smoothing in (0.0, 0.1, 1.0):
         reference = SFT(WORK, Topology(), smoothing=smoothing)
-        loss[smoothing] = float(reference.loss(rows, None))
+        loss[smoothing] = float(reference.loss(rows, None).detach())
     assert loss[0.1] == pytest.approx(0.9 * loss[0.0] + 0.1 * loss[1.0])
 
 
