@@ -6,10 +6,13 @@ from harness.spec.named import NAMED
 CONVERSATIONS = NAMED["thorough"].with_(
     name="conversations", batch_size=24, min_length=0, sequence_length=40, steps=5, optimizer="sgd", lr=0.1
 )
+NARROW = ("sft_padded", "sft_packed", "sft_padding_free", "sft_smoothed")
 GRID = Grid(
     rows=(
         Row(CONVERSATIONS, "fp32", False),
-        Row(CONVERSATIONS, "bf16", ("dp1",)),
+        Row(CONVERSATIONS, "fp32", ("dp1", "dp4"), NARROW, full=True),
+        Row(CONVERSATIONS, "bf16", ("dp1",), NARROW),
+        Row(CONVERSATIONS, "bf16", False, full=True),
     ),
     timed=(),
 )

@@ -122,6 +122,7 @@ class SFT:
             loss = self.loss(rows, self.noises(part, rows) if self.noise else None) / count
             loss.backward()
             total += loss.detach()
+        self.seen = None
         # 4. The sum over ranks is the whole batch's gradient, since T counts all of them.
         sum_flat([p.grad for p in self.model.parameters() if p.grad is not None], dist.group.WORLD)
         return total * self.ranks
