@@ -25,6 +25,7 @@ QUIET = {
     "save_strategy": "no",
     "disable_tqdm": True,
     "logging_strategy": "no",
+    "ddp_broadcast_buffers": False,  # the frequencies of RoPE, which are the same on all ranks
 }
 
 
@@ -45,8 +46,9 @@ class Stepped:
 
     def __init__(self, workload: Workload, trainer: Trainer) -> None:
         self.workload, self.trainer, self.inner = workload, trainer, trainer.model
-        self.model: nn.Module = trainer.accelerator.prepare_model(trainer.model)
-        if dist.get_world_size() > 1 and not isinstance(self.model, DistributedDataParallel):
+        alone = dist.get_world_size() == 1  # a user's single process has no group, and so no DistributedDataParallel
+        self.model: nn.Module = trainer.model if alone else trainer.accelerator.prepare_model(trainer.model)
+        if not alone and not isinstance(self.model, DistributedDataParallel):
             raise RuntimeError(f"Accelerate made a {type(self.model).__name__}, not a DistributedDataParallel")
         self.names = [name for name, _ in self.inner.named_parameters()]
         self.optimizer = MasterWeights(self.inner.parameters(), workload)
