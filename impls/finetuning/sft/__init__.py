@@ -48,6 +48,7 @@ CARD = Card(
     grid=GRID,
     laws=(
         Law("memory", "states", f"{DATA_PARALLEL}:states", 0.05, "nothing is sharded", direction="at_most"),
-        Law("traffic", "bytes", f"{DATA_PARALLEL}:traffic", 0.0, "one all-reduce of the gradients"),
+        # Engines also gather the number of tokens, and DistributedDataParallel a flag of each parameter.
+        Law("traffic", "bytes", f"{DATA_PARALLEL}:traffic", 0.002, "one all-reduce of the gradients"),
     ),
 )
