@@ -33,6 +33,7 @@ CARD = Card(
         # Conversations are longer than the context.
         "sft_truncated": {"keep": "start"},
         "sft_truncated_left": {"keep": "end"},
+        "sft_padding_free_left": {"keep": "end", "packing": "one"},
         "sft_packed_left": {"keep": "end", "packing": "rows"},
         # The model comes from a folder whose config names the padding token, as after an earlier run.
         "sft_resumed": {"every": True, "saved": True},
@@ -41,7 +42,9 @@ CARD = Card(
     engines={
         "reference": Engine(f"{HERE}.reference:build"),
         "trl": Engine(f"{HERE}.on_trl:build", requires=TRL, variants=(*PADDED, *FLAT, *PACKED)),
-        "transformers": Engine(f"{HERE}.on_transformers:build", requires=HUGGING_FACE, variants=(*PADDED, *FLAT)),
+        "transformers": Engine(
+            f"{HERE}.on_transformers:build", requires=HUGGING_FACE, variants=(*PADDED, *FLAT, "sft_padding_free_left")
+        ),
     },
     topologies=("dp1", "dp2", "dp4"),
     contract=Trainers(plain=f"{HERE}.plain", data=f"{HERE}.data"),
