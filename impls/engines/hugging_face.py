@@ -6,9 +6,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from transformers import Qwen3Config, Qwen3ForCausalLM, Trainer
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, Trainer
 
 from harness.spec import Workload
 from impls.common.experts import without_experts
@@ -38,6 +41,13 @@ def qwen3(workload: Workload, attention: str, **fields: Any) -> Qwen3ForCausalLM
     model = Qwen3ForCausalLM(config).to(device(), TORCH_DTYPES[workload.dtype])
     fill(model, workload)
     return model
+
+
+def tokenizer(vocabulary: Mapping[str, int], **options: Any) -> PreTrainedTokenizerFast:
+    """Words are what spaces separate; ``options`` name the special tokens and the template."""
+    whole = Tokenizer(WordLevel(dict(vocabulary), unk_token=options["eos_token"]))
+    whole.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=whole, **options)
 
 
 class Stepped:

@@ -11,8 +11,7 @@ GRID = Grid(
     rows=(
         Row(CONVERSATIONS, "fp32", False),
         Row(CONVERSATIONS, "fp32", ("dp1", "dp4"), ALIKE),
-        Row(CONVERSATIONS, "bf16", ("dp1",), (*ALIKE, "sft_padding_free", "sft_smoothed")),
-        Row(CONVERSATIONS, "bf16", False, full=True),
+        Row(CONVERSATIONS, "bf16", False),
     ),
     timed=(),
 )

@@ -13,8 +13,8 @@ from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening, Tra
 from harness.spec import Topology, Unsupported, Workload
 from impls.common.data import IGNORED
 from impls.common.mesh import device
-from impls.engines.hugging_face import QUIET, Stepped, qwen3
-from impls.finetuning.sft.chat import messages, tokenizer
+from impls.engines.hugging_face import QUIET, Stepped, qwen3, tokenizer
+from impls.finetuning.sft.chat import CHAT, messages, vocabulary
 from impls.finetuning.sft.data import END, Example, Turn
 
 
@@ -34,7 +34,8 @@ class HuggingFace(Stepped):
             raise Unsupported("Transformers' Trainer packs no rows")
         self.ranks, self.every = topology.dp, every
         transformers.logging.set_verbosity_error()
-        self.chat = tokenizer(workload.model.vocab_size, "left" if keep == "end" else "right")
+        side = "left" if keep == "end" else "right"
+        self.chat = tokenizer(vocabulary(workload.model.vocab_size), truncation_side=side, **CHAT)
         model = qwen3(workload, attention, **({"pad_token_id": END} if saved else {}))
         collator = DataCollatorWithFlattening() if packing else DataCollatorForSeq2Seq(self.chat)
         settings: dict[str, Any] = {

@@ -14,8 +14,8 @@ from trl import SFTConfig, SFTTrainer
 
 from harness.spec import Topology, Unsupported, Workload
 from impls.common.mesh import device
-from impls.engines.hugging_face import QUIET, Stepped, qwen3
-from impls.finetuning.sft.chat import messages, tokenizer
+from impls.engines.hugging_face import QUIET, Stepped, qwen3, tokenizer
+from impls.finetuning.sft.chat import CHAT, messages, vocabulary
 from impls.finetuning.sft.data import END, Example
 
 
@@ -54,7 +54,7 @@ class Trl(Stepped):
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of arguments that it will not have in its next version
             config = SFTConfig(folder, use_cpu=device().type == "cpu", **QUIET, **settings)
-            chat = tokenizer(workload.model.vocab_size)
+            chat = tokenizer(vocabulary(workload.model.vocab_size), **CHAT)
             trainer = SFTTrainer(model, config, train_dataset=first, processing_class=chat)
         super().__init__(workload, trainer)
 
