@@ -209,13 +209,13 @@ def residuals(shift: float) -> Tensor:
 
 
 def test_residuals_of_the_loss_have_mean_zero_and_a_one_sided_shift_has_not() -> None:
-    """A shift that each step's own tolerance would hide, a tenth of a float32's last place, is seen in the mean."""
+    """A shift smaller than the residual of a single step is seen in the mean of all."""
     found = residuals(0.0)
     error = float(found.std()) / len(found) ** 0.5
     assert abs(float(found.mean())) <= 4 * error
     shift = 10 * error
     assert abs(float(residuals(shift).mean())) > 4 * error
-    assert shift < float(found.abs().max()) * 10
+    assert shift < float(found.abs().max())
 
 
 def test_one_rank_with_eight_is_eight_ranks_with_one(lab: Lab) -> None:
