@@ -1,0 +1,76 @@
+"""TRL's SFTTrainer: its template, masks, truncation and packing of texts, its collator, and its own training step with
+its fused head."""
+
+import tempfile
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+import torch.distributed as dist
+import transformers
+from torch import Tensor
+from trl import SFTConfig, SFTTrainer
+
+from harness.spec import Topology, Unsupported, Workload
+from impls.common.mesh import device
+from impls.engines.hugging_face import QUIET, Stepped, qwen3, tokenizer
+from impls.finetuning.sft.chat import CHAT, messages, vocabulary
+from impls.finetuning.sft.data import END, Example
+
+
+class Trl(Stepped):
+    def __init__(
+        self,
+        workload: Workload,
+        topology: Topology,
+        every: bool = False,
+        packing: str = "",
+        attention: str = "sdpa",
+        smoothing: float = 0.0,
+        keep: str = "start",
+        saved: bool = False,
+    ) -> None:
+        if attention == "flex" and device().type == "cpu":
+            raise Unsupported("FlexAttention has no backward pass on a CPU")
+        self.ranks, self.every = topology.dp, every
+        settings: dict[str, Any] = {
+            "max_length": None if packing == "one" else workload.sequence_length,  # it accepts no other
+            "truncation_mode": f"keep_{keep}",
+            "packing": packing == "rows",
+            "padding_free": packing == "one",
+            "assistant_only_loss": every,
+            "label_smoothing_factor": smoothing,
+            "gradient_accumulation_steps": workload.micro_batches,
+            "per_device_train_batch_size": workload.batch_size // topology.dp // workload.micro_batches,
+        }
+        self.configuration = f"SFTConfig({', '.join(f'{name}={value!r}' for name, value in settings.items())})"
+        datasets.disable_progress_bars()
+        transformers.logging.set_verbosity_error()
+        # The model of a folder that TRL saved has the padding token in its config.
+        fields = {"pad_token_id": END} if saved else {}
+        model = qwen3(workload, "flex_attention" if attention == "flex" else attention, **fields)
+        first = self.texts([Example([("user", [5]), ("assistant", [6])])])  # a trainer requires a data set
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of arguments that it will not have in its next version
+            config = SFTConfig(folder, use_cpu=device().type == "cpu", **QUIET, **settings)
+            chat = tokenizer(vocabulary(workload.model.vocab_size), **CHAT)
+            trainer = SFTTrainer(model, config, train_dataset=first, processing_class=chat)
+        super().__init__(workload, trainer)
+
+    def texts(self, examples: Sequence[Example]) -> datasets.Dataset:
+        """A conversation of which every answer is learnt, or a prompt and its completion."""
+        whole = [messages(example.turns) for example in examples]
+        if self.every:
+            return datasets.Dataset.from_list([{"messages": each} for each in whole])
+        return datasets.Dataset.from_list([{"prompt": each[:-1], "completion": each[-1:]} for each in whole])
+
+    def backward(self, batch: Sequence[Example]) -> Tensor:
+        share, args = len(batch) // self.ranks, self.trainer.args
+        own = self.texts(batch[dist.get_rank() * share : (dist.get_rank() + 1) * share])
+        rows = self.trainer._prepare_dataset(own, self.trainer.processing_class, args, args.packing, None, "train")
+        return self.step(list(rows))
+
+
+def build(workload: Workload, topology: Topology, **variant: Any) -> Trl:
+    return Trl(workload, topology, **variant)
