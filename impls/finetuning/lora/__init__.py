@@ -6,7 +6,7 @@ from impls.finetuning.lora.grid import GRID
 HERE = "impls.finetuning.lora"
 PAPER = "Hu et al. 2021, LoRA, arXiv:2106.09685"
 SHAPE = {"rank": 4, "alpha": 8}
-WHOLE, SHARDED = ("lora", "rslora", "lora_plus", "dora"), ("lora_sharded", "dora_sharded")
+SHARDED = ("lora", "dora")  # whose frozen weights are divided over the ranks too
 
 CARD = Card(
     name="lora",
@@ -22,13 +22,10 @@ CARD = Card(
         "rslora": {**SHAPE, "rslora": True},
         "lora_plus": {**SHAPE, "ratio": 16.0},
         "dora": {**SHAPE, "dora": True},
-        # The frozen weights are divided over the ranks, as in ZeRO stage 3.
-        "lora_sharded": {**SHAPE, "sharded": True},
-        "dora_sharded": {**SHAPE, "dora": True, "sharded": True},
     },
     engines={
-        "reference": Engine(f"{HERE}.reference:build", variants=WHOLE),
-        "peft": Engine(f"{HERE}.on_peft:build", requires=("peft>=0.17",), variants=WHOLE),
+        "reference": Engine(f"{HERE}.reference:build"),
+        "peft": Engine(f"{HERE}.on_peft:build", requires=("peft>=0.17",)),
         "peft_fsdp2": Engine(f"{HERE}.on_peft_fsdp2:build", requires=("peft>=0.17",), variants=SHARDED),
         "peft_deepspeed": Engine(
             f"{HERE}.on_peft_deepspeed:build", requires=("peft>=0.17", "deepspeed>=0.16"), variants=SHARDED

@@ -11,29 +11,21 @@ FLOAT = 4  # bytes
 MOMENTS = {"sgd": 0, "adamw": 2}
 
 
-def states(
-    workload: Workload, topology: Topology, rank: int, dora: bool = False, sharded: bool = False, **scales: float
-) -> float | None:
+def states(workload: Workload, topology: Topology, rank: int, dora: bool = False, **scales: float) -> float:
     """Bytes between backward pass and update: e of each frozen weight, and weight, gradient and moments of the trained
     ones in float32."""
-    if sharded:
-        return None  # zero's laws
     trained = parameters(workload.model, rank, dora) * FLOAT * (2 + MOMENTS[workload.optimizer])
     return float(workload.model.parameters * workload.element_size + trained)
 
 
-def traffic(
-    workload: Workload, topology: Topology, rank: int, dora: bool = False, sharded: bool = False, **scales: float
-) -> float | None:
+def traffic(workload: Workload, topology: Topology, rank: int, dora: bool = False, **scales: float) -> float | None:
     """Bytes that a rank sends in a step: one ring all-reduce of φ gradients in float32."""
-    if topology.dp == 1 or sharded:
+    if topology.dp == 1:
         return None
     return 2 * (topology.dp - 1) / topology.dp * FLOAT * parameters(workload.model, rank, dora)
 
 
-def flops(
-    workload: Workload, topology: Topology, rank: int, dora: bool = False, sharded: bool = False, **scales: float
-) -> float:
+def flops(workload: Workload, topology: Topology, rank: int, dora: bool = False, **scales: float) -> float:
     """Operations of a rank's step: 4 a token and frozen weight, forward and the gradient of the input; 6 a token and
     element of A and B. The input of the first layer's q, k and v has no gradient. DoRA computes B A once a micro-batch
     for its norm."""
@@ -48,7 +40,7 @@ def flops(
     return total
 
 
-def added_flops(workload: Workload, rank: int, dora: bool = False, sharded: bool = False, **scales: float) -> float:
+def added_flops(workload: Workload, rank: int, dora: bool = False, **scales: float) -> float:
     """What adapters add to the decoder's 6 a token and weight: the frozen weights' gradients are left out."""
     model = workload.model
     frozen = sum(d * k for _, (d, k) in targets(model)) + model.hidden_size * model.vocab_size

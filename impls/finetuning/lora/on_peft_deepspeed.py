@@ -7,7 +7,7 @@ from torch import Tensor
 from harness.spec import Topology, Workload
 from impls.engines.deepspeed.engine import Engine, deepspeed
 from impls.engines.deepspeed.zero import section
-from impls.finetuning.lora.on_peft import adapted, base, canonical, settings
+from impls.finetuning.lora.wrapped import adapted, base, canonical, settings
 
 
 class PeftZero3(Engine):
@@ -23,5 +23,5 @@ class PeftZero3(Engine):
             return {name: parameter.detach().cpu().clone() for name, parameter in found.items()}
 
 
-def build(workload: Workload, topology: Topology, sharded: bool, **variant: float) -> PeftZero3:
+def build(workload: Workload, topology: Topology, **variant: float) -> PeftZero3:
     return PeftZero3(workload, topology, **variant)

@@ -13,7 +13,7 @@ from harness.spec import Batch, Topology, Workload
 from impls.common.mesh import mesh
 from impls.common.optimizer import optimizer
 from impls.common.step import accumulate
-from impls.finetuning.lora.on_peft import adapted, base, settings, trained
+from impls.finetuning.lora.wrapped import adapted, base, settings, trained
 
 
 class PeftFsdp2:
@@ -52,5 +52,5 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor().cpu()
 
 
-def build(workload: Workload, topology: Topology, sharded: bool, **variant: float) -> PeftFsdp2:
+def build(workload: Workload, topology: Topology, **variant: float) -> PeftFsdp2:
     return PeftFsdp2(workload, topology, **variant)

@@ -20,7 +20,7 @@ from impls.common.weights import build_model, weight
 from impls.finetuning.lora.shapes import MAGNITUDE, A, B, adapters, scale, targets
 
 
-def options(workload: Workload, topology: Topology, sharded: bool = False, **variant: Any) -> dict[str, Any]:
+def options(workload: Workload, topology: Topology, **variant: Any) -> dict[str, Any]:
     return variant
 
 

@@ -32,7 +32,7 @@ WORK = Workload(
     max_grad_norm=0.3,
     dtype="fp64",
 )
-VARIANTS = {name: options for name, options in CARD.variants.items() if "sharded" not in options}
+VARIANTS = CARD.variants
 
 
 def dense(work: Workload, **options: Any) -> Plain:
