@@ -45,7 +45,7 @@ def night(
     started: str = "",
     more: Mapping[Case, list[Measurement]] | None = None,
 ) -> str:
-    """A finished run with these measurements. ``started``: another time than now."""
+    """A finished run with these measurements. ``started``: another time than now, UTC."""
     run = store.begin(environment, "pytest suites")
     store.add(run, case, "cpu", measurements)
     for other, found in (more or {}).items():
@@ -53,5 +53,5 @@ def night(
     store.finish(run, "finished")
     if started:
         with writing(store.engine) as connection:
-            connection.execute(update(RUNS).where(RUNS.c.run == run).values(started=started))
+            connection.execute(update(RUNS).where(RUNS.c.run == run).values(started=f"{started}+00:00"))
     return run
