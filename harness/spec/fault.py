@@ -19,6 +19,9 @@ LATER_GRADIENT = frozenset({"later gradients", "later gradients slope"})
 UPDATE = frozenset({"update", "update slope"})
 LOSS = frozenset({"loss"})
 REPLICAS = frozenset({"replicas"})  # bits that differ from rank to rank
+FROZEN = frozenset({"frozen"})  # tensors that a step changed and no step may
+MERGED = frozenset({"merged"})  # a base with adapters folded in
+UNMERGED = frozenset({"unmerged"})  # and taken out again
 TRAINED = UPDATE | LOSS
 
 

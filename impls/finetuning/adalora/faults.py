@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from harness.spec import Topology, Trainer, Workload
-from harness.spec.fault import GRADIENT, LATER_GRADIENT, UPDATE, Fault
+from harness.spec.fault import GRADIENT, LATER_GRADIENT, LOSS, Fault
 from impls.finetuning.adalora import LONG, budget, reference
 
 
@@ -77,8 +77,8 @@ RANK = {"trace": {"fp32": frozenset({"rank"})}}
 FAULTS = {
     "tilt_of_p_alone": Fault("adalora", "dp1", {"parity": {"fp32": GRADIENT}}, workload=LONG),
     "tilt_of_every_rank": Fault("adalora", "dp2", {"parity": {"fp32": GRADIENT}}, workload=LONG),
-    "largest_taken_away": Fault("adalora", "dp1", {"parity": {"fp32": UPDATE | LATER_GRADIENT}}, workload=LONG),
-    "each_matrix_its_share": Fault("adalora", "dp1", {"parity": {"fp32": UPDATE | LATER_GRADIENT}}, workload=LONG),
+    "largest_taken_away": Fault("adalora", "dp1", {"parity": {"fp32": LATER_GRADIENT | LOSS}}, workload=LONG),
+    "each_matrix_its_share": Fault("adalora", "dp1", {"parity": {"fp32": LATER_GRADIENT | LOSS}}, workload=LONG),
     "one_allocation_late": Fault("adalora", "dp1", RANK, workload=LONG),
     "revived_at_the_end": Fault("adalora", "dp1", RANK, workload=LONG),
     "values_not_masked": Fault("adalora", "dp1", RANK, workload=LONG),

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from harness.spec import Topology, Trainer, Workload
-from harness.spec.fault import GRADIENT, LOSS, REPLICAS, UPDATE, Fault
+from harness.spec.fault import FROZEN, GRADIENT, LATER_GRADIENT, LOSS, MERGED, REPLICAS, UNMERGED, UPDATE, Fault
 from impls.finetuning.lora import reference
 
 
@@ -131,13 +131,13 @@ FAULTS = {
     "divided_by_r": Fault("rslora", "dp1", {"parity": dict.fromkeys(BOTH, GRADIENT | LOSS)}),
     "scale_missing": Fault("lora", "dp1", {"parity": dict.fromkeys(BOTH, GRADIENT)}),
     "scale_only_forward": Fault("lora", "dp1", {"parity": dict.fromkeys(BOTH, GRADIENT)}),
-    "base_not_frozen": Fault("lora", "dp1", {"parity": dict.fromkeys(BOTH, frozenset({"frozen"}))}),
-    "groups_swapped": Fault("lora_plus", "dp1", {"parity": dict.fromkeys(BOTH, UPDATE)}),
+    "base_not_frozen": Fault("lora", "dp1", {"parity": dict.fromkeys(BOTH, FROZEN)}),
+    "groups_swapped": Fault("lora_plus", "dp1", {"parity": dict.fromkeys(BOTH, UPDATE | LATER_GRADIENT)}),
     "gradient_of_b_missing": Fault("lora", "dp1", {"parity": dict.fromkeys(BOTH, GRADIENT)}),
     "gradients_of_one_rank": Fault("lora", "dp2", {"parity": dict.fromkeys(BOTH, GRADIENT | REPLICAS)}),
-    "merged_twice": Fault("lora", "dp1", {"parity": dict.fromkeys(BOTH, frozenset({"merged"}))}),
-    "unmerged_without_the_scale": Fault("lora", "dp1", {"parity": dict.fromkeys(BOTH, frozenset({"unmerged"}))}),
-    "norm_of_the_base": Fault("dora", "dp1", {"parity": dict.fromkeys(BOTH, GRADIENT)}),
-    "norm_differentiated": Fault("dora", "dp1", {"parity": dict.fromkeys(BOTH, GRADIENT)}),
+    "merged_twice": Fault("lora", "dp1", {"parity": dict.fromkeys(BOTH, MERGED)}),
+    "unmerged_without_the_scale": Fault("lora", "dp1", {"parity": dict.fromkeys(BOTH, UNMERGED)}),
+    "norm_of_the_base": Fault("dora", "dp1", {"parity": {"fp32": GRADIENT, "bf16": {"gradient"}}}),
+    "norm_differentiated": Fault("dora", "dp1", {"parity": {"fp32": GRADIENT, "bf16": {"gradient"}}}),
     "norm_of_columns": Fault("dora", "dp1", {"parity": dict.fromkeys(BOTH, GRADIENT)}),
 }
