@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config
 
 from harness.spec import Batch, Topology, Workload
 from impls.common import weights
@@ -44,13 +44,13 @@ def settings(method: str, tokens: int = 0, width: int = 0) -> peft.PeftConfig:
     return peft.PrefixTuningConfig(**common, prefix_projection=bool(width), encoder_hidden_size=width or None)
 
 
-def qwen3(workload: Workload) -> Qwen3ForCausalLM:
+def qwen3(workload: Workload) -> PreTrainedModel:
     """Transformers' model with the common start."""
     fields = {name: value for name, value in vars(workload.model).items() if name not in OURS}
     rope = {"rope_type": "default", "rope_theta": workload.model.rope_theta}
-    dtype = TORCH_DTYPES[workload.dtype]
-    config = Qwen3Config(**fields, rope_parameters=rope, attn_implementation="sdpa", dtype=dtype)
-    model = Qwen3ForCausalLM(config).to(device(), dtype)
+    config = Qwen3Config(**fields, rope_parameters=rope, attn_implementation="sdpa")
+    # As from_pretrained does, and unlike .to(dtype), this leaves RoPE's frequencies in float32.
+    model = AutoModelForCausalLM.from_config(config, dtype=TORCH_DTYPES[workload.dtype]).to(device())
     weights.fill(model, workload)
     return model
 
@@ -102,7 +102,12 @@ class Peft:
         self.optimizer = optimizer(self.weights.values(), workload)
         if self.ranks > 1:
             devices = [device()] if device().type == "cuda" else None
-            self.model = DistributedDataParallel(self.model, device_ids=devices, gradient_as_bucket_view=True)
+            self.model = DistributedDataParallel(
+                self.model,
+                device_ids=devices,
+                broadcast_buffers=False,  # RoPE's frequencies never change
+                gradient_as_bucket_view=True,
+            )
 
     def backward(self, batch: Batch) -> Tensor:
         return accumulate(self.model, batch, self.workload, dist.get_rank(), self.ranks, around=self.around)
