@@ -87,7 +87,7 @@ def no_residual(workload: Workload, topology: Topology, **variant: Any) -> Train
     return reference.build(workload, topology, **variant)
 
 
-def base_not_frozen(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+def base_thawed(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
     """A step moves one norm of the base by a millionth, or in bfloat16 by a digit."""
     trainer = reference.build(workload, topology, **variant)
     update = trainer.update
@@ -116,7 +116,7 @@ def mlp_not_trained(workload: Workload, topology: Topology, **variant: Any) -> T
     return trainer
 
 
-def gradients_of_one_rank(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+def one_rank_s_prompt(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
     """Each rank steps by its own share of the batch."""
     reference.sum_flat = lambda tensors, group: None
     return reference.build(workload, topology, **variant)
@@ -125,14 +125,16 @@ def gradients_of_one_rank(workload: Workload, topology: Topology, **variant: Any
 BOTH = ("fp32", "bf16")
 SHARP = {"parity": dict.fromkeys(BOTH, GRADIENT)}
 FAULTS = {
-    "last_virtual_token_labelled": Fault("prompt_tuning", "dp1", {"parity": dict.fromkeys(BOTH, GRADIENT | LOSS)}),
+    "last_virtual_token_labelled": Fault(
+        "prompt_tuning", "dp1", {"parity": {"fp32": GRADIENT | LOSS, "bf16": frozenset({"gradient"})}}
+    ),
     "positions_not_shifted": Fault("prefix_tuning", "dp1", SHARP),
     "prefix_of_the_next_layer": Fault("prefix_tuning", "dp1", SHARP),
     "rope_on_the_prefix": Fault("prefix_tuning", "dp1", SHARP),
     "output_scaled": Fault("ia3", "dp1", SHARP),
     "merged_into_rows": Fault("ia3", "dp1", {"parity": dict.fromkeys(BOTH, frozenset({"merged"}))}),
     "no_residual": Fault("bottleneck_adapters", "dp1", SHARP),
-    "base_not_frozen": Fault("p_tuning", "dp1", {"parity": dict.fromkeys(BOTH, frozenset({"frozen"}))}),
+    "base_thawed": Fault("p_tuning", "dp1", {"parity": dict.fromkeys(BOTH, frozenset({"frozen"}))}),
     "mlp_not_trained": Fault("prefix_tuning_mlp", "dp1", SHARP),
-    "gradients_of_one_rank": Fault("prompt_tuning", "dp2", {"parity": dict.fromkeys(BOTH, GRADIENT | REPLICAS)}),
+    "one_rank_s_prompt": Fault("prompt_tuning", "dp2", {"parity": dict.fromkeys(BOTH, GRADIENT | REPLICAS)}),
 }

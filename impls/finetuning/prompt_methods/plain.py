@@ -58,7 +58,9 @@ class Plain:
         start = initial(workload, method, m=m, tokens=tokens, width=width)
         self.weights = {name: nn.Parameter(tensor.to(device(), wide)) for name, tensor in start}
         self.method = method
-        self.prefixed, self.prompted = (tokens if method in kind else 0 for kind in (("prefix",), ("prompt", "p_tuning")))
+        self.prefixed, self.prompted = (
+            tokens if method in kind else 0 for kind in (("prefix",), ("prompt", "p_tuning"))
+        )
         self.optimizer = optimizer(self.weights.values(), workload, fused=not math)
         if method == "ia3":
             self.merged, self.unmerge = self._merged, self._unmerge
@@ -69,7 +71,9 @@ class Plain:
         name, activation = ("transform", torch.tanh) if self.method == "prefix" else ("mlp_head", torch.relu)
         for place in (0, 2, 4):
             if (layer := f"{ENCODER}.{name}.{place}.weight") in self.weights:
-                rows = F.linear(activation(rows) if place else rows, self.weights[layer], self.weights[layer[:-6] + "bias"])
+                rows = F.linear(
+                    activation(rows) if place else rows, self.weights[layer], self.weights[layer[:-6] + "bias"]
+                )
         return rows
 
     def scaled(self, x: Tensor, name: str) -> Tensor:

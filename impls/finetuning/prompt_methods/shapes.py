@@ -5,6 +5,7 @@ m bottleneck    T virtual tokens               w hidden width of an MLP
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 from math import prod
 
 from harness.spec import ModelConfig
@@ -40,7 +41,7 @@ def trained(model: ModelConfig, method: str, m: int = 0, tokens: int = 0, width:
 def mlp(name: str, tokens: int, sizes: tuple[int, ...]) -> Shapes:
     """A row for each virtual token and the layers that turn it into a prompt."""
     yield f"{ENCODER}.embedding.weight", (tokens, sizes[0])
-    for layer, (before, after) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for layer, (before, after) in enumerate(pairwise(sizes)):
         yield f"{ENCODER}.{name}.{2 * layer}.weight", (after, before)
         yield f"{ENCODER}.{name}.{2 * layer}.bias", (after,)
 
