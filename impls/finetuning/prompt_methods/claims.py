@@ -23,7 +23,7 @@ def adapters(records: Records) -> Measurement:
     shares = {m: count(m) / BERT for m in GLUE_SIZES}
     arithmetic = "24 · 2 · (2 m 1024 + 1024 + m) of 330 M: " + ", ".join(f"m = {m}: {s:.2%}" for m, s in shares.items())
     reason = f"{arithmetic}; 3.6 % is an average of sizes chosen for each task, with trained layer norms"
-    reason += held(records, "bottleneck_adapters")
+    reason += held(records, "bottleneck_adapters", method="bottleneck", m=8)
     return assessed("adapter_share", "formula only", reason, arithmetic, value=shares[64], law=0.036)
 
 
@@ -31,11 +31,11 @@ def prefix(records: Records) -> Measurement:
     """2 L T d beside GPT-2 MEDIUM."""
     count = 2 * GPT2_LAYERS * TEN * GPT2_WIDTH
     arithmetic = f"2 · 24 · 10 · 1024 = {count:,} of 345 M: {count / GPT2:.2%}"
-    reason = f"{arithmetic} with T = 10; 0.1 % needs T ≤ 7" + held(records, "prefix_tuning")
+    reason = f"{arithmetic} with T = 10; 0.1 % needs T ≤ 7" + held(records, "prefix_tuning", method="prefix", tokens=5)
     return assessed("prefix_share", "formula only", reason, arithmetic, value=count / GPT2, law=0.001)
 
 
-def held(records: Records, variant: str) -> str:
+def held(records: Records, variant: str, **sizes: Any) -> str:
     """The trained parameters of this run, from the bytes that its reference holds beyond the frozen weights: weight,
     gradient and AdamW's two moments."""
     for record in records:
@@ -44,9 +44,9 @@ def held(records: Records, variant: str) -> str:
             work = NAMED[record["workload"]].with_(dtype=record["dtype"])
             beyond = record["value"] - work.model.parameters * work.element_size
             number = beyond / 4 / (4 if work.optimizer == "adamw" else 2)
-            from impls.finetuning.prompt_methods import CARD
-
-            expected = parameters(work.model, **CARD.variants[variant])
+            expected = parameters(work.model, **sizes)
             share = number / work.model.parameters
-            return f"; {work.name} here holds {number:,.0f} trained ({expected:,} by the formula), {share:.1%} of its model"
+            return (
+                f"; {work.name} here holds {number:,.0f} trained ({expected:,} by the formula), {share:.1%} of its own"
+            )
     return ""

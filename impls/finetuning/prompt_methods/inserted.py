@@ -8,8 +8,9 @@ connection, x ← x + W_up g(W_down x + b) + c. d [h] is projected to m numbers 
 
 g is GELU, as in the authors' code. The paper also trains the layer norms, which stay frozen here.
 
-(IA)³ (Liu et al. 2022, §3.3): softmax(Q (l_k ⊙ Kᵀ)/√d)(l_v ⊙ V) and W₂ (l_ff ⊙ γ(W₁ x)), three vectors a layer. Qwen3 norms each head's key after its projection. l_k acts before that norm, where it can be folded into W_k; so the norm
-takes away any factor that all of a head's elements share. In a gated MLP γ(W₁ x) is the input of down_proj.
+(IA)³ (Liu et al. 2022, §3.3): softmax(Q (l_k ⊙ Kᵀ)/√d)(l_v ⊙ V) and W₂ (l_ff ⊙ γ(W₁ x)), three vectors a layer.
+Qwen3 norms each head's key after its projection. l_k acts before that norm, where it can be folded into W_k, so the
+norm takes away any factor that all of a head's elements share. In a gated MLP γ(W₁ x) is the input of down_proj.
 """
 
 from collections.abc import Iterator

@@ -36,9 +36,13 @@ def options(workload: Workload, topology: Topology, unmasked: bool = False, **va
 
 def initial(workload: Workload, method: str, **sizes: int) -> Iterator[tuple[str, Tensor]]:
     """Float32. Prompts are as large as embeddings, prefixes and inputs of an MLP as large as normed keys, and biases
-    as small as a tenth."""
+    as small as a tenth. A unit of P-tuning's MLP is clearly on or off, since a rounding error that switches one is
+    outside any noise floor."""
     for name, shape in trained(workload.model, method, **sizes):
-        if name.endswith(".bias"):
+        if "mlp_head.0." in name or "mlp_head.2." in name:
+            sign = torch.tensor([1.0, -1.0]).repeat(shape[0])[: shape[0]]
+            yield name, weight(workload, name, shape) * (sign if len(shape) == 1 else 0.25)
+        elif name.endswith(".bias"):
             yield name, weight(workload, name, shape) - 1
         elif name.endswith("embedding.weight") and method != "prompt":
             yield name, weight(workload, name, (shape[0] * shape[1], 1)).view(shape)
