@@ -9,6 +9,7 @@ from impls.finetuning.lora.laws import FLOAT, MOMENTS
 from impls.finetuning.lora.shapes import parameters, targets
 
 BLOCK, SCALES = 64, 256  # weights of a scale, scales of a scale of scales
+TABLES = FLOAT * 16, FLOAT * 256  # bytes of the values of four and of eight bits, one of each for the whole model
 
 
 def stored(elements: int, double: bool) -> int:
@@ -34,25 +35,28 @@ def states(
     **scales: float,
 ) -> float:
     """Bytes between backward pass and update: the base's, 1/N of them if they are divided; e of each other frozen
-    weight; and weight, gradient and moments of the trained ones in float32."""
+    weight; weight, gradient and moments of the trained ones in float32; and the tables of values."""
     model = workload.model
     parts = topology.dp if sharded else 1
     base = sum(-(-size // parts) for size in layers(model, double))
     other = model.parameters - sum(rows * columns for _, (rows, columns) in targets(model))
     trained = parameters(model, rank) * FLOAT * (2 + MOMENTS[workload.optimizer])
-    return float(base + other * workload.element_size + trained)
+    return float(base + other * workload.element_size + trained + TABLES[0] + (TABLES[1] if double else 0))
 
 
 def activations(workload: Workload, topology: Topology, rank: int, **variant: float) -> float | None:
-    """Bytes that the forward pass keeps at most: the decoder's, and the adapters' low-rank results; no dequantised
-    weights. None for several micro-batches: of those only one is kept."""
+    """Bytes that the forward pass keeps at most: the decoder's and the adapters' low-rank results, and no dequantised
+    weights. A norm whose gain is frozen keeps no normalised input, the first norm and the head nothing. None for
+    several micro-batches: of those only one is kept."""
     if workload.micro_batches > 1:
         return None
     model, e = workload.model, workload.element_size
-    tokens = workload.tokens // topology.dp
-    modules = len(list(targets(model)))
+    w, h, tokens = max(FLOAT, e), model.hidden_size, workload.tokens // topology.dp
+    heads = model.num_attention_heads + model.num_key_value_heads
+    frozen = model.num_hidden_layers * (2 * h + heads * model.head_dim) * w + 2 * h * w + h * e
+    low = rank * e * len(list(targets(model)))
     rounded = parameters(model, rank) * e if e < FLOAT else 0  # A and B as the product takes them
-    return saved(workload, tokens) + tokens * rank * e * modules + rounded
+    return saved(workload, tokens) + tokens * (low - frozen) + rounded
 
 
 def traffic(
