@@ -28,7 +28,9 @@ CARD = Card(
         "reference": Engine(f"{HERE}.reference:build"),
         "peft": Engine(f"{HERE}.on_peft:build", requires=NEEDS, variants=WHOLE),
         # The same with an evaluation after each step, as trainers do.
-        "peft_evaluated": Engine(f"{HERE}.on_peft:evaluated", requires=NEEDS, variants=("qlora_single",)),
+        "peft_evaluated": Engine(f"{HERE}.on_peft:build_evaluated", requires=NEEDS, variants=("qlora_single",)),
+        # The same on matrices whose rows are not whole blocks.
+        "peft_narrow": Engine(f"{HERE}.on_peft:build_narrow", requires=NEEDS, variants=("qlora_single",)),
         "peft_fsdp2": Engine(f"{HERE}.on_peft_fsdp2:build", requires=NEEDS, variants=SHARDED),
     },
     topologies=("dp1", "dp2", "dp4"),

@@ -12,6 +12,7 @@ import bitsandbytes
 import peft
 import torch
 import torch.distributed as dist
+from bitsandbytes.backends.cpu.ops import _has_avx512
 from bitsandbytes.functional import has_avx512bf16
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -28,6 +29,7 @@ from impls.finetuning.lora.shapes import TARGETS, targets
 
 PREFIX = "base_model.model."
 PACKED = 32, 64  # rows and columns, whose multiples its kernel for evaluations takes
+WIDTH, BLOCK = 16, 64  # of AVX512 and of a scale
 
 
 def quantised(workload: Workload, normal: bool, double: bool) -> Decoder:
@@ -121,12 +123,32 @@ class Peft:
         return held
 
 
+def narrow(workload: Workload) -> bool:
+    """Whether this CPU's kernel takes rows that are not whole blocks for ones that are."""
+    columns = [shape[1] for _, shape in targets(workload.model)]
+    return device().type == "cpu" and bool(_has_avx512) and any(k % WIDTH == 0 and k % BLOCK for k in columns)
+
+
+def whole_rows(workload: Workload) -> None:
+    if narrow(workload):
+        raise Unsupported("with AVX512, bitsandbytes takes wrong scales for rows of 16 n columns that are not 64 n")
+
+
 def build(workload: Workload, topology: Topology, **variant: Any) -> Peft:
+    whole_rows(workload)
     return Peft(workload, topology, evaluates=False, **variant)
 
 
-def evaluated(workload: Workload, topology: Topology, **variant: Any) -> Peft:
+def build_narrow(workload: Workload, topology: Topology, **variant: Any) -> Peft:
+    """Only work that shows these scales."""
+    if not narrow(workload):
+        raise Unsupported("it shows rows of 16 n columns that are not 64 n, on a CPU with AVX512")
+    return Peft(workload, topology, evaluates=False, **variant)
+
+
+def build_evaluated(workload: Workload, topology: Topology, **variant: Any) -> Peft:
     """An evaluation after each step, which must change nothing."""
+    whole_rows(workload)
     if device().type == "cpu":
         if not has_avx512bf16():
             raise Unsupported("the kernel for evaluations, which is at fault, needs a CPU with AVX512-BF16")

@@ -14,7 +14,7 @@ from harness.spec import Batch, Topology, Workload
 from impls.common.mesh import mesh
 from impls.common.optimizer import optimizer
 from impls.common.step import accumulate
-from impls.finetuning.qlora.on_peft import adapted, configuration, layers, trained
+from impls.finetuning.qlora.on_peft import adapted, configuration, layers, trained, whole_rows
 
 
 class PeftFsdp2:
@@ -59,4 +59,5 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def build(workload: Workload, topology: Topology, sharded: bool, **variant: Any) -> PeftFsdp2:
+    whole_rows(workload)
     return PeftFsdp2(workload, topology, **variant)
