@@ -118,9 +118,7 @@ FAULTS = {
     "slope_of_the_unrounded": Fault("qlora", "dp1", {"parity": dict.fromkeys(BOTH, frozenset({"gradient"}))}),
     "weights_kept": Fault("qlora", "dp1", {"memory": dict.fromkeys(BOTH, frozenset({"states"}))}),
     "weights_saved": Fault("qlora", "dp1", {"memory": dict.fromkeys(BOTH, frozenset({"activations"}))}),
-    "parts_in_another_order": Fault(
-        "qlora_sharded", "dp2", {"parity": dict.fromkeys(BOTH, GRADIENT)}, workload=BLOCKS
-    ),
+    "parts_in_another_order": Fault("qlora_sharded", "dp2", {"parity": dict.fromkeys(BOTH, GRADIENT)}, workload=BLOCKS),
     "adapters_unscaled": Fault("qlora", "dp1", {"parity": dict.fromkeys(BOTH, GRADIENT)}),
     "adapters_of_one_rank": Fault(
         "qlora", "dp2", {"parity": dict.fromkeys(BOTH, GRADIENT | REPLICAS)}, workload=BLOCKS

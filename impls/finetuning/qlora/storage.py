@@ -1,9 +1,9 @@
 """Four-bit storage of a frozen matrix W [d, k] as bytes, for the product (nf4/reference.py explains the format).
 
-    codes       [d k/2]      two codes a byte, the first in the high half
-    scales      [d k/64]     float32; with double quantisation their codes in 8 bits
-    of_scales   [d k/64/256] float32, with double quantisation, and
-    offset      []           the mean of the scales
+codes       [d k/2]      two codes a byte, the first in the high half
+scales      [d k/64]     float32; with double quantisation their codes in 8 bits
+of_scales   [d k/64/256] float32, with double quantisation, and
+offset      []           the mean of the scales
 """
 
 from typing import NamedTuple
