@@ -1,5 +1,5 @@
-"""The four-bit base divided over N ranks (FSDP-QLoRA: Answer.AI 2024, "You can now train a 70b language model at home"):
-each holds 1/N of the codes and scales of a layer as bytes, and a layer is gathered when it is used, forward and
+"""The four-bit base divided over N ranks (FSDP-QLoRA; Answer.AI 2024, "You can now train a 70b language model at
+home"): each holds 1/N of a layer's codes and scales as bytes, and a layer is gathered when it is used, forward and
 backward, still packed; then a matrix at a time is dequantised.
 
     layer       codes and scales of its matrices      padded to a multiple of N bytes
