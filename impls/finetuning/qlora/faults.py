@@ -123,5 +123,5 @@ FAULTS = {
     "adapters_of_one_rank": Fault(
         "qlora", "dp2", {"parity": dict.fromkeys(BOTH, GRADIENT | REPLICAS)}, workload=BLOCKS
     ),
-    "requantised": Fault("qlora", "dp1", {"parity": dict.fromkeys(BOTH, LATER_GRADIENT)}),
+    "requantised": Fault("qlora", "dp1", {"parity": dict.fromkeys(BOTH, LATER_GRADIENT | {"frozen"})}),
 }

@@ -77,7 +77,8 @@ def test_the_product_has_the_slope_of_the_rounded_weights_and_saves_nothing(dtyp
     rounded = base.dequantised(dtype)
     assert kept == []
     assert torch.equal(y, torch.nn.functional.linear(x, rounded))
-    assert x.grad is not None and torch.equal(x.grad, slope @ rounded)
+    assert x.grad is not None
+    assert torch.equal(x.grad, slope @ rounded)
 
 
 def test_states_are_divided_over_the_ranks() -> None:
@@ -93,7 +94,8 @@ def test_a_divided_base_sends_its_parts_twice_a_micro_batch() -> None:
     options: dict[str, Any] = {"rank": 4, "double": True}
     adapters = laws.traffic(BLOCKS, Topology(dp=2), **options)
     with_base = laws.traffic(BLOCKS, Topology(dp=2), sharded=True, **options)
-    assert adapters is not None and with_base is not None
+    assert adapters is not None
+    assert with_base is not None
     parts = sum(-(-held // 2) for held in laws.layers(BLOCKS.model, True))
     assert with_base - adapters == 2 * BLOCKS.micro_batches * parts
     assert laws.traffic(BLOCKS, Topology(), **options) is None
@@ -112,7 +114,8 @@ def test_ranks_with_uneven_matrices_compute_what_the_dense_model_does(lab: Lab, 
 
 def test_65_billion_parameters_fit_on_48_gb() -> None:
     found = claims.llama([])
-    assert found.value is not None and 40 < found.value < 48
+    assert found.value is not None
+    assert 40 < found.value < 48
 
 
 def test_measured_bits_need_both_variants() -> None:
