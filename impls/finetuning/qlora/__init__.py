@@ -31,7 +31,7 @@ CARD = Card(
         "peft_evaluated": Engine(f"{HERE}.on_peft:build_evaluated", requires=NEEDS, variants=("qlora_single",)),
         # The same on matrices whose rows are not whole blocks.
         "peft_narrow": Engine(f"{HERE}.on_peft:build_narrow", requires=NEEDS, variants=("qlora_single",)),
-        "peft_fsdp2": Engine(f"{HERE}.on_peft_fsdp2:build", requires=NEEDS, variants=SHARDED),
+        "peft_fsdp2": Engine(f"{HERE}.on_peft:build_fsdp2", requires=NEEDS, variants=SHARDED),
     },
     topologies=("dp1", "dp2", "dp4"),
     contract=Trainers(plain=f"{HERE}.plain", flops="impls.finetuning.lora.laws:added_flops"),

@@ -1,5 +1,5 @@
 """bitsandbytes' Linear4bit in our decoder and PEFT's LoRA on it, as Transformers' ``load_in_4bit`` sets them up, with
-gradients averaged by DistributedDataParallel.
+gradients averaged by DistributedDataParallel, or under FSDP2.
 
 bitsandbytes quantises the weights itself. PEFT keeps adapters in float32 above a base that computes in bfloat16
 (``autocast_adapter_dtype``, its default)."""
@@ -15,12 +15,14 @@ import torch.distributed as dist
 from bitsandbytes.backends.cpu.ops import _has_avx512
 from bitsandbytes.functional import has_avx512bf16
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from harness.spec import Batch, Topology, Unsupported, Workload
 from impls.common.decoder import Decoder
 from impls.common.experts import without_experts
-from impls.common.mesh import device
+from impls.common.mesh import device, mesh
 from impls.common.optimizer import clip, optimizer
 from impls.common.step import accumulate
 from impls.common.weights import build_model
@@ -155,3 +157,52 @@ def build_evaluated(workload: Workload, topology: Topology, **variant: Any) -> P
         if any(size % each for _, shape in targets(workload.model) for size, each in zip(shape, PACKED, strict=True)):
             raise Unsupported("on a CPU with AVX512-BF16, bitsandbytes evaluates only 32 n rows and 64 n columns")
     return Peft(workload, topology, evaluates=True, **variant)
+
+
+class PeftFsdp2:
+    """FSDP-QLoRA: FSDP2 divides the packed codes, the adapters and everything else that is a parameter; the scales of
+    the codes are no parameters, and are whole on each rank."""
+
+    def __init__(self, workload: Workload, topology: Topology, **variant: Any) -> None:
+        self.workload, self.topology = workload, topology
+        self.model = adapted(workload, **variant)
+        self.configuration = f"fully_shard(layer), fully_shard(model); {configuration(**variant)}"
+        shards = mesh(topology)["dp"]
+        for layer in self.model.base_model.model.model.layers:
+            fully_shard(layer, mesh=shards)
+        fully_shard(self.model, mesh=shards)
+        # DTensor has a fused AdamW, but no fused SGD.
+        self.optimizer = optimizer(trained(self.model).values(), workload, fused=workload.optimizer == "adamw")
+
+    def backward(self, batch: Batch) -> Tensor:
+        return accumulate(self.model, batch, self.workload, dist.get_rank(), self.topology.dp)
+
+    def update(self) -> None:
+        if self.workload.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(trained(self.model).values(), self.workload.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def gradients(self) -> Mapping[str, Tensor]:
+        return {name: whole(p.grad) for name, p in trained(self.model).items() if p.grad is not None}
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        return {name: whole(p.detach()) for name, p in trained(self.model).items()}
+
+    def frozen(self) -> Mapping[str, Tensor]:
+        """This rank's codes, and all scales."""
+        held: dict[str, Tensor] = {}
+        for name, layer in layers(self.model).items():
+            assert isinstance(layer.weight, DTensor)
+            held |= {f"{name}.codes": layer.weight.to_local(), f"{name}.scales": layer.quant_state.absmax}
+        return held
+
+
+def whole(tensor: Tensor) -> Tensor:
+    assert isinstance(tensor, DTensor)
+    return tensor.full_tensor().cpu()
+
+
+def build_fsdp2(workload: Workload, topology: Topology, sharded: bool, **variant: Any) -> PeftFsdp2:
+    whole_rows(workload)
+    return PeftFsdp2(workload, topology, **variant)
