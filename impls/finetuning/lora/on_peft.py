@@ -10,10 +10,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from harness.spec import Batch, Topology, Workload
+from impls.common.experts import without_experts
 from impls.common.mesh import device
 from impls.common.optimizer import clip, optimizer
 from impls.common.step import accumulate
-from impls.finetuning.lora.wrapped import adapted, base, settings, trained
+from impls.common.weights import build_model
+from impls.engines.peft import base, lora, trained
+from impls.finetuning.lora.plain import initial
+from impls.finetuning.lora.settings import settings
 
 
 def stepper(model: nn.Module, workload: Workload, ratio: float) -> torch.optim.Optimizer:
@@ -36,7 +40,8 @@ def stepper(model: nn.Module, workload: Workload, ratio: float) -> torch.optim.O
 class Peft:
     def __init__(self, workload: Workload, topology: Topology, ratio: float = 1.0, **variant: float) -> None:
         self.workload, self.ranks = workload, topology.dp
-        self.peft = adapted(workload, **variant)
+        without_experts(workload, "adapters are set up here with")
+        self.peft = lora(build_model(workload), settings(**variant), initial(workload, **variant))
         self.configuration = f"LoraConfig({settings(**variant)})"
         self.weights = trained(self.peft)
         self.optimizer = stepper(self.peft, workload, ratio)

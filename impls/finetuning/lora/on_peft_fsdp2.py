@@ -10,16 +10,21 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from harness.spec import Batch, Topology, Workload
+from impls.common.experts import without_experts
 from impls.common.mesh import mesh
 from impls.common.optimizer import optimizer
 from impls.common.step import accumulate
-from impls.finetuning.lora.wrapped import adapted, base, settings, trained
+from impls.common.weights import build_model
+from impls.engines.peft import base, lora, trained
+from impls.finetuning.lora.plain import initial
+from impls.finetuning.lora.settings import settings
 
 
 class PeftFsdp2:
     def __init__(self, workload: Workload, topology: Topology, **variant: float) -> None:
         self.workload, self.topology = workload, topology
-        self.model = adapted(workload, **variant)
+        without_experts(workload, "adapters are set up here with")
+        self.model = lora(build_model(workload), settings(**variant), initial(workload, **variant))
         self.configuration = f"fully_shard(layer), fully_shard(model); LoraConfig({settings(**variant)})"
         shards = mesh(topology)["dp"]
         for layer in self.model.base_model.model.model.layers:

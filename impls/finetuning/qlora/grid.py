@@ -17,7 +17,7 @@ GRID = Grid(
     rows=(
         Row(BLOCKS, "fp32", ("dp1", "dp2"), WHOLE),
         Row(BLOCKS, "bf16", ("dp2",), WHOLE),
-        Row("tiny", "fp32", ("dp1",), WHOLE[:2]),
+        Row("tiny", "fp32", ("dp1",), WHOLE),
         Row("uneven_tied", "fp32", ("dp2",), WHOLE[1:2]),
         Row("thorough", "fp32", ("dp1",), WHOLE[1:2]),
         Row(BLOCKS, "fp32", ("dp2", "dp4"), SHARDED),
