@@ -15,6 +15,7 @@ AT_ONCE = 2
 MOST_LINES = 75  # of code: without docstring, comments and blank lines
 # Faults that not every machine can show.
 MACHINES = {
+    "bitsandbytes_narrow_rows": "a CPU with AVX512",
     "bitsandbytes_nf4_cpu": "a CPU with AVX512-BF16",
     "deepspeed_nvme_unaligned_read": "libaio, and a file system that refuses unaligned addresses",
 }
