@@ -22,7 +22,7 @@ GRID = Grid(
         Row("thorough", "fp32", ("dp1",), WHOLE[1:2]),
         Row(BLOCKS, "fp32", ("dp2", "dp4"), SHARDED),
         Row(BLOCKS, "bf16", ("dp2",), SHARDED),
-        Row("uneven_tied", "fp32", ("dp2",), SHARDED[1:]),
+        Row("uneven_tied", "fp32", ("dp2",), SHARDED),
     ),
     timed=(),
     large=("medium",),
