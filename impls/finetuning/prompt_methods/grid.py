@@ -12,7 +12,7 @@ GRID = Grid(
         Row("tiny_adamw", "bf16", False, full=True),
         Row("uneven_tied", "fp32", ("dp1",)),
     ),
-    timed=("tiny",),
+    timed=("thorough",),
     timed_on=("dp2",),
     large=("medium",),
 )
