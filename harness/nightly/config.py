@@ -32,6 +32,12 @@ class Suites:
     gpus: int | None = None
     ranks: int | None = None
     launcher: str = "local"
+    hosts: tuple[str, ...] = ()
+    nodes: int | None = None
+    ranks_per_node: int | None = None
+    head: str | None = None
+    remote_shell: str | None = None
+    slurm: str | None = None
     case_timeout: float | None = None
     select: str = ""
 

@@ -29,7 +29,7 @@ def test_an_empty_file_is_a_night_at_full_depth(tmp_path: Path) -> None:
 
 
 def test_every_option_of_the_suites_is_a_field() -> None:
-    own = {"--store", "--report", "--resume", "--baseline"}  # which the night gives itself
+    own = {"--store", "--report", "--resume", "--baseline", "--single-file"}  # which the night gives itself
     names = {f"--{field.name.replace('_', '-')}" for field in fields(Suites)} - {"--select"}
     assert names == OPTIONS.keys() - own
 
