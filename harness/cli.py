@@ -24,8 +24,6 @@ EPILOG = """examples:
   plumbline versions deepspeed==0.19.2..0.19.8 --topics zero --measures parity,memory
   plumbline report --run 20260101-120000-abcdef
   plumbline compare latest~1                    what changed between two runs
-  plumbline versions deepspeed==0.19.2..0.19.8  which releases are right
-  plumbline nightly --example > nightly.toml    a configuration for every night
   pytest suites/ -k "zero3 and deepspeed"       the same cases, with all of pytest's own options
 exit codes are pytest's: 0 all passed, 1 some failed, 2 interrupted, 3 no report or another error, 4 wrong usage,
 5 no case matches
