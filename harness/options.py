@@ -72,6 +72,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+def words(name: str, value: Any) -> list[str]:
+    """An option as it is given on a command line, from the value that argparse has read: once for each item of a list,
+    by its name alone if it is a switch, and not at all if it was left out."""
+    values = value if isinstance(value, list) else [value]
+    given = (one for one in values if one is not None and one is not False)
+    return [name if one is True else f"{name}={one}" for one in given]
+
+
 def helped(option: str) -> dict[str, Any]:
     """The keywords of an option that another command has too, with a default or a type of its own."""
     return {key: value for key, value in OPTIONS[option].items() if key in ("metavar", "help")}

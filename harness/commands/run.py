@@ -2,7 +2,7 @@
 
 import argparse
 
-from harness.options import OPTIONS
+from harness.options import OPTIONS, words
 from harness.plugin import SUITES
 
 
@@ -40,10 +40,7 @@ def _pytest(options: argparse.Namespace, *more: str) -> int:
     if options.topic:
         options.topics = ",".join([*options.topic, *([] if options.topics is None else [options.topics])])
     for name in OPTIONS:
-        value = getattr(options, name[2:].replace("-", "_"))
-        values = value if isinstance(value, list) else [value]
-        given = (one for one in values if one is not None and one is not False)
-        arguments += [name if one is True else f"{name}={one}" for one in given]
+        arguments += words(name, getattr(options, name[2:].replace("-", "_")))
     if options.k is not None:
         arguments += ["-k", options.k]
     return int(pytest.main(arguments))

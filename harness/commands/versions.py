@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from harness import catalog, findings
 from harness.commands.console import Console, UserError, table
-from harness.options import OPTIONS
+from harness.options import OPTIONS, words
 from harness.plan import cases
 from harness.spec import Finding
 from harness.versions import RIGHT, UNKNOWN, WRONG, FindingRow, Versions, model
@@ -152,7 +152,7 @@ def _session(options: argparse.Namespace, package: str, by_cases: list[Finding])
     given, chosen = list[str](), dict[str, Any]()
     for name in OPTIONS:
         value = None if name in OURS else getattr(options, name[2:].replace("-", "_"))
-        given += [f"{name}={one}" for one in (value if isinstance(value, list) else [value]) if one is not None]
+        given += words(name, value)
         chosen[name] = value
     if options.k is not None:
         given += ["-k", options.k]
