@@ -6,7 +6,9 @@ from pathlib import PurePath
 
 from harness.options import OPTIONS
 
-PLACES = ("--store", "--report", "--single-file")  # for results; every other option may change the list of cases
+# Options for results, for a run beside another one, and for one's own machines; every other one may change the cases.
+PLACES = ("--store", "--report", "--single-file", "--baseline", "--resume")
+PLACES += ("--hosts", "--head", "--remote-shell", "--slurm")
 SUITES = "suites/"
 
 
