@@ -7,8 +7,10 @@ from pathlib import PurePath
 from harness.options import OPTIONS
 
 # Options for results, for a run beside another one, and for one's own machines; every other one may change the cases.
-PLACES = ("--store", "--report", "--single-file", "--baseline", "--resume")
-PLACES += ("--hosts", "--head", "--remote-shell", "--slurm")
+PLACES = (
+    *("--store", "--report", "--single-file", "--baseline", "--resume"),
+    *("--hosts", "--head", "--remote-shell", "--slurm"),
+)
 SUITES = "suites/"
 
 
