@@ -26,7 +26,7 @@ class Earlier:
 def earlier(
     records: Iterable[Mapping[str, Any]], tests: Sequence[tuple[str, Case]], quiet: Collection[str] = ()
 ) -> Earlier:
-    """What a run's ``records`` say about its ``tests``; ``quiet``: the measures that need :data:`Needs.QUIET`.
+    """Sorts the tests of a resumed run by its ``records``; ``quiet``: the measures that need :data:`Needs.QUIET`.
 
     A measure's records are written together, so a test has all of them or none. Cases that are timed in turns are timed
     together again unless all of them were: times of different hours are not compared.

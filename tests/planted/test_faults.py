@@ -27,7 +27,7 @@ from tests.planted.faults import BROKEN, CARDS, EVERY, FAULTS, fails, judged, of
 SEEDS = range(1, 11)
 FEW = 1  # seeds of other topics, and in float32 of work other than tiny; calibration has another one of each
 ALL = ("data_parallel", "zero", "tensor_parallel", "flash_attention", "preference")
-# Of trainers that adapt a frozen model, after their run.
+# Figures of trainers that adapt a frozen model, taken after the run.
 BASE = frozenset({"frozen", "merged", "merged slope", "unmerged", "unmerged slope"})
 ORDER = (OUTPUT | EXACT, GRADIENT, REPLAYED, LATER_GRADIENT, UPDATE, LOSS, REPLICAS, BASE)  # of a run
 # Each measure that must find a fault, in each precision.
