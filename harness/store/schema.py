@@ -108,7 +108,12 @@ def place(url: URL) -> str:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
+    """All that is read in it is of one moment, whatever other sessions commit meanwhile."""
     with reporting(engine), engine.connect() as connection:
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN")
+        else:
+            connection.execution_options(isolation_level="REPEATABLE READ")
         yield connection
 
 
@@ -221,7 +226,7 @@ def _keep_write_ahead_log(engine: Engine) -> None:
     """Lets readers work while a writer does. The mode stays in the file. SQLite's busy timeout does not cover this
     switch, so it retries while another session creates the same file."""
     deadline = time.monotonic() + BUSY_SECONDS
-    with reading(engine) as connection:
+    with reporting(engine), engine.connect() as connection:
         while True:
             try:
                 connection.exec_driver_sql("PRAGMA journal_mode = WAL")

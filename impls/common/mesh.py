@@ -1,6 +1,7 @@
 """This rank's place in the topology, and its share of the batch."""
 
 from collections.abc import Iterator, Mapping
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -8,6 +9,8 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from harness.spec import Batch, Topology, Unsupported, Workload
+
+Tensors = TypeVar("Tensors", bound=tuple[Tensor, ...])
 
 
 def device() -> torch.device:
@@ -50,10 +53,15 @@ def cut(batch: Batch, workload: Workload, dp_rank: int, dp: int) -> Iterator[Bat
     return (Batch(*piece) for piece in zip(*pieces, strict=True))
 
 
-def placed(batch: Batch) -> Batch:
-    """A copy on this rank's device. The host does not wait for a copy from pinned memory."""
+def moved(tensor: Tensor) -> Tensor:
+    """The same on this rank's device. The host does not wait for a copy from pinned memory."""
     there = device()
-    return batch if there.type == "cpu" else Batch(*(t.pin_memory().to(there, non_blocking=True) for t in batch))
+    return tensor if there.type == "cpu" else tensor.pin_memory().to(there, non_blocking=True)
+
+
+def placed(batch: Tensors) -> Tensors:
+    """A named tuple with all of its tensors :func:`moved`."""
+    return type(batch)(*(moved(tensor) for tensor in batch))
 
 
 def own(tensor: Tensor) -> Tensor:

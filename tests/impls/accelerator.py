@@ -122,7 +122,7 @@ class _Functions(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, at = dict(kwargs or {}), self.at
-        if func is torch.device:
+        if func in (torch.device, torch._C._nn._parse_to):  # the second is nn.Module.to's
             return func(*args, **kwargs)
         first = args[0] if args else None
         there = at.holds(first)

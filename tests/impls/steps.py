@@ -10,7 +10,6 @@ from harness.launch import timed
 from harness.launch.problem import Drawn, forward_backward, part
 from harness.launch.rank import Context
 from harness.spec import Topology, Unsupported, Workload
-from harness.spec.contract import COMMON
 from impls.engines import cuda_on_cpu
 from impls.parallelism.hybrid_3d.resharding import AFTER
 from tests.impls.accelerator import Accelerator
@@ -18,7 +17,7 @@ from tests.impls.accelerator import Accelerator
 Variants = Mapping[str, tuple[Workload, Topology, Mapping[str, Any]]]
 
 
-def waits(context: Context, build: str, problem: str, variants: Variants) -> dict[str, list[str] | str]:
+def waits(context: Context, build: str, problem: str, data: str, variants: Variants) -> dict[str, list[str] | str]:
     """For a step of each variant: the lines in which the host waits for a simulated device, or the reason why there is
     no step."""
     make = load(build)  # before CUDA's streams are redirected, since annotations name them
@@ -31,7 +30,11 @@ def waits(context: Context, build: str, problem: str, variants: Variants) -> dic
             except Unsupported as reason:
                 found[name] = str(reason)
                 continue
-            step = _function(built, device, problem, workload, options) if problem else _trainer(built, workload)
+            step = (
+                _function(built, device, problem, workload, options)
+                if problem
+                else _trainer(built, workload, data, options)
+            )
             for _ in range(AFTER):  # by then the optimizer has its states, and a run that is resharded has been
                 step()
             device.waits.clear()
@@ -40,8 +43,8 @@ def waits(context: Context, build: str, problem: str, variants: Variants) -> dic
     return found
 
 
-def _trainer(trainer: Any, workload: Workload) -> Callable[[], None]:
-    batch = load(f"{COMMON.data}:batch")(workload, 0)
+def _trainer(trainer: Any, workload: Workload, data: str, options: Mapping[str, Any]) -> Callable[[], None]:
+    batch = load(f"{data}:batch")(workload, 0, **options)
 
     def step() -> None:
         trainer.backward(batch)

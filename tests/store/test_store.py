@@ -7,10 +7,12 @@ from datetime import UTC, datetime, timedelta
 
 import numpy
 import pytest
-from sqlalchemy import text
+from sqlalchemy import func, select, text
 
 from harness.spec import Topology, Workload
 from harness.store import COLUMNS, Store, StoreError, query, record
+from harness.store.schema import reading
+from harness.store.tables import RUNS
 from tests.store.examples import CASE, FINDING, write_and_die, written
 
 
@@ -155,6 +157,15 @@ def test_a_run_that_was_not_begun_can_be_neither_added_to_nor_finished(store: St
     with pytest.raises(ValueError, match="status 'done' is none of finished, interrupted, failed"):
         store.finish(run, "done")
     assert store.records("*") == []
+
+
+def test_all_that_is_read_at_once_is_of_one_moment(store: Store) -> None:
+    count = select(func.count()).select_from(RUNS)
+    with reading(store.engine) as connection:
+        before = connection.execute(count).scalar()
+        store.begin({}, "pytest")
+        assert connection.execute(count).scalar() == before == 0
+    assert len(store.runs()) == 1
 
 
 def test_no_measurement_is_no_record(store: Store) -> None:

@@ -79,7 +79,7 @@ class AdaptiveBudget:
         self.weights = {f"{name}.{part}": p for name, parts in each for part, p in parts.items()}
         self.optimizer = optimizer(self.weights.values(), workload)
         self.importance, self.t = Importance(), 0
-        self.masks = [torch.ones(rank, dtype=torch.bool) for _ in range(n)]
+        self.masks = [torch.ones(rank, dtype=torch.bool, device=device()) for _ in range(n)]
 
     def backward(self, batch: Batch) -> Tensor:
         # 1. L: this rank's share of the batch.
@@ -97,7 +97,8 @@ class AdaptiveBudget:
         last = self.schedule.total - self.schedule.final
         # 1. How much each weight matters, before it moves.
         if self.t < last:
-            self.importance.update(self.parameters(), self.gradients())
+            weights = {name: p.detach() for name, p in self.weights.items()}
+            self.importance.update(weights, {name: p.grad for name, p in self.weights.items() if p.grad is not None})
         # 2. A step of all of P, Λ, Q.
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -109,7 +110,7 @@ class AdaptiveBudget:
         if budget is not None:
             with torch.no_grad():
                 for layer, mask in zip(self.adapted.values(), self.masks, strict=True):
-                    layer.Λ.mul_(mask[:, None].to(layer.Λ.device))
+                    layer.Λ.mul_(mask[:, None])
 
     def observe(self) -> Mapping[str, float]:
         return {"rank": float(sum(int(layer.Λ.count_nonzero()) for layer in self.adapted.values()))}

@@ -27,7 +27,7 @@ from impls.common.decoder import Decoder, cross_entropy, rope_table
 
 def body(model: Decoder, x: Tensor, first: int) -> Tensor:
     """x [b, n, h] at positions first … first + n − 1 → the hidden states of the last layer."""
-    positions = torch.arange(first, first + x.shape[1])
+    positions = torch.arange(first, first + x.shape[1], device=x.device)
     cos, sin = (t.to(x.dtype) for t in rope_table(x.shape[1], model.config, x.device, positions))  # [n, d]
     for layer in model.model.layers:
         x = layer(x, cos, sin)

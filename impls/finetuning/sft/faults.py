@@ -65,7 +65,7 @@ class MeanOfMeans(reference.SFT):
         share, k = len(batch) // self.ranks, self.workload.micro_batches
         own, total = batch[self.rank * share : (self.rank + 1) * share], 0.0
         for start in range(0, share, share // k):
-            rows = self.rows(own[start : start + share // k])
+            rows = reference.placed(self.rows(own[start : start + share // k]))
             loss = self.loss(rows, None) / (rows.labels[:, 1:] != IGNORED).sum() / k / self.ranks
             loss.backward()
             total = total + loss.detach()

@@ -34,7 +34,7 @@ from harness.spec import Topology, Unsupported, Workload
 from impls.common.data import IGNORED
 from impls.common.decoder import rope_table, wide
 from impls.common.experts import without_experts
-from impls.common.mesh import device
+from impls.common.mesh import device, moved, placed
 from impls.common.optimizer import MasterWeights, clip
 from impls.common.sums import sum_flat
 from impls.common.weights import build_model
@@ -71,21 +71,21 @@ class SFT:
         self.optimizer = MasterWeights(self.model.parameters(), workload)
 
     def rows(self, examples: Sequence[Example]) -> Rows:
-        """A micro-batch."""
+        """A micro-batch, on the host."""
         room = self.workload.sequence_length
         texts = [truncate(render(example, self.every), room, self.keep) for example in examples]
         if self.packing == "rows":
             rows = first_fit([len(text.tokens) for text in texts], room)
         else:
             rows = [list(range(len(texts)))] if self.packing == "one" else [[i] for i in range(len(texts))]
-        return Rows(*(part.to(device()) for part in layout(texts, rows)))
+        return layout(texts, rows)
 
     def noises(self, examples: Sequence[Example], rows: Rows) -> Tensor:
         """NEFTune's addition to the embeddings, [b, s, h]: u of each conversation at its places, by its own length."""
-        found = torch.zeros(*rows.tokens.shape, self.workload.model.hidden_size, device=device())
+        found = torch.zeros(*rows.tokens.shape, self.workload.model.hidden_size)
         for n, example in enumerate(examples):
             here = rows.document == n  # [b, s], L places
-            u = example.noise[: here.sum()].to(device())  # [L, h]
+            u = example.noise[: here.sum()]  # [L, h]
             found[here] = self.noise / u.numel() ** 0.5 * u
         return found
 
@@ -114,12 +114,13 @@ class SFT:
         parts = [own[start : start + size] for start in range(0, share, size)]
         micro_batches = [self.rows(part) for part in parts]
         # 2. T, over all micro-batches and ranks.
-        count = torch.stack([(rows.labels[:, 1:] != IGNORED).sum() for rows in micro_batches]).sum()
+        count = moved(torch.stack([(rows.labels[:, 1:] != IGNORED).sum() for rows in micro_batches]).sum())
         dist.all_reduce(count)
         # 3. Each token weighs 1/T.
         total = torch.zeros((), dtype=torch.float64, device=device())
         for part, rows in zip(parts, micro_batches, strict=True):
-            loss = self.loss(rows, self.noises(part, rows) if self.noise else None) / count
+            noise = moved(self.noises(part, rows)) if self.noise else None
+            loss = self.loss(placed(rows), noise) / count
             loss.backward()
             total += loss.detach()
         self.seen = None
