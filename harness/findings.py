@@ -115,7 +115,9 @@ def check(
                 os.killpg(process.pid, signal.SIGKILL)
     last = output.strip().splitlines()[-1:]
     raised = "Traceback (most recent call last):" in errors  # its exit status is 1, too
-    if (process.returncode, last) in ((1, [STILL]), (0, [GONE])) and not raised:
+    # An engine's thread may abort the process at its end, after the answer.
+    answers = {(1, STILL), (0, GONE), (-signal.SIGABRT, STILL), (-signal.SIGABRT, GONE)}
+    if last and (process.returncode, last[0]) in answers and not raised:
         return Checked(last[0])
     told = [line.partition(": ")[2] for line in last if line.startswith(f"{UNKNOWN}: ")]
     if told and process.returncode == 2:  # the script itself says why

@@ -103,6 +103,8 @@ def test_a_wrong_request_is_one_line(
         ('print("found 2")\nprint("still there")\nraise SystemExit(1)', "still there", 0),
         ('print("found 1")\nprint("gone")', "gone: here with deepspeed ", 1),
         ('print("still there")', "cannot be judged: exit status 0: still there", 0),
+        ('import os\nprint("still there", flush=True)\nos.abort()', "still there", 0),
+        ('import os\nprint("found 2", flush=True)\nos.abort()', "cannot be judged: exit status -6: found 2", 0),
         ('print("gone")\nraise SystemExit(1)', "cannot be judged: exit status 1: gone", 0),
         ('print("still there")\nraise KeyError(3)', "KeyError: 3", 0),
         (
@@ -120,6 +122,7 @@ def test_a_check_says_what_the_script_says(
     told = shown(capsys, "--check", code=code)
     assert told.startswith("1 of 1 fairscale_buckets ")
     assert state in told
+    assert ("cannot be judged" in told) == (state not in ("still there", "gone: here with deepspeed "))
 
 
 def test_a_fault_that_the_record_knows_to_be_gone_is_no_news(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
