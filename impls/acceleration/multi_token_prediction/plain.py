@@ -28,7 +28,7 @@ def initial(workload: Workload, depth: int, **options: Any) -> Iterator[tuple[st
     """The main model's weights, then those of the depths."""
     yield from weights.initial(workload)
     for name, shape in added(workload.model, depth):
-        yield name, weights.weight(workload, name, shape)
+        yield name, weights.start(workload, name, shape)
 
 
 class Depth(nn.Module):

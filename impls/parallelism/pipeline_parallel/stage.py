@@ -35,9 +35,10 @@ class Deferred(torch.autograd.Function):
         return dy @ ctx.weight, None, None  # [b, s, h]
 
 
-def deferred(weight: nn.Parameter, later: list[Product], x: Tensor) -> Tensor:
-    """[b, s, h] → [b, s, n]"""
-    return Deferred.apply(x, weight, later)
+def deferred(weight: nn.Parameter, bias: nn.Parameter | None, later: list[Product], x: Tensor) -> Tensor:
+    """[b, s, h] → [b, s, n]; ∂b, a sum, is not left for later."""
+    y = Deferred.apply(x, weight, later)
+    return y if bias is None else y + bias
 
 
 @torch.no_grad()
@@ -67,7 +68,7 @@ class Stage(stages.Stage):
         """Splits the backward pass of all products from here on."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                module.forward = partial(deferred, module.weight, self.later)
+                module.forward = partial(deferred, module.weight, module.bias, self.later)
 
     def parts(self, batch: Batch) -> list[Callable[[Tensor], Tensor]]:
         """The stage as functions one behind the other: the embedding, each layer, the loss."""
