@@ -180,11 +180,12 @@ def _left_out(raw: Mapping[str, Any], model_type: str) -> Mapping[str, Any]:
     if model_type == "qwen3":
         return raw
     given = {"rope_theta": THETA, **raw}
-    heads, width = (given.get(name) for name in ("num_attention_heads", "hidden_size"))
-    if given.get("head_dim") is None and type(heads) is int and type(width) is int and heads > 0:
-        given["head_dim"] = width // heads
-    if model_type == "llama" and given.get("num_key_value_heads") is None:
-        given["num_key_value_heads"] = heads
+    if {"num_attention_heads", "hidden_size"} <= given.keys():
+        heads, width = (typed(name, given[name], int) for name in ("num_attention_heads", "hidden_size"))
+        if given.get("head_dim") is None:
+            given["head_dim"] = width // max(heads, 1)
+        if model_type == "llama" and given.get("num_key_value_heads") is None:
+            given["num_key_value_heads"] = heads
     return given
 
 

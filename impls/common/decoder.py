@@ -66,10 +66,9 @@ class Attention(nn.Module):
         q, kv = config.num_attention_heads * self.d, config.num_key_value_heads * self.d
         self.q_proj = nn.Linear(h, q, bias=bias)
         self.k_proj, self.v_proj = nn.Linear(h, kv, bias=bias), nn.Linear(h, kv, bias=bias)
-        if config.qk_norm:
-            self.q_norm, self.k_norm = RMSNorm(self.d, config.rms_norm_eps), RMSNorm(self.d, config.rms_norm_eps)
-        else:
-            self.q_norm = self.k_norm = nn.Identity()
+        self.q_norm, self.k_norm = (
+            RMSNorm(self.d, config.rms_norm_eps) if config.qk_norm else nn.Identity() for _ in "qk"
+        )
         self.o_proj = nn.Linear(q, h, bias=config.o_bias)
         if window := config.window(layer):
             self.attend = partial(attend, window=window)

@@ -3,7 +3,8 @@
 from torch import Tensor, nn
 
 from harness.spec import ModelConfig
-from impls.common.decoder import Layer, RMSNorm, rope_table, wide
+from impls.common.decoder import Layer, RMSNorm, wide
+from impls.common.rope import rope_table
 from impls.common.routers import without_router_losses
 
 

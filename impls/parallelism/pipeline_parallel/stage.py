@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from harness.spec import Batch, ModelConfig, Workload
 from impls.common import stages
 from impls.common.cuts import EMBEDDING, HEAD, split
-from impls.common.decoder import Layer, cross_entropy, rope_table, wide
+from impls.common.decoder import Layer, cross_entropy, wide
 from impls.common.mesh import device
+from impls.common.rope import rope_table
 from impls.common.weights import TORCH_DTYPES, initial
 from impls.parallelism.pipeline_parallel.plan import Plan
 
