@@ -11,8 +11,8 @@ CONTROL = 16  # bytes: a buffer up to this size counts as control, not as data
 
 
 def held(workload: Workload, t: int) -> float:
-    """The number of parameters on a rank: its t-th of the matrices, all norms, and biases behind sums (Shoeybi et al. 2019,
-    §3)."""
+    """The number of parameters on a rank: its t-th of the matrices, and all norms and biases behind sums (Shoeybi et
+    al. 2019, §3)."""
     return sum(part(name, shape, t) for name, shape in workload.model.shapes())
 
 
