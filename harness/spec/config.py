@@ -179,7 +179,7 @@ def _left_out(raw: Mapping[str, Any], model_type: str) -> Mapping[str, Any]:
     """The fields of ``raw``, with those that Qwen2.5's and Llama's folders leave out, or give as null."""
     if model_type == "qwen3":
         return raw
-    given = {"rope_theta": THETA, **raw}
+    given = {**({} if raw.get("rope_parameters") else {"rope_theta": THETA}), **raw}
     if {"num_attention_heads", "hidden_size"} <= given.keys():
         heads, width = (typed(name, given[name], int) for name in ("num_attention_heads", "hidden_size"))
         if given.get("head_dim") is None:
