@@ -6,10 +6,11 @@ from harness.spec.finding import Finding, Symptom
 from harness.spec.grid import Grid, Row
 from harness.spec.measure import Needs, Occasion
 from harness.spec.measurement import VERDICTS, Measurement, assessed, measured
+from harness.spec.model import ModelConfig, MoeConfig, RopeScaling
 from harness.spec.topic import Card, Claim, Engine, Law
 from harness.spec.topology import Topology
 from harness.spec.trainer import Batch, Curves, Flow, Function, Problem, Span, Spans, Trainer, Unsupported
-from harness.spec.workload import DTYPES, TORCH_NAMES, ModelConfig, MoeConfig, Workload
+from harness.spec.workload import DTYPES, TORCH_NAMES, Workload
 
 __all__ = [
     "DTYPES",
@@ -34,6 +35,7 @@ __all__ = [
     "Needs",
     "Occasion",
     "Problem",
+    "RopeScaling",
     "Row",
     "Span",
     "Spans",

@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from harness.spec.files import InputError, one_line, readable
-from harness.spec.workload import ModelConfig
+from harness.spec.model import ModelConfig
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 HEAD = "lm_head.weight"

@@ -10,10 +10,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from harness.spec.config import KINDS, read_config, typed
 from harness.spec.files import InputError, readable
-from harness.spec.qwen3 import KINDS, read_config, typed
+from harness.spec.model import ModelConfig, MoeConfig, RopeScaling
 from harness.spec.topology import Topology
-from harness.spec.workload import ModelConfig, MoeConfig, Workload
+from harness.spec.workload import Workload
 
 # Sizes are odd where tp 4 permits it: no rank count but 1 divides the vocabulary, the hidden size or the parameters.
 _UNEVEN = ModelConfig(
@@ -338,15 +339,31 @@ def _fields(kind: type, table: Mapping[str, Any], prefix: str) -> dict[str, Any]
                 raise ValueError(f"model must be a table [model], not {value!r}")
             model = MoeConfig if EXPERTS & value.keys() else ModelConfig
             values[name] = model(**_fields(model, value, "model."))
+        elif types[name] == RopeScaling | None:
+            values[name] = _rope_scaling(value)
         elif types[name] in KINDS:
             values[name] = typed(full, value, types[name])
             if types[name] is int and abs(value) >= 1 << 63:
                 raise ValueError(f"{full} must be an integer of 64 bits, not {value}")
+        elif types[name] == tuple[int, ...]:
+            if not isinstance(value, list):
+                raise ValueError(f"{full} must be a list of integers, not {value!r}")
+            values[name] = tuple(typed(full, each, int) for each in value)
         elif isinstance(value, list) and len(value) == 2:
             values[name] = tuple(typed(full, each, float) for each in value)
         else:
             raise ValueError(f"{full} must be a list of two numbers, not {value!r}")
     return values
+
+
+def _rope_scaling(value: Any) -> RopeScaling:
+    """The table [model.rope_scaling]."""
+    if not isinstance(value, dict):
+        raise ValueError(f"model.rope_scaling must be a table [model.rope_scaling], not {value!r}")
+    given = _fields(RopeScaling, value, "model.rope_scaling.")
+    if missing := [name for name in ("rope_type", "factor") if name not in given]:
+        raise ValueError(f"model.rope_scaling.{missing[0]} is missing")
+    return RopeScaling(**given)
 
 
 def _unknown(name: str, value: Any, prefix: str, types: Iterable[str]) -> str:

@@ -1,10 +1,13 @@
 """Qwen3's decoder (Yang et al. 2025, "Qwen3 Technical Report", §2): pre-RMSNorm, QK-norm, RoPE, GQA, SwiGLU, no biases.
+Its relatives differ in features of the config: Qwen2.5 has biases on q, k and v, and neither it nor Llama a QK-norm.
 
-Equal to Transformers' ``Qwen3ForCausalLM`` (with experts, ``Qwen3MoeForCausalLM``) on the same weights, with the same
-parameter names.
+Equal to Transformers' ``Qwen3ForCausalLM`` (with experts, ``Qwen3MoeForCausalLM``), ``Qwen2ForCausalLM`` and
+``LlamaForCausalLM`` on the same weights, with the same parameter names.
 
     b batch   s sequence   h hidden_size   a query heads   k key/value heads   d head_dim   V vocab_size
 """
+
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -12,32 +15,18 @@ from torch import Tensor, nn
 
 from harness.spec import ModelConfig, MoeConfig
 from impls.common.experts import Experts
+from impls.common.rope import rope_table, rotate
 from impls.common.routers import routers, slope, taken
 
 
-def rope_table(
-    length: int, config: ModelConfig, device: torch.device, positions: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """cos and sin, [length, d], in float32 whatever the model's precision: the angles define the model. ``positions``
-    [length] in the sequence, if they are not 0, 1, 2, …"""
-    d = config.head_dim
-    positions = torch.arange(length, device=device) if positions is None else positions
-    frequency = 1.0 / config.rope_theta ** (torch.arange(0, d, 2, device=device, dtype=torch.float32) / d)
-    angle = torch.outer(positions.to(device, torch.float32), frequency)
-    angle = torch.cat((angle, angle), dim=-1)
-    return angle.cos(), angle.sin()
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """RoPE (Su et al. 2021, eq. 34) on [b, heads, s, d], with the halves of d as pairs."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Causal attention of queries [b, a, s, d] to keys and values [b, k, s, d]: a/k heads of queries share one."""
-    grouped = query.shape[1] != key.shape[1]
-    return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
+def attend(query: Tensor, key: Tensor, value: Tensor, window: int = 0) -> Tensor:
+    """Causal attention of queries [b, a, s, d] to keys and values [b, k, s, d]: a/k heads of queries share one. With a
+    ``window``, to the last so many positions, the query's own among them."""
+    s, grouped = query.shape[2], query.shape[1] != key.shape[1]
+    if not 0 < window < s:
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
+    seen = torch.ones(s, s, dtype=torch.bool, device=query.device).tril().triu(1 - window)  # [s, s]
+    return F.scaled_dot_product_attention(query, key, value, seen, enable_gqa=grouped)
 
 
 def wide(logits: Tensor) -> Tensor:
@@ -71,14 +60,18 @@ class RMSNorm(nn.Module):
 class Attention(nn.Module):
     attend = staticmethod(attend)  # attention over several ranks' positions replaces it
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: int = 0) -> None:
         super().__init__()
-        h, self.d = config.hidden_size, config.head_dim
+        h, self.d, bias = config.hidden_size, config.head_dim, config.qkv_bias
         q, kv = config.num_attention_heads * self.d, config.num_key_value_heads * self.d
-        self.q_proj = nn.Linear(h, q, bias=False)
-        self.k_proj, self.v_proj = nn.Linear(h, kv, bias=False), nn.Linear(h, kv, bias=False)
-        self.q_norm, self.k_norm = RMSNorm(self.d, config.rms_norm_eps), RMSNorm(self.d, config.rms_norm_eps)
-        self.o_proj = nn.Linear(q, h, bias=False)
+        self.q_proj = nn.Linear(h, q, bias=bias)
+        self.k_proj, self.v_proj = nn.Linear(h, kv, bias=bias), nn.Linear(h, kv, bias=bias)
+        self.q_norm, self.k_norm = (
+            RMSNorm(self.d, config.rms_norm_eps) if config.qk_norm else nn.Identity() for _ in "qk"
+        )
+        self.o_proj = nn.Linear(q, h, bias=config.o_bias)
+        if window := config.window(layer):
+            self.attend = partial(attend, window=window)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         b, s, _ = x.shape
@@ -94,18 +87,18 @@ class MLP(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         h, f = config.hidden_size, config.intermediate_size
-        self.gate_proj, self.up_proj = nn.Linear(h, f, bias=False), nn.Linear(h, f, bias=False)
-        self.down_proj = nn.Linear(f, h, bias=False)
+        self.gate_proj, self.up_proj = nn.Linear(h, f, bias=config.mlp_bias), nn.Linear(h, f, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(f, h, bias=config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class Layer(nn.Module):
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: int = 0) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = Attention(config)
+        self.self_attn = Attention(config, layer)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = Experts(config) if isinstance(config, MoeConfig) else MLP(config)
         self.dropout = config.dropout
@@ -131,7 +124,7 @@ class Body(nn.Module):
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(Layer(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(self, tokens: Tensor) -> Tensor:

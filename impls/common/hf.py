@@ -13,8 +13,8 @@ from torch import Tensor
 
 from harness.spec import ModelConfig
 from harness.spec.checkpoint import HEAD, INDEX, SINGLE, tensor_files
+from harness.spec.config import config_json, read_config
 from harness.spec.files import InputError
-from harness.spec.qwen3 import config_json, read_config
 
 __all__ = ["read_config", "read_weights", "write_folder"]
 

@@ -3,6 +3,8 @@
 rows of the matrix (dim 0, "column-parallel": Y = X Wᵀ is cut by columns)   q, k, v, gate, up, embedding, head
 columns (dim 1, "row-parallel")                                             o, down
 everything (replicated)                                                     norms
+
+A bias is cut as the rows of its matrix: those of o and down, which are added to a sum over ranks, are whole.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +20,9 @@ DIM |= {"o_proj": 1, "down_proj": 1}
 
 def dim(name: str) -> int | None:
     """The dimension along which the parameter of this canonical name is cut, or None: every rank holds it whole."""
-    return DIM.get(name.split(".")[-2])
+    module, kind = name.split(".")[-2:]
+    cut = DIM.get(module)
+    return None if kind == "bias" and cut else cut
 
 
 def bounds(size: int, rank: int, t: int) -> tuple[int, int]:

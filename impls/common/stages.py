@@ -3,18 +3,19 @@
 from torch import Tensor, nn
 
 from harness.spec import ModelConfig
-from impls.common.decoder import Layer, RMSNorm, rope_table, wide
+from impls.common.decoder import Layer, RMSNorm, wide
+from impls.common.rope import rope_table
 from impls.common.routers import without_router_losses
 
 
 class Block(nn.Module):
     """A layer for engines that take a sequence of modules. It computes its own rotary tables, since only activations
-    travel between stages. ``layer``: a new one by default."""
+    travel between stages. ``layer``: one that exists, or the place in the model of a new one."""
 
-    def __init__(self, config: ModelConfig, layer: nn.Module | None = None) -> None:
+    def __init__(self, config: ModelConfig, layer: nn.Module | int) -> None:
         super().__init__()
         without_router_losses(config, "a sequence of modules has one loss, that of its end; routers have their own")
-        self.config, self.layer = config, layer or Layer(config)
+        self.config, self.layer = config, Layer(config, layer) if isinstance(layer, int) else layer
 
     def forward(self, x: Tensor) -> Tensor:
         """[b, s, h] → [b, s, h]"""
@@ -30,7 +31,7 @@ class Part(nn.Module):
         super().__init__()
         if first:
             self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleDict({str(index): Layer(config) for index in layers})
+        self.layers = nn.ModuleDict({str(index): Layer(config, index) for index in layers})
         if last:
             self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 

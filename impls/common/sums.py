@@ -11,7 +11,7 @@ from impls.common.flat import views
 
 def sum_flat(tensors: Sequence[Tensor], group: dist.ProcessGroup) -> None:
     """Sums tensors over the group in place, in one all-reduce."""
-    if group.size() == 1:
+    if group.size() == 1 or not tensors:
         return
     flat = torch.cat([tensor.flatten() for tensor in tensors])
     dist.all_reduce(flat, group=group)

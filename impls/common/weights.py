@@ -31,6 +31,11 @@ def weight(workload: Workload, name: str, shape: tuple[int, ...]) -> Tensor:
     return matrix
 
 
+def start(workload: Workload, name: str, shape: tuple[int, ...]) -> Tensor:
+    """One initial parameter of a decoder: as :func:`weight`, but biases are as small as a tenth."""
+    return weight(workload, name, shape) - (1 if name.endswith(".bias") else 0)
+
+
 def initial(workload: Workload) -> Iterator[tuple[str, Tensor]]:
     """Canonical name and float32 CPU tensor of each parameter, one at a time: the model is never held twice."""
     if workload.weights:
@@ -39,7 +44,7 @@ def initial(workload: Workload) -> Iterator[tuple[str, Tensor]]:
         yield from read_weights(workload.weights, workload.model)
         return
     for name, shape in workload.model.shapes():
-        yield name, weight(workload, name, shape)
+        yield name, start(workload, name, shape)
 
 
 def fill(model: nn.Module, workload: Workload) -> None:

@@ -1,4 +1,4 @@
-"""Transformers' Qwen3 with the common start, and steps of its Trainer, or of one that derives from it."""
+"""Transformers' Qwen3, Qwen2 or Llama with the common start, and steps of its Trainer or of one derived from it."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -11,15 +11,15 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, Trainer
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast, Trainer
 
-from harness.spec import Workload
+from harness.spec import Unsupported, Workload
+from harness.spec.config import described
 from impls.common.experts import without_experts
 from impls.common.mesh import device
 from impls.common.optimizer import MasterWeights, clip
 from impls.common.weights import TORCH_DTYPES, fill
 
-OURS = ("dropout", "stochastic_depth", "rope_theta")  # fields that its config has elsewhere or not at all
 # Arguments of a Trainer that writes and reports nothing; the harness steps the optimizer.
 QUIET = {
     "bf16": False,  # no autocast: the weights have the workload's dtype
@@ -32,13 +32,16 @@ QUIET = {
 }
 
 
-def qwen3(workload: Workload, attention: str, **fields: Any) -> Qwen3ForCausalLM:
-    """``fields``: more of its config's."""
-    without_experts(workload, "Qwen3ForCausalLM has")
-    sizes = {name: value for name, value in vars(workload.model).items() if name not in OURS}
-    rope = {"rope_type": "default", "rope_theta": workload.model.rope_theta}
-    config = Qwen3Config(**sizes, rope_parameters=rope, attn_implementation=attention, **fields)
-    model = Qwen3ForCausalLM(config).to(device(), TORCH_DTYPES[workload.dtype])
+def decoder(workload: Workload, attention: str, **fields: Any) -> PreTrainedModel:
+    """Transformers' model of the family that has the workload's features; ``fields``: more of its config's."""
+    without_experts(workload, "Transformers' model here has")
+    try:
+        given = described(workload.model)
+    except ValueError as error:
+        raise Unsupported(f"no model of Transformers: {error}") from error
+    config = AutoConfig.for_model(**given, attn_implementation=attention, **fields)
+    # As from_pretrained does, and unlike .to(dtype), this leaves RoPE's frequencies in float32.
+    model = AutoModelForCausalLM.from_config(config, dtype=TORCH_DTYPES[workload.dtype]).to(device())
     fill(model, workload)
     return model
 

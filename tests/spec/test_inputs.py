@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from harness.spec import ModelConfig, inputs, text
+from harness.spec.config import config_json
 from harness.spec.files import InputError
 from harness.spec.inputs import asked
-from harness.spec.qwen3 import config_json
 
 MODEL = ModelConfig(vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=4)
 TABLE = "[model]\nvocab_size = {}\n"

@@ -26,7 +26,7 @@ def layer(workload: Workload, topology: Topology) -> float:
     w = max(4, e)
     q, kv = model.num_attention_heads / t, model.num_key_value_heads / t
     norms = 2 * (2 * model.hidden_size * w + w + model.hidden_size * e)
-    heads = (q + kv) * (2 * model.head_dim + 1) * w + (2 * q + 2 * kv) * model.head_dim * e
+    heads = (q + kv) * (2 * model.head_dim + 1) * w * model.qk_norm + (2 * q + 2 * kv) * model.head_dim * e
     dropped = 2 * model.hidden_size * e if model.dropout else 0
     return norms + heads + scores(workload, topology) + 4 * model.intermediate_size / t * e + dropped
 

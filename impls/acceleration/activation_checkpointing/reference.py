@@ -39,7 +39,8 @@ from harness.spec import ModelConfig, Topology, Workload
 from impls.acceleration.activation_checkpointing.attention import attend
 from impls.acceleration.activation_checkpointing.cuts import halves, segments
 from impls.acceleration.activation_checkpointing.segment import segment
-from impls.common.decoder import Layer, rope_table
+from impls.common.decoder import Layer
+from impls.common.rope import rope_table
 from impls.parallelism.tensor_parallel.operators import Group
 from impls.parallelism.tensor_parallel.reference import ParallelDecoder, TensorParallel, attention, mlp
 
@@ -62,8 +63,9 @@ class CheckpointedDecoder(ParallelDecoder):
         super().__init__(config, group)
         self.cut, self.nested = segments(config.num_hidden_layers, each), nested
         self.segment = partial(segment, on_host=on_host, policy=EXPENSIVE if by_operator else frozenset())
-        for layer in self.model.layers:
-            layer.self_attn.attend = partial(self.segment, attend) if attention_alone else attend
+        for index, layer in enumerate(self.model.layers):
+            own = partial(attend, window=config.window(index))
+            layer.self_attn.attend = partial(self.segment, own) if attention_alone else own
 
     def blocks(self, x: Tensor, layers: Iterable[Layer], s: int) -> Tensor:
         """[b, s, h] → [b, s, h]"""

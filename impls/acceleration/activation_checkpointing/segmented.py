@@ -1,13 +1,15 @@
 """The common decoder, cut for an engine's own checkpoint function."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from impls.acceleration.activation_checkpointing.attention import attend
 from impls.acceleration.activation_checkpointing.cuts import halves
-from impls.common.decoder import Body, rope_table
+from impls.common.decoder import Body
+from impls.common.rope import rope_table
 
 Run = Callable[..., Tensor]
 Checkpoint = Callable[..., Any]  # checkpoint(run, *inputs)
@@ -26,8 +28,9 @@ def segmented(
 ) -> None:
     """``whole`` runs each segment of ``cut``, or with ``nested`` each half, half of a half and so on; ``alone`` runs
     each layer's attention. Scores are kept unless they are computed again."""
-    for layer in body.layers:
-        layer.self_attn.attend = attend if alone is None else lambda *heads: alone(attend, *heads)
+    for index, layer in enumerate(body.layers):
+        own = partial(attend, window=body.config.window(index))
+        layer.self_attn.attend = own if alone is None else partial(alone, own)
 
     def run(part: range) -> Run:
         def forward(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

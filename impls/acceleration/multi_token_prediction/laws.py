@@ -80,10 +80,10 @@ def traffic(
     statistics = ring(b * s * max(4, e), t) + ring(2 * b * s * max(4, e), t)
     around = (rings(workload.with_(batch_size=b, unlabelled=0), Topology(cp=topology.cp), LAYOUT) or 0.0) / t
     step = sums * ring(n, t) + (1 + depth) * statistics + layers * around
-    gains = layers * 2 * model.head_dim
+    gains = layers * 2 * model.head_dim * model.qk_norm
     if sequence_parallel:
         h = model.hidden_size
-        gains += layers * 2 * h + h + depth * (3 * h + 2 * h * h)
+        gains += layers * (2 + model.o_bias + model.mlp_bias) * h + h + depth * (3 * h + 2 * h * h)
     once = ring(gains * e, t) + ring(on_a_rank(workload, t, depth) * e, topology.dp * topology.cp)
     return workload.micro_batches * step + once
 

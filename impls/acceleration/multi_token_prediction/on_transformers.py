@@ -17,9 +17,11 @@ from transformers.cache_utils import MtpCache
 from transformers.modeling_layers import MtpModel
 
 from harness.spec import Batch, Topology, Unsupported, Workload
+from harness.spec.config import OWN
 from impls.acceleration.multi_token_prediction.plain import initial
 from impls.common.data import IGNORED
 from impls.common.experts import without_experts
+from impls.common.features import qwen3_alone
 from impls.common.mesh import cut, device, placed
 from impls.common.optimizer import MasterWeights, clip
 from impls.common.sums import sum_flat
@@ -39,9 +41,10 @@ def named(main: Qwen3ForCausalLM, mtp: MtpModel) -> Iterator[tuple[str, Tensor]]
 class Drafting:
     def __init__(self, workload: Workload, depth: int, weight: float, over_t: bool) -> None:
         without_experts(workload, "Transformers' Qwen3ForCausalLM has")
+        qwen3_alone(workload, "Transformers' MtpModel is set up here behind Qwen3ForCausalLM; it")
         model = workload.model
         config = Qwen3Config(
-            **{name: value for name, value in vars(model).items() if name not in ("dropout", "stochastic_depth")},
+            **{name: value for name, value in vars(model).items() if name in OWN},
             max_position_embeddings=workload.sequence_length + depth,
             num_mtp_layers=depth,
             mtp_layer_types=["full_attention"] * depth,

@@ -13,10 +13,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from harness.spec import Batch, ModelConfig, Topology, Workload
 from impls.acceleration.multi_token_prediction.shapes import added
 from impls.common import weights
-from impls.common.decoder import Decoder, Layer, RMSNorm, rope_table, wide
+from impls.common.decoder import Decoder, Layer, RMSNorm, wide
 from impls.common.experts import without_experts
+from impls.common.features import without
 from impls.common.mesh import cut, device, placed
 from impls.common.optimizer import MasterWeights, clip, optimizer
+from impls.common.rope import rope_table
 from impls.common.weights import TORCH_DTYPES
 
 
@@ -28,7 +30,7 @@ def initial(workload: Workload, depth: int, **options: Any) -> Iterator[tuple[st
     """The main model's weights, then those of the depths."""
     yield from weights.initial(workload)
     for name, shape in added(workload.model, depth):
-        yield name, weights.weight(workload, name, shape)
+        yield name, weights.start(workload, name, shape)
 
 
 class Depth(nn.Module):
@@ -76,6 +78,7 @@ class Plain:
         self, workload: Workload, permute: bool, math: bool, depth: int, weight: float, over_t: bool = False
     ) -> None:
         without_experts(workload, "multi-token prediction is set up here with")
+        without(workload, "a depth, which has no place among the layers,", "sliding_window")
         self.workload, self.permute, self.over_t = workload, permute, over_t
         self.attention = partial(sdpa_kernel, SDPBackend.MATH) if math else contextlib.nullcontext
         self.factors = torch.tensor([1.0] + [weight / depth] * depth, dtype=torch.float64, device=device())  # [D + 1]

@@ -42,6 +42,7 @@ from impls.acceleration.multi_token_prediction.plain import initial
 from impls.acceleration.multi_token_prediction.predictor import Predictor, SequencePredictor, shifted
 from impls.common.clipping import clip_by_global_norm
 from impls.common.experts import without_experts
+from impls.common.features import without
 from impls.common.mesh import cut, device, lines, mesh, placed
 from impls.common.optimizer import MasterWeights
 from impls.common.shards import collect, dim, shard
@@ -71,6 +72,7 @@ class MultiTokenPrediction:
         sequence_parallel: bool = False,
     ) -> None:
         without_experts(workload, "multi-token prediction is set up here with")
+        without(workload, "a depth, which has no place among the layers,", "sliding_window")
         if topology.pp > 1:
             raise Unsupported("a pipeline's last stage alone would have all depths; they are not cut into stages here")
         places = mesh(topology)

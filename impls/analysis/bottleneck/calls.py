@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from harness.spec import ModelConfig, MoeConfig, Unsupported
 from impls.analysis.bottleneck.sizes import config
-from impls.common.decoder import Decoder, rope_table
+from impls.common.decoder import Decoder
 from impls.common.experts import Experts, route
+from impls.common.rope import rope_table
 
 Count = Callable[..., int]  # (module, *inputs) → FLOPs of the forward and backward pass, as an engine tells them
 REAL = 50_000_000  # parameters that are made in memory

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from harness.spec import ModelConfig, MoeConfig, Workload
+from impls.common.features import qwen3_alone
 
 DENSE = (
     "vocab_size",
@@ -22,6 +23,7 @@ GATED, UNGATED = 3, 2  # matrices of an MLP: SwiGLU's gate, up and down; or up a
 
 def numbers(workload: Workload) -> dict[str, int]:
     """The sizes of the model and of the global batch, by the names of Hugging Face's configs."""
+    qwen3_alone(workload, "the count of FLOPs is that of Qwen3's decoder; it", "rope_scaling")
     names = DENSE + (EXPERTS if isinstance(workload.model, MoeConfig) else ())
     every = asdict(workload.model)
     sizes = {name: int(every[name]) for name in names}

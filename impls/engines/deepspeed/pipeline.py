@@ -49,7 +49,7 @@ class Pipeline:
         if config.tie_word_embeddings:
             first = TiedLayerSpec("embedding", nn.Embedding, *size)
             last = TiedLayerSpec("embedding", nn.Embedding, *size, forward_fn=project)
-        layers = [LayerSpec(Block, config) for _ in range(config.num_hidden_layers)]
+        layers = [LayerSpec(Block, config, layer) for layer in range(config.num_hidden_layers)]
         norm = LayerSpec(RMSNorm, config.hidden_size, config.rms_norm_eps)
         module = PipelineModule(
             layers=[first, *layers, norm, last],

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from harness.spec import Batch, Topology, Unsupported, Workload
 from impls.common.decoder import mean
 from impls.common.experts import without_experts
+from impls.common.features import qwen3_alone
 from impls.common.mesh import device, gather, share
 from impls.common.precision import without_loss_scale
 from impls.common.shards import collect, dim, shard
@@ -137,6 +138,7 @@ class Gpt:
         without_loss_scale(workload, "Megatron-Core")
         if "num_moe_experts" not in changes:
             without_experts(workload, "Megatron-Core's GPTModel is set up here with")
+        qwen3_alone(workload, "Megatron-Core's GPTModel is set up here as Qwen3; it")
         if workload.model.vocab_size % topology.tp:
             raise Unsupported(
                 f"Megatron-Core cuts the vocabulary into equal parts only, and tp {topology.tp} does not divide "

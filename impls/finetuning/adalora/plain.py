@@ -18,6 +18,7 @@ from impls.common.weights import build_model
 from impls.finetuning.adalora import shapes
 from impls.finetuning.adalora.budget import Importance, Schedule, kept
 from impls.finetuning.adalora.shapes import VALUES, P, Q
+from impls.finetuning.lora.base import biased
 from impls.finetuning.lora.shapes import targets
 
 
@@ -39,7 +40,7 @@ class Adapted(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         left, values, right = (self.trained[name].to(x.dtype) for name in (P, VALUES, Q))
         update = x @ (left * values.T @ right).T if self.math else (x @ right.T * values.T) @ left.T
-        return F.linear(x, self.base.weight) + self.scale * update
+        return biased(F.linear(x, self.base.weight) + self.scale * update, self.base.bias)
 
 
 class Plain:

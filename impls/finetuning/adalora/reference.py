@@ -29,6 +29,7 @@ from impls.common.sums import sum_flat
 from impls.common.weights import build_model
 from impls.finetuning.adalora.budget import Importance, Schedule, kept
 from impls.finetuning.adalora.shapes import VALUES, P, Q, initial, number
+from impls.finetuning.lora.base import biased, frozen
 from impls.finetuning.lora.shapes import targets
 
 
@@ -37,12 +38,12 @@ class AdaLoRA(nn.Module):
 
     def __init__(self, base: nn.Linear, P: Tensor, Λ: Tensor, Q: Tensor, s: float) -> None:  # noqa: N803
         super().__init__()
-        self.W, self.s = base.weight, s
+        self.W, self.b, self.s = base.weight, base.bias, s
         self.P, self.Λ, self.Q = nn.Parameter(P), nn.Parameter(Λ), nn.Parameter(Q)
 
     def forward(self, x: Tensor) -> Tensor:
         low = F.linear(x, (self.Λ * self.Q).to(x.dtype))  # [..., r]
-        return F.linear(x, self.W) + self.s * F.linear(low, self.P.to(x.dtype))  # [..., d]
+        return biased(F.linear(x, self.W) + self.s * F.linear(low, self.P.to(x.dtype)), self.b)  # [..., d]
 
     def tilts(self) -> tuple[Tensor, Tensor]:
         """Pᵀ P − I and Q Qᵀ − I, [r, r] both."""
@@ -122,7 +123,7 @@ class AdaptiveBudget:
         return {name: p.detach().cpu() for name, p in self.weights.items()}
 
     def frozen(self) -> Mapping[str, Tensor]:
-        return {f"{name}.weight": layer.W for name, layer in self.adapted.items()}
+        return frozen({name: (layer.W, layer.b) for name, layer in self.adapted.items()})
 
 
 def build(workload: Workload, topology: Topology, **variant: float) -> AdaptiveBudget:

@@ -17,6 +17,7 @@ from impls.common.experts import without_experts
 from impls.common.mesh import device, share
 from impls.common.optimizer import clip, optimizer
 from impls.common.weights import build_model, weight
+from impls.finetuning.lora.base import biased, frozen
 from impls.finetuning.lora.shapes import MAGNITUDE, A, B, adapters, scale, targets
 
 
@@ -52,7 +53,8 @@ class Adapted(nn.Module):
         a, b = (self.trained[name].to(x.dtype) for name in (A, B))
         update = x @ (b @ a).T if self.math else x @ a.T @ b.T
         y = F.linear(x, self.base.weight) + self.scale * update
-        return y * self.gain().to(x.dtype) if self.dora else y
+        y = y * self.gain().to(x.dtype) if self.dora else y
+        return biased(y, self.base.bias)
 
     def gain(self) -> Tensor:
         """m / ‖W + s B A‖ of each row, [out]; the norm is a constant to the gradient (equation 11)."""
@@ -129,7 +131,7 @@ class Plain:
         return {n: p.detach().cpu() for n, p in self.weights.items()}
 
     def frozen(self) -> Mapping[str, Tensor]:
-        return {f"{name}.weight": adapted.base.weight for name, adapted in self.adapted.items()}
+        return frozen({name: (adapted.base.weight, adapted.base.bias) for name, adapted in self.adapted.items()})
 
     @torch.no_grad()
     def merged(self) -> Mapping[str, Tensor]:

@@ -30,6 +30,7 @@ from impls.common.optimizer import clip, optimizer
 from impls.common.step import accumulate
 from impls.common.sums import sum_flat
 from impls.common.weights import build_model
+from impls.finetuning.lora.base import biased, frozen
 from impls.finetuning.lora.plain import initial
 from impls.finetuning.lora.shapes import MAGNITUDE, scale, targets
 
@@ -39,9 +40,12 @@ class LoRA(nn.Module):
 
     def __init__(self, base: nn.Linear, A: Tensor, B: Tensor, s: float) -> None:  # noqa: N803
         super().__init__()
-        self.W, self.A, self.B, self.s = base.weight, nn.Parameter(A), nn.Parameter(B), s
+        self.W, self.b, self.A, self.B, self.s = base.weight, base.bias, nn.Parameter(A), nn.Parameter(B), s
 
     def forward(self, x: Tensor) -> Tensor:
+        return biased(self.product(x), self.b)
+
+    def product(self, x: Tensor) -> Tensor:
         low = F.linear(x, self.A.to(x.dtype))  # [..., r]
         return F.linear(x, self.W) + self.s * F.linear(low, self.B.to(x.dtype))  # [..., d]
 
@@ -69,9 +73,9 @@ class DoRA(LoRA):
         """‖V‖ [d]: a constant to autograd, which saves the memory of differentiating it (section 4.3)."""
         return torch.linalg.vector_norm(self.W + self.s * self.B @ self.A, dim=1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def product(self, x: Tensor) -> Tensor:
         # (m/‖V‖) ⊙ V x, without a matrix V.
-        return super().forward(x) * (self.m / self.norm()).to(x.dtype)
+        return super().product(x) * (self.m / self.norm()).to(x.dtype)
 
     def trained(self) -> dict[str, nn.Parameter]:
         return {**super().trained(), MAGNITUDE: self.m}
@@ -134,7 +138,7 @@ class LowRankAdaptation:
         return {name: p.detach().cpu() for name, p in self.weights.items()}
 
     def frozen(self) -> Mapping[str, Tensor]:
-        return {f"{name}.weight": layer.W for name, layer in self.adapted.items()}
+        return frozen({name: (layer.W, layer.b) for name, layer in self.adapted.items()})
 
     def merged(self) -> Mapping[str, Tensor]:
         for layer in self.adapted.values():

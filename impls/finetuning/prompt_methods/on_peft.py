@@ -1,5 +1,5 @@
 """PEFT's methods, their gradients averaged by DistributedDataParallel, as Transformers' Trainer does. Prompts and
-prefixes are PEFT's around Transformers' Qwen3, whose embeddings and cache they need; (IA)³ is on our decoder.
+prefixes are PEFT's around Transformers' model, whose embeddings and cache they need; (IA)³ is on our decoder.
 
 Labels are given as Transformers reads them, one for each token, of which the model's loss uses all but the first. PEFT
 puts ignored labels for the virtual tokens before them, so the first is then the second and later label of a row: it
@@ -15,20 +15,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config
 
 from harness.spec import Batch, Topology, Workload
-from impls.common import weights
 from impls.common.data import IGNORED
 from impls.common.experts import without_experts
+from impls.common.features import without
 from impls.common.mesh import device
 from impls.common.optimizer import clip, optimizer
 from impls.common.step import accumulate
-from impls.common.weights import TORCH_DTYPES, build_model
+from impls.common.weights import build_model
+from impls.engines.hugging_face import decoder
 from impls.finetuning.prompt_methods.plain import initial
 from impls.finetuning.prompt_methods.shapes import SCALED
-
-OURS = ("dropout", "stochastic_depth", "rope_theta")  # fields that Qwen3Config has not, or elsewhere
 
 
 def settings(method: str, tokens: int = 0, width: int = 0) -> peft.PeftConfig:
@@ -42,17 +40,6 @@ def settings(method: str, tokens: int = 0, width: int = 0) -> peft.PeftConfig:
     if method == "p_tuning":
         return peft.PromptEncoderConfig(**common, encoder_reparameterization_type="MLP", encoder_hidden_size=width)
     return peft.PrefixTuningConfig(**common, prefix_projection=bool(width), encoder_hidden_size=width or None)
-
-
-def qwen3(workload: Workload) -> PreTrainedModel:
-    """Transformers' model with the common start."""
-    fields = {name: value for name, value in vars(workload.model).items() if name not in OURS}
-    rope = {"rope_type": "default", "rope_theta": workload.model.rope_theta}
-    config = Qwen3Config(**fields, rope_parameters=rope, attn_implementation="sdpa")
-    # As from_pretrained does, and unlike .to(dtype), this leaves RoPE's frequencies in float32.
-    model = AutoModelForCausalLM.from_config(config, dtype=TORCH_DTYPES[workload.dtype]).to(device())
-    weights.fill(model, workload)
-    return model
 
 
 class Texts(nn.Module):
@@ -83,9 +70,10 @@ class Peft:
         self, workload: Workload, topology: Topology, method: str, unmasked: bool = False, **sizes: int
     ) -> None:
         without_experts(workload, "these methods are set up here with")
+        without(workload, "attention to a prompt before the text", "sliding_window")
         self.workload, self.ranks = workload, topology.dp
         config = settings(method, **sizes)
-        base = build_model(workload) if method == "ia3" else qwen3(workload)
+        base = build_model(workload) if method == "ia3" else decoder(workload, "sdpa")
         self.peft = peft.get_peft_model(base, config)
         self.configuration = f"{type(config).__name__}({sizes})"
         self.model: nn.Module = self.peft if method == "ia3" else Texts(self.peft, unmasked)

@@ -22,10 +22,12 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from harness.spec import Batch, Topology, Workload
-from impls.common.decoder import Attention, cross_entropy, rope_table, rotate
+from impls.common.decoder import Attention, cross_entropy
 from impls.common.experts import without_experts
+from impls.common.features import without
 from impls.common.mesh import device, share
 from impls.common.optimizer import clip, optimizer
+from impls.common.rope import rope_table, rotate
 from impls.common.weights import build_model, weight
 from impls.finetuning.prompt_methods.shapes import ENCODER, SCALED, trained
 
@@ -55,6 +57,7 @@ class Plain:
         self, workload: Workload, permute: bool, math: bool, method: str, m: int = 0, tokens: int = 0, width: int = 0
     ) -> None:
         without_experts(workload, "these methods are set up here with")
+        without(workload, "attention to a prompt before the text", "sliding_window")
         self.workload, self.permute = workload, permute
         self.attention = partial(sdpa_kernel, SDPBackend.MATH) if math else contextlib.nullcontext
         self.base = build_model(workload).requires_grad_(False)

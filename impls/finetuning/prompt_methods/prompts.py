@@ -22,7 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from impls.common.decoder import Decoder, cross_entropy, rope_table
+from impls.common.decoder import Decoder, cross_entropy
+from impls.common.rope import rope_table
 
 
 def body(model: Decoder, x: Tensor, first: int) -> Tensor:

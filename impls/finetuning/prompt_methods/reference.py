@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from harness.spec import Batch, Topology, Workload
 from impls.common.experts import without_experts
+from impls.common.features import without
 from impls.common.mesh import device
 from impls.common.optimizer import clip, optimizer
 from impls.common.step import accumulate
@@ -53,6 +54,7 @@ class Adapted:
         self, workload: Workload, topology: Topology, method: str, m: int = 0, tokens: int = 0, width: int = 0
     ) -> None:
         without_experts(workload, "these methods are set up here with")
+        without(workload, "attention to a prompt before the text", "sliding_window")
         self.workload, self.ranks = workload, topology.dp
         self.model = adapt(workload, method, m, tokens, width)
         self.weights = {name: p for name, p in self.model.named_parameters() if p.requires_grad}

@@ -52,7 +52,7 @@ def activations(workload: Workload, topology: Topology, rank: int, **variant: fl
         return None
     model, e = workload.model, workload.element_size
     w, h, tokens = max(FLOAT, e), model.hidden_size, workload.tokens // topology.dp
-    heads = model.num_attention_heads + model.num_key_value_heads
+    heads = (model.num_attention_heads + model.num_key_value_heads) * model.qk_norm
     frozen = model.num_hidden_layers * (2 * h + heads * model.head_dim) * w + 2 * h * w + h * e
     low = rank * e * len(list(targets(model)))
     rounded = parameters(model, rank) * e if e < FLOAT else 0  # A and B as the product takes them

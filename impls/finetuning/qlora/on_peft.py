@@ -41,11 +41,17 @@ def quantised(workload: Workload, normal: bool, double: bool) -> Decoder:
         raise Unsupported("bitsandbytes stores float32, float16 and bfloat16")
     model = build_model(workload).requires_grad_(False)
     for name, (rows, columns) in targets(workload.model):
-        weight = model.get_submodule(name).weight
+        weight, bias = model.get_submodule(name).weight, model.get_submodule(name).bias
         kind = "nf4" if normal else "fp4"
         layer = bitsandbytes.nn.Linear4bit(
-            columns, rows, bias=False, compute_dtype=weight.dtype, compress_statistics=double, quant_type=kind
+            columns,
+            rows,
+            bias=bias is not None,
+            compute_dtype=weight.dtype,
+            compress_statistics=double,
+            quant_type=kind,
         )
+        layer.bias = bias
         layer.weight = bitsandbytes.nn.Params4bit(
             weight.data, requires_grad=False, compress_statistics=double, quant_type=kind, module=layer
         ).to(weight.device)

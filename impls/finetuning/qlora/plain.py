@@ -42,6 +42,6 @@ def build(
     model = lora.Plain(workload, permute, math, **options)
     base = rounded(workload.with_(dtype="fp32", micro_batches=1), normal, double)
     with torch.no_grad():
-        for name, matrix in model.frozen().items():
-            matrix.copy_(base[name])
+        for name, matrix in base.items():
+            model.frozen()[name].copy_(matrix)
     return model

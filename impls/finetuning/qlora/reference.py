@@ -31,6 +31,7 @@ from impls.common.optimizer import clip, optimizer
 from impls.common.step import accumulate
 from impls.common.sums import sum_flat
 from impls.common.weights import build_model
+from impls.finetuning.lora.base import biased
 from impls.finetuning.lora.plain import initial
 from impls.finetuning.lora.shapes import scale, targets
 from impls.finetuning.qlora.sharded import Shard
@@ -71,14 +72,14 @@ class FrozenProduct(torch.autograd.Function):
 class QLoRA(nn.Module):
     """x [..., k] → Y [..., d]. A and B are float32 masters, and bfloat16 in the product where x is."""
 
-    def __init__(self, base: Base, A: Tensor, B: Tensor, s: float) -> None:  # noqa: N803
+    def __init__(self, base: Base, b: Tensor | None, A: Tensor, B: Tensor, s: float) -> None:  # noqa: N803
         super().__init__()
-        self.base, self.A, self.B, self.s = base, nn.Parameter(A), nn.Parameter(B), s
+        self.base, self.b, self.A, self.B, self.s = base, b, nn.Parameter(A), nn.Parameter(B), s
 
     def forward(self, x: Tensor) -> Tensor:
         low = F.linear(x, self.A.to(x.dtype))  # [..., r]
         y: Tensor = FrozenProduct.apply(x, self.base)  # [..., d]
-        return y + self.s * F.linear(low, self.B.to(x.dtype))
+        return biased(y + self.s * F.linear(low, self.B.to(x.dtype)), self.b)
 
 
 class QuantisedLowRankAdaptation:
@@ -111,7 +112,8 @@ class QuantisedLowRankAdaptation:
         self.weights: dict[str, nn.Parameter] = {}
         start = {name: tensor.to(device()) for name, tensor in initial(workload, rank)}
         for name, base in bases.items():
-            layer = QLoRA(base, *(start[f"{name}.lora_{side}.weight"] for side in "AB"), scale(rank, alpha))
+            bias = self.model.get_submodule(name).bias
+            layer = QLoRA(base, bias, *(start[f"{name}.lora_{side}.weight"] for side in "AB"), scale(rank, alpha))
             self.model.set_submodule(name, layer)
             self.weights |= {f"{name}.lora_A.weight": layer.A, f"{name}.lora_B.weight": layer.B}
         self.optimizer = optimizer(self.weights.values(), workload)

@@ -13,7 +13,7 @@ from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening, Tra
 from harness.spec import Topology, Unsupported, Workload
 from impls.common.data import IGNORED
 from impls.common.mesh import device
-from impls.engines.hugging_face import QUIET, Stepped, qwen3, tokenizer
+from impls.engines.hugging_face import QUIET, Stepped, decoder, tokenizer
 from impls.finetuning.sft.chat import CHAT, messages, vocabulary
 from impls.finetuning.sft.data import END, Example, Turn
 
@@ -36,7 +36,7 @@ class HuggingFace(Stepped):
         transformers.logging.set_verbosity_error()
         side = "left" if keep == "end" else "right"
         self.chat = tokenizer(vocabulary(workload.model.vocab_size), truncation_side=side, **CHAT)
-        model = qwen3(workload, attention, **({"pad_token_id": END} if saved else {}))
+        model = decoder(workload, attention, **({"pad_token_id": END} if saved else {}))
         collator = DataCollatorWithFlattening() if packing else DataCollatorForSeq2Seq(self.chat)
         settings: dict[str, Any] = {
             "label_smoothing_factor": smoothing,

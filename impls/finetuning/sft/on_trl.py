@@ -14,7 +14,7 @@ from trl import SFTConfig, SFTTrainer
 
 from harness.spec import Topology, Unsupported, Workload
 from impls.common.mesh import device
-from impls.engines.hugging_face import QUIET, Stepped, qwen3, tokenizer
+from impls.engines.hugging_face import QUIET, Stepped, decoder, tokenizer
 from impls.finetuning.sft.chat import CHAT, messages, vocabulary
 from impls.finetuning.sft.data import END, Example
 
@@ -49,7 +49,7 @@ class Trl(Stepped):
         transformers.logging.set_verbosity_error()
         # The model of a folder that TRL saved has the padding token in its config.
         fields = {"pad_token_id": END} if saved else {}
-        model = qwen3(workload, "flex_attention" if attention == "flex" else attention, **fields)
+        model = decoder(workload, "flex_attention" if attention == "flex" else attention, **fields)
         first = self.texts([Example([("user", [5]), ("assistant", [6])])])  # a trainer requires a data set
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of arguments that it will not have in its next version

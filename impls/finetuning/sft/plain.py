@@ -16,10 +16,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from harness.spec import Topology, Workload
 from impls.common import weights
-from impls.common.decoder import rope_table, wide
+from impls.common.decoder import wide
 from impls.common.experts import without_experts
+from impls.common.features import without
 from impls.common.mesh import device
 from impls.common.optimizer import MasterWeights, clip, optimizer
+from impls.common.rope import rope_table
 from impls.common.weights import build_model
 from impls.finetuning.sft.data import ASSISTANT, BOS, END, USER, Example
 
@@ -71,6 +73,7 @@ class Plain:
         noise: float = 0.0,
     ) -> None:
         without_experts(workload, "conversations are trained here with")
+        without(workload, "attention inside documents that share a row", "sliding_window")
         self.workload, self.permute = workload, permute
         self.every, self.smoothing, self.keep, self.noise = every, smoothing, keep, noise
         self.kernels = partial(sdpa_kernel, SDPBackend.MATH) if math else contextlib.nullcontext

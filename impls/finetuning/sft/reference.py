@@ -32,10 +32,12 @@ from torch import Tensor
 
 from harness.spec import Topology, Unsupported, Workload
 from impls.common.data import IGNORED
-from impls.common.decoder import rope_table, wide
+from impls.common.decoder import wide
 from impls.common.experts import without_experts
+from impls.common.features import without
 from impls.common.mesh import device, moved, placed
 from impls.common.optimizer import MasterWeights, clip
+from impls.common.rope import rope_table
 from impls.common.sums import sum_flat
 from impls.common.weights import build_model
 from impls.finetuning.sft.attention import WAYS
@@ -59,6 +61,7 @@ class SFT:
         noise: float = 0.0,
     ) -> None:
         without_experts(workload, "conversations are trained here with")
+        without(workload, "attention inside documents that share a row", "sliding_window")
         if attention == "flex" and device().type == "cpu":
             raise Unsupported("FlexAttention has no backward pass on a CPU")
         self.workload, self.rank, self.ranks = workload, dist.get_rank(), topology.dp

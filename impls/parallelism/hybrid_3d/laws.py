@@ -11,7 +11,7 @@ from impls.parallelism.hybrid_3d.resharding import meshes
 from impls.parallelism.hybrid_3d.stage import LAYOUT, ROUTER, part_length
 from impls.parallelism.pipeline_parallel.plan import consumer, homes
 from impls.parallelism.pipeline_parallel.schedules import plan_of
-from impls.parallelism.tensor_parallel.laws import MOMENTS, part, ring
+from impls.parallelism.tensor_parallel.laws import MOMENTS, REPLICATED, part, ring
 
 
 def held(workload: Workload, topology: Topology, schedule: str = "1f1b") -> Iterator[dict[str, float]]:
@@ -88,12 +88,12 @@ def traffic(
     totals = []
     for rank, mine in enumerate(stages):
         first, last = rank == plan.rank_of[0], rank == plan.rank_of[-1]
-        layers = sum(name.endswith("q_norm.weight") for name in mine)
+        layers = sum(name.endswith("q_proj.weight") for name in mine)
         sums = layers * (4 + 2 * again) + first + last * (1 + again)
         step = sums * ring(n, t) + last * statistics + layers * around
         receivers = (consumer(action, plan) for action in plan.actions[rank])
         sent = sum(r is not None and plan.rank_of[r.stage] != rank for r in receivers)
-        summed = "norm.weight" if sequence_parallel else ("q_norm.weight", "k_norm.weight")
+        summed = REPLICATED if sequence_parallel else ("q_norm.weight", "k_norm.weight")
         gains = sum(size for name, size in mine.items() if name.endswith(summed)) * e
         tied = mine[EMBEDDING] * e if model.tie_word_embeddings and first != last else 0
         once = ring(gains, t) + ring(tied, 2) + ring(sum(mine.values()) * e, dp * topology.cp)

@@ -25,6 +25,7 @@ from torch.nn.functional import pad
 from harness.spec import Batch, ModelConfig, MoeConfig, Topology, Unsupported, Workload
 from impls.common.data import IGNORED
 from impls.common.decoder import Attention
+from impls.common.features import without
 from impls.common.mesh import device, lines
 from impls.parallelism.context_parallel.layouts import blocks, padded, runs
 from impls.parallelism.context_parallel.ring import Ring, RingAttention
@@ -116,6 +117,7 @@ class Context:
 
 def ring(workload: Workload, group: Group) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """Attention over the positions of all ranks of a group."""
+    without(workload, "attention that goes round a ring", "sliding_window")
     rank, size = group.rank(), group.size()
     plan = [blocks(LAYOUT, rank, source, (part_length(workload, size),)) for source in range(size)]
     return partial(RingAttention.apply, Ring(group, rank, size, plan))

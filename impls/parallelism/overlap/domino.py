@@ -23,7 +23,7 @@ from torch.autograd import Function
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from harness.spec import ModelConfig
-from impls.common.decoder import rope_table
+from impls.common.rope import rope_table
 from impls.parallelism.overlap.wire import Flight, Wire
 from impls.parallelism.tensor_parallel.operators import Group
 from impls.parallelism.tensor_parallel.reference import ParallelDecoder

@@ -17,9 +17,11 @@ from torch.nn import functional as F
 
 from harness.spec import Batch, ModelConfig, Topology, Unsupported, Workload
 from impls.common.clipping import clip_by_global_norm
-from impls.common.decoder import RMSNorm, mean, rope_table, rotate
+from impls.common.decoder import RMSNorm, mean
+from impls.common.features import qwen3_alone
 from impls.common.mesh import device, mesh, share
 from impls.common.optimizer import MasterWeights
+from impls.common.rope import rope_table, rotate
 from impls.common.shards import bounds, collect, dim, shard
 from impls.common.sums import mean_flat, sum_flat
 from impls.common.weights import TORCH_DTYPES, initial
@@ -126,6 +128,7 @@ class DominoModel(nn.Module):
 
 class Domino:
     def __init__(self, workload: Workload, topology: Topology) -> None:
+        qwen3_alone(workload, "DeepSpeed's Domino is set up here with Qwen3's layers; it", "rope_scaling")
         places = mesh(topology)
         self.workload, self.topology = workload, topology
         self.tp, self.dp, self.dp_rank = places.get_group("tp"), places.get_group("dp"), places.get_local_rank("dp")

@@ -17,7 +17,9 @@ from torch.autograd import Function
 from torch.nn import functional as F
 
 from harness.spec import ModelConfig, Topology, Unsupported, Workload
-from impls.common.decoder import MLP, Attention, Decoder, mean, rope_table
+from impls.common.decoder import MLP, Attention, Decoder, mean
+from impls.common.features import without
+from impls.common.rope import rope_table
 from impls.common.shards import bounds
 from impls.parallelism.sequence_parallel.operators import scatter, start_join
 from impls.parallelism.sequence_parallel.reference import SequenceParallel
@@ -100,6 +102,7 @@ class FusedDecoder(Decoder):
 
 
 def build(workload: Workload, topology: Topology, technique: str) -> SequenceParallel:
+    without(workload, "the decoder around the fused operators", "o_bias", "mlp_bias")
     if workload.sequence_length % topology.tp:
         raise Unsupported(
             f"the fused operators cut the sequence into equal parts only, and tp {topology.tp} does not divide "

@@ -29,13 +29,14 @@ from torch.nn import functional as F
 
 from harness.spec import Batch, ModelConfig, Spans, Topology, Unsupported, Workload
 from impls.common.decoder import MLP, Attention
+from impls.common.features import without
 from impls.parallelism.overlap import ring
 from impls.parallelism.overlap.domino import DominoDecoder
 from impls.parallelism.overlap.wire import Wire
 from impls.parallelism.sequence_parallel import reference as sequence_parallel
 from impls.parallelism.sequence_parallel.reference import SequenceParallel, SequenceParallelDecoder
 from impls.parallelism.tensor_parallel.operators import Group
-from impls.parallelism.tensor_parallel.reference import TensorParallel, heads
+from impls.parallelism.tensor_parallel.reference import TensorParallel, biased, heads
 
 
 class RingDecoder(SequenceParallelDecoder):
@@ -57,11 +58,13 @@ class RingDecoder(SequenceParallelDecoder):
     def attention(self, y: Tensor, part: Attention, cos: Tensor, sin: Tensor) -> Tensor:
         weights = part.q_proj.weight, part.k_proj.weight, part.v_proj.weight
         projected = [p.transpose(0, 1) for p in self._columns(y, self.group, len(cos), *weights)]  # [b, s, n/t]
-        return self._rows(heads(projected, part, cos, sin).transpose(0, 1), part.o_proj.weight)
+        z = self._rows(heads(projected, part, cos, sin).transpose(0, 1), part.o_proj.weight)
+        return biased([z], part.o_proj)[0]
 
     def mlp(self, y: Tensor, part: MLP, s: int) -> Tensor:
-        gate, up = self._columns(y, self.group, s, part.gate_proj.weight, part.up_proj.weight)
-        return self._rows(F.silu(gate) * up, part.down_proj.weight)
+        products = self._columns(y, self.group, s, part.gate_proj.weight, part.up_proj.weight)
+        gate, up = biased(products, part.gate_proj, part.up_proj)
+        return biased([self._rows(F.silu(gate) * up, part.down_proj.weight)], part.down_proj)[0]
 
     def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
         self.products = 0
@@ -102,6 +105,7 @@ def build(workload: Workload, topology: Topology, technique: str, overlap: bool 
 
     if technique == "async_tp":
         return AsyncTensorParallel(workload, topology, decoder)
+    without(workload, "Domino's blocks end in sums over ranks; it", "o_bias", "mlp_bias")
     rows = workload.batch_size // (topology.dp * workload.micro_batches)
     if rows < 2:
         raise Unsupported(f"Domino divides a micro-batch into two halves of its rows, but this one has {rows}")

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from harness.spec import Batch, Spans, Topology, Unsupported, Workload
 from impls.common.cuts import EMBEDDING, HEAD
-from impls.common.decoder import Decoder, rope_table, wide
+from impls.common.decoder import Decoder, wide
 from impls.common.experts import without_experts
 from impls.common.mesh import gather
 from impls.common.optimizer import optimizer
 from impls.common.precision import without_loss_scale
+from impls.common.rope import rope_table
 from impls.common.watch import in_order, watched
 from impls.common.weights import build_model
 from impls.engines import colossalai

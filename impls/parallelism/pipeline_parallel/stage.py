@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from harness.spec import Batch, ModelConfig, Workload
 from impls.common import stages
 from impls.common.cuts import EMBEDDING, HEAD, split
-from impls.common.decoder import Layer, cross_entropy, rope_table, wide
+from impls.common.decoder import Layer, cross_entropy, wide
 from impls.common.mesh import device
+from impls.common.rope import rope_table
 from impls.common.weights import TORCH_DTYPES, initial
 from impls.parallelism.pipeline_parallel.plan import Plan
 
@@ -35,9 +36,10 @@ class Deferred(torch.autograd.Function):
         return dy @ ctx.weight, None, None  # [b, s, h]
 
 
-def deferred(weight: nn.Parameter, later: list[Product], x: Tensor) -> Tensor:
-    """[b, s, h] → [b, s, n]"""
-    return Deferred.apply(x, weight, later)
+def deferred(weight: nn.Parameter, bias: nn.Parameter | None, later: list[Product], x: Tensor) -> Tensor:
+    """[b, s, h] → [b, s, n]; ∂b, a sum, is not left for later."""
+    y = Deferred.apply(x, weight, later)
+    return y if bias is None else y + bias
 
 
 @torch.no_grad()
@@ -67,7 +69,7 @@ class Stage(stages.Stage):
         """Splits the backward pass of all products from here on."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                module.forward = partial(deferred, module.weight, self.later)
+                module.forward = partial(deferred, module.weight, module.bias, self.later)
 
     def parts(self, batch: Batch) -> list[Callable[[Tensor], Tensor]]:
         """The stage as functions one behind the other: the embedding, each layer, the loss."""

@@ -35,7 +35,7 @@ def activations(
     q, kv = model.num_attention_heads / t, model.num_key_value_heads / t
     part = -(-s // t) if sequence_parallel else s
     norm = b * part * (2 * h * w + w + h * e * (1 if gather_again else t))
-    heads = (q + kv) * (2 * d + 1) * w + (2 * q + 2 * kv) * d * e + q * w
+    heads = (q + kv) * (2 * d + 1) * w * model.qk_norm + (2 * q + 2 * kv) * d * e + q * w
     layer = 2 * norm + b * s * (heads + 4 * f / t * e)
     vocabulary = -(-model.vocab_size // t) * w + 2 * (8 + 1) + 1
     return model.num_hidden_layers * layer + norm + b * s * vocabulary + 8 + 2 * s * d * e
@@ -51,7 +51,7 @@ def traffic(
         and again       1 all-gather backward for each g: 2 a layer and the head's
 
     of t·⌈s/t⌉·b·h elements each, where tensor parallelism has all-reduces of s·b·h; its cross-entropy; and the
-    gradients of all gains in one buffer, once a step. None where there is one rank.
+    gradients of all gains, and of the biases behind sums, in one buffer, once a step. None where there is one rank.
     """
     if not sequence_parallel:
         return tensor_parallel.traffic(workload, topology)
@@ -64,5 +64,6 @@ def traffic(
     step = (4 * layers + 2) * both + ring(statistic, t) + ring(2 * statistic, t)
     if gather_again:
         step += (2 * layers + 1) * both / 2
-    gains = (layers * (2 * h + 2 * model.head_dim) + h) * e
+    of_layer = 2 * h + 2 * model.head_dim * model.qk_norm + (model.o_bias + model.mlp_bias) * h
+    gains = (layers * of_layer + h) * e
     return workload.micro_batches * step + ring(gains, t) + ring(held(workload, t) * e, dp)

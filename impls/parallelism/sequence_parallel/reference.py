@@ -32,10 +32,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.spec import ModelConfig, Topology, Workload
-from impls.common.decoder import MLP, Attention, Layer, mean, rope_table
+from impls.common.decoder import MLP, Attention, Layer, mean
+from impls.common.rope import rope_table
 from impls.parallelism.sequence_parallel.operators import columns, naive_columns, scatter
 from impls.parallelism.tensor_parallel.operators import Group
-from impls.parallelism.tensor_parallel.reference import ParallelDecoder, TensorParallel, heads
+from impls.parallelism.tensor_parallel.reference import ParallelDecoder, TensorParallel, biased, heads
 from impls.parallelism.tensor_parallel.vocabulary import CrossEntropy, embedding
 
 Columns = Callable[..., tuple[Tensor, ...]]  # part [s/t, b, h], group, s, weights → [s, b, n/t] for each weight
@@ -52,12 +53,14 @@ class SequenceParallelDecoder(ParallelDecoder):
         """[s/t, b, h] → [s/t, b, h], over this rank's heads."""
         weights = part.q_proj.weight, part.k_proj.weight, part.v_proj.weight
         projected = [p.transpose(0, 1) for p in self.columns(y, self.group, len(cos), *weights)]  # [b, s, n/t]
-        return scatter(part.o_proj(heads(projected, part, cos, sin)).transpose(0, 1), self.group)
+        z = F.linear(heads(projected, part, cos, sin), part.o_proj.weight).transpose(0, 1)
+        return biased([scatter(z, self.group)], part.o_proj)[0]
 
     def mlp(self, y: Tensor, part: MLP, s: int) -> Tensor:
         """[s/t, b, h] → [s/t, b, h], over this rank's part of the width."""
-        gate, up = self.columns(y, self.group, s, part.gate_proj.weight, part.up_proj.weight)
-        return scatter(part.down_proj(F.silu(gate) * up), self.group)
+        products = self.columns(y, self.group, s, part.gate_proj.weight, part.up_proj.weight)
+        gate, up = biased(products, part.gate_proj, part.up_proj)
+        return biased([scatter(F.linear(F.silu(gate) * up, part.down_proj.weight), self.group)], part.down_proj)[0]
 
     def embed(self, tokens: Tensor) -> Tensor:
         """[b, s] → [s/t, b, h]"""
@@ -79,7 +82,8 @@ class SequenceParallelDecoder(ParallelDecoder):
 
 
 class SequenceParallel(TensorParallel):
-    summed = ("norm.weight",)  # over heads for the QK-norms, as before; over the sequence for the others
+    # Over heads for the QK-norms, as before; over the sequence for the other gains, and for the biases behind sums.
+    summed = ("norm.weight", "o_proj.bias", "down_proj.bias")
 
 
 def build(

@@ -5,13 +5,14 @@ from math import prod
 from harness.spec import Topology, Workload
 
 MOMENTS = {"sgd": 0, "adamw": 8}  # bytes per parameter: AdamW's two moments, in float32
-REPLICATED = "norm.weight"  # endings of the names of the only uncut parameters
+REPLICATED = ("norm.weight", "o_proj.bias", "down_proj.bias")  # endings of the names of the only uncut parameters
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
 CONTROL = 16  # bytes: a buffer up to this size counts as control, not as data
 
 
 def held(workload: Workload, t: int) -> float:
-    """The number of parameters on a rank: its t-th of the matrices and all the norms (Shoeybi et al. 2019, §3)."""
+    """The number of parameters on a rank: its t-th of the matrices, and all norms and biases behind sums (Shoeybi et
+    al. 2019, §3)."""
     return sum(part(name, shape, t) for name, shape in workload.model.shapes())
 
 
@@ -49,7 +50,7 @@ def traffic(workload: Workload, topology: Topology, validated: bool = False, own
         return None
     tokens = workload.tokens // dp // workload.micro_batches
     activation, statistic = tokens * model.hidden_size * element, tokens * max(4, element)
-    gains = 2 * model.num_hidden_layers * model.head_dim * element
+    gains = 2 * model.num_hidden_layers * model.head_dim * model.qk_norm * element
     step = (4 * model.num_hidden_layers + 2) * ring(activation, t) + ring(statistic, t) + ring(2 * statistic, t)
     if validated:
         logits = tokens * model.vocab_size * element

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from harness.spec import Batch, Topology, Unsupported, Workload
 from impls.common.decoder import MLP, Attention, Body, Decoder
 from impls.common.experts import without_experts
+from impls.common.features import without
 from impls.common.mesh import device, share
 from impls.common.optimizer import optimizer
 from impls.common.precision import without_loss_scale
@@ -71,6 +72,7 @@ class TensorParallel:
 
     def __init__(self, workload: Workload, topology: Topology) -> None:
         without_experts(workload, "Colossal-AI has a policy here for")
+        without(workload, "Colossal-AI's policy here", "qkv_bias", "o_bias", "mlp_bias")
         if workload.dtype == "fp64":
             raise Unsupported("Colossal-AI trains in float32, float16 and bfloat16 only")
         without_loss_scale(workload, "Colossal-AI")

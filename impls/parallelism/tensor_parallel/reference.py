@@ -21,14 +21,15 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.spec import Batch, ModelConfig, Topology, Trainer, Workload
 from impls.common.clipping import clip_by_global_norm
-from impls.common.decoder import MLP, Attention, Decoder, Layer, mean, rope_table, rotate
+from impls.common.decoder import MLP, Attention, Decoder, Layer, mean
 from impls.common.experts import without_experts
 from impls.common.mesh import device, mesh, share
 from impls.common.optimizer import MasterWeights
+from impls.common.rope import rope_table, rotate
 from impls.common.shards import bounds, collect, dim, shard
 from impls.common.sums import mean_flat, sum_flat
 from impls.common.weights import TORCH_DTYPES, initial
@@ -37,24 +38,40 @@ from impls.parallelism.tensor_parallel.operators import Group, column_parallel, 
 from impls.parallelism.tensor_parallel.vocabulary import CrossEntropy, embedding
 
 
+def biased(products: Sequence[Tensor], *parts: nn.Linear) -> list[Tensor]:
+    """What column-parallel products give, [..., n/t] each, with this rank's rows of their biases, if the model has
+    any."""
+    return [y if part.bias is None else y + part.bias for y, part in zip(products, parts, strict=True)]
+
+
+def row_parallel(y: Tensor, part: nn.Linear, group: Group) -> Tensor:
+    """[b, s, n/t] → [b, s, h]: the product, g, and then the bias, which is whole on every rank."""
+    (z,) = biased([reduce(F.linear(y, part.weight), group)], part)
+    return z
+
+
 def heads(projected: Sequence[Tensor], part: Attention, cos: Tensor, sin: Tensor) -> Tensor:
     """Queries, keys and values of this rank's heads, [b, s, n/t] each → the attention's output, [b, s, n/t]."""
     b, s, _ = projected[0].shape
+    projected = biased(projected, part.q_proj, part.k_proj, part.v_proj)
     query, key, value = (y.view(b, s, -1, part.d) for y in projected)
-    query, key = (rotate(y.transpose(1, 2), cos, sin) for y in (part.q_norm(query), part.k_norm(key)))
+    # Contiguous, as a norm's output is: attention's output has its query's layout, and would be copied to be [b, s, n/t].
+    query, key = (y.contiguous().transpose(1, 2) for y in (part.q_norm(query), part.k_norm(key)))
+    query, key = rotate(query, cos, sin), rotate(key, cos, sin)
     return part.attend(query, key, value.transpose(1, 2)).transpose(1, 2).reshape(b, s, -1)
 
 
 def attention(x: Tensor, part: Attention, cos: Tensor, sin: Tensor, group: Group) -> Tensor:
     """[b, s, h] → [b, s, h], over this rank's heads."""
     projected = column_parallel(x, group, part.q_proj.weight, part.k_proj.weight, part.v_proj.weight)
-    return reduce(part.o_proj(heads(projected, part, cos, sin)), group)
+    return row_parallel(heads(projected, part, cos, sin), part.o_proj, group)
 
 
 def mlp(x: Tensor, part: MLP, group: Group) -> Tensor:
     """[b, s, h] → [b, s, h], over this rank's part of the width."""
-    gate, up = column_parallel(x, group, part.gate_proj.weight, part.up_proj.weight)
-    return reduce(part.down_proj(F.silu(gate) * up), group)
+    products = column_parallel(x, group, part.gate_proj.weight, part.up_proj.weight)
+    gate, up = biased(products, part.gate_proj, part.up_proj)
+    return row_parallel(F.silu(gate) * up, part.down_proj, group)
 
 
 class ParallelDecoder(Decoder):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from harness.spec import Topology, Workload
-from harness.spec.workload import ModelConfig
+from harness.spec.model import ModelConfig
 from impls.acceleration.fp8 import CARD, accumulation, claims, laws
 from impls.acceleration.fp8.formats import E4M3, E5M2, Format, cast, encode, power_of_two
 from impls.acceleration.fp8.problem import MARGIN, after, doubtful, draw, plain

@@ -18,7 +18,7 @@ from impls.acceleration.multi_token_prediction import claims, laws, shapes
 from impls.acceleration.multi_token_prediction.plain import Dense, Plain
 from impls.acceleration.multi_token_prediction.predictor import shifted
 from impls.common.data import IGNORED, batch
-from impls.common.decoder import rope_table
+from impls.common.rope import rope_table
 
 CARD = multi_token_prediction.CARD
 ODD = ModelConfig(97, 24, 40, 2, 4, 2, 6, tie_word_embeddings=True)

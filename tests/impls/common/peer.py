@@ -1,14 +1,15 @@
-"""Transformers' Qwen3, built beside ours with the same weights."""
+"""Transformers' Qwen3, Qwen2 or Llama, built beside ours with the same weights."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.spec import Batch, ModelConfig, MoeConfig, Workload
+from harness.spec import Batch, ModelConfig, MoeConfig, RopeScaling, Workload
+from harness.spec.config import FAMILIES, described
 from impls.common.decoder import Decoder
 from impls.common.weights import initial
 
@@ -24,6 +25,23 @@ TIED_GQA = ModelConfig(
     rms_norm_eps=1e-5,
     tie_word_embeddings=True,
 )
+QWEN2 = replace(TIED_GQA, qk_norm=False, qkv_bias=True)
+LLAMA = replace(TIED_GQA, qk_norm=False, tie_word_embeddings=False)
+# A model for each feature. Lengths are such that RoPE's scalings and the windows matter within a few tokens.
+FEATURES = {
+    "qwen2": QWEN2,
+    "qwen2_sliding": replace(QWEN2, sliding_window=5, sliding_layers=(1,)),
+    "qwen2_yarn": replace(QWEN2, rope_scaling=RopeScaling("yarn", 4.0, 8)),
+    "llama": LLAMA,
+    "llama_biases": replace(LLAMA, qkv_bias=True, o_bias=True, mlp_bias=True),
+    "llama3": replace(LLAMA, rope_scaling=RopeScaling("llama3", 8.0, 16, low_freq_factor=1.0, high_freq_factor=4.0)),
+    "llama_linear": replace(LLAMA, rope_scaling=RopeScaling("linear", 3.0)),
+    "qwen3_biases": replace(TIED_GQA, qkv_bias=True, o_bias=True),
+    "qwen3_yarn": replace(
+        TIED_GQA, rope_scaling=RopeScaling("yarn", 4.0, 16, attention_factor=1.25, beta_fast=4.0, truncate=False)
+    ),
+    "qwen3_sliding": replace(TIED_GQA, sliding_window=7, sliding_layers=(0,)),
+}
 
 
 def weights(config: ModelConfig) -> dict[str, Tensor]:
@@ -38,16 +56,21 @@ def ours(config: ModelConfig, dtype: torch.dtype = torch.float32) -> Decoder:
 
 
 def theirs(config: ModelConfig, dtype: torch.dtype = torch.float32, attention: str = "eager") -> Any:
-    from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+    import transformers
+    from transformers import AutoConfig, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-    fields = asdict(config)
-    rope = {"rope_type": "default", "rope_theta": fields.pop("rope_theta")}
-    options = {"rope_parameters": rope, "attn_implementation": attention}
     if isinstance(config, MoeConfig):
-        given = Qwen3MoeConfig(**fields, **options, norm_topk_prob=True, experts_implementation="eager")
+        fields = asdict(config)
+        rope = {"rope_type": "default", "rope_theta": fields.pop("rope_theta")}
+        unknown = ("rope_scaling", "sliding_window", "sliding_layers")
+        options = {"rope_parameters": rope, "attn_implementation": attention}
+        options |= {name: value for name, value in fields.items() if name not in unknown}
+        given = Qwen3MoeConfig(**options, norm_topk_prob=True, experts_implementation="eager")
         model = Qwen3MoeForCausalLM(given)
     else:
-        model = Qwen3ForCausalLM(Qwen3Config(**fields, **options))
+        fields = described(config)
+        kind = FAMILIES[fields["model_type"]].architecture
+        model = getattr(transformers, kind)(AutoConfig.for_model(**fields, attn_implementation=attention))
     missing, unexpected = model.load_state_dict(weights(config), strict=False)
     assert (missing, unexpected) == (["lm_head.weight"] if config.tie_word_embeddings else [], [])
     return model.to(dtype).eval()
@@ -66,6 +89,8 @@ def oracle(config: ModelConfig) -> Any:
 
 def exact(model: Any) -> Any:
     """A model of Transformers with everything in float64: its own norm, router and loss go through float32."""
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+    from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
     from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
     from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeRMSNorm, Qwen3MoeTopKRouter
 
@@ -73,7 +98,7 @@ def exact(model: Any) -> Any:
     for module in model.modules():
         if isinstance(module, Qwen3MoeTopKRouter):
             module.forward = lambda x, router=module: _routed(x, router)
-        if isinstance(module, Qwen3RMSNorm | Qwen3MoeRMSNorm):
+        if isinstance(module, LlamaRMSNorm | Qwen2RMSNorm | Qwen3RMSNorm | Qwen3MoeRMSNorm):
             module.forward = lambda x, norm=module: (
                 norm.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)
             )

@@ -1,4 +1,4 @@
-"""Our decoder is Transformers' Qwen3."""
+"""Our decoder is Transformers' Qwen3, Qwen2 and Llama."""
 
 from dataclasses import replace
 from functools import cache
@@ -11,13 +11,14 @@ from harness.spec import Batch, ModelConfig, Workload
 from harness.spec.named import NAMED
 from impls.common.data import batch
 from impls.common.weights import build_model
-from tests.impls.common.peer import TIED_GQA, errors, figures, floor, oracle, ours, theirs
+from tests.impls.common.peer import FEATURES, TIED_GQA, errors, figures, floor, oracle, ours, theirs
 
 CONFIGS = {
     "untied_gqa": NAMED["tiny"].model,
     "tied_gqa": TIED_GQA,
     "uneven": NAMED["uneven"].model,
     "uneven_tied": NAMED["uneven_tied"].model,
+    **FEATURES,
 }
 HONEST = 3  # × the error of Transformers' own model in the same precision
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from harness.spec import Batch, MoeConfig, Unsupported, Workload
+from harness.spec.config import config_json
 from harness.spec.named import NAMED
-from harness.spec.qwen3 import config_json
 from impls.common.data import batch
 from impls.common.decoder import cross_entropy
 from impls.common.experts import route, without_experts

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from harness.spec import ModelConfig, MoeConfig, Topology, Workload
+from harness.spec.config import config_json
 from harness.spec.named import NAMED, load
-from harness.spec.qwen3 import config_json
 from tests.impls.common.peer import TIED_GQA
 
 
