@@ -1,8 +1,9 @@
 """PEFT's LoraParallelLinear on Megatron-Core's ColumnParallelLinear and RowParallelLinear, which LoraConfig asks for by
 ``megatron_config``. Its adapters are Megatron's parallel layers too, so the activations of rank r are summed.
 
-PEFT 0.21 cannot put them in: its dispatch_megatron raises a KeyError for "fan_in_fan_out", which it is no longer given.
-So the layers are made here, with the arguments that it would give."""
+PEFT 0.21 cannot put them in: its dispatch_megatron raises a KeyError for "fan_in_fan_out", which it is no longer given,
+and so does their initialisation for "lora_bias", which they lack. So they are made here, with the arguments that it
+would give and without an initialisation, since every call brings the adapters."""
 
 from collections.abc import Mapping
 
@@ -52,8 +53,9 @@ class Adapted(Block):
             perform_initialization=False,
             gradient_accumulation_fusion=False,  # an Apex kernel
         )
-        self.configuration = f"LoraConfig(r={rank}, lora_alpha={alpha}, megatron_config=TransformerConfig)"
-        lora = peft.LoraConfig(r=rank, lora_alpha=alpha, megatron_config=config, megatron_core="megatron.core")
+        self.configuration = f"LoraConfig(r={rank}, lora_alpha={alpha}, megatron_config=…)"
+        settings = {"r": rank, "lora_alpha": alpha, "init_lora_weights": False}
+        lora = peft.LoraConfig(**settings, megatron_config=config, megatron_core="megatron.core")
         self.model = Layers(config, model.hidden_size, model.intermediate_size)
         for name in ("up", "down"):
             base, more = getattr(self.model, name), {"r": rank, "lora_alpha": alpha, "megatron_config": config}
