@@ -1,13 +1,23 @@
-"""PEFT's adapters on a model with canonical names.
+"""PEFT's adapters on a model with canonical names, and how they are trained: under DistributedDataParallel or FSDP2.
 
 PEFT keeps adapters in float32 above a base in bfloat16 (``autocast_adapter_dtype``, its default)."""
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import peft
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from harness.spec import Batch, Topology, Workload
+from impls.common.mesh import device, mesh
+from impls.common.optimizer import clip, optimizer
+from impls.common.step import accumulate
 
 PREFIX = "base_model.model."
 
@@ -15,13 +25,19 @@ PREFIX = "base_model.model."
 def lora(model: nn.Module, settings: Mapping[str, Any], start: Iterable[tuple[str, Tensor]]) -> peft.PeftModel:
     """The model with LoraConfig's adapters, which have the given start."""
     wrapped = peft.get_peft_model(model, peft.LoraConfig(**settings))
-    weights = trained(wrapped)
-    with torch.no_grad():
-        for name, tensor in start:
-            weights.pop(name).copy_(tensor)
-    if weights:
-        raise ValueError(f"PEFT trains {', '.join(weights)} too")
+    fill(trained(wrapped), start)
     return wrapped
+
+
+@torch.no_grad()
+def fill(weights: Mapping[str, nn.Parameter], start: Iterable[tuple[str, Tensor]]) -> None:
+    """Gives every trained parameter its start. PEFT may have a vector as a matrix of one row or column."""
+    left = dict(weights)
+    for name, tensor in start:
+        parameter = left.pop(name)
+        parameter.copy_(tensor.view_as(parameter))
+    if left:
+        raise ValueError(f"PEFT trains {', '.join(left)} too")
 
 
 def canonical(name: str) -> str:
@@ -35,3 +51,105 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
 def base(model: nn.Module) -> dict[str, nn.Parameter]:
     """The adapted matrices."""
     return {canonical(name): p for name, p in model.named_parameters() if ".base_layer." in name}
+
+
+class DataParallel:
+    """Adapters whose gradients DistributedDataParallel averages, as in Transformers' Trainer.
+
+    ``model`` returns the loss of a batch. ``weights`` are trained and ``base`` is frozen, by canonical names.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        topology: Topology,
+        model: nn.Module,
+        weights: Mapping[str, nn.Parameter],
+        base: Mapping[str, Tensor],
+        configuration: str,
+        stepper: torch.optim.Optimizer | None = None,
+    ) -> None:
+        self.workload, self.ranks, self.model = workload, topology.dp, model
+        self.weights, self.base, self.configuration = weights, base, configuration
+        self.optimizer = stepper or optimizer(weights.values(), workload)
+        if self.ranks > 1:
+            self.model = DistributedDataParallel(
+                model,
+                device_ids=[device()] if device().type == "cuda" else None,
+                broadcast_buffers=False,  # RoPE's frequencies never change
+                gradient_as_bucket_view=True,
+            )
+
+    def backward(self, batch: Batch) -> Tensor:
+        return accumulate(self.model, batch, self.workload, dist.get_rank(), self.ranks, around=self.around)
+
+    def around(self, last: bool) -> contextlib.AbstractContextManager[object]:
+        """Gradients are sent after the last micro-batch."""
+        if last or not isinstance(self.model, DistributedDataParallel):
+            return contextlib.nullcontext()
+        return self.model.no_sync()
+
+    def update(self) -> None:
+        clip([p.grad for p in self.weights.values() if p.grad is not None], self.workload.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def gradients(self) -> Mapping[str, Tensor]:
+        return {name: p.grad.cpu() for name, p in self.weights.items() if p.grad is not None}
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        return {name: p.detach().cpu() for name, p in self.weights.items()}
+
+    def frozen(self) -> Mapping[str, Tensor]:
+        return self.base
+
+
+class Mergeable(DataParallel):
+    """Adapters that PEFT folds into the base, ``peft_model``."""
+
+    peft_model: peft.PeftModel
+
+    def merged(self) -> Mapping[str, Tensor]:
+        self.peft_model.merge_adapter()
+        return self.frozen()
+
+    def unmerge(self) -> None:
+        self.peft_model.unmerge_adapter()
+
+
+class FullyShard:
+    """Adapters under PyTorch's FSDP2: frozen weights and adapters are divided over the data-parallel ranks, each in its
+    own precision."""
+
+    def __init__(self, workload: Workload, topology: Topology, model: peft.PeftModel, configuration: str) -> None:
+        self.workload, self.topology, self.model = workload, topology, model
+        self.configuration = f"fully_shard(layer), fully_shard(model); {configuration}"
+        shards = mesh(topology)["dp"]
+        for layer in model.base_model.model.model.layers:
+            fully_shard(layer, mesh=shards)
+        fully_shard(model, mesh=shards)
+        # DTensor has a fused AdamW, but no fused SGD.
+        self.optimizer = optimizer(trained(model).values(), workload, fused=workload.optimizer == "adamw")
+
+    def backward(self, batch: Batch) -> Tensor:
+        return accumulate(self.model, batch, self.workload, dist.get_rank(), self.topology.dp)
+
+    def update(self) -> None:
+        if self.workload.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(trained(self.model).values(), self.workload.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def gradients(self) -> Mapping[str, Tensor]:
+        return {name: whole(p.grad) for name, p in trained(self.model).items() if p.grad is not None}
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        return {name: whole(p.detach()) for name, p in trained(self.model).items()}
+
+    def frozen(self) -> Mapping[str, Tensor]:
+        return {name: whole(p.detach()) for name, p in base(self.model).items()}
+
+
+def whole(tensor: Tensor) -> Tensor:
+    assert isinstance(tensor, DTensor)
+    return tensor.full_tensor().cpu()

@@ -48,6 +48,25 @@ class Schedule:
         return int((self.start - self.end) * left**3 + self.end)
 
 
+@dataclass(frozen=True)
+class Allotted:
+    """The arguments of a variant. ``rank`` and ``target``: r of a matrix at the start, and on average at the end;
+    ``gamma``: γ; ``squared``: the regulariser is the paper's."""
+
+    rank: int
+    target: int
+    alpha: float
+    warmup: int
+    final: int
+    every: int
+    gamma: float
+    squared: bool = True
+
+    def schedule(self, n: int, total: int) -> Schedule:
+        """For n matrices and T steps."""
+        return Schedule(self.rank * n, self.target * n, self.warmup, self.final, self.every, total)
+
+
 @dataclass
 class Importance:
     """Ī and U of every trained tensor."""

@@ -4,7 +4,6 @@ step add up to one; gradients are averaged by DistributedDataParallel.
 PEFT divides by r + 1e-5 in place of r, which ``lora_alpha`` makes up for here.
 """
 
-import contextlib
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -14,13 +13,14 @@ import torch.distributed as dist
 from peft import AdaLoraConfig
 from peft.tuners.adalora import AdaLoraModel
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from harness.spec import Batch, Topology, Workload
 from impls.common.experts import without_experts
 from impls.common.mesh import device, share
-from impls.common.optimizer import clip, optimizer
+from impls.common.optimizer import clip
 from impls.common.weights import build_model
+from impls.engines.peft import DataParallel, base, canonical, fill
+from impls.finetuning.adalora.budget import Allotted
 from impls.finetuning.adalora.shapes import initial
 from impls.finetuning.lora.shapes import TARGETS
 
@@ -51,66 +51,44 @@ class Loss(nn.Module):
         return self.model(*batch).loss
 
 
-class PeftAdaLora:
-    def __init__(
-        self,
-        workload: Workload,
-        topology: Topology,
-        rank: int,
-        target: int,
-        alpha: float,
-        warmup: int,
-        final: int,
-        every: int,
-        gamma: float,
-        squared: bool = True,
-    ) -> None:
+class PeftAdaLora(DataParallel):
+    def __init__(self, workload: Workload, topology: Topology, allotted: Allotted) -> None:
         without_experts(workload, "adapters are set up here with")
-        self.workload, self.ranks, self.t = workload, topology.dp, 0
+        rank = allotted.rank
         settings: dict[str, Any] = {
             "init_r": rank,
-            "target_r": target,
-            "lora_alpha": alpha * (1 + ADDED / rank),
-            "tinit": warmup,
-            "tfinal": final,
-            "deltaT": every,
-            "orth_reg_weight": gamma,
+            "target_r": allotted.target,
+            "lora_alpha": allotted.alpha * (1 + ADDED / rank),
+            "tinit": allotted.warmup,
+            "tfinal": allotted.final,
+            "deltaT": allotted.every,
+            "orth_reg_weight": allotted.gamma,
             "total_step": workload.steps,
             "target_modules": list(TARGETS),
         }
-        self.configuration = f"AdaLoraConfig({settings})"
-        self.inner = WithLoss(workload)
+        self.t, self.inner = 0, WithLoss(workload)
         self.adalora = AdaLoraModel(self.inner, {"default": AdaLoraConfig(**settings)}, "default")
-        wide = torch.promote_types(next(self.inner.parameters()).dtype, torch.float32)
-        self.weights = {}
-        for name, parameter in self.inner.decoder.named_parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.to(wide)
-                self.weights[name.removesuffix(".default")] = parameter
-        with torch.no_grad():
-            for name, tensor in initial(workload, rank):
-                self.weights[name].copy_(tensor)
-        self.optimizer = optimizer(self.weights.values(), workload)
-        self.model: nn.Module = Loss(self.adalora)
-        if self.ranks > 1:
-            devices = [device()] if device().type == "cuda" else None
-            self.model = DistributedDataParallel(self.model, device_ids=devices, gradient_as_bucket_view=True)
+        named = {canonical(name).removesuffix(".default"): p for name, p in self.inner.decoder.named_parameters()}
+        weights = {name: p for name, p in named.items() if p.requires_grad}
+        for parameter in weights.values():
+            parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
+        # On a base in bfloat16 PEFT trains the number of ranks too.
+        fill({name: p for name, p in weights.items() if not name.endswith("ranknum")}, initial(workload, rank))
+        told, model = f"AdaLoraConfig({settings})", Loss(self.adalora)
+        super().__init__(workload, topology, model, weights, base(self.inner.decoder), told)
 
     def backward(self, batch: Batch) -> Tensor:
+        """The loss of the task is returned, without the regulariser."""
         micro_batches = list(share(batch, self.workload, dist.get_rank(), self.ranks))
         total = torch.zeros((), dtype=torch.float64, device=device())
         for index, (micro, part) in enumerate(micro_batches):
-            with self.silent(index < len(micro_batches) - 1):
+            with self.around(index == len(micro_batches) - 1):
                 (self.model(*micro) * part * self.ranks).backward()
             total += self.inner.task * part * self.ranks
         return total
 
-    def silent(self, silent: bool) -> contextlib.AbstractContextManager[object]:
-        ddp = isinstance(self.model, DistributedDataParallel)
-        return self.model.no_sync() if silent and ddp else contextlib.nullcontext()
-
     def update(self) -> None:
-        clip([p.grad for p in self.weights.values()], self.workload.max_grad_norm)
+        clip([p.grad for p in self.weights.values() if p.grad is not None], self.workload.max_grad_norm)
         self.t += 1
         self.optimizer.step()
         self.adalora.update_and_allocate(self.t)
@@ -120,16 +98,6 @@ class PeftAdaLora:
         values = (p for name, p in self.weights.items() if name.endswith("lora_E"))
         return {"rank": float(sum(int(each.count_nonzero()) for each in values))}
 
-    def gradients(self) -> Mapping[str, Tensor]:
-        return {name: p.grad.cpu() for name, p in self.weights.items() if p.grad is not None}
-
-    def parameters(self) -> Mapping[str, Tensor]:
-        return {name: p.detach().cpu() for name, p in self.weights.items()}
-
-    def frozen(self) -> Mapping[str, Tensor]:
-        named = self.inner.decoder.named_parameters()
-        return {name.replace(".base_layer", ""): p for name, p in named if ".base_layer." in name}
-
 
 def build(workload: Workload, topology: Topology, **variant: Any) -> PeftAdaLora:
-    return PeftAdaLora(workload, topology, **variant)
+    return PeftAdaLora(workload, topology, Allotted(**variant))

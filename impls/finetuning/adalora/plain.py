@@ -16,7 +16,7 @@ from impls.common.mesh import device, share
 from impls.common.optimizer import clip, optimizer
 from impls.common.weights import build_model
 from impls.finetuning.adalora import shapes
-from impls.finetuning.adalora.budget import Importance, Schedule, kept
+from impls.finetuning.adalora.budget import Allotted, Importance, kept
 from impls.finetuning.adalora.shapes import VALUES, P, Q
 from impls.finetuning.lora.base import biased
 from impls.finetuning.lora.shapes import targets
@@ -44,10 +44,10 @@ class Adapted(nn.Module):
 
 
 class Plain:
-    def __init__(self, workload: Workload, permute: bool, math: bool, rank: int, alpha: float, **allotted: Any) -> None:
+    def __init__(self, workload: Workload, permute: bool, math: bool, allotted: Allotted) -> None:
         without_experts(workload, "adapters are set up here with")
         self.workload, self.permute = workload, permute
-        self.gamma, self.squared = allotted["gamma"], allotted.get("squared", True)
+        self.gamma, self.squared, rank = allotted.gamma, allotted.squared, allotted.rank
         self.attention = partial(sdpa_kernel, SDPBackend.MATH) if math else contextlib.nullcontext
         self.model = build_model(workload).requires_grad_(False)
         wide = torch.promote_types(self.model.lm_head.weight.dtype, torch.float32)
@@ -55,10 +55,11 @@ class Plain:
         self.modules = [name for name, _ in targets(workload.model)]
         for name in self.modules:
             trained = {part: self.weights[f"{name}.{part}"] for part in (P, VALUES, Q)}
-            self.model.set_submodule(name, Adapted(self.model.get_submodule(name), trained, alpha / rank, math))
+            self.model.set_submodule(
+                name, Adapted(self.model.get_submodule(name), trained, allotted.alpha / rank, math)
+            )
         n = len(self.modules)
-        spans = (allotted["warmup"], allotted["final"], allotted["every"], workload.steps)
-        self.schedule = Schedule(rank * n, allotted["target"] * n, *spans)
+        self.schedule = allotted.schedule(n, workload.steps)
         self.importance, self.t, self.masks = Importance(), 0, [torch.ones(rank, dtype=torch.bool)] * n
         self.optimizer = optimizer(self.weights.values(), workload, fused=not math)
 
@@ -115,4 +116,4 @@ class Plain:
 
 
 def build(workload: Workload, topology: Topology, permute: bool = False, math: bool = False, **options: Any) -> Plain:
-    return Plain(workload, permute, math, **options)
+    return Plain(workload, permute, math, Allotted(**options))

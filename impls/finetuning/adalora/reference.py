@@ -14,6 +14,7 @@ judged and how many are kept is in budget.py.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -27,7 +28,7 @@ from impls.common.optimizer import clip, optimizer
 from impls.common.step import accumulate
 from impls.common.sums import sum_flat
 from impls.common.weights import build_model
-from impls.finetuning.adalora.budget import Importance, Schedule, kept
+from impls.finetuning.adalora.budget import Allotted, Importance, kept
 from impls.finetuning.adalora.shapes import VALUES, P, Q, initial, number
 from impls.finetuning.lora.base import biased, frozen
 from impls.finetuning.lora.shapes import targets
@@ -52,35 +53,24 @@ class AdaLoRA(nn.Module):
 
 
 class AdaptiveBudget:
-    def __init__(
-        self,
-        workload: Workload,
-        topology: Topology,
-        rank: int,
-        target: int,
-        alpha: float,
-        warmup: int,
-        final: int,
-        every: int,
-        gamma: float,
-        squared: bool = True,
-    ) -> None:
+    def __init__(self, workload: Workload, topology: Topology, allotted: Allotted) -> None:
         without_experts(workload, "adapters are set up here with")
-        self.workload, self.ranks, self.gamma, self.squared = workload, topology.dp, gamma, squared
-        n = number(workload.model)
-        self.schedule = Schedule(rank * n, target * n, warmup, final, every, workload.steps)
+        self.workload, self.ranks = workload, topology.dp
+        self.gamma, self.squared = allotted.gamma, allotted.squared
+        n, r = number(workload.model), allotted.rank
+        self.schedule = allotted.schedule(n, workload.steps)
         self.model = build_model(workload).requires_grad_(False)
-        start = {name: tensor.to(device()) for name, tensor in initial(workload, rank)}
+        start = {name: tensor.to(device()) for name, tensor in initial(workload, r)}
         self.adapted: dict[str, AdaLoRA] = {}
         for name, _ in targets(workload.model):
             parts = (start[f"{name}.{part}"] for part in (P, VALUES, Q))
-            self.adapted[name] = AdaLoRA(self.model.get_submodule(name), *parts, alpha / rank)
+            self.adapted[name] = AdaLoRA(self.model.get_submodule(name), *parts, allotted.alpha / r)
             self.model.set_submodule(name, self.adapted[name])
         each = ((name, {Q: layer.Q, VALUES: layer.Λ, P: layer.P}) for name, layer in self.adapted.items())
         self.weights = {f"{name}.{part}": p for name, parts in each for part, p in parts.items()}
         self.optimizer = optimizer(self.weights.values(), workload)
         self.importance, self.t = Importance(), 0
-        self.masks = [torch.ones(rank, dtype=torch.bool, device=device()) for _ in range(n)]
+        self.masks = [torch.ones(r, dtype=torch.bool, device=device()) for _ in range(n)]
 
     def backward(self, batch: Batch) -> Tensor:
         # 1. L: this rank's share of the batch.
@@ -126,5 +116,5 @@ class AdaptiveBudget:
         return frozen({name: (layer.W, layer.b) for name, layer in self.adapted.items()})
 
 
-def build(workload: Workload, topology: Topology, **variant: float) -> AdaptiveBudget:
-    return AdaptiveBudget(workload, topology, **variant)
+def build(workload: Workload, topology: Topology, **variant: Any) -> AdaptiveBudget:
+    return AdaptiveBudget(workload, topology, Allotted(**variant))

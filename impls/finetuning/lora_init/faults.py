@@ -57,10 +57,44 @@ def scale_forgotten(workload: Workload, topology: Topology, **variant: float) ->
     return divide
 
 
+def adapter_not_taken_out(workload: Workload, topology: Topology, **variant: float) -> Function:
+    """Every step rounds W itself, so that steps change nothing."""
+
+    def loftq(W: Tensor, rank: int, s: float, steps: int) -> tuple[Tensor, ...]:  # noqa: N803
+        A, B, Q, errors = honest(W, rank, s, 1)  # noqa: N806
+        return A, B, Q, torch.cat([errors, errors[1:].expand(steps - 1)])
+
+    honest, reference.loftq = reference.loftq, loftq
+    return reference.build(workload, topology, **variant)
+
+
+def one_step_short(workload: Workload, topology: Topology, **variant: float) -> Function:
+    """The last step rounds and does not decompose: Q and the adapter are of different steps."""
+
+    def loftq(W: Tensor, rank: int, s: float, steps: int) -> tuple[Tensor, ...]:  # noqa: N803
+        A, B, _, errors = honest(W, rank, s, steps)  # noqa: N806
+        Q = reference.four_bits(W - s * B @ A)  # noqa: N806
+        return A, B, Q, torch.cat([errors[:-1], (W - Q - s * B @ A).norm().view(1)])
+
+    honest, reference.loftq = reference.loftq, loftq
+    return reference.build(workload, topology, **variant)
+
+
+def scale_not_divided(workload: Workload, topology: Topology, **variant: float) -> Function:
+    """B A alone is what rounding lost, and the layer adds s B A."""
+    honest = reference.pissa
+    reference.pissa = lambda whole, rank, s: honest(whole, rank, 1.0)
+    return reference.build(workload, topology, **variant)
+
+
 FOUND = {"parity": dict.fromkeys(("fp32", "bf16"), OUTPUT)}
+SINGLE = {"parity": {"fp32": OUTPUT}}
 FAULTS = {
     "smallest_values": Fault("pissa", "dp1", FOUND),
     "shared_unevenly": Fault("pissa", "dp1", FOUND),
     "base_kept_whole": Fault("olora", "dp1", FOUND),
     "scale_forgotten": Fault("olora", "dp1", FOUND),
+    "adapter_not_taken_out": Fault("loftq_5", "dp1", SINGLE),
+    "one_step_short": Fault("loftq_5", "dp1", SINGLE),
+    "scale_not_divided": Fault("loftq_scaled", "dp1", SINGLE),
 }

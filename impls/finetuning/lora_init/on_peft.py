@@ -11,11 +11,10 @@ from harness.spec import Function, Topology, Unsupported, Workload
 from impls.finetuning.lora_init.problem import outputs
 
 
-def build(workload: Workload, topology: Topology, rank: int, alpha: float, principal: bool) -> Function:
+def build(workload: Workload, topology: Topology, rank: int, alpha: float, start: str) -> Function:
     if workload.dtype == "fp64":
         raise Unsupported("PEFT's PiSSA and OLoRA refuse a base in float64")
-    kind = "pissa" if principal else "olora"
-    config = peft.LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights=kind, target_modules=["0"])
+    config = peft.LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights=start, target_modules=["0"])
 
     def divide(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         whole = inputs["W"]  # [d, k]

@@ -64,10 +64,21 @@ def rounded_down(workload: Workload, topology: Topology, **variant: bool) -> Fun
     return reference.build(workload, topology, **variant)
 
 
+def scaled_by_128(workload: Workload, topology: Topology, **variant: bool) -> Function:
+    """Eight bits: weights are scaled back by 1/128 of the row's largest."""
+
+    def build(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        found = reference.build(workload, topology, **variant)(inputs)
+        return {**found, "W": (found["W"].float() * (127 / 128)).to(found["W"].dtype)}
+
+    return build
+
+
 FOUND = {"parity": {"fp32": OUTPUT | EXACT}}
 FAULTS = {
     "block_off_by_one": Fault("nf4_single", "dp1", {"parity": {"fp32": OUTPUT}}),
     "offset_dropped": Fault("nf4_double", "dp1", FOUND),
     "quantiles_without_zero": Fault("nf4_single", "dp1", FOUND),
+    "scaled_by_128": Fault("int8_rows", "dp1", {"parity": {"fp32": OUTPUT}}),
     "rounded_down": Fault("nf4_single", "dp1", FOUND),
 }

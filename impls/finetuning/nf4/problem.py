@@ -10,11 +10,11 @@ from harness.spec import Workload
 from impls.finetuning.nf4.reference import BLOCK, SCALES, dynamic, float4, normal_float
 
 
-def draw(workload: Workload, **variant: Any) -> dict[str, Any]:
+def draw(workload: Workload, even: bool = False, **variant: Any) -> dict[str, Any]:
     """``W`` [d, k], float64: normally distributed rows of different sizes, some outliers, and a block of zeros. The
-    last blocks, of weights and of scales, are not full."""
+    last blocks, of weights and of scales, are not full unless ``even``."""
     generator = torch.Generator().manual_seed(workload.seed)
-    d, k = workload.model.intermediate_size + 1, workload.model.hidden_size + 1
+    d, k = (size + (not even) for size in (workload.model.intermediate_size, workload.model.hidden_size))
     sizes = torch.rand(d, 1, generator=generator, dtype=torch.float64) + 0.02
     whole = sizes * torch.randn(d, k, generator=generator, dtype=torch.float64)
     whole[torch.rand(d, k, generator=generator) < 1e-3] *= 20
@@ -22,9 +22,13 @@ def draw(workload: Workload, **variant: Any) -> dict[str, Any]:
     return {"W": whole}
 
 
-def plain(inputs: Mapping[str, Any], normal: bool, double: bool) -> dict[str, Any]:
-    """Block by block. Scales are float32 in every precision, as in the paper."""
+def plain(
+    inputs: Mapping[str, Any], normal: bool = True, double: bool = False, int8: bool = False, **drawn: bool
+) -> dict[str, Any]:
+    """Block by block, eight bits row by row. Scales are float32 in every precision, as in the paper."""
     whole = inputs["W"]
+    if int8:
+        return eight_bits(whole)
     flat, values = whole.flatten().float(), normal_float() if normal else float4()
     codes, scales = nearest(flat, values, BLOCK)
     blocks, bits = len(scales), 32.0 * len(scales)
@@ -46,3 +50,15 @@ def nearest(x: Tensor, values: Tensor, block: int) -> tuple[Tensor, Tensor]:
         codes.append((scaled[:, None] > (values[1:] + values[:-1]) / 2).sum(1))
         scales.append(largest)
     return torch.cat(codes), torch.stack(scales)
+
+
+def eight_bits(whole: Tensor) -> dict[str, Any]:
+    """Every row's largest element is 127."""
+    codes, scales = [], []
+    for row in whole.float():
+        largest = row.abs().max()
+        codes.append(torch.round(row * (127.0 / largest)).long())
+        scales.append(largest)
+    back = torch.stack([code * (largest / 127) for code, largest in zip(codes, scales, strict=True)])
+    bits = 8 + 32 / whole.shape[1]
+    return {"codes": torch.cat(codes), "scales": torch.stack(scales), "W": back.to(whole.dtype), "bits": bits}

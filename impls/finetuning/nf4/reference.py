@@ -17,6 +17,9 @@ bits, in blocks of 256 with a float32 scale each:
 
 The eight bits are dynamic exponent and fraction (Dettmers 2015, arXiv:1511.04561, section 2.3): the number of leading
 zeros is an exponent of ten, and the bits after it are a linear fraction.
+
+Beside it, eight bits a weight (Dettmers et al. 2022, "LLM.int8()", arXiv:2208.07339, section 2.1): one c a row, and
+whole numbers from −127 to 127 in place of a table. Outlying inputs, which its product treats apart, are not stored.
 """
 
 from collections.abc import Mapping
@@ -73,9 +76,25 @@ def dequantise(codes: Tensor, largest: Tensor, values: Tensor, block: int) -> Te
     return values[codes] * largest.repeat_interleave(block)[: len(codes)]
 
 
-def build(workload: Workload, topology: Topology, normal: bool, double: bool) -> Function:
+def rows_int8(W: Tensor) -> dict[str, Any]:  # noqa: N803
+    largest = W.abs().amax(1).float()  # [d]
+    codes = torch.round(W.float() * (127.0 / largest)[:, None])  # [d, k], whole numbers
+    back = (codes * (largest / 127)[:, None]).to(W.dtype)  # [d, k]
+    return {"codes": codes.long().flatten(), "scales": largest, "W": back, "bits": 8 + 32 / W.shape[1]}
+
+
+def build(
+    workload: Workload,
+    topology: Topology,
+    normal: bool = True,
+    double: bool = False,
+    int8: bool = False,
+    **drawn: bool,
+) -> Function:
     def store(inputs: Mapping[str, Any]) -> dict[str, Any]:
         W, values = inputs["W"], (normal_float() if normal else float4()).to(inputs["W"].device)  # noqa: N806
+        if int8:
+            return rows_int8(W)
         codes, scales = quantise(W.flatten().float(), values, BLOCK)  # [n], [n/64]
         bits = 4.0 * len(codes) + 32 * len(scales)
         if double:

@@ -6,25 +6,20 @@ puts ignored labels for the virtual tokens before them, so the first is then the
 counts. Here it is ignored, unless a variant says otherwise. The text has one token more than inputs, its last label.
 """
 
-import contextlib
 from collections.abc import Mapping
 from typing import Any
 
 import peft
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from harness.spec import Batch, Topology, Workload
+from harness.spec import Topology, Workload
 from impls.common.data import IGNORED
 from impls.common.experts import without_experts
 from impls.common.features import without
-from impls.common.mesh import device
-from impls.common.optimizer import clip, optimizer
-from impls.common.step import accumulate
 from impls.common.weights import build_model
 from impls.engines.hugging_face import decoder
+from impls.engines.peft import DataParallel, Mergeable, fill
 from impls.finetuning.prompt_methods.plain import initial
 from impls.finetuning.prompt_methods.shapes import SCALED
 
@@ -65,77 +60,35 @@ def canonical(name: str) -> str:
     return name.replace(".default", "").replace(".base_layer.", ".")
 
 
-class Peft:
+class Peft(DataParallel):
     def __init__(
         self, workload: Workload, topology: Topology, method: str, unmasked: bool = False, **sizes: int
     ) -> None:
         without_experts(workload, "these methods are set up here with")
         without(workload, "attention to a prompt before the text", "sliding_window")
-        self.workload, self.ranks = workload, topology.dp
         config = settings(method, **sizes)
         base = build_model(workload) if method == "ia3" else decoder(workload, "sdpa")
-        self.peft = peft.get_peft_model(base, config)
-        self.configuration = f"{type(config).__name__}({sizes})"
-        self.model: nn.Module = self.peft if method == "ia3" else Texts(self.peft, unmasked)
-        ours = {canonical(name): p for name, p in self.peft.named_parameters()}
-        self.weights = {name: p for name, p in ours.items() if p.requires_grad}
-        self.base = {name: p for name, p in ours.items() if not p.requires_grad}
-        left = dict(self.weights)
-        with torch.no_grad():
-            for name, tensor in initial(workload, method, **sizes):
-                parameter = left.pop(name)
-                parameter.copy_(tensor.view_as(parameter))  # PEFT's (IA)³ vectors are rows and columns
-        if left:
-            raise ValueError(f"PEFT trains {', '.join(left)} too")
-        self.optimizer = optimizer(self.weights.values(), workload)
-        if self.ranks > 1:
-            devices = [device()] if device().type == "cuda" else None
-            self.model = DistributedDataParallel(
-                self.model,
-                device_ids=devices,
-                broadcast_buffers=False,  # RoPE's frequencies never change
-                gradient_as_bucket_view=True,
-            )
+        adapted = peft.get_peft_model(base, config)
+        model = adapted if method == "ia3" else Texts(adapted, unmasked)
+        ours = {canonical(name): p for name, p in adapted.named_parameters()}
+        weights = {name: p for name, p in ours.items() if p.requires_grad}
+        fill(weights, initial(workload, method, **sizes))
+        frozen = {name: p for name, p in ours.items() if not p.requires_grad}
+        self.peft_model = adapted
+        super().__init__(workload, topology, model, weights, frozen, f"{type(config).__name__}({sizes})")
 
-    def backward(self, batch: Batch) -> Tensor:
-        return accumulate(self.model, batch, self.workload, dist.get_rank(), self.ranks, around=self.around)
 
-    def around(self, last: bool) -> contextlib.AbstractContextManager[object]:
-        if last or not isinstance(self.model, DistributedDataParallel):
-            return contextlib.nullcontext()
-        return self.model.no_sync()
-
-    def update(self) -> None:
-        clip([p.grad for p in self.weights.values() if p.grad is not None], self.workload.max_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+class PeftRescaled(Peft, Mergeable):
+    """(IA)³, which can be merged, and whose vectors are rows and columns in PEFT."""
 
     def gradients(self) -> Mapping[str, Tensor]:
-        return {name: shaped(name, p.grad) for name, p in self.weights.items() if p.grad is not None}
+        return {name: tensor.flatten() for name, tensor in super().gradients().items()}
 
     def parameters(self) -> Mapping[str, Tensor]:
-        return {name: shaped(name, p.detach()) for name, p in self.weights.items()}
-
-    def frozen(self) -> Mapping[str, Tensor]:
-        return self.base
-
-
-def shaped(name: str, tensor: Tensor) -> Tensor:
-    return (tensor.flatten() if name.endswith("ia3_l") else tensor).cpu()
-
-
-class PeftRescaled(Peft):
-    """(IA)³, which can be merged."""
+        return {name: tensor.flatten() for name, tensor in super().parameters().items()}
 
     def frozen(self) -> Mapping[str, Tensor]:
         return {n: p for n, p in self.base.items() if n.removesuffix("weight") + "ia3_l" in self.weights}
-
-    def merged(self) -> Mapping[str, Tensor]:
-        self.peft.merge_adapter()
-        return self.frozen()
-
-    def unmerge(self) -> None:
-        self.peft.unmerge_adapter()
 
 
 def build(workload: Workload, topology: Topology, method: str, **variant: Any) -> Peft:

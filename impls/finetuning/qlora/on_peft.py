@@ -4,32 +4,27 @@ gradients averaged by DistributedDataParallel, or under FSDP2.
 bitsandbytes quantises the weights itself. PEFT keeps adapters in float32 above a base that computes in bfloat16
 (``autocast_adapter_dtype``, its default)."""
 
-import contextlib
 from collections.abc import Mapping
 from typing import Any
 
 import bitsandbytes
 import peft
 import torch
-import torch.distributed as dist
 from bitsandbytes.backends.cpu.ops import _has_avx512
 from bitsandbytes.functional import has_avx512bf16
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
-from torch.nn.parallel import DistributedDataParallel
 
 from harness.spec import Batch, Topology, Unsupported, Workload
 from impls.common.decoder import Decoder
 from impls.common.experts import without_experts
-from impls.common.mesh import device, mesh
-from impls.common.optimizer import clip, optimizer
-from impls.common.step import accumulate
+from impls.common.mesh import device
 from impls.common.weights import build_model
+from impls.engines.peft import DataParallel, FullyShard, lora, trained
 from impls.finetuning.lora.plain import initial
+from impls.finetuning.lora.settings import settings
 from impls.finetuning.lora.shapes import TARGETS, targets
 
-PREFIX = "base_model.model."
 PACKED = 32, 64  # rows and columns, whose multiples its kernel for evaluations takes
 WIDTH, BLOCK = 16, 64  # of AVX512 and of a scale
 
@@ -62,20 +57,7 @@ def quantised(workload: Workload, normal: bool, double: bool) -> Decoder:
 
 def adapted(workload: Workload, rank: int, alpha: float, normal: bool, double: bool) -> peft.PeftModel:
     """PEFT's adapters on it, which have the common start."""
-    config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(TARGETS), lora_dropout=0.0)
-    model = peft.get_peft_model(quantised(workload, normal, double), config)
-    weights = trained(model)
-    with torch.no_grad():
-        for name, tensor in initial(workload, rank):
-            weights.pop(name).copy_(tensor)
-    if weights:
-        raise ValueError(f"PEFT trains {', '.join(weights)} too")
-    return model
-
-
-def trained(model: nn.Module) -> dict[str, nn.Parameter]:
-    named = ((name.removeprefix(PREFIX).replace(".default.", "."), p) for name, p in model.named_parameters())
-    return {name: p for name, p in named if p.requires_grad}
+    return lora(quantised(workload, normal, double), settings(rank, alpha), initial(workload, rank))
 
 
 def layers(model: nn.Module) -> dict[str, Any]:
@@ -87,46 +69,30 @@ def configuration(rank: int, alpha: float, normal: bool, double: bool) -> str:
     return f"Linear4bit({kind}); LoraConfig(r={rank}, lora_alpha={alpha}, target_modules={list(TARGETS)})"
 
 
-class Peft:
+class Peft(DataParallel):
+    """``evaluates``: after each step, as trainers do."""
+
     def __init__(self, workload: Workload, topology: Topology, evaluates: bool, **variant: Any) -> None:
-        self.workload, self.ranks, self.evaluates = workload, topology.dp, evaluates
-        self.peft, self.configuration = adapted(workload, **variant), configuration(**variant)
-        self.weights, self.base = trained(self.peft), layers(self.peft)
-        self.optimizer = optimizer(self.weights.values(), workload)
-        self.model: nn.Module = self.peft
-        if self.ranks > 1:
-            devices = [device()] if device().type == "cuda" else None
-            self.model = DistributedDataParallel(self.peft, device_ids=devices, gradient_as_bucket_view=True)
+        self.peft_model, self.evaluates = adapted(workload, **variant), evaluates
+        model, told = self.peft_model, configuration(**variant)
+        super().__init__(workload, topology, model, trained(model), {}, told)
 
     def backward(self, batch: Batch) -> Tensor:
         self.tokens = batch.inputs[:1]
-        return accumulate(self.model, batch, self.workload, dist.get_rank(), self.ranks, around=self.around)
-
-    def around(self, last: bool) -> contextlib.AbstractContextManager[object]:
-        if last or not isinstance(self.model, DistributedDataParallel):
-            return contextlib.nullcontext()
-        return self.model.no_sync()
+        return super().backward(batch)
 
     def update(self) -> None:
-        clip([p.grad for p in self.weights.values() if p.grad is not None], self.workload.max_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        super().update()
         if self.evaluates:
-            self.peft.eval()
+            self.peft_model.eval()
             with torch.no_grad():
-                self.peft(self.tokens.to(device()))
-            self.peft.train()
-
-    def gradients(self) -> Mapping[str, Tensor]:
-        return {name: p.grad.cpu() for name, p in self.weights.items() if p.grad is not None}
-
-    def parameters(self) -> Mapping[str, Tensor]:
-        return {name: p.detach().cpu() for name, p in self.weights.items()}
+                self.peft_model(self.tokens.to(device()))
+            self.peft_model.train()
 
     def frozen(self) -> Mapping[str, Tensor]:
         """Codes and scales, by bits."""
         held: dict[str, Tensor] = {}
-        for name, layer in self.base.items():
+        for name, layer in layers(self.peft_model).items():
             held |= {f"{name}.codes": layer.weight.data, f"{name}.scales": layer.weight.quant_state.absmax}
         return held
 
@@ -165,35 +131,9 @@ def build_evaluated(workload: Workload, topology: Topology, **variant: Any) -> P
     return Peft(workload, topology, evaluates=True, **variant)
 
 
-class PeftFsdp2:
+class PeftFsdp2(FullyShard):
     """FSDP-QLoRA: FSDP2 divides the packed codes, the adapters and everything else that is a parameter; the scales of
     the codes are no parameters, and are whole on each rank."""
-
-    def __init__(self, workload: Workload, topology: Topology, **variant: Any) -> None:
-        self.workload, self.topology = workload, topology
-        self.model = adapted(workload, **variant)
-        self.configuration = f"fully_shard(layer), fully_shard(model); {configuration(**variant)}"
-        shards = mesh(topology)["dp"]
-        for layer in self.model.base_model.model.model.layers:
-            fully_shard(layer, mesh=shards)
-        fully_shard(self.model, mesh=shards)
-        # DTensor has a fused AdamW, but no fused SGD.
-        self.optimizer = optimizer(trained(self.model).values(), workload, fused=workload.optimizer == "adamw")
-
-    def backward(self, batch: Batch) -> Tensor:
-        return accumulate(self.model, batch, self.workload, dist.get_rank(), self.topology.dp)
-
-    def update(self) -> None:
-        if self.workload.max_grad_norm:
-            torch.nn.utils.clip_grad_norm_(trained(self.model).values(), self.workload.max_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-    def gradients(self) -> Mapping[str, Tensor]:
-        return {name: whole(p.grad) for name, p in trained(self.model).items() if p.grad is not None}
-
-    def parameters(self) -> Mapping[str, Tensor]:
-        return {name: whole(p.detach()) for name, p in trained(self.model).items()}
 
     def frozen(self) -> Mapping[str, Tensor]:
         """This rank's codes, and all scales."""
@@ -204,11 +144,6 @@ class PeftFsdp2:
         return held
 
 
-def whole(tensor: Tensor) -> Tensor:
-    assert isinstance(tensor, DTensor)
-    return tensor.full_tensor().cpu()
-
-
 def build_fsdp2(workload: Workload, topology: Topology, sharded: bool, **variant: Any) -> PeftFsdp2:
     whole_rows(workload)
-    return PeftFsdp2(workload, topology, **variant)
+    return PeftFsdp2(workload, topology, adapted(workload, **variant), configuration(**variant))
