@@ -30,7 +30,9 @@ def encodable(place: str, field: str, text: str) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         lone = text[error.start]
-        raise InputError(f'{place}: the field "{field}" holds {lone!r}, half a surrogate pair and no character') from error
+        raise InputError(
+            f'{place}: the field "{field}" holds {lone!r}, half a surrogate pair and no character'
+        ) from error
     return text
 
 

@@ -5,6 +5,7 @@ documents in the field "text". Text is UTF-8, with or without a byte order mark;
 becomes ``\\n``. Blank lines and empty documents are left out.
 """
 
+import json
 import re
 import reprlib
 from collections.abc import Iterable, Iterator
@@ -58,6 +59,20 @@ def end_of_text(tokenizer: Any) -> int | None:
     """The token that separates documents, if the tokenizer has one of :data:`END_OF_TEXT`."""
     ends = (tokenizer.token_to_id(token) for token in END_OF_TEXT)
     return next((token for token in ends if token is not None), None)
+
+
+def has_template(folder: Path) -> bool:
+    """Whether the tokenizer in this folder has a chat template, in one of the places where Transformers keeps it."""
+    if (folder / "chat_template.jinja").is_file() or (folder / "additional_chat_templates").is_dir():
+        return True
+    config = folder / "tokenizer_config.json"
+    if not config.is_file():
+        return False
+    try:
+        settings = json.loads(readable(config).read_text("utf-8"))
+    except ValueError as error:
+        raise InputError(f"{config} is not JSON: {one_line(error)}") from error
+    return isinstance(settings, dict) and bool(settings.get("chat_template"))
 
 
 def token_rows(tokenizer: Any, groups: Iterable[list[tuple[str, bool]]]) -> Iterator[list[int]]:

@@ -47,7 +47,7 @@ CARD = Card(
         ),
     },
     topologies=("dp1", "dp2", "dp4"),
-    contract=Trainers(plain=f"{HERE}.plain", data=f"{HERE}.data"),
+    contract=Trainers(plain=f"{HERE}.plain", data=f"{HERE}.data", reads="conversations"),
     grid=GRID,
     laws=(
         Law("memory", "states", f"{DATA_PARALLEL}:states", 0.05, "nothing is sharded", direction="at_most"),
