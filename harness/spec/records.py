@@ -29,10 +29,8 @@ def encodable(place: str, field: str, text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        lone = text[error.start]
-        raise InputError(
-            f'{place}: the field "{field}" holds {lone!r}, half a surrogate pair and no character'
-        ) from error
+        lone = f"{text[error.start]!r}, half a surrogate pair and no character"
+        raise InputError(f'{place}: the field "{field}" holds {lone}') from error
     return text
 
 

@@ -1,8 +1,9 @@
 """Conversations, of the user's file (given.py) or drawn as tokens: an answer repeats its question in another code, so
 that there is something to learn.
 
-A batch is a list of :class:`Example`. Every drawn batch has an empty answer, whose end alone is learnt, and conversations of
-several turns. Where conversations are truncated, one has a question that fills the context, and one such an answer.
+A batch is a list of :class:`Example`. Every drawn batch has an empty answer, whose end alone is learnt, and
+conversations of several turns. Where they are truncated, one has a question that fills the context, and one such an
+answer.
 """
 
 import random

@@ -41,7 +41,8 @@ def tokenizer(workload: Workload) -> Any:
         found.pad_token = found.eos_token
     if found.pad_token_id >= workload.model.vocab_size:
         raise InputError(
-            f"the padding token of {folder} is {found.pad_token_id}, but model.vocab_size is {workload.model.vocab_size}"
+            f"the tokenizer in {folder} pads with token {found.pad_token_id}, but model.vocab_size is "
+            f"{workload.model.vocab_size}"
         )
     return found
 

@@ -3,10 +3,14 @@
 The template writes a text, which the tokenizer splits; answers that the template marks are spans of characters.
 """
 
-import os
 from typing import Any
 
 from harness.spec.conversations import Conversation
+
+
+def same(prompt: list[int], whole: list[int]) -> int:
+    """The number of tokens until the first difference."""
+    return next((i for i, token in enumerate(prompt) if whole[i : i + 1] != [token]), len(prompt))
 
 
 def spelt(chat: Any, conversation: Conversation, every: bool) -> list[tuple[int, bool]]:
@@ -16,7 +20,7 @@ def spelt(chat: Any, conversation: Conversation, every: bool) -> list[tuple[int,
         end = chat.eos_token
         texts = [conversation.prompt, conversation.prompt + conversation.completion.removesuffix(end) + end]
         prompt, whole = (chat.backend_tokenizer.encode(text).ids for text in texts)
-        start = len(os.path.commonprefix([prompt, whole]))
+        start = same(prompt, whole)
         return [(token, place >= start) for place, token in enumerate(whole)]
 
     def written(count: int, asks: bool = False, marks: bool = False) -> tuple[str, list[tuple[int, int]]]:
@@ -42,7 +46,7 @@ def spelt(chat: Any, conversation: Conversation, every: bool) -> list[tuple[int,
     learnt = [False] * len(whole.ids)
     for place, message in enumerate(conversation.messages):
         if message["role"] == "assistant" and (every or place == number - 1):
-            start = len(os.path.commonprefix([split(written(place, asks=True)[0]).ids, whole.ids]))
+            start = same(split(written(place, asks=True)[0]).ids, whole.ids)
             end = len(split(written(place + 1)[0]).ids)
             learnt[start:end] = [True] * (end - start)
     return list(zip(whole.ids, learnt, strict=True))

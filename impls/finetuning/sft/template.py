@@ -3,8 +3,8 @@
     <bos>  <user> question <end>  <assistant> answer <end>  <user> …
 
 A model that answers is given everything up to <assistant>, and must write the answer and its <end>: these are learnt.
-Without <end> it would never stop. Conversations of a file have the template of their tokenizer (given.py). <end> is also the padding token, so a label is hidden where a *place* is padding, not
-where a token looks like it.
+Without <end> it would never stop. <end> is also the padding token, so a label is hidden where a *place* is padding, not
+where a token looks like it. Conversations of a file have the template of their tokenizer, see given.py.
 """
 
 from collections.abc import Sequence
