@@ -93,6 +93,8 @@ def _messages(place: str, given: Any) -> tuple[Message, ...]:
     found = tuple(_message(f"{place}, message {number}", each) for number, each in enumerate(given, 1))
     if (last := found[-1]["role"]) != "assistant":
         raise InputError(f"{place} ends with a message of the {last}; the last one must be the assistant's")
+    if len(found) == 1:
+        raise InputError(f"{place} has an answer alone, and no message before it")
     return found
 
 

@@ -88,6 +88,8 @@ def _check_conversations(workload: Workload) -> None:
     tokens."""
     data, path = Path(workload.data), tokenizer_file(workload)
     open_tokenizer(path)
+    if path.name != "tokenizer.json":
+        raise InputError(f"{path} must be called tokenizer.json: conversations need the folder, with its template")
     found = list(islice(conversations(data), CONVERSATIONS))
     if len(found) < min(workload.batch_size, CONVERSATIONS):
         raise InputError(f"data {data} has {len(found)} conversations; batch_size is {workload.batch_size}")
