@@ -14,10 +14,10 @@ from harness.spec.conversations import conversations
 from harness.spec.files import InputError
 from harness.spec.named import load
 from harness.spec.text import (
+    chat_template,
     check_length,
     check_vocabulary,
     end_of_text,
-    has_template,
     open_tokenizer,
     pieces,
     token_rows,
@@ -93,5 +93,5 @@ def _check_conversations(workload: Workload) -> None:
     found = list(islice(conversations(data), CONVERSATIONS))
     if len(found) < min(workload.batch_size, CONVERSATIONS):
         raise InputError(f"data {data} has {len(found)} conversations; batch_size is {workload.batch_size}")
-    if any(each.messages for each in found) and not has_template(path.parent):
+    if any(each.messages for each in found) and not chat_template(path.parent):
         raise InputError(f"the tokenizer in {path.parent} has no chat template, and {data} holds messages")

@@ -61,18 +61,28 @@ def end_of_text(tokenizer: Any) -> int | None:
     return next((token for token in ends if token is not None), None)
 
 
-def has_template(folder: Path) -> bool:
-    """Whether the tokenizer in this folder has a chat template, in one of the places where Transformers keeps it."""
-    if (folder / "chat_template.jinja").is_file() or (folder / "additional_chat_templates").is_dir():
-        return True
-    config = folder / "tokenizer_config.json"
-    if not config.is_file():
-        return False
-    try:
-        settings = json.loads(readable(config).read_text("utf-8"))
-    except ValueError as error:
-        raise InputError(f"{config} is not JSON: {one_line(error)}") from error
-    return isinstance(settings, dict) and bool(settings.get("chat_template"))
+def tokenizer_settings(folder: Path) -> dict[str, Any]:
+    """What tokenizer_config.json beside a tokenizer says, and special_tokens_map.json, where older folders keep their
+    special tokens."""
+    found: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (path := folder / name).is_file():
+            try:
+                settings = json.loads(readable(path).read_text("utf-8-sig"))
+            except ValueError as error:
+                raise InputError(f"{path} is not JSON: {one_line(error)}") from error
+            found |= settings if isinstance(settings, dict) else {}
+    return found
+
+
+def chat_template(folder: Path) -> str:
+    """The tokenizer's chat template, the default one if it has several; empty if it has none."""
+    if (path := folder / "chat_template.jinja").is_file():
+        return readable(path).read_text("utf-8")
+    found = tokenizer_settings(folder).get("chat_template") or ""
+    if isinstance(found, list):
+        found = {each["name"]: each["template"] for each in found}.get("default", "")
+    return str(found)
 
 
 def token_rows(tokenizer: Any, groups: Iterable[list[tuple[str, bool]]]) -> Iterator[list[int]]:

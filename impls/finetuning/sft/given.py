@@ -4,68 +4,30 @@ Conversations that are longer than the context are left out where nothing is tru
 token is left where something is. The rest is shuffled anew in each epoch.
 """
 
-import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
+import jinja2
 import torch
 
 from harness.spec import Workload
-from harness.spec.conversations import Conversation, Message, conversations
+from harness.spec.conversations import Conversation, conversations
 from harness.spec.files import InputError, one_line
-from harness.spec.text import tokenizer_file
+from impls.finetuning.sft.chat_tokenizer import Chat
+from impls.finetuning.sft.chat_tokenizer import chat as chat_of
 
-MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
+Span = tuple[int, int]  # the first character, and the one after the last
 
 
-def tokenizer(workload: Workload) -> Any:
-    """Transformers' tokenizer of the folder that the workload names."""
-    folder = tokenizer_file(workload).parent
+def written(
+    chat: Chat, conversation: Conversation, count: int, asks: bool = False
+) -> tuple[str, list[tuple[int, int]]]:
+    """The text of the first messages, and the spans of its answers."""
     try:
-        from transformers import AutoTokenizer  # drawn conversations need none
-    except ImportError as error:
-        raise InputError("conversations from a file need Transformers: pip install 'plumbline[tuning]'") from error
-    try:
-        found = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{folder} holds no tokenizer: {one_line(error)}") from error
-    found.backend_tokenizer.no_truncation()  # what the file says serves inference
-    found.backend_tokenizer.no_padding()
-    if found.eos_token is None:
-        raise InputError(f"the tokenizer in {folder} names no eos_token")
-    if found.pad_token is None:
-        found.pad_token = found.eos_token
-    if found.pad_token_id >= workload.model.vocab_size:
-        raise InputError(
-            f"the tokenizer in {folder} pads with token {found.pad_token_id}, but model.vocab_size is "
-            f"{workload.model.vocab_size}"
-        )
-    return found
-
-
-def template(chat: Any, conversation: Conversation) -> str:
-    try:
-        return str(chat.get_chat_template())
-    except ValueError as error:
-        raise InputError(f"the tokenizer has no chat template, and {conversation.place} holds messages") from error
-
-
-def marks_answers(text: str) -> bool:
-    """Whether a template tells the answers from the rest."""
-    return MARK.search(text) is not None
-
-
-def tokens(chat: Any, conversation: Conversation, messages: Sequence[Message], **options: Any) -> Any:
-    """What apply_chat_template returns. Raises InputError if the template does not accept the messages."""
-    import jinja2
-
-    template(chat, conversation)
-    try:
-        return chat.apply_chat_template(list(messages), tokenize=True, return_dict=True, **options)
+        return chat.written(conversation.messages[:count], asks)
     except jinja2.TemplateError as error:
         raise InputError(f"{conversation.place}: the tokenizer's template refuses it: {one_line(error)}") from error
 
@@ -75,34 +37,40 @@ def common(prompt: Sequence[int], whole: Sequence[int]) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(prompt, whole, strict=False)))
 
 
-def joined(chat: Any, conversation: Conversation) -> str:
+def joined(conversation: Conversation, end: str) -> str:
     """A prompt and its completion, with the end of text."""
-    end = "" if conversation.completion.endswith(chat.eos_token) else chat.eos_token
-    return conversation.prompt + conversation.completion + end
+    return conversation.prompt + conversation.completion + ("" if conversation.completion.endswith(end) else end)
 
 
-def render(chat: Any, conversation: Conversation, every: bool) -> tuple[list[int], list[bool]]:
+def render(chat: Chat, conversation: Conversation, every: bool) -> tuple[list[int], list[bool]]:
     """The tokens, and whether each is learnt.
 
     The last answer is all that follows the prompt. ``every``: each answer is what the template marks by
     {% generation %}; if it marks nothing, what a message adds to the conversation before it and its prompt."""
     if not conversation.messages:
-        whole, prompt = (chat(text)["input_ids"] for text in (joined(chat, conversation), conversation.prompt))
+        texts = (conversation.prompt, joined(conversation, chat.special["eos_token"]))
+        prompt, whole = (chat.tokenizer.encode(text).ids for text in texts)  # with a start, if the tokenizer has one
         start = common(prompt, whole)
         return whole, [place >= start for place in range(len(whole))]
-    messages, written = conversation.messages, partial(tokens, chat, conversation)
-    if every and marks_answers(template(chat, conversation)):
-        found = written(messages, return_assistant_tokens_mask=True)
-        return found["input_ids"], [bool(mark) for mark in found["assistant_masks"]]
-    whole = written(messages)["input_ids"]
+
+    def split(count: int, asks: bool = False) -> list[int]:
+        return chat.tokenizer.encode(written(chat, conversation, count, asks)[0], add_special_tokens=False).ids
+
+    last = len(conversation.messages)
+    whole = split(last)
+    if every and chat.marks:
+        text, spans = written(chat, conversation, last)
+        encoding = chat.tokenizer.encode(text, add_special_tokens=False)
+        # Bytes of one character may be several tokens, all of which have its place.
+        answers = {place for span in spans for place in range(*span)}
+        return whole, [not answers.isdisjoint(range(*place)) for place in encoding.offsets]
     learnt = [False] * len(whole)
-    for number, message in enumerate(messages):
-        if message["role"] == "assistant" and (every or number == len(messages) - 1):
-            start = common(written(messages[:number], add_generation_prompt=True)["input_ids"], whole)
-            through = whole if number == len(messages) - 1 else written(messages[: number + 1])["input_ids"]
+    for number, message in enumerate(conversation.messages, 1):
+        if message["role"] == "assistant" and (every or number == last):
+            start, through = common(split(number - 1, asks=True), whole), split(number)
             if common(through, whole) < len(through):
                 raise InputError(
-                    f"{conversation.place}: the template writes message {number + 1} otherwise when others follow, and "
+                    f"{conversation.place}: the template writes message {number} otherwise when others follow, and "
                     "has no {% generation %} that marks the answers"
                 )
             learnt[start : len(through)] = [True] * (len(through) - start)
@@ -142,9 +110,9 @@ class Stream:
 
 
 @lru_cache(maxsize=2)
-def stream(workload: Workload, keep: str, every: bool) -> tuple[Any, Stream]:
+def stream(workload: Workload, keep: str, every: bool) -> tuple[Chat, Stream]:
     """With the tokenizer."""
-    chat, room = tokenizer(workload), workload.sequence_length
+    chat, room = chat_of(workload), workload.sequence_length
 
     def fits(conversation: Conversation) -> bool:
         found, learnt = render(chat, conversation, every)

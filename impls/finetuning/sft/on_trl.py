@@ -4,23 +4,20 @@ its fused head."""
 import tempfile
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import datasets
 import torch.distributed as dist
 import transformers
 from torch import Tensor
+from transformers import AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 from harness.spec import Topology, Unsupported, Workload
-from harness.spec.conversations import conversations
 from impls.common.mesh import device
 from impls.engines.hugging_face import QUIET, Stepped, qwen3, tokenizer
-from impls.finetuning.sft.chat import CHAT, messages, vocabulary
+from impls.finetuning.sft.chat import marked, messages, opened
 from impls.finetuning.sft.data import Example
-from impls.finetuning.sft.given import marks_answers
-from impls.finetuning.sft.given import tokenizer as own_tokenizer
 
 
 class Trl(Stepped):
@@ -38,12 +35,9 @@ class Trl(Stepped):
         if attention == "flex" and device().type == "cpu":
             raise Unsupported("FlexAttention has no backward pass on a CPU")
         self.ranks, self.every = topology.dp, every
-        start = Example([("user", [5]), ("assistant", [6])])  # a trainer requires a data set, and asks for its form
-        chat: Any = tokenizer(vocabulary(workload.model.vocab_size), **CHAT)
-        if workload.data:
-            start, chat = Example([], None, next(conversations(Path(workload.data)))), own_tokenizer(workload)
-            if every and start.given.messages and not marks_answers(chat.get_chat_template()):
-                raise Unsupported("TRL would train on a template of its own: this one has no {% generation %}")
+        chat, start = opened(workload, AutoTokenizer.from_pretrained, tokenizer)
+        if every and not marked(start):
+            raise Unsupported("TRL would train on a template of its own: this one has no {% generation %}")
         settings: dict[str, Any] = {
             "max_length": None if packing == "one" else workload.sequence_length,  # it accepts no other
             "truncation_mode": f"keep_{keep}",
@@ -63,6 +57,7 @@ class Trl(Stepped):
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of arguments that it will not have in its next version
             config = SFTConfig(folder, use_cpu=device().type == "cpu", **QUIET, **settings)
+            # A trainer requires a data set, and asks for its form.
             trainer = SFTTrainer(model, config, train_dataset=self.texts([start]), processing_class=chat)
         super().__init__(workload, trainer)
 

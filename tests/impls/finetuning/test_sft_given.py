@@ -4,6 +4,7 @@ by themselves learn the same."""
 import json
 import random
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from harness.run.lab import Lab
 from harness.spec import Case, ModelConfig, Topology, Workload
 from harness.spec.files import InputError
 from impls.finetuning.sft import CARD
+from impls.finetuning.sft.chat_tokenizer import chat as opened
 from impls.finetuning.sft.data import batch
-from impls.finetuning.sft.given import Stream, render, tokenizer
+from impls.finetuning.sft.given import Stream, render
 from impls.finetuning.sft.plain import learnt
 from impls.finetuning.sft.spelt import spelt
 from impls.finetuning.sft.template import render as labelled
@@ -95,11 +97,12 @@ def work(path: Path, rows: Sequence[object], template: str = "chatml", **changes
 
 def first(workload: Workload, every: bool) -> tuple[str, str]:
     """The first conversation of the file as a text, and its learnt tokens as one."""
-    chat = tokenizer(workload)
+    chat = opened(workload)
     (conversation,) = Stream(workload, lambda _: True).every
     tokens, own = render(chat, conversation, every)
+    text = partial(chat.tokenizer.decode, skip_special_tokens=False)
     assert spelt(chat, conversation, every) == list(zip(tokens, own, strict=True))
-    return chat.decode(tokens), chat.decode([token for token, learns in zip(tokens, own, strict=True) if learns])
+    return text(tokens), text([token for token, learns in zip(tokens, own, strict=True) if learns])
 
 
 USER, ANSWER = "<|im_start|>user\n", "<|im_start|>assistant\n"
@@ -185,7 +188,7 @@ def test_conversations_beyond_the_context_are_left_out_or_cut(tmp_path: Path) ->
 
 REFUSED: dict[str, tuple[dict[str, Any], list[Any], str, str]] = {
     "short": ({"sequence_length": 12}, talks(9), "chatml", "have an answer within sequence_length 12; batch_size is 4"),
-    "untemplated": ({}, talks(9), "", "the tokenizer has no chat template, and "),
+    "untemplated": ({}, talks(9), "", "has no chat template"),
     "refusing": ({}, talks(9), "refusing", "7: the tokenizer's template refuses it: no system role"),
     "shortened": ({}, [talk(*TALK)] * 4, "shortened", "the template writes message 2 otherwise when others follow"),
     "vocabulary": ({"model": ModelConfig(200, 24, 40, 2, 4, 2, 6)}, talks(9), "chatml", "but model.vocab_size is 200"),
@@ -206,10 +209,10 @@ def test_a_tokenizer_without_an_end_or_with_padding_beyond_the_model_is_one_line
     given = work(tmp_path, talks(4))
     folder(tmp_path, pad_token="a")
     with pytest.raises(InputError, match=r"pads with token \d+, but model.vocab_size is 5"):
-        tokenizer(given.with_(model=ModelConfig(5, 24, 40, 2, 4, 2, 6)))
+        opened(given.with_(model=ModelConfig(5, 24, 40, 2, 4, 2, 6)))
     folder(tmp_path, eos_token=None)
     with pytest.raises(InputError, match="names no eos_token"):
-        tokenizer(given)
+        opened(given)
 
 
 def failures(lab: Lab, workload: Workload, variant: str, engine: str, dp: int = 1) -> dict[str, str]:
