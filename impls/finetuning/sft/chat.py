@@ -7,10 +7,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
 from harness.spec import Workload
 from harness.spec.conversations import conversations
 from harness.spec.text import tokenizer_file
 from impls.common.data import IGNORED
+from impls.common.mesh import moved
 from impls.finetuning.sft.chat_tokenizer import Chat
 from impls.finetuning.sft.data import WORDS, Example, Turn
 from impls.finetuning.sft.given import common, joined
@@ -81,3 +86,24 @@ def row(chat: Any, example: Example, every: bool, length: int) -> dict[str, list
             learnt = after(prompt, whole, len(tokens))
     labels = [token if own else IGNORED for token, own in zip(tokens, learnt, strict=True)]
     return {"input_ids": tokens, "labels": labels}
+
+
+class Padded:
+    """This rank's micro-batches of padded rows for Transformers' models, as a user's script makes them. ``collator``:
+    the class DataCollatorForSeq2Seq."""
+
+    def __init__(self, workload: Workload, ranks: int, load: Any, make: Any, collator: Any) -> None:
+        self.workload, self.ranks = workload, ranks
+        self.chat, _ = opened(workload, load, make)
+        self.collator = collator(self.chat)
+
+    def micro_batches(self, batch: Sequence[Example]) -> tuple[list[dict[str, Tensor]], Tensor]:
+        """With the number of learnt tokens on all ranks."""
+        share, k = len(batch) // self.ranks, self.workload.micro_batches
+        own = batch[dist.get_rank() * share : (dist.get_rank() + 1) * share]
+        rows = [row(self.chat, example, False, self.workload.sequence_length) for example in own]
+        rows = [{**each, "attention_mask": [1] * len(each["input_ids"])} for each in rows]
+        samples = [self.collator(rows[start : start + share // k]) for start in range(0, share, share // k)]
+        number = moved(torch.stack([(sample["labels"][:, 1:] != IGNORED).sum() for sample in samples]).sum())
+        dist.all_reduce(number)
+        return [{name: moved(tensor) for name, tensor in sample.items()} for sample in samples], number

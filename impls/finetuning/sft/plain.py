@@ -31,9 +31,10 @@ def options(
     packing: str = "",
     attention: str = "sdpa",
     saved: bool = False,
+    sharded: bool = False,
     **variant: Any,
 ) -> dict[str, Any]:
-    """The layout, the way of computing attention and the model's folder change nothing."""
+    """The layout, the way of computing attention, the model's folder and sharding change nothing."""
     return variant
 
 
