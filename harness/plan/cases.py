@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from harness import catalog
 from harness.measures import MEASURES
 from harness.plan import depth
-from harness.spec import DTYPES, Card, Case, Occasion, Row, Topology, Workload
+from harness.spec import DTYPES, Card, Case, Occasion, Row, Topology, Trainers, Workload
 from harness.spec.inputs import asked as asked_work
 from harness.spec.named import load
 
@@ -66,7 +66,11 @@ def cases(request: Request, chosen: dict[str, Card]) -> list[Case]:
 
 def every(request: Request, chosen: dict[str, Card]) -> list[Case]:
     """The cases at full depth. Raises a ValueError if the work does not fit the request."""
-    named = asked_work(request.workloads, request.gpus)
+    reads: dict[str, list[str]] = {}
+    for card in chosen.values():
+        if isinstance(card.contract, Trainers):
+            reads.setdefault(card.contract.reads, []).append(card.name)
+    named = asked_work(request.workloads, request.gpus, reads)
     topologies = [Topology.parse(text) for text in request.topologies]
     for topology in topologies:
         if not any(_has_axes(card, topology) for card in chosen.values()):

@@ -20,7 +20,9 @@ class Trainers:
     as it is before the first step.
 
     ``data`` is the module of ``batch(workload, step, **options)``, which returns a step's global batch, on the CPU.
-    The topic defines its fields; :class:`harness.spec.Batch` has the usual ones. ``observes``: the dense model has an
+    The topic defines its fields; :class:`harness.spec.Batch` has the usual ones. ``reads`` says what a workload's
+    ``data`` must hold: ``"text"`` (:mod:`harness.spec.text`) or ``"conversations"``
+    (:mod:`harness.spec.conversations`). ``observes``: the dense model has an
     ``observe()``, and the engines' values are compared with its own; where a value is called ``skipped``, a step of
     which it is 1 must change nothing. ``replays``: a step of the dense model is one of the workload's optimizer on
     ``gradients()``, in float32 or wider, so that an engine's updates can be replayed: in all variants, in none, or
@@ -31,6 +33,7 @@ class Trainers:
 
     plain: str = DENSE
     data: str = "impls.common.data"
+    reads: str = "text"
     observes: bool = False
     replays: bool | str = True
     flops: str = ""

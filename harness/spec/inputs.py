@@ -1,17 +1,20 @@
 """The requested work, checked before anything runs: its names, size, weights and data."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 
 from harness.spec.case import word
 from harness.spec.checkpoint import tensor_files
+from harness.spec.conversations import conversations
 from harness.spec.files import InputError
 from harness.spec.named import load
 from harness.spec.text import (
+    chat_template,
     check_length,
     check_vocabulary,
     end_of_text,
@@ -22,13 +25,14 @@ from harness.spec.text import (
 )
 from harness.spec.workload import Workload
 
+CONVERSATIONS = 1000  # the first ones, which are checked
 SAMPLE = 16  # pieces of text, a million characters: all of a small file, the start of a large one
 
 
-def asked(names: Sequence[str], gpus: int) -> list[Workload]:
+def asked(names: Sequence[str], gpus: int, reads: Mapping[str, Sequence[str]] = MappingProxyType({})) -> list[Workload]:
     """The workloads of these names and TOML files, each once. Raises a one-line ValueError if one of them cannot run,
     or if two different ones would share a name. Only headers and the start of large files are read here; the ranks read
-    the rest."""
+    the rest. ``reads``: what data hold, "text" or "conversations", and the topics asked for that read it."""
     found: dict[str, tuple[str, Workload]] = {}
     for name in names:
         workload = load(name)
@@ -42,7 +46,14 @@ def asked(names: Sequence[str], gpus: int) -> list[Workload]:
         _check_size(workload, gpus)
         if workload.weights:
             tensor_files(workload.weights, workload.model)
-        if workload.data:
+        if workload.data and len(reads) > 1:
+            raise InputError(
+                f"{name}: {', '.join(reads['conversations'])} would train on conversations and other topics on text; "
+                f"data {workload.data} cannot be both, so ask for these topics in runs of their own"
+            )
+        if workload.data and "conversations" in reads:
+            _check_conversations(workload)
+        elif workload.data:
             _check_data(workload, name)
     return [workload for _, workload in found.values()]
 
@@ -70,3 +81,17 @@ def _check_data(workload: Workload, name: str) -> None:
             f"{name}: {path} has no end-of-text token, so nothing separates the documents of {data}",
             stacklevel=2,
         )
+
+
+def _check_conversations(workload: Workload) -> None:
+    """The tokenizer, which must have a template for messages, and the form of the conversations; the ranks count their
+    tokens."""
+    data, path = Path(workload.data), tokenizer_file(workload)
+    open_tokenizer(path)
+    if path.name != "tokenizer.json":
+        raise InputError(f"{path} must be called tokenizer.json: conversations need the folder, with its template")
+    found = list(islice(conversations(data), CONVERSATIONS))
+    if len(found) < min(workload.batch_size, CONVERSATIONS):
+        raise InputError(f"data {data} has {len(found)} conversations; batch_size is {workload.batch_size}")
+    if any(each.messages for each in found) and not chat_template(path.parent):
+        raise InputError(f"the tokenizer in {path.parent} has no chat template, and {data} holds messages")

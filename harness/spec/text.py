@@ -5,19 +5,18 @@ documents in the field "text". Text is UTF-8, with or without a byte order mark;
 becomes ``\\n``. Blank lines and empty documents are left out.
 """
 
-import gzip
 import json
 import re
 import reprlib
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from harness.spec import records
 from harness.spec.files import InputError, one_line, readable
 from harness.spec.workload import Workload
 
-FORMATS = (".txt", ".jsonl", ".jsonl.gz", ".parquet", ".arrow")
+FORMATS = (".txt", *records.FORMATS)
 END_OF_TEXT = (
     "<|endoftext|>",
     "<|end_of_text|>",
@@ -27,7 +26,6 @@ END_OF_TEXT = (
 )  # the first one found
 PIECE = 1 << 16  # characters tokenised together: the tokenizer's results take hundreds of times their size
 BETWEEN_WORDS = re.compile(r".*\S(?= \S)", re.DOTALL)  # a cut is made at the last such character
-ROWS = 1000  # rows of a table that are read together
 
 
 def open_tokenizer(path: Path) -> Any:
@@ -61,6 +59,30 @@ def end_of_text(tokenizer: Any) -> int | None:
     """The token that separates documents, if the tokenizer has one of :data:`END_OF_TEXT`."""
     ends = (tokenizer.token_to_id(token) for token in END_OF_TEXT)
     return next((token for token in ends if token is not None), None)
+
+
+def tokenizer_settings(folder: Path) -> dict[str, Any]:
+    """What tokenizer_config.json beside a tokenizer says, and special_tokens_map.json, where older folders keep their
+    special tokens."""
+    found: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (path := folder / name).is_file():
+            try:
+                settings = json.loads(readable(path).read_text("utf-8-sig"))
+            except ValueError as error:
+                raise InputError(f"{path} is not JSON: {one_line(error)}") from error
+            found |= settings if isinstance(settings, dict) else {}
+    return found
+
+
+def chat_template(folder: Path) -> str:
+    """The tokenizer's chat template, the default one if it has several; empty if it has none."""
+    if (path := folder / "chat_template.jinja").is_file():
+        return readable(path).read_text("utf-8")
+    found = tokenizer_settings(folder).get("chat_template") or ""
+    if isinstance(found, list):
+        found = {each["name"]: each["template"] for each in found}.get("default", "")
+    return str(found)
 
 
 def token_rows(tokenizer: Any, groups: Iterable[list[tuple[str, bool]]]) -> Iterator[list[int]]:
@@ -115,9 +137,15 @@ def _texts(data: Path) -> Iterator[tuple[str, bool]]:
     if name.endswith(".txt"):
         yield from _plain(data)
         return
-    for place, record in _rows(data) if name.endswith((".parquet", ".arrow")) else _lines(data):
-        if text := _text(f"{data}, {place}", record):
+    for place, record in records.records(data, lambda names: _only_text(data, names)):
+        if text := _text(place, record):
             yield text, True
+
+
+def _only_text(data: Path, columns: list[str]) -> list[str]:
+    if "text" not in columns:
+        _text(str(data), dict.fromkeys(columns))
+    return ["text"]
 
 
 def _text(place: str, record: Any) -> str:
@@ -127,71 +155,7 @@ def _text(place: str, record: Any) -> str:
     text = record["text"]
     if not isinstance(text, str):
         raise InputError(f'{place}: the field "text" must hold a string, not {reprlib.repr(text)}')
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        lone = text[error.start]
-        raise InputError(f'{place}: the field "text" holds {lone!r}, half a surrogate pair and no character') from error
-    return text
-
-
-def _lines(data: Path) -> Iterator[tuple[str, Any]]:
-    """JSON Lines."""
-    packed = data.name.lower().endswith(".gz")
-    try:
-        with gzip.open(data) if packed else data.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield f"line {number}", _record(f"{data}, line {number}", line)
-    except (EOFError, OSError, zlib.error) as error:
-        raise InputError(f"data {data} cannot be read, or was cut short: {one_line(error)}") from error
-
-
-def _record(place: str, line: bytes) -> Any:
-    try:
-        return json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{place} is not UTF-8: {error}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{place} is not JSON: {error}") from error
-
-
-def _rows(data: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    import pyarrow as pa
-
-    try:
-        texts = (text for batch in _batches(data) for text in batch.column("text").to_pylist())
-        for number, text in enumerate(texts, 1):
-            yield f"row {number}", {"text": text}
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise InputError(f"data {data} cannot be read, or was cut short: {one_line(error)}") from error
-
-
-def _batches(data: Path) -> Iterator[Any]:
-    """``pyarrow.RecordBatch`` objects with the column "text", a few at a time."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if data.name.lower().endswith(".parquet"):
-        with pq.ParquetFile(data) as table:
-            _require_text(data, table.schema_arrow.names)
-            yield from table.iter_batches(ROWS, columns=["text"])
-        return
-    with pa.memory_map(str(data)) as source:
-        try:
-            stream = pa.ipc.open_stream(source)  # the format of the datasets library
-        except pa.ArrowInvalid:
-            table = pa.ipc.open_file(source)
-            _require_text(data, table.schema.names)
-            yield from (table.get_batch(index) for index in range(table.num_record_batches))
-            return
-        _require_text(data, stream.schema.names)
-        yield from stream
-
-
-def _require_text(data: Path, columns: list[str]) -> None:
-    if "text" not in columns:
-        _text(str(data), dict.fromkeys(columns))
+    return records.encodable(place, "text", text)
 
 
 def _plain(data: Path) -> Iterator[tuple[str, bool]]:

@@ -36,7 +36,7 @@ class Workload:
     dtype: str = "fp32"
     seed: int = 0
     weights: str = ""  # a Hugging Face folder; empty: drawn from the seed
-    data: str = ""  # a file of text, see harness.spec.text; empty: a synthetic stream
+    data: str = ""  # a file of text or conversations, see harness.spec; empty: drawn from the seed
     tokenizer: str = ""  # tokenizer.json or a folder that holds it; empty: the one beside the weights
 
     def __post_init__(self) -> None:

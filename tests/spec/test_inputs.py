@@ -219,3 +219,49 @@ def test_only_the_start_of_a_large_file_is_read(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(inputs, "SAMPLE", 4)
     with pytest.raises(InputError, match="line 4 is not JSON"):
         asked([name], 0)
+
+
+TALKS = 'data = "talk.jsonl"\ntokenizer = "."\nbatch_size = 2\nsequence_length = 4\n' + TABLE.format(12)
+CONVERSATIONAL = {"conversations": ["sft"]}
+
+
+def talks(folder: Path, count: int, settings: str = '{"chat_template": "{{ messages }}"}') -> None:
+    letters(folder)
+    (folder / "tokenizer_config.json").write_text(settings)
+    talk = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    (folder / "talk.jsonl").write_text((json.dumps(talk) + "\n") * count)
+
+
+def test_conversations_that_serve_pass_for_topics_that_read_them(tmp_path: Path) -> None:
+    talks(tmp_path, 2)
+    assert asked([workload(tmp_path, TALKS)], 0, CONVERSATIONAL)
+    (tmp_path / "tokenizer_config.json").unlink()
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+    assert asked([workload(tmp_path, TALKS)], 0, CONVERSATIONAL)
+
+
+@pytest.mark.parametrize(
+    ("count", "settings", "reads", "message"),
+    [
+        (1, '{"chat_template": "a"}', CONVERSATIONAL, "has 1 conversations; batch_size is 2"),
+        (2, "{}", CONVERSATIONAL, "has no chat template, and "),
+        (2, "{", CONVERSATIONAL, "tokenizer_config.json is not JSON: "),
+        (2, "{}", {}, 'line 1 has no field "text"'),
+        (2, "{}", {"text": ["zero"], **CONVERSATIONAL}, "sft would train on conversations and other topics on text"),
+    ],
+)
+def test_each_fault_of_conversations_is_found_before_anything_runs(
+    count: int, settings: str, reads: dict[str, list[str]], message: str, tmp_path: Path
+) -> None:
+    talks(tmp_path, count, settings)
+    with pytest.raises(InputError) as error:
+        asked([workload(tmp_path, TALKS)], 0, reads)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_conversations_need_the_folder_of_a_tokenizer(tmp_path: Path) -> None:
+    talks(tmp_path, 2)
+    (tmp_path / "tokenizer.json").rename(tmp_path / "other.json")
+    with pytest.raises(InputError, match=r"other\.json must be called tokenizer\.json: conversations need the folder"):
+        asked([workload(tmp_path, TALKS.replace('"."', '"other.json"'))], 0, CONVERSATIONAL)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from harness.spec import text
+from harness.spec import records, text
 from harness.spec.files import InputError
 
 DOCUMENTS = ["The first one.", "Über 你好 \U0001f600\n\u2028 line", "  ", "x" * 200]
@@ -68,7 +68,7 @@ def test_every_format_gives_the_documents(
     name: str, piece: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(text, "PIECE", piece)
-    monkeypatch.setattr(text, "ROWS", 3)
+    monkeypatch.setattr(records, "ROWS", 3)
     assert read(write(tmp_path / name, FORMATS[name])) == [(document, True) for document in DOCUMENTS]
 
 

@@ -4,7 +4,6 @@ from harness.spec import Card, Engine, Law, Trainers
 from impls.finetuning.sft.grid import GRID
 
 HERE = "impls.finetuning.sft"
-DATA_PARALLEL = "impls.parallelism.data_parallel.laws"
 HUGGING_FACE = ("transformers>=5", "accelerate>=1.2")
 TRL = ("trl>=1.0", *HUGGING_FACE, "datasets>=3")
 PADDED = ("sft_padded", "sft_assistant_only", "sft_smoothed", "sft_truncated", "sft_truncated_left", "sft_resumed")
@@ -38,6 +37,8 @@ CARD = Card(
         # The model comes from a folder whose config names the padding token, as after an earlier run.
         "sft_resumed": {"every": True, "saved": True},
         "sft_neftune": {"noise": 5.0},
+        # The weights are sharded over the ranks, as in ZeRO-3, which has a topic and a reference of its own.
+        "sft_sharded": {"sharded": True},
     },
     engines={
         "reference": Engine(f"{HERE}.reference:build"),
@@ -45,13 +46,17 @@ CARD = Card(
         "transformers": Engine(
             f"{HERE}.on_transformers:build", requires=HUGGING_FACE, variants=(*PADDED, *FLAT, "sft_padding_free_left")
         ),
+        "accelerate": Engine(
+            f"{HERE}.on_accelerate:build", requires=(*HUGGING_FACE, "deepspeed>=0.16"), variants=("sft_sharded",)
+        ),
+        "torch": Engine(f"{HERE}.on_torch:build", requires=("transformers>=5",), variants=("sft_sharded",)),
     },
     topologies=("dp1", "dp2", "dp4"),
-    contract=Trainers(plain=f"{HERE}.plain", data=f"{HERE}.data"),
+    contract=Trainers(plain=f"{HERE}.plain", data=f"{HERE}.data", reads="conversations"),
     grid=GRID,
     laws=(
-        Law("memory", "states", f"{DATA_PARALLEL}:states", 0.05, "nothing is sharded", direction="at_most"),
+        Law("memory", "states", f"{HERE}.laws:states", 0.05, "nothing is sharded", direction="at_most"),
         # Engines also gather the number of tokens, and DistributedDataParallel a flag of each parameter.
-        Law("traffic", "bytes", f"{DATA_PARALLEL}:traffic", 0.002, "one all-reduce of the gradients"),
+        Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.002, "one all-reduce of the gradients"),
     ),
 )

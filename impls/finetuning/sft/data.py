@@ -1,7 +1,9 @@
-"""Conversations, drawn as tokens: an answer repeats its question in another code, so that there is something to learn.
+"""Conversations, of the user's file (given.py) or drawn as tokens: an answer repeats its question in another code, so
+that there is something to learn.
 
-A batch is a list of :class:`Example`. Every batch has an empty answer, whose end alone is learnt, and conversations of
-several turns. Where conversations are truncated, one has a question that fills the context, and one such an answer.
+A batch is a list of :class:`Example`. Every drawn batch has an empty answer, whose end alone is learnt, and
+conversations of several turns. Where they are truncated, one has a question that fills the context, and one such an
+answer.
 """
 
 import random
@@ -12,7 +14,9 @@ import torch
 from torch import Tensor
 
 from harness.spec import Workload
+from harness.spec.conversations import Conversation
 from harness.spec.files import InputError
+from impls.finetuning.sft.given import stream
 
 BOS, END, USER, ASSISTANT = range(4)
 PAD = END  # as in most models that have no padding token of their own
@@ -24,30 +28,42 @@ Turn = tuple[str, list[int]]  # "user" or "assistant", and its words
 
 
 class Example(NamedTuple):
-    """``noise``: uniform in ±1, [sequence_length, hidden_size], if any is added to embeddings."""
+    """``turns``, drawn, or ``given`` from a file, with its tokenizer ``chat``.
+    ``noise``: uniform in ±1, [sequence_length, hidden_size], if any is added to embeddings."""
 
     turns: list[Turn]
     noise: Tensor | None = None
+    given: Conversation | None = None
+    chat: Any = None
 
 
-def batch(workload: Workload, step: int, keep: str = "", noise: float = 0.0, **options: Any) -> list[Example]:
+def batch(
+    workload: Workload, step: int, keep: str = "", noise: float = 0.0, every: bool = False, **options: Any
+) -> list[Example]:
     """The global batch of one step. Without ``keep`` every conversation fits into the context."""
+    if workload.data:
+        chat, found = stream(workload, keep, every)
+        examples = [Example([], None, given, chat) for given in found.batch(step)]
+    else:
+        examples = [Example(turns) for turns in drawn(workload, step, keep)]
+    if not noise:
+        return examples
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{workload.seed} {step} noise".encode()))
+    shape = (workload.sequence_length, workload.model.hidden_size)
+    return [example._replace(noise=torch.rand(shape, generator=generator) * 2 - 1) for example in examples]
+
+
+def drawn(workload: Workload, step: int, keep: str) -> list[list[Turn]]:
     length, vocab = workload.sequence_length, workload.model.vocab_size
     if length < FEWEST or vocab <= WORDS:
         raise InputError(f"a conversation needs {FEWEST} tokens and a vocabulary of more than {WORDS} words")
-    if workload.data:
-        raise InputError("this topic draws its conversations; data must be empty")
     chance = random.Random(zlib.crc32(f"{workload.seed} {step}".encode()))
-    drawn = [_turns(chance, length * 3 // 2 if keep else length, vocab) for _ in range(workload.batch_size)]
-    drawn[0][-1] = ("assistant", [])
-    if keep and len(drawn) > 2:
-        drawn[1] = [("user", _words(chance, length, vocab)), drawn[1][-1]]
-        drawn[2] = [drawn[2][0], ("assistant", _words(chance, length, vocab))]
-    if not noise:
-        return [Example(turns) for turns in drawn]
-    generator = torch.Generator().manual_seed(zlib.crc32(f"{workload.seed} {step} noise".encode()))
-    shape = (length, workload.model.hidden_size)
-    return [Example(turns, torch.rand(shape, generator=generator) * 2 - 1) for turns in drawn]
+    found = [_turns(chance, length * 3 // 2 if keep else length, vocab) for _ in range(workload.batch_size)]
+    found[0][-1] = ("assistant", [])
+    if keep and len(found) > 2:
+        found[1] = [("user", _words(chance, length, vocab)), found[1][-1]]
+        found[2] = [found[2][0], ("assistant", _words(chance, length, vocab))]
+    return found
 
 
 def _turns(chance: random.Random, most: int, vocab: int) -> list[Turn]:

@@ -23,7 +23,7 @@ GRID = Grid(
     rows=(
         Row(CONVERSATIONS, "fp32", False),
         Row(CONVERSATIONS, "fp32", ("dp1", "dp4"), ALIKE),
-        Row(CONVERSATIONS, "bf16", False, SHARED),
+        Row(CONVERSATIONS, "bf16", False, (*SHARED, "sft_sharded")),
         Row(CONVERSATIONS.with_(name="long_conversations"), "bf16", False, APART, full=True),
     ),
     timed=(),

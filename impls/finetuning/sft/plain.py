@@ -24,6 +24,7 @@ from impls.common.optimizer import MasterWeights, clip, optimizer
 from impls.common.rope import rope_table
 from impls.common.weights import build_model
 from impls.finetuning.sft.data import ASSISTANT, BOS, END, USER, Example
+from impls.finetuning.sft.spelt import spelt
 
 
 def options(
@@ -32,9 +33,10 @@ def options(
     packing: str = "",
     attention: str = "sdpa",
     saved: bool = False,
+    sharded: bool = False,
     **variant: Any,
 ) -> dict[str, Any]:
-    """The layout, the way of computing attention and the model's folder change nothing."""
+    """The layout, the way of computing attention, the model's folder and sharding change nothing."""
     return variant
 
 
@@ -44,10 +46,13 @@ def initial(workload: Workload, **options: Any) -> Iterator[tuple[str, Tensor]]:
 
 def learnt(example: Example, every: bool, length: int, keep: str) -> tuple[list[int], list[int]]:
     """The tokens of a conversation, and the places of those that have a loss."""
-    pairs = [(BOS, False)]
-    for left, (role, words) in zip(range(len(example.turns), 0, -1), example.turns, strict=True):
-        pairs.append((USER if role == "user" else ASSISTANT, False))
-        pairs += [(token, role != "user" and (every or left == 1)) for token in (*words, END)]
+    if example.given:
+        pairs = spelt(example.chat, example.given, every)
+    else:
+        pairs = [(BOS, False)]
+        for left, (role, words) in zip(range(len(example.turns), 0, -1), example.turns, strict=True):
+            pairs.append((USER if role == "user" else ASSISTANT, False))
+            pairs += [(token, role != "user" and (every or left == 1)) for token in (*words, END)]
     pairs = pairs[-length:] if keep == "end" else pairs[:length]
     return [token for token, _ in pairs], [place for place, (_, own) in enumerate(pairs) if own and place]
 

@@ -142,5 +142,7 @@ class SFT:
         return {n: m.detach().cpu() for n, m in zip(self.names, self.optimizer.masters, strict=True)}
 
 
-def build(workload: Workload, topology: Topology, saved: bool = False, **variant: Any) -> SFT:
+def build(workload: Workload, topology: Topology, saved: bool = False, sharded: bool = False, **variant: Any) -> SFT:
+    if sharded:
+        raise Unsupported("sharded weights have their reference in the topic zero")
     return SFT(workload, topology, **variant)

@@ -4,7 +4,7 @@
 
 A model that answers is given everything up to <assistant>, and must write the answer and its <end>: these are learnt.
 Without <end> it would never stop. <end> is also the padding token, so a label is hidden where a *place* is padding, not
-where a token looks like it.
+where a token looks like it. Conversations of a file have the template of their tokenizer, see given.py.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from impls.common.data import IGNORED
+from impls.finetuning.sft import given
 from impls.finetuning.sft.data import ASSISTANT, BOS, END, PAD, USER, Example
 
 ROLES = {"user": USER, "assistant": ASSISTANT}
@@ -29,11 +30,17 @@ class Rendered(NamedTuple):
 
 def render(example: Example, every: bool) -> Rendered:
     """``every``: all answers are learnt, not the last one alone, for which the rest is the prompt."""
+    if example.given:
+        return _labelled(*given.render(example.chat, example.given, every))
     tokens, learnt = [BOS], [False]
     for place, (role, words) in enumerate(example.turns):
         answer = role == "assistant" and (every or place == len(example.turns) - 1)
         tokens += [ROLES[role], *words, END]
         learnt += [False] + [answer] * (len(words) + 1)
+    return _labelled(tokens, learnt)
+
+
+def _labelled(tokens: list[int], learnt: list[bool]) -> Rendered:
     return Rendered(tokens, [token if own else IGNORED for token, own in zip(tokens, learnt, strict=True)])
 
 

@@ -227,7 +227,7 @@ def test_one_rank_with_eight_is_eight_ranks_with_one(lab: Lab) -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"sequence_length": 6}, "a conversation needs 7 tokens"), ({"data": "text.txt"}, "data must be empty")],
+    [({"sequence_length": 6}, "a conversation needs 7 tokens"), ({"data": "talk.jsonl"}, "needs a tokenizer")],
 )
 def test_work_that_holds_no_conversation_is_one_line(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
