@@ -1,0 +1,24 @@
+"""The work of this topic: a decoder of one layer, whose rows are whole blocks of four-bit scales."""
+
+from harness.spec import Grid, ModelConfig, Row, Workload
+
+DIGITS = Workload(
+    "digits",
+    ModelConfig(
+        vocab_size=17,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=16,
+    ),
+    batch_size=32,
+    sequence_length=16,
+    optimizer="adamw",
+    max_grad_norm=1.0,
+)
+DESCENT = DIGITS.with_(name="descent", optimizer="sgd")
+STEPS = 32
+
+GRID = Grid(rows=(Row(DIGITS, "fp32", True),), timed=())
