@@ -6,7 +6,7 @@ from impls.finetuning.finetuning_curves.grid import DIGITS, GRID, STEPS
 HERE = "impls.finetuning.finetuning_curves"
 NEW = {"rule": "complement"}  # a skill that the model does not have
 LORA = {"rank": 4, "alpha": 8, **NEW}
-ADAPTED = ("curve_lora", "curve_qlora", "curve_ia3")
+ADAPTED = ("curve_lora", "curve_lora_sgd", "curve_qlora", "curve_ia3")
 
 CARD = Card(
     name="finetuning_curves",
@@ -20,6 +20,7 @@ CARD = Card(
     variants={
         "curve_sft": {"method": "full", "lr": 2e-3, **NEW},
         "curve_lora": {"method": "lora", "lr": 1e-2, **LORA},
+        "curve_lora_sgd": {"method": "lora", "lr": 0.1, **LORA},
         "curve_qlora": {"method": "qlora", "lr": 1e-2, "normal": True, "double": False, **LORA},
         # It has 256 parameters here, too few to teach what the model cannot do.
         "curve_ia3": {"method": "ia3", "lr": 5e-2, "rule": "successor"},

@@ -48,7 +48,7 @@ def adapted(
 def run(
     workload: Workload, topology: Topology, seed: int, budget: int, lr: float, rule: str, **variant: Any
 ) -> Curves:
-    with task.pretrained(workload.with_(lr=lr), seed) as work, quiet() as folder:
+    with task.pretrained(workload, seed, lr) as work, quiet() as folder:
         config = TrainingArguments(folder, **arguments(work, task.WARM_UP), label_names=["labels"])
         trainer = Trainer(adapted(work, **variant), config, train_dataset=task.rows(work, budget, rule))
         tests = task.batch(task.held_out(rule))

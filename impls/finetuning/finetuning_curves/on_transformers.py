@@ -11,7 +11,7 @@ from impls.finetuning.finetuning_curves import task
 
 
 def run(workload: Workload, topology: Topology, seed: int, budget: int, method: str, lr: float, rule: str) -> Curves:
-    with task.pretrained(workload.with_(lr=lr), seed) as work, quiet() as folder:
+    with task.pretrained(workload, seed, lr) as work, quiet() as folder:
         config = TrainingArguments(folder, **arguments(work, task.WARM_UP))
         trainer = Trainer(loaded(work), config, train_dataset=task.rows(work, budget, rule))
         tests = task.batch(task.held_out(rule))

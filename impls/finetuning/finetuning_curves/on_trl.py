@@ -15,7 +15,7 @@ from impls.finetuning.sft.chat import CHAT, messages, vocabulary
 
 def run(workload: Workload, topology: Topology, seed: int, budget: int, method: str, lr: float, rule: str) -> Curves:
     datasets.disable_progress_bars()
-    with task.pretrained(workload.with_(lr=lr), seed) as work, quiet() as folder:
+    with task.pretrained(workload, seed, lr) as work, quiet() as folder:
         turns = [messages(each.turns) for batch in task.batches(work, budget, rule) for each in batch]
         data = datasets.Dataset.from_list([{"prompt": each[:-1], "completion": each[-1:]} for each in turns])
         config = SFTConfig(folder, max_length=work.sequence_length, **arguments(work, task.WARM_UP))

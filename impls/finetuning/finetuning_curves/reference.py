@@ -82,7 +82,7 @@ def prepared(workload: Workload, topology: Topology, method: str, **sizes: Any) 
 def run(
     workload: Workload, topology: Topology, seed: int, budget: int, lr: float, rule: str, **variant: Any
 ) -> Curves:
-    with task.pretrained(workload.with_(lr=lr), seed) as work:
+    with task.pretrained(workload, seed, lr) as work:
         model = prepared(work, topology, **variant)
     held_out = task.held_out(rule)
     labels = task.batch(held_out).labels

@@ -130,9 +130,9 @@ def base(workload: Workload) -> dict[str, Tensor]:
 
 
 @contextmanager
-def pretrained(workload: Workload, seed: int) -> Iterator[Workload]:
+def pretrained(workload: Workload, seed: int, lr: float) -> Iterator[Workload]:
     """The workload of one run, whose model is in a Hugging Face folder while the context is open."""
     with tempfile.TemporaryDirectory() as folder:
-        weights = base(workload.with_(seed=0, dtype="fp32", name="base"))
+        weights = base(workload.with_(seed=0, dtype="fp32", micro_batches=1))
         write_folder(folder, workload.model, weights.items(), torch.float32)
-        yield workload.with_(weights=folder, seed=seed)
+        yield workload.with_(weights=folder, seed=seed, lr=lr)
