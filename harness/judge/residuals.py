@@ -8,11 +8,11 @@ leave each step inside any band around the reference's, but pushes the losses of
     a_st, b_st   loss of the engine and of the reference at step t of the run with seed s
     m_s          Σ_t (a_st − b_st) / Σ_t b_st
 
-The steps of a run depend on each other, since a difference of weights stays. A run is therefore one block, of which only
-the mean difference m_s is used; runs with different seeds are independent. Student's t-test on the means of blocks is
-valid under any correlation within a block, and conservative where blocks have different variances (Ibragimov & Müller
-2010, t-Statistic Based Correlation and Heterogeneity Robust Inference, §2, Journal of Business & Economic Statistics
-28). It is blind to a fault that moves losses up as often as down, such as other data of the same kind.
+The steps of a run depend on each other, since a difference of weights stays. A run is therefore one block, of which
+only the mean difference m_s is used; runs with different seeds are independent. Student's t-test on the means of blocks
+is valid under any correlation within a block, and conservative where blocks have different variances (Ibragimov &
+Müller 2010, t-Statistic Based Correlation and Heterogeneity Robust Inference, §2, Journal of Business & Economic
+Statistics 28). It is blind to a fault that moves losses up as often as down, such as other data of the same kind.
 """
 
 from collections.abc import Sequence

@@ -12,8 +12,8 @@ from scipy.signal import lfilter
 from harness.judge.residuals import ALPHA, FEWEST, judge
 from harness.spec import Curves, Measurement
 
-SEEDS, STEPS = 5, 20
-ROWS, INPUTS, HIDDEN, CLASSES = 16, 16, 8, 6
+SEEDS, STEPS = 5, 30
+ROWS, INPUTS, HIDDEN, CLASSES = 32, 16, 12, 6
 RATE = 0.5
 Losses = NDArray[np.float64]  # [runs, steps]
 

@@ -10,13 +10,12 @@ from torch import Tensor
 from harness.spec import Batch, Curves
 from harness.spec.fault import Fault
 from impls.common.data import IGNORED
-from impls.common.mesh import placed
 from impls.finetuning.finetuning_curves import reference, task
-from impls.finetuning.finetuning_curves.grid import DIGITS
+from impls.finetuning.finetuning_curves.grid import DESCENT, DIGITS
 from impls.finetuning.sft.data import Example
 
 PARTS = 8  # of a batch
-SHARE, BACKWARD, BATCH, BATCHES = reference.share, reference.Adapted.backward, task.batch, task.batches
+SHARE, BACKWARD = reference.share, reference.Adapted.backward
 
 
 def rate_half_a_per_cent_high(*arguments: Any, lr: float, **variant: Any) -> Curves:
@@ -45,9 +44,10 @@ def labels_shifted_again(*arguments: Any, **variant: Any) -> Curves:
     """The model learns the token after the next one."""
 
     def backward(model: reference.Adapted, conversations: Sequence[Example]) -> Tensor:
-        inputs, labels = BATCH(conversations)
+        inputs, labels = task.batch(conversations)
         later = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
-        return model.trainer.backward(placed(Batch(inputs, later)))
+        found: Tensor = model.trainer.backward(Batch(inputs, later))
+        return found
 
     reference.Adapted.backward = backward
     return reference.run(*arguments, **variant)
@@ -81,25 +81,20 @@ def gradient_of_a_part_lost(*arguments: Any, **variant: Any) -> Curves:
     return reference.run(*arguments, **variant)
 
 
-def data_of_one_rank_twice(*arguments: Any, **variant: Any) -> Curves:
-    """Both ranks of two take the second half of each batch."""
-
-    def backward(model: reference.Adapted, conversations: Sequence[Example]) -> Tensor:
-        return BACKWARD(model, conversations[len(conversations) // 2 :])
-
-    reference.Adapted.backward = backward
-    return reference.run(*arguments, **variant)
-
-
-def batches_twice(*arguments: Any, **variant: Any) -> Curves:
-    """Each batch is taken in two steps, so that the run sees half of the data."""
-    task.batches = lambda *given: (batch for pair in list(BATCHES(*given))[::2] for batch in (pair, pair))
-    return reference.run(*arguments, **variant)
-
-
 def base_in_full_precision(*arguments: Any, method: str, normal: bool, double: bool, **variant: Any) -> Curves:
     """QLoRA computes with the weights before they were rounded to four bits."""
     return reference.run(*arguments, method="lora", **variant)
 
 
-FAULTS: dict[str, Fault] = {}
+BIASED = {"learning": {"fp32": {"residuals"}}}
+WORSE = {"learning": {"fp32": {"score", "residuals"}}}
+FAULTS = {
+    "rate_half_a_per_cent_high": Fault("curve_sft", "dp1", BIASED, workload=DIGITS),
+    "warm_up_a_step_late": Fault("curve_sft", "dp1", BIASED, workload=DIGITS),
+    "no_warm_up": Fault("curve_ia3", "dp1", BIASED, workload=DIGITS),
+    "divided_by_the_root_of_r": Fault("curve_lora", "dp1", BIASED, workload=DIGITS),
+    "labels_shifted_again": Fault("curve_lora", "dp1", WORSE, workload=DIGITS),
+    "base_in_full_precision": Fault("curve_qlora", "dp1", BIASED, workload=DIGITS),
+    "gradients_of_adapters_halved": Fault("curve_lora_sgd", "dp1", WORSE, workload=DESCENT),
+    "gradient_of_a_part_lost": Fault("curve_lora_sgd", "dp1", BIASED, workload=DESCENT),
+}

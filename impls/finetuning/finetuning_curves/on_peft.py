@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, Trainer, TrainingArguments
 
-from harness.spec import Curves, Topology, Workload
+from harness.spec import Curves, Topology, Unsupported, Workload
 from impls.common.weights import TORCH_DTYPES
 from impls.engines.hugging_face_loop import Watch, arguments, curves, loaded, quiet
 from impls.engines.peft import lora
@@ -36,6 +36,8 @@ def adapted(
         )
     fields: dict[str, Any] = {}
     if method == "qlora":
+        if workload.dtype == "fp64":
+            raise Unsupported("bitsandbytes stores float32, float16 and bfloat16")
         fields["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4" if normal else "fp4",
@@ -45,9 +47,7 @@ def adapted(
     return lora(loaded(workload, **fields), settings(rank, alpha), start(workload, rank))
 
 
-def run(
-    workload: Workload, topology: Topology, seed: int, budget: int, lr: float, rule: str, **variant: Any
-) -> Curves:
+def run(workload: Workload, topology: Topology, seed: int, budget: int, lr: float, rule: str, **variant: Any) -> Curves:
     with task.pretrained(workload, seed, lr) as work, quiet() as folder:
         config = TrainingArguments(folder, **arguments(work, task.WARM_UP), label_names=["labels"])
         trainer = Trainer(adapted(work, **variant), config, train_dataset=task.rows(work, budget, rule))

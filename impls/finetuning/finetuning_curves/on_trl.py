@@ -6,7 +6,7 @@ from functools import partial
 import datasets
 from trl import SFTConfig, SFTTrainer
 
-from harness.spec import Curves, Topology, Workload
+from harness.spec import Curves, Topology, Unsupported, Workload
 from impls.engines.hugging_face import tokenizer
 from impls.engines.hugging_face_loop import Watch, arguments, curves, loaded, quiet
 from impls.finetuning.finetuning_curves import task
@@ -14,6 +14,8 @@ from impls.finetuning.sft.chat import CHAT, messages, vocabulary
 
 
 def run(workload: Workload, topology: Topology, seed: int, budget: int, method: str, lr: float, rule: str) -> Curves:
+    if workload.element_size < 4:
+        raise Unsupported("it keeps no float32 masters of narrow weights")
     datasets.disable_progress_bars()
     with task.pretrained(workload, seed, lr) as work, quiet() as folder:
         turns = [messages(each.turns) for batch in task.batches(work, budget, rule) for each in batch]

@@ -1,10 +1,10 @@
 """A whole fine-tuning, by the references of this chapter: the loop around their steps, and the learning curve.
 
     for each step t:
-        η_t ← η · min(1, t / warm-up)             the learning rate rises from zero, and stays
+        η_t ← η · min(1, t / warm-up)       the learning rate rises from 0, and stays
         loss, gradients ← backward(batch_t)
         weights ← update(η_t)
-        every few steps: the share of held-out conversations with an exactly right answer
+        every few steps: the share of held-out questions with an exactly right answer
 
     method   what learns                                            whose code
     full     every weight                                           impls/finetuning/sft
@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.spec import Curves, Topology, Trainer, Workload
+from harness.spec import Curves, Topology, Workload
 from impls.common.mesh import placed
 from impls.finetuning.finetuning_curves import task
 from impls.finetuning.lora import reference as lora
@@ -34,7 +34,7 @@ from impls.finetuning.sft.data import Example
 
 
 def share(step: int) -> float:
-    """Of the learning rate, from 0 in the first step."""
+    """The part of η in this step, counted from 0."""
     return min(1.0, step / task.WARM_UP)
 
 
@@ -46,10 +46,12 @@ class Full:
         self.optimizer: torch.optim.Optimizer = self.trainer.optimizer.optimizer
 
     def backward(self, conversations: Sequence[Example]) -> Tensor:
-        return self.trainer.backward(conversations)
+        loss: Tensor = self.trainer.backward(conversations)
+        return loss
 
     def logits(self, conversations: Sequence[Example]) -> Tensor:
-        return self.trainer.logits(placed(self.trainer.rows(conversations)), None)[:, :-1]
+        logits: Tensor = self.trainer.logits(placed(self.trainer.rows(conversations)), None)  # [b, s + 1, V]
+        return logits[:, :-1]
 
 
 class Adapted:
@@ -65,10 +67,12 @@ class Adapted:
                     weight.fill_(1.0)
 
     def backward(self, conversations: Sequence[Example]) -> Tensor:
-        return self.trainer.backward(task.batch(conversations))
+        loss: Tensor = self.trainer.backward(task.batch(conversations))
+        return loss
 
     def logits(self, conversations: Sequence[Example]) -> Tensor:
-        return self.trainer.model(placed(task.batch(conversations)).inputs)
+        logits: Tensor = self.trainer.model(placed(task.batch(conversations)).inputs)  # [b, s, V]
+        return logits
 
 
 def prepared(workload: Workload, topology: Topology, method: str, **sizes: Any) -> Full | Adapted:
@@ -79,9 +83,7 @@ def prepared(workload: Workload, topology: Topology, method: str, **sizes: Any) 
     return Adapted(build(workload, topology, **more))
 
 
-def run(
-    workload: Workload, topology: Topology, seed: int, budget: int, lr: float, rule: str, **variant: Any
-) -> Curves:
+def run(workload: Workload, topology: Topology, seed: int, budget: int, lr: float, rule: str, **variant: Any) -> Curves:
     with task.pretrained(workload, seed, lr) as work:
         model = prepared(work, topology, **variant)
     held_out = task.held_out(rule)

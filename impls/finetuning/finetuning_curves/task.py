@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from harness.spec import Batch, Workload
+from harness.spec.files import InputError
 from impls.common.data import IGNORED
 from impls.common.decoder import Decoder
+from impls.common.experts import without_experts
 from impls.common.hf import write_folder
 from impls.finetuning.sft.data import WORDS, Example
 from impls.finetuning.sft.template import render
@@ -132,6 +134,11 @@ def base(workload: Workload) -> dict[str, Tensor]:
 @contextmanager
 def pretrained(workload: Workload, seed: int, lr: float) -> Iterator[Workload]:
     """The workload of one run, whose model is in a Hugging Face folder while the context is open."""
+    without_experts(workload, "conversations are trained here with")
+    if workload.weights or workload.data:
+        raise InputError("this topic trains its own base and draws its conversations; weights and data must be empty")
+    if workload.model.vocab_size < VOCABULARY or workload.sequence_length < TOKENS:
+        raise InputError(f"a conversation needs {TOKENS} tokens and a vocabulary of at least {VOCABULARY}")
     with tempfile.TemporaryDirectory() as folder:
         weights = base(workload.with_(seed=0, dtype="fp32", micro_batches=1))
         write_folder(folder, workload.model, weights.items(), torch.float32)
