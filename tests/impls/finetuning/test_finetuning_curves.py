@@ -8,9 +8,10 @@ import torch
 
 from harness.judge.residuals import judge
 from harness.run.lab import Lab
-from harness.spec import Case, Curves, Topology
+from harness.spec import Case, Curves, Topology, Workload
 from harness.spec.files import InputError
 from impls.common.data import IGNORED
+from impls.common.weights import build_model
 from impls.finetuning.finetuning_curves import CARD, claims, reference, task
 from impls.finetuning.finetuning_curves.grid import DESCENT, DIGITS, STEPS
 from impls.finetuning.sft.data import ASSISTANT, BOS, END, USER
@@ -18,7 +19,7 @@ from impls.finetuning.sft.data import ASSISTANT, BOS, END, USER
 SEEDS = 3
 
 
-def work_of(variant: str) -> Any:
+def work_of(variant: str) -> Workload:
     return DESCENT if variant == "curve_lora_sgd" else DIGITS
 
 
@@ -62,16 +63,15 @@ def test_an_answer_is_right_if_the_model_would_write_it_alone() -> None:
 
 def test_the_base_knows_its_two_operations_and_nothing_of_the_third() -> None:
     with task.pretrained(DIGITS, 0, 1e-3) as work:
-        model = reference.prepared(work, Topology(), "lora", rank=4, alpha=8).trainer.model
-    shares = []
+        model = build_model(work)
+    known = {task.REPEAT: task.repeat, task.SUCCESSOR: task.successor}
     with torch.no_grad():
-        for operation, rule in ((task.REPEAT, task.repeat), (task.SUCCESSOR, task.successor)):
+        for operation, rule in known.items():
             batch = task.batch(task.examples(operation, rule, draws(held_out=True)))
-            shares.append(task.exact_matches(model(batch.inputs), batch.labels))
-        for rule in task.RULES:
-            batch = task.batch(task.held_out(rule))
+            assert task.exact_matches(model(batch.inputs), batch.labels) > 0.9
+        for name in task.RULES:
+            batch = task.batch(task.held_out(name))
             assert task.exact_matches(model(batch.inputs), batch.labels) < 0.1
-    assert min(shares) > 0.9
 
 
 def test_the_learning_rate_rises_from_zero_and_stays() -> None:
@@ -80,35 +80,34 @@ def test_the_learning_rate_rises_from_zero_and_stays() -> None:
     assert set(shares[task.WARM_UP :]) == {1.0}
 
 
-@pytest.fixture(scope="module")
-def curves() -> dict[str, list[Curves]]:
-    budget = STEPS * DIGITS.batch_size
-    return {
-        name: [reference.run(work_of(name), Topology(), seed, budget, **variant) for seed in range(SEEDS)]
-        for name, variant in CARD.variants.items()
-    }
+def taken(lab: Lab, variant: str, work: Workload) -> list[Curves]:
+    """The reference's runs with a few seeds."""
+    case = Case(CARD.name, variant, "reference", Topology(), work)
+    found = lab.runner.once(case, "harness.measures.learning:curves", seeds=SEEDS, budget=CARD.contract.budget)
+    assert isinstance(found, list), found
+    return found[0]
 
 
 @pytest.mark.parametrize("variant", CARD.variants)
-def test_every_method_learns_the_task(curves: dict[str, list[Curves]], variant: str) -> None:
-    for run in curves[variant]:
+def test_every_method_learns_the_task(lab: Lab, variant: str) -> None:
+    for run in taken(lab, variant, work_of(variant)):
         assert run.scores[0] < 0.1
         assert run.scores[-1] > 0.9
         assert run.samples[-1] == CARD.contract.budget
         assert len(run.losses) == STEPS
-        assert run.losses[0] == run.losses[0] > 10 * run.losses[-1]
+        assert run.losses[0] > 10 * run.losses[-1]
 
 
-def test_an_adapted_model_begins_as_the_base(curves: dict[str, list[Curves]]) -> None:
-    for full, lora in zip(curves["curve_sft"], curves["curve_lora"], strict=True):
-        assert lora.losses[0] == pytest.approx(full.losses[0], rel=1e-5)
+def test_an_adapted_model_begins_as_the_base(lab: Lab) -> None:
+    full, lora = (taken(lab, variant, DIGITS) for variant in ("curve_sft", "curve_lora"))
+    assert [run.losses[0] for run in lora] == pytest.approx([run.losses[0] for run in full], rel=1e-5)
 
 
-def test_accumulated_micro_batches_differ_by_chance_alone(curves: dict[str, list[Curves]]) -> None:
-    variant, work = CARD.variants["curve_lora"], DIGITS.with_(micro_batches=4)
-    apart = [reference.run(work, Topology(), seed, CARD.contract.budget, **variant) for seed in range(SEEDS)]
-    assert [run.losses for run in apart] != [run.losses for run in curves["curve_lora"]]
-    assert judge(apart, curves["curve_lora"], "fp32").verdict == "pass"
+def test_accumulated_micro_batches_differ_by_chance_alone(lab: Lab) -> None:
+    whole = taken(lab, "curve_lora", DIGITS)
+    apart = taken(lab, "curve_lora", DIGITS.with_(name="in_parts", micro_batches=4))
+    assert [run.losses for run in apart] != [run.losses for run in whole]
+    assert judge(apart, whole, "fp32").verdict == "pass"
 
 
 def test_work_that_is_not_this_topic_s_is_refused() -> None:
@@ -117,10 +116,7 @@ def test_work_that_is_not_this_topic_s_is_refused() -> None:
             pass
 
 
-ENGINES = [(engine, variant) for engine in CARD.engines for variant in CARD.engines[engine].variants]
-
-
-@pytest.mark.parametrize(("engine", "variant"), ENGINES)
+@pytest.mark.parametrize(("engine", "variant"), [("transformers", "curve_sft"), ("peft", "curve_lora")])
 def test_a_library_s_own_loop_keeps_to_the_reference_with_micro_batches_too(
     lab: Lab, engine: str, variant: str
 ) -> None:
