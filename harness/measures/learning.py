@@ -18,7 +18,7 @@ def asked(occasion: Occasion) -> bool:
 
 
 def take(lab: "Lab", case: Case) -> list[Measurement]:
-    from harness.judge import learning
+    from harness.judge import learning, residuals
 
     contract = lab.runner.card(case).contract
     assert isinstance(contract, Flows)
@@ -27,7 +27,10 @@ def take(lab: "Lab", case: Case) -> list[Measurement]:
     reference = lab.runner.once(replace(case, engine="reference"), f"{__name__}:curves", **work)
     if isinstance(engine, Measurement) or isinstance(reference, Measurement):
         return [found for found in (engine, reference) if isinstance(found, Measurement)][:1]
-    return learning.judge(engine[0], reference[0], contract.score, contract.better)
+    found = learning.judge(engine[0], reference[0], contract.score, contract.better)
+    if all(run.losses for run in (*engine[0], *reference[0])):
+        found.append(residuals.judge(engine[0], reference[0], case.workload.dtype))
+    return found
 
 
 def curves(

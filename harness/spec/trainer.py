@@ -113,11 +113,13 @@ class Problem(Protocol):
 @dataclass(frozen=True)
 class Curves:
     """The learning curve of a run. ``samples`` [n], ascending: the samples taken when each of ``scores`` [n] was
-    measured; ``seconds``: the time for all of them."""
+    measured; ``seconds``: the time for all of them; ``losses``: of every step, if an engine's are to be compared with
+    the reference's, step by step."""
 
     samples: Sequence[int]
     scores: Sequence[float]
     seconds: float
+    losses: Sequence[float] = ()
 
     def __post_init__(self) -> None:
         if not self.samples or len(self.samples) != len(self.scores):
