@@ -1,0 +1,51 @@
+"""The work of this topic: two sizes of pictures, in micro-batches, with clipping and weight decay."""
+
+from harness.spec import Grid, ModelConfig, Row, Workload
+
+PICTURES = Workload(
+    "pictures",
+    ModelConfig(
+        hidden_size=24,
+        intermediate_size=20,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=6,
+    ),
+    batch_size=12,
+    micro_batches=3,
+    sequence_length=36,
+    optimizer="adamw",
+    lr=3e-3,
+    weight_decay=0.1,
+    eps=1e-6,
+    max_grad_norm=0.1,
+)
+# Latents of 5 × 7, and channels that neither groups nor heads divide.
+ODD = PICTURES.with_(
+    name="odd_pictures",
+    model=ModelConfig(
+        hidden_size=13,
+        intermediate_size=11,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=6,
+    ),
+    batch_size=6,
+    micro_batches=1,
+    sequence_length=35,
+    optimizer="sgd",
+    lr=0.1,
+    weight_decay=0.0,
+)
+GRID = Grid(
+    rows=(
+        Row(PICTURES, "fp32", False),
+        Row(PICTURES, "fp32", ("dp1",), ("diffusion_lora_epsilon", "diffusion_lora_ema")),
+        Row(PICTURES, "bf16", False),
+        Row(ODD, "fp32", ("dp1",), ("diffusion_lora_epsilon", "diffusion_lora_v"), full=True),
+        Row(ODD, "bf16", False, ("diffusion_lora_v",), full=True),
+    ),
+    timed=(),
+)
