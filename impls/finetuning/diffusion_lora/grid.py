@@ -39,17 +39,17 @@ ODD = PICTURES.with_(
     lr=0.1,
     weight_decay=0.0,
 )
+MORE = PICTURES.with_(name="more_pictures", seed=1)
 # Every variant has an oracle of its own, which takes longer than its cases: by default each runs in one precision.
 SINGLE = ("diffusion_lora_epsilon", "diffusion_lora_v_min_snr", "diffusion_lora_ema", "diffusion_lora_scaled")
 NARROW = ("diffusion_lora_v", "diffusion_lora_min_snr")
 GRID = Grid(
     rows=(
-        Row(PICTURES, "fp32", False, SINGLE),
+        Row(PICTURES, "fp32", True, SINGLE),
         Row(PICTURES, "bf16", False, NARROW),
-        Row(PICTURES, "fp32", False, NARROW, full=True),
-        Row(PICTURES, "bf16", False, SINGLE, full=True),
-        Row(PICTURES, "fp32", ("dp1",), full=True),
-        Row(ODD, "fp32", ("dp1",), ("diffusion_lora_epsilon", "diffusion_lora_v"), full=True),
+        Row(MORE, "fp32", False, NARROW, full=True),
+        Row(MORE, "bf16", False, SINGLE, full=True),
+        Row(ODD, "fp32", True, ("diffusion_lora_epsilon", "diffusion_lora_v"), full=True),
         Row(ODD, "bf16", False, ("diffusion_lora_v",), full=True),
     ),
     timed=(),
