@@ -1,5 +1,6 @@
 """Adapters of a UNet with exactly one thing broken."""
 
+from collections.abc import Set
 from typing import Any
 
 import torch
@@ -119,15 +120,15 @@ def results_have_no_adapter(workload: Workload, topology: Topology, **variant: A
     return reference.build(workload, topology, **variant)
 
 
-def norms_are_trained(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
-    """A step moves one norm of the UNet."""
+def a_gain_moves(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """A step moves one gain of the UNet by the last place."""
     trainer = reference.build(workload, topology, **variant)
-    update = trainer.update
+    update, norm = trainer.update, trainer.unet.conv_norm_out.weight
 
     def thawing() -> None:
         update()
         with torch.no_grad():
-            trainer.unet.conv_norm_out.weight *= 1 + 2**-7 if workload.dtype == "bf16" else 1 + 1e-6
+            norm[0] = torch.nextafter(norm[0], torch.full_like(norm[0], 9.0))
 
     trainer.update = thawing
     return trainer
@@ -158,30 +159,30 @@ def adapters_of_one_rank(workload: Workload, topology: Topology, **variant: Any)
     return reference.build(workload, topology, **variant)
 
 
-BOTH = ("fp32", "bf16")
-
-
 def _planted(
-    variant: str, figures: frozenset[str], topology: str = "dp1", narrow: bool = True, where: str = ""
+    variant: str, single: Set[str], narrow: Set[str] = frozenset(), topology: str = "dp1", where: str = ""
 ) -> Fault:
-    found = {"parity": dict.fromkeys(BOTH if narrow else BOTH[:1], figures)}
-    return Fault(f"diffusion_lora_{variant}", topology, found, where=where, workload=PICTURES)
+    """``single`` and ``narrow``: the figures in float32 and bfloat16."""
+    found = {dtype: figures for dtype, figures in (("fp32", single), ("bf16", narrow)) if figures}
+    return Fault(f"diffusion_lora_{variant}", topology, {"parity": found}, where=where, workload=PICTURES)
 
 
+# Where nothing is said of bfloat16, its rounding hides the fault.
 FAULTS = {
     "average_of_another_step": _planted("ema", UPDATE),
     "average_without_warm_up": _planted("ema", UPDATE),
-    "weights_are_merged_for_averages": _planted("ema", MERGED, narrow=False),
-    "weight_of_noise_for_v": _planted("v_min_snr", GRADIENT | LOSS),
-    "weight_of_noise_missing": _planted("min_snr", GRADIENT | LOSS),
-    "v_has_the_wrong_sign": _planted("v", GRADIENT | LOSS),
-    "noise_of_the_next_timestep": _planted("v", GRADIENT | LOSS, narrow=False),
-    "timestep_is_embedded_one_later": _planted("epsilon", GRADIENT | LOSS, narrow=False),
-    "sines_come_first": _planted("epsilon", GRADIENT | LOSS),
-    "adapter_beside_the_targets": _planted("epsilon", GRADIENT, narrow=False),
-    "results_have_no_adapter": _planted("epsilon", GRADIENT),
-    "norms_are_trained": _planted("epsilon", FROZEN),
-    "alpha_is_lost": _planted("epsilon", GRADIENT | LATER_GRADIENT),
-    "unmerged_at_full_weight": _planted("scaled", UNMERGED),
-    "adapters_of_one_rank": _planted("epsilon", GRADIENT | REPLICAS, topology="dp2"),
+    "weights_are_merged_for_averages": _planted("ema", MERGED),
+    "weight_of_noise_for_v": _planted("v_min_snr", GRADIENT | LOSS, GRADIENT | LOSS),
+    "weight_of_noise_missing": _planted("min_snr", GRADIENT | LOSS, GRADIENT | LOSS),
+    "v_has_the_wrong_sign": _planted("v", GRADIENT | LOSS, GRADIENT | LOSS),
+    "noise_of_the_next_timestep": _planted("v", GRADIENT | LOSS),
+    "timestep_is_embedded_one_later": _planted("epsilon", GRADIENT | LOSS),
+    "sines_come_first": _planted("epsilon", GRADIENT | LOSS, {"gradient", "loss"}),
+    # Names that differ have no slope.
+    "adapter_beside_the_targets": _planted("epsilon", {"gradient"}, {"gradient"}),
+    "results_have_no_adapter": _planted("epsilon", {"gradient"}, {"gradient"}),
+    "a_gain_moves": _planted("epsilon", FROZEN, FROZEN),
+    "alpha_is_lost": _planted("epsilon", GRADIENT | LATER_GRADIENT, GRADIENT | LATER_GRADIENT),
+    "unmerged_at_full_weight": _planted("epsilon", UNMERGED, UNMERGED),
+    "adapters_of_one_rank": _planted("epsilon", GRADIENT | REPLICAS, GRADIENT | REPLICAS, topology="dp2"),
 }
