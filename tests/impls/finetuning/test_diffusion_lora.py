@@ -325,7 +325,7 @@ def drawn(generator: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v"])
 def test_adapters_learn_to_take_noise_from_drawings(prediction: str, alone: None) -> None:
-    """Drawings that were not seen in training have less of a loss afterwards, by five standard errors."""
+    """Drawings that were not seen in training have less of a loss afterwards, at every part of the schedule."""
     generator, model = torch.Generator().manual_seed(0), replace(SMALL.model, hidden_size=16, intermediate_size=12)
     work = Workload("drawings", model, batch_size=16, optimizer="adamw", lr=1e-2, sequence_length=64)
     trainer = DiffusionLoRA(work, Topology(), rank=8, alpha=16, prediction=prediction, gamma=5.0)
@@ -336,11 +336,11 @@ def test_adapters_learn_to_take_noise_from_drawings(prediction: str, alone: None
         trainer.backward(Pictures(latents, text, timesteps, torch.randn(latents.shape, generator=generator)))
         trainer.update()
     fall = before - losses(trainer)
-    assert float(fall.mean()) > 5 * float(fall.std()) / len(fall) ** 0.5
+    assert (fall > 0).all(), fall.tolist()
 
 
 def losses(trainer: DiffusionLoRA) -> Tensor:
-    """Of 12 times 4 drawings, always the same."""
+    """Of 12 times 4 drawings, always the same, from the first timestep to the last."""
     generator = torch.Generator().manual_seed(1)
     latents, text = drawn(generator, 48)
     timesteps = torch.linspace(0, noise.T - 1, 48).long()
