@@ -15,7 +15,7 @@ from impls.common.mesh import device
 from impls.common.optimizer import optimizer
 from impls.engines.deepspeed.engine import configuration, safe_get_full_fp32_param, safe_get_full_grad
 from impls.engines.deepspeed.zero import section
-from impls.engines.hugging_face import qwen3, tokenizer
+from impls.engines.hugging_face import decoder, tokenizer
 from impls.finetuning.sft.chat import Padded
 from impls.finetuning.sft.data import Example
 
@@ -36,7 +36,7 @@ class Accelerated:
         )
         if self.accelerator.distributed_type != DistributedType.DEEPSPEED:
             raise RuntimeError(f"Accelerate chose {self.accelerator.distributed_type}, not DeepSpeed")
-        model = qwen3(workload, "sdpa")
+        model = decoder(workload, "sdpa")
         self.names = dict(model.named_parameters())
         self.padded = Padded(workload, topology.dp, AutoTokenizer.from_pretrained, tokenizer, DataCollatorForSeq2Seq)
         self.model, _ = self.accelerator.prepare(model, optimizer(model.parameters(), workload))

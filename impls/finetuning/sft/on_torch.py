@@ -11,7 +11,7 @@ from harness.spec import Topology, Workload
 from impls.common.mesh import device, mesh
 from impls.common.optimizer import optimizer
 from impls.common.weights import TORCH_DTYPES
-from impls.engines.hugging_face import qwen3, tokenizer
+from impls.engines.hugging_face import decoder, tokenizer
 from impls.finetuning.sft.chat import Padded
 from impls.finetuning.sft.data import Example
 
@@ -23,7 +23,7 @@ class Sharded:
     def __init__(self, workload: Workload, topology: Topology) -> None:
         self.workload, self.ranks, narrow = workload, topology.dp, TORCH_DTYPES[workload.dtype]
         wide = "fp32" if workload.element_size < 4 else workload.dtype
-        self.model = qwen3(workload.with_(dtype=wide), "sdpa")
+        self.model = decoder(workload.with_(dtype=wide), "sdpa")
         policy = MixedPrecisionPolicy(param_dtype=narrow, reduce_dtype=narrow)
         for layer in self.model.model.layers:
             fully_shard(layer, mesh=mesh(topology)["dp"], mp_policy=policy)

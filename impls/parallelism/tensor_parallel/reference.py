@@ -55,7 +55,7 @@ def heads(projected: Sequence[Tensor], part: Attention, cos: Tensor, sin: Tensor
     b, s, _ = projected[0].shape
     projected = biased(projected, part.q_proj, part.k_proj, part.v_proj)
     query, key, value = (y.view(b, s, -1, part.d) for y in projected)
-    # Contiguous, as a norm's output is: attention's output has its query's layout, and would be copied to be [b, s, n/t].
+    # Contiguous, as a norm's output is: attention's output has its query's layout, and a view of another is a copy.
     query, key = (y.contiguous().transpose(1, 2) for y in (part.q_norm(query), part.k_norm(key)))
     query, key = rotate(query, cos, sin), rotate(key, cos, sin)
     return part.attend(query, key, value.transpose(1, 2)).transpose(1, 2).reshape(b, s, -1)
