@@ -1,7 +1,6 @@
 """LoRA (Hu et al. 2021, §4.1): a frozen matrix W₀ learns an update of low rank.
 
-    h = W₀ x + s B A x            (equation 3)
-
+    h = W₀ x + s B A x            (equation 3; a bias of the model is frozen too, and added last)
     W₀  [d, k], frozen      A  [r, k]      B  [d, r]      r  rank, far below d and k      s  a constant
 
     LoRA      s = α/r: the step does not have to be tuned again with every r
@@ -11,9 +10,8 @@
 
 In the paper of DoRA ‖·‖ is the norm of each column of a matrix [k, d]; for W [d, k], as PyTorch stores it, these are
 the d rows. A merged model has W' in place of W₀ and costs nothing more than before (section 4.1).
-
-Only A, B and m have gradients and optimizer states. They are float32 whatever the base's precision: they are few, and
-need no other master weights. Ranks that share a batch send their gradients alone.
+Only A, B and m have gradients and optimizer states. They are few, and in float32 whatever the base's precision, so that
+they need no other master weights. Ranks that share a batch send their gradients alone.
 """
 
 from collections.abc import Mapping
@@ -107,13 +105,11 @@ class LowRankAdaptation:
         self.workload, self.ranks = workload, topology.dp
         self.model = build_model(workload).requires_grad_(False)
         start = {name: tensor.to(device()) for name, tensor in initial(workload, rank, dora)}
-        s = scale(rank, alpha, rslora)
-        self.adapted: dict[str, LoRA] = {}
+        s, self.adapted = scale(rank, alpha, rslora), dict[str, LoRA]()
         for name, _ in targets(workload.model):
             base, A, B = self.model.get_submodule(name), start[f"{name}.lora_A.weight"], start[f"{name}.lora_B.weight"]  # noqa: N806
-            layer = DoRA(base, A, B, s, start[f"{name}.{MAGNITUDE}"]) if dora else LoRA(base, A, B, s)
-            self.model.set_submodule(name, layer)
-            self.adapted[name] = layer
+            self.adapted[name] = DoRA(base, A, B, s, start[f"{name}.{MAGNITUDE}"]) if dora else LoRA(base, A, B, s)
+            self.model.set_submodule(name, self.adapted[name])
         self.weights = {f"{name}.{n}": p for name, layer in self.adapted.items() for n, p in layer.trained().items()}
         fast = [layer.B for layer in self.adapted.values()]
         slow = [p for layer in self.adapted.values() for p in layer.trained().values() if p is not layer.B]

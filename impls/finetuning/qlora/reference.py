@@ -7,7 +7,6 @@
     c₁  scales of c₂'s blocks of 256                     L₁, L₂  the adapters, here A [r, k] and B [d, r] with s = α/r
 
 The storage type is not the computation's: W is dequantised for the product, and dropped. The backward pass needs W too,
-
     ∂E/∂X = ∂E/∂Y · doubleDequant(c₁, c₂, W) + …
 
 and dequantises it again, so that nothing of its size waits for it. ∂E/∂W does not exist: only the adapters have

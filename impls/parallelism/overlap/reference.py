@@ -35,8 +35,8 @@ from impls.parallelism.overlap.domino import DominoDecoder
 from impls.parallelism.overlap.wire import Wire
 from impls.parallelism.sequence_parallel import reference as sequence_parallel
 from impls.parallelism.sequence_parallel.reference import SequenceParallel, SequenceParallelDecoder
-from impls.parallelism.tensor_parallel.operators import Group
-from impls.parallelism.tensor_parallel.reference import TensorParallel, biased, heads
+from impls.parallelism.tensor_parallel.operators import Group, biased
+from impls.parallelism.tensor_parallel.reference import TensorParallel, heads
 
 
 class RingDecoder(SequenceParallelDecoder):
@@ -59,12 +59,12 @@ class RingDecoder(SequenceParallelDecoder):
         weights = part.q_proj.weight, part.k_proj.weight, part.v_proj.weight
         projected = [p.transpose(0, 1) for p in self._columns(y, self.group, len(cos), *weights)]  # [b, s, n/t]
         z = self._rows(heads(projected, part, cos, sin).transpose(0, 1), part.o_proj.weight)
-        return biased([z], part.o_proj)[0]
+        return biased(z, part.o_proj)
 
     def mlp(self, y: Tensor, part: MLP, s: int) -> Tensor:
-        products = self._columns(y, self.group, s, part.gate_proj.weight, part.up_proj.weight)
-        gate, up = biased(products, part.gate_proj, part.up_proj)
-        return biased([self._rows(F.silu(gate) * up, part.down_proj.weight)], part.down_proj)[0]
+        gate, up = self._columns(y, self.group, s, part.gate_proj.weight, part.up_proj.weight)
+        z = F.silu(biased(gate, part.gate_proj)) * biased(up, part.up_proj)
+        return biased(self._rows(z, part.down_proj.weight), part.down_proj)
 
     def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
         self.products = 0

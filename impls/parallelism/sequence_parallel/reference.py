@@ -35,8 +35,8 @@ from harness.spec import ModelConfig, Topology, Workload
 from impls.common.decoder import MLP, Attention, Layer, mean
 from impls.common.rope import rope_table
 from impls.parallelism.sequence_parallel.operators import columns, naive_columns, scatter
-from impls.parallelism.tensor_parallel.operators import Group
-from impls.parallelism.tensor_parallel.reference import ParallelDecoder, TensorParallel, biased, heads
+from impls.parallelism.tensor_parallel.operators import Group, biased
+from impls.parallelism.tensor_parallel.reference import ParallelDecoder, TensorParallel, heads
 from impls.parallelism.tensor_parallel.vocabulary import CrossEntropy, embedding
 
 Columns = Callable[..., tuple[Tensor, ...]]  # part [s/t, b, h], group, s, weights → [s, b, n/t] for each weight
@@ -54,13 +54,13 @@ class SequenceParallelDecoder(ParallelDecoder):
         weights = part.q_proj.weight, part.k_proj.weight, part.v_proj.weight
         projected = [p.transpose(0, 1) for p in self.columns(y, self.group, len(cos), *weights)]  # [b, s, n/t]
         z = F.linear(heads(projected, part, cos, sin), part.o_proj.weight).transpose(0, 1)
-        return biased([scatter(z, self.group)], part.o_proj)[0]
+        return biased(scatter(z, self.group), part.o_proj)
 
     def mlp(self, y: Tensor, part: MLP, s: int) -> Tensor:
         """[s/t, b, h] → [s/t, b, h], over this rank's part of the width."""
-        products = self.columns(y, self.group, s, part.gate_proj.weight, part.up_proj.weight)
-        gate, up = biased(products, part.gate_proj, part.up_proj)
-        return biased([scatter(F.linear(F.silu(gate) * up, part.down_proj.weight), self.group)], part.down_proj)[0]
+        gate, up = self.columns(y, self.group, s, part.gate_proj.weight, part.up_proj.weight)
+        z = F.linear(F.silu(biased(gate, part.gate_proj)) * biased(up, part.up_proj), part.down_proj.weight)
+        return biased(scatter(z, self.group), part.down_proj)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """[b, s] → [s/t, b, h]"""

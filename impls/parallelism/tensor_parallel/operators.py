@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 
 Group = dist.ProcessGroup
@@ -112,3 +112,9 @@ def column_parallel(x: Tensor, group: Group, *weights: Tensor) -> tuple[Tensor, 
     if group.size() == 1:
         return tuple(F.linear(x, weight) for weight in weights)
     return ColumnParallel.apply(x, group, *weights)
+
+
+def biased(y: Tensor, part: nn.Linear) -> Tensor:
+    """[…, n] with the bias of the product that gave it, if the model has one: this rank's part of a column-parallel
+    product's; a row-parallel product's, whole on every rank, after the sum."""
+    return y if part.bias is None else y + part.bias

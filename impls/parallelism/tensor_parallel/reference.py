@@ -4,7 +4,6 @@ A block is a column-parallel product followed by a row-parallel one, so that a s
 
     Y_i = σ(X A_i)            A = [A_1 … A_t] cut by columns: a σ of single elements, or of whole heads, stays local
     Z   = Σ_i Y_i B_i         B = [B_1; …; B_t] cut by rows: the sum is g
-
           ┌─ A_1 ─ σ ─ B_1 ─┐
     X ─ f ┤                 ├ g ─ Z        f: x forward, Σ over ranks backward; g: the other way round
           └─ A_2 ─ σ ─ B_2 ─┘
@@ -21,7 +20,7 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.spec import Batch, ModelConfig, Topology, Trainer, Workload
 from impls.common.clipping import clip_by_global_norm
@@ -34,44 +33,31 @@ from impls.common.shards import bounds, collect, dim, shard
 from impls.common.sums import mean_flat, sum_flat
 from impls.common.weights import TORCH_DTYPES, initial
 from impls.parallelism.tensor_parallel.around import put_around
-from impls.parallelism.tensor_parallel.operators import Group, column_parallel, reduce
+from impls.parallelism.tensor_parallel.operators import Group, biased, column_parallel, reduce
 from impls.parallelism.tensor_parallel.vocabulary import CrossEntropy, embedding
-
-
-def biased(products: Sequence[Tensor], *parts: nn.Linear) -> list[Tensor]:
-    """What column-parallel products give, [..., n/t] each, with this rank's rows of their biases, if the model has
-    any."""
-    return [y if part.bias is None else y + part.bias for y, part in zip(products, parts, strict=True)]
-
-
-def row_parallel(y: Tensor, part: nn.Linear, group: Group) -> Tensor:
-    """[b, s, n/t] → [b, s, h]: the product, g, and then the bias, which is whole on every rank."""
-    (z,) = biased([reduce(F.linear(y, part.weight), group)], part)
-    return z
 
 
 def heads(projected: Sequence[Tensor], part: Attention, cos: Tensor, sin: Tensor) -> Tensor:
     """Queries, keys and values of this rank's heads, [b, s, n/t] each → the attention's output, [b, s, n/t]."""
     b, s, _ = projected[0].shape
-    projected = biased(projected, part.q_proj, part.k_proj, part.v_proj)
-    query, key, value = (y.view(b, s, -1, part.d) for y in projected)
-    # Contiguous, as a norm's output is: attention's output has its query's layout, and a view of another is a copy.
-    query, key = (y.contiguous().transpose(1, 2) for y in (part.q_norm(query), part.k_norm(key)))
-    query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+    pairs = zip(projected, (part.q_proj, part.k_proj, part.v_proj), strict=True)
+    query, key, value = (biased(y, of).view(b, s, -1, part.d) for y, of in pairs)
+    # Contiguous, as after a norm: attention's output has its query's layout, and would be copied to be [b, s, n/t].
+    query, key = (rotate(y.contiguous().transpose(1, 2), cos, sin) for y in (part.q_norm(query), part.k_norm(key)))
     return part.attend(query, key, value.transpose(1, 2)).transpose(1, 2).reshape(b, s, -1)
 
 
 def attention(x: Tensor, part: Attention, cos: Tensor, sin: Tensor, group: Group) -> Tensor:
     """[b, s, h] → [b, s, h], over this rank's heads."""
     projected = column_parallel(x, group, part.q_proj.weight, part.k_proj.weight, part.v_proj.weight)
-    return row_parallel(heads(projected, part, cos, sin), part.o_proj, group)
+    return biased(reduce(F.linear(heads(projected, part, cos, sin), part.o_proj.weight), group), part.o_proj)
 
 
 def mlp(x: Tensor, part: MLP, group: Group) -> Tensor:
     """[b, s, h] → [b, s, h], over this rank's part of the width."""
-    products = column_parallel(x, group, part.gate_proj.weight, part.up_proj.weight)
-    gate, up = biased(products, part.gate_proj, part.up_proj)
-    return row_parallel(F.silu(gate) * up, part.down_proj, group)
+    gate, up = column_parallel(x, group, part.gate_proj.weight, part.up_proj.weight)
+    y = F.silu(biased(gate, part.gate_proj)) * biased(up, part.up_proj)
+    return biased(reduce(F.linear(y, part.down_proj.weight), group), part.down_proj)
 
 
 class ParallelDecoder(Decoder):
@@ -91,8 +77,7 @@ class ParallelDecoder(Decoder):
         x = self.blocks(self.embed(tokens), self.model.layers, tokens.shape[1])
         return self.loss(x, labels)
 
-    def embed(self, tokens: Tensor) -> Tensor:
-        """[b, s] → [b, s, h]"""
+    def embed(self, tokens: Tensor) -> Tensor:  # [b, s] → [b, s, h]
         return reduce(embedding(tokens, self.model.embed_tokens.weight, self.start), self.group)
 
     def blocks(self, x: Tensor, layers: Iterable[Layer], s: int) -> Tensor:
