@@ -1,5 +1,5 @@
-"""torchao's NF4Tensor, always with double quantisation: scales are whole numbers of eight bits with a factor for each 256
-of them, in the weights' precision, as is a table of four digits."""
+"""torchao's NF4Tensor, always with double quantisation: scales are whole numbers of eight bits with a factor for each
+256 of them, in the weights' precision, as is a table of four digits."""
 
 from collections.abc import Mapping
 from typing import Any
