@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,11 @@ ABSENT: Mapping[str, Any] = {  # fields with a meaning that these adapters do no
     "rank_pattern": {},
     "alpha_pattern": {},
     "layer_replication": None,
+    "exclude_modules": None,
+    "target_parameters": None,
+    "trainable_token_indices": None,
 }
+WHOLE = (True, False, None, "gaussian", "orthogonal")  # starts that leave the base as it is
 
 
 def write_adapter(
@@ -54,12 +59,21 @@ def read_adapter(folder: str | Path, model: ModelConfig) -> tuple[dict[str, Any]
     for field, neutral in ABSENT.items():
         if config.get(field, neutral) not in (neutral, None):
             raise InputError(f"{path}: {field} {config[field]!r} is not supported; it must be {neutral!r}")
+    start = config.get("init_lora_weights")
+    if start not in WHOLE:
+        raise InputError(
+            f"{path}: init_lora_weights {start!r} is not supported: that base has given up a part of itself, and with "
+            "the whole one the adapter is wrong; save it with path_initial_model_for_weight_conversion"
+        )
     targets = config.get("target_modules") or []
     if not isinstance(targets, list) or set(targets) != set(TARGETS):
         raise InputError(f"{path}: target_modules must be {', '.join(TARGETS)}, not {targets!r}")
     variant = {ours: config[theirs] for theirs, ours in OURS.items() if theirs in config}
     rank = variant.get("rank")
     smallest = min(min(shape) for _, shape in model.layer_shapes() if len(shape) == 2)
+    alpha = variant.get("alpha")
+    if not isinstance(alpha, int | float) or not 0 < alpha < inf:
+        raise InputError(f"{path}: lora_alpha must be a positive number, not {alpha!r}")
     if not isinstance(rank, int) or not 0 < rank <= smallest:
         raise InputError(f"{path}: r must be from 1 to {smallest}, the smallest side of an adapted matrix, not {rank}")
     return variant, _tensors(Path(folder) / TENSORS, model, rank, bool(variant.get("dora")))

@@ -20,8 +20,10 @@ CARD = Card(
     },
     engines={
         "reference": Engine(f"{HERE}.reference:build"),
-        "peft_megatron": Engine(
-            f"{HERE}.on_peft_megatron:build", requires=("peft>=0.17", "megatron-core>=0.16"), variants=("lora_tp_low",)
+        "peft_transformers": Engine(
+            f"{HERE}.on_peft_transformers:build",
+            requires=("peft>=0.21", "transformers>=5.17"),
+            variants=("lora_tp_low",),
         ),
     },
     topologies=("dp1", "tp2"),

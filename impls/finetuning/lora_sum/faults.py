@@ -73,5 +73,5 @@ FAULTS = {
     "scale_of_the_first": Fault("sum_cat", "dp1", found(OUTPUT | GRADIENT)),
     "rank_of_one": Fault("sum_svd", "dp1", found(OUTPUT)),
     "second_not_active": Fault("sum_svd", "dp1", found(OUTPUT | GRADIENT)),
-    "one_left_in": Fault("sum_svd", "dp1", found(OUTPUT)),
+    "one_left_in": Fault("sum_svd", "dp1", {"parity": {"fp32": OUTPUT, "bf16": {"output"}}}),
 }

@@ -1,9 +1,12 @@
 """Storage of frozen weights in four bits: NF4, FP4 and double quantisation; and in eight."""
 
-from harness.spec import Card, Claim, Engine, Functions, Grid, Row
+from harness.spec import Card, Claim, Engine, Functions, Grid, ModelConfig, Row
+from harness.spec.named import NAMED
 
 HERE = "impls.finetuning.nf4"
 PAPER = "Dettmers et al. 2023, QLoRA, arXiv:2305.14314"
+# Three blocks of 256 scales, or three and a part of one.
+SCALES = NAMED["tiny"].with_(name="scales", model=ModelConfig(hidden_size=128, intermediate_size=384))
 
 CARD = Card(
     name="nf4",
@@ -29,7 +32,7 @@ CARD = Card(
     },
     topologies=("dp1",),
     contract=Functions(f"{HERE}.problem", exact=("codes", "scales", "bits"), weighed=False),
-    grid=Grid((Row("long", "fp32", True), Row("long", "bf16", True)), timed=()),
+    grid=Grid((Row(SCALES, "fp32", True), Row(SCALES, "bf16", True)), timed=()),
     claims=(
         Claim(
             "qlora_bits",

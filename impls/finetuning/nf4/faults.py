@@ -8,7 +8,7 @@ from torch import Tensor
 
 from harness.spec import Function, Topology, Workload
 from harness.spec.fault import EXACT, OUTPUT, Fault
-from impls.finetuning.nf4 import reference
+from impls.finetuning.nf4 import SCALES, reference
 
 
 def block_off_by_one(workload: Workload, topology: Topology, **variant: bool) -> Function:
@@ -76,9 +76,9 @@ def scaled_by_128(workload: Workload, topology: Topology, **variant: bool) -> Fu
 
 FOUND = {"parity": {"fp32": OUTPUT | EXACT}}
 FAULTS = {
-    "block_off_by_one": Fault("nf4_single", "dp1", {"parity": {"fp32": OUTPUT}}),
-    "offset_dropped": Fault("nf4_double", "dp1", FOUND),
-    "quantiles_without_zero": Fault("nf4_single", "dp1", FOUND),
-    "scaled_by_128": Fault("int8_rows", "dp1", {"parity": {"fp32": OUTPUT}}),
-    "rounded_down": Fault("nf4_single", "dp1", FOUND),
+    "block_off_by_one": Fault("nf4_single", "dp1", {"parity": {"fp32": OUTPUT}}, workload=SCALES),
+    "offset_dropped": Fault("nf4_double", "dp1", FOUND, workload=SCALES),
+    "quantiles_without_zero": Fault("nf4_single", "dp1", FOUND, workload=SCALES),
+    "scaled_by_128": Fault("int8_rows", "dp1", {"parity": {"fp32": OUTPUT}}, workload=SCALES),
+    "rounded_down": Fault("nf4_single", "dp1", FOUND, workload=SCALES),
 }

@@ -27,6 +27,8 @@ CARD = Card(
     engines={
         "reference": Engine(f"{HERE}.reference:build"),
         "peft": Engine(f"{HERE}.on_peft:build", requires=NEEDS, variants=WHOLE),
+        # The same with the paper's optimizer, whose pages only CUDA moves: on a CPU it is the plain one.
+        "peft_paged": Engine(f"{HERE}.on_peft:build_paged", requires=(*NEEDS, "cuda"), variants=("qlora",)),
         # The same with an evaluation after each step, as trainers do.
         "peft_evaluated": Engine(f"{HERE}.on_peft:build_evaluated", requires=NEEDS, variants=("qlora_single",)),
         # The same on matrices whose rows are not whole blocks.

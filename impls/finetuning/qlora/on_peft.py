@@ -4,7 +4,7 @@ gradients averaged by DistributedDataParallel, or under FSDP2.
 bitsandbytes quantises the weights itself. PEFT keeps adapters in float32 above a base that computes in bfloat16
 (``autocast_adapter_dtype``, its default)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import bitsandbytes
@@ -69,13 +69,26 @@ def configuration(rank: int, alpha: float, normal: bool, double: bool) -> str:
     return f"Linear4bit({kind}); LoraConfig(r={rank}, lora_alpha={alpha}, target_modules={list(TARGETS)})"
 
 
-class Peft(DataParallel):
-    """``evaluates``: after each step, as trainers do."""
+def paged_adamw(weights: Iterable[nn.Parameter], workload: Workload) -> torch.optim.Optimizer:
+    """bitsandbytes' AdamW whose moments are in unified memory: CUDA moves pages of them to the host and back (§3)."""
+    if workload.optimizer != "adamw":
+        raise Unsupported("the paged optimizer is AdamW")
+    made: torch.optim.Optimizer = bitsandbytes.optim.PagedAdamW32bit(
+        weights, lr=workload.lr, betas=workload.betas, eps=workload.eps, weight_decay=workload.weight_decay
+    )
+    return made
 
-    def __init__(self, workload: Workload, topology: Topology, evaluates: bool, **variant: Any) -> None:
+
+class Peft(DataParallel):
+    """``evaluates``: after each step, as trainers do. ``paged``: with QLoRA's optimizer."""
+
+    def __init__(
+        self, workload: Workload, topology: Topology, evaluates: bool = False, paged: bool = False, **variant: Any
+    ) -> None:
         self.peft_model, self.evaluates = adapted(workload, **variant), evaluates
         model, told = self.peft_model, configuration(**variant)
-        super().__init__(workload, topology, model, trained(model), {}, told)
+        stepper = paged_adamw(trained(model).values(), workload) if paged else None
+        super().__init__(workload, topology, model, trained(model), {}, told, stepper)
 
     def backward(self, batch: Batch) -> Tensor:
         self.tokens = batch.inputs[:1]
@@ -110,14 +123,19 @@ def whole_rows(workload: Workload) -> None:
 
 def build(workload: Workload, topology: Topology, **variant: Any) -> Peft:
     whole_rows(workload)
-    return Peft(workload, topology, evaluates=False, **variant)
+    return Peft(workload, topology, **variant)
+
+
+def build_paged(workload: Workload, topology: Topology, **variant: Any) -> Peft:
+    whole_rows(workload)
+    return Peft(workload, topology, paged=True, **variant)
 
 
 def build_narrow(workload: Workload, topology: Topology, **variant: Any) -> Peft:
     """Only work that shows these scales."""
     if not narrow(workload):
         raise Unsupported("it shows rows of 16 n columns that are not 64 n, on a CPU with AVX512")
-    return Peft(workload, topology, evaluates=False, **variant)
+    return Peft(workload, topology, **variant)
 
 
 def build_evaluated(workload: Workload, topology: Topology, **variant: Any) -> Peft:

@@ -112,6 +112,28 @@ def test_peft_loads_our_folder_and_we_load_its(variant: str, tmp_path: Path) -> 
     assert all(torch.equal(tensors[name], tensor) for name, tensor in trainer.parameters().items())
 
 
+def test_two_adapters_of_one_base_are_saved_and_loaded_both_ways(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    work, tokens = WORK.with_(dtype="fp32"), batch(WORK, 0).inputs
+    names, options = ("first", "second"), ({"rank": 4, "alpha": 8}, {"rank": 3, "alpha": 12})
+    saved = [{n: t * (-1) ** i for n, t in initial(work, **each)} for i, each in enumerate(options)]
+    for name, tensors, each in zip(names, saved, options, strict=True):
+        write_adapter(tmp_path / "ours" / name, tensors, **each)
+    loaded = peft.PeftModel.from_pretrained(build_model(work), tmp_path / "ours" / "first", adapter_name="first")
+    loaded.load_adapter(tmp_path / "ours" / "second", adapter_name="second")
+    loaded.base_model.set_adapter(list(names))
+    base = dict(build_model(work).named_parameters())
+    for tensors, each in zip(saved, options, strict=True):
+        base |= whole(base, tensors, each)
+    both = functional_call(build_model(work), base, (tokens,))
+    torch.testing.assert_close(loaded(tokens), both, rtol=1e-4, atol=1e-5)
+    loaded.save_pretrained(tmp_path / "theirs")
+    for name, tensors, each in zip(names, saved, options, strict=True):
+        found, read = read_adapter(tmp_path / "theirs" / name, ODD)
+        assert {key: value for key, value in found.items() if value} == each
+        assert all(torch.equal(read[key], tensor) for key, tensor in tensors.items())
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -120,6 +142,10 @@ def test_peft_loads_our_folder_and_we_load_its(variant: str, tmp_path: Path) -> 
         ({"target_modules": ["query"]}, "target_modules must be q_proj"),
         ({"peft_type": "IA3"}, "peft_type must be LORA"),
         ({"layers_to_transform": [0]}, "layers_to_transform [0] is not supported"),
+        ({"target_modules": []}, "target_modules must be q_proj"),
+        ({"lora_alpha": 0}, "lora_alpha must be a positive number, not 0"),
+        ({"lora_alpha": None}, "lora_alpha must be a positive number, not None"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights 'pissa' is not supported"),
         ({"r": 3}, "has shape [4, 24], this model's is [3, 24]"),
     ],
 )
