@@ -62,8 +62,15 @@ CARD = Card(
     contract=Trainers(plain=f"{HERE}.plain", data=f"{HERE}.data", reads="conversations"),
     grid=GRID,
     laws=(
-        Law("memory", "states", f"{HERE}.laws:states", 0.05, "nothing is sharded", direction="at_most"),
+        Law(
+            "memory",
+            "states",
+            f"{HERE}.laws:states",
+            0.05,
+            "nothing is sharded, or all as in ZeRO-3",
+            direction="at_most",
+        ),
         # Engines also gather the number of tokens, and DistributedDataParallel a flag of each parameter.
-        Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.002, "one all-reduce of the gradients"),
+        Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.002, "one all-reduce, or what ZeRO-3 sends"),
     ),
 )
