@@ -6,6 +6,8 @@ from impls.finetuning.sft.grid import GRID
 HERE = "impls.finetuning.sft"
 HUGGING_FACE = ("transformers>=5", "accelerate>=1.2")
 TRL = ("trl>=1.0", *HUGGING_FACE, "datasets>=3")
+LIGER = ("liger-kernel>=0.8", "cuda")
+FUSED = ("sft_padded", "sft_padding_free", "sft_assistant_only")
 PADDED = ("sft_padded", "sft_assistant_only", "sft_smoothed", "sft_truncated", "sft_truncated_left", "sft_resumed")
 FLAT = ("sft_padding_free",)
 PACKED = ("sft_packed", "sft_packed_eager", "sft_packed_flex", "sft_assistant_packed", "sft_packed_left")
@@ -46,6 +48,11 @@ CARD = Card(
         "transformers": Engine(
             f"{HERE}.on_transformers:build", requires=HUGGING_FACE, variants=(*PADDED, *FLAT, "sft_padding_free_left")
         ),
+        # On a CPU, Liger's kernels run in Triton's interpreter alone.
+        "trl_liger": Engine(f"{HERE}.on_trl:build_liger", requires=(*TRL, *LIGER), variants=FUSED),
+        "transformers_liger": Engine(
+            f"{HERE}.on_transformers:build_liger", requires=(*HUGGING_FACE, *LIGER), variants=FUSED
+        ),
         "accelerate": Engine(
             f"{HERE}.on_accelerate:build", requires=(*HUGGING_FACE, "deepspeed>=0.16"), variants=("sft_sharded",)
         ),
@@ -55,8 +62,15 @@ CARD = Card(
     contract=Trainers(plain=f"{HERE}.plain", data=f"{HERE}.data", reads="conversations"),
     grid=GRID,
     laws=(
-        Law("memory", "states", f"{HERE}.laws:states", 0.05, "nothing is sharded", direction="at_most"),
+        Law(
+            "memory",
+            "states",
+            f"{HERE}.laws:states",
+            0.05,
+            "nothing is sharded, or all as in ZeRO-3",
+            direction="at_most",
+        ),
         # Engines also gather the number of tokens, and DistributedDataParallel a flag of each parameter.
-        Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.002, "one all-reduce of the gradients"),
+        Law("traffic", "bytes", f"{HERE}.laws:traffic", 0.002, "one all-reduce, or what ZeRO-3 sends"),
     ),
 )

@@ -1,6 +1,7 @@
 """PyTorch's FSDP2, ``fully_shard``, around Transformers' Qwen3 and its loss."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,12 +26,13 @@ class Sharded:
         wide = "fp32" if workload.element_size < 4 else workload.dtype
         self.model = decoder(workload.with_(dtype=wide), "sdpa")
         policy = MixedPrecisionPolicy(param_dtype=narrow, reduce_dtype=narrow)
+        options: dict[str, Any] = {"mesh": mesh(topology)["dp"], "mp_policy": policy, "reshard_after_forward": True}
         for layer in self.model.model.layers:
-            fully_shard(layer, mesh=mesh(topology)["dp"], mp_policy=policy)
-        fully_shard(self.model, mesh=mesh(topology)["dp"], mp_policy=policy)
+            fully_shard(layer, **options)
+        fully_shard(self.model, **options)
         if not isinstance(self.model, FSDPModule):
             raise RuntimeError(f"fully_shard left a {type(self.model).__name__}")
-        self.configuration = f"fully_shard(layer), fully_shard(model): {narrow} passes"
+        self.configuration = f"fully_shard(layer), fully_shard(model): reshard_after_forward=True, {narrow} passes"
         self.optimizer = optimizer(self.model.parameters(), workload, fused=workload.optimizer == "adamw")
         self.padded = Padded(workload, topology.dp, AutoTokenizer.from_pretrained, tokenizer, DataCollatorForSeq2Seq)
 

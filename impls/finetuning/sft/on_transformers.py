@@ -9,6 +9,7 @@ import torch.distributed as dist
 import transformers
 from torch import Tensor
 from transformers import AutoTokenizer, DataCollatorForSeq2Seq, DataCollatorWithFlattening, Trainer, TrainingArguments
+from transformers.integrations.liger import apply_liger_kernel
 
 from harness.spec import Topology, Unsupported, Workload
 from impls.common.mesh import device
@@ -28,6 +29,7 @@ class HuggingFace(Stepped):
         smoothing: float = 0.0,
         keep: str = "start",
         saved: bool = False,
+        liger: bool = False,
     ) -> None:
         if packing == "rows":
             raise Unsupported("Transformers' Trainer packs no rows")
@@ -42,6 +44,7 @@ class HuggingFace(Stepped):
         collator = DataCollatorWithFlattening() if packing else DataCollatorForSeq2Seq(self.chat)
         settings: dict[str, Any] = {
             "label_smoothing_factor": smoothing,
+            "use_liger_kernel": liger,
             "gradient_accumulation_steps": workload.micro_batches,
             "per_device_train_batch_size": workload.batch_size // topology.dp // workload.micro_batches,
         }
@@ -50,6 +53,8 @@ class HuggingFace(Stepped):
         with tempfile.TemporaryDirectory() as folder:
             config = TrainingArguments(folder, use_cpu=device().type == "cpu", **QUIET, **settings)
             trainer = Trainer(model, config, data_collator=collator, processing_class=self.chat)
+        if liger:  # as train() does
+            apply_liger_kernel(trainer.model, trainer.args.liger_kernel_config)
         super().__init__(workload, trainer)
 
     def row(self, example: Example) -> dict[str, Any]:
@@ -69,3 +74,8 @@ class HuggingFace(Stepped):
 
 def build(workload: Workload, topology: Topology, **variant: Any) -> HuggingFace:
     return HuggingFace(workload, topology, **variant)
+
+
+def build_liger(workload: Workload, topology: Topology, **variant: Any) -> HuggingFace:
+    """The same with Liger's kernels, and its head fused with the cross-entropy."""
+    return HuggingFace(workload, topology, liger=True, **variant)

@@ -11,6 +11,7 @@ import torch.distributed as dist
 import transformers
 from torch import Tensor
 from transformers import AutoTokenizer
+from transformers.integrations.liger import apply_liger_kernel
 from trl import SFTConfig, SFTTrainer
 
 from harness.spec import Topology, Unsupported, Workload
@@ -31,6 +32,7 @@ class Trl(Stepped):
         smoothing: float = 0.0,
         keep: str = "start",
         saved: bool = False,
+        liger: bool = False,
     ) -> None:
         if attention == "flex" and device().type == "cpu":
             raise Unsupported("FlexAttention has no backward pass on a CPU")
@@ -45,6 +47,7 @@ class Trl(Stepped):
             "padding_free": packing == "one",
             "assistant_only_loss": every and (not start.given or bool(start.given.messages)),
             "label_smoothing_factor": smoothing,
+            "use_liger_kernel": liger,
             "gradient_accumulation_steps": workload.micro_batches,
             "per_device_train_batch_size": workload.batch_size // topology.dp // workload.micro_batches,
         }
@@ -59,6 +62,8 @@ class Trl(Stepped):
             config = SFTConfig(folder, use_cpu=device().type == "cpu", **QUIET, **settings)
             # A trainer requires a data set, and asks for its form.
             trainer = SFTTrainer(model, config, train_dataset=self.texts([start]), processing_class=chat)
+        if liger:  # as train() does; TRL leaves out the fused head, for which it has its own
+            apply_liger_kernel(trainer.model, trainer.args.liger_kernel_config)
         super().__init__(workload, trainer)
 
     def texts(self, examples: Sequence[Example]) -> datasets.Dataset:
@@ -80,3 +85,8 @@ class Trl(Stepped):
 
 def build(workload: Workload, topology: Topology, **variant: Any) -> Trl:
     return Trl(workload, topology, **variant)
+
+
+def build_liger(workload: Workload, topology: Topology, **variant: Any) -> Trl:
+    """The same with Liger's kernels of the norms, the MLP and RoPE."""
+    return Trl(workload, topology, liger=True, **variant)

@@ -24,7 +24,11 @@ from impls.finetuning.sft.template import Rendered, first_fit, layout, render, t
 ODD = ModelConfig(97, 24, 40, 2, 4, 2, 6)
 WORK = Workload("odd_conversations", ODD, batch_size=8, sequence_length=29, dtype="fp64")
 TALK = Example([("user", [10, 11]), ("assistant", [12]), ("user", [13]), ("assistant", [14, 15])])
-VARIANTS = {name: dict(options) for name, options in CARD.variants.items() if options.get("attention") != "flex"}
+VARIANTS = {
+    name: dict(options)
+    for name, options in CARD.variants.items()
+    if options.get("attention") != "flex" and not options.get("sharded")
+}
 
 
 @pytest.fixture(autouse=True)
