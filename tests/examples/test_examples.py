@@ -84,6 +84,7 @@ def test_a_text_that_is_another_is_found(lab: Lab) -> None:
 def test_an_engine_that_does_not_learn_is_found(lab: Lab) -> None:
     found = broken(lab, bandit.CARD, "tests.examples.bandit.on_autograd:idle", "learning", "dp1")
     assert found["score"].verdict == "fail"
+    assert "residuals" not in found  # the reference tells no losses
 
 
 def test_a_variant_that_is_not_bit_equal_to_its_twin_is_found(lab: Lab) -> None:

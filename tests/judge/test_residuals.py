@@ -120,6 +120,13 @@ class TestJudge:
         broken[2, 5] = np.nan
         assert judge(side(broken), side(self.honest), "fp32").verdict == "fail"
 
+    @pytest.mark.parametrize("steps", [0, STEPS - 1])
+    def test_a_run_of_another_length_fails(self, steps: int) -> None:
+        short = [*side(self.honest[1:]), *side(self.honest[:1, :steps])]
+        found = judge(short, side(self.honest), "fp32")
+        assert found.verdict == "fail"
+        assert f"{steps}] losses" in found.reason
+
     def test_too_few_runs_decide_nothing(self) -> None:
         few = slice(FEWEST - 1)
         assert judge(side(1.1 * self.honest[few]), side(self.honest[few]), "fp32").verdict == "inconclusive"

@@ -18,12 +18,12 @@ CARD = Card(
         "Liu et al. 2022, Few-Shot Parameter-Efficient Fine-Tuning (T-Few), arXiv:2205.05638, §3.3",
     ),
     variants={
-        "curve_sft": {"method": "full", "lr": 2e-3, **NEW},
-        "curve_lora": {"method": "lora", "lr": 1e-2, **LORA},
-        "curve_lora_sgd": {"method": "lora", "lr": 0.1, **LORA},
-        "curve_qlora": {"method": "qlora", "lr": 1e-2, "normal": True, "double": False, **LORA},
+        "curve_sft": {"method": "full", "lr": 3e-3, **NEW},
+        "curve_lora": {"method": "lora", "lr": 1.5e-2, **LORA},
+        "curve_lora_sgd": {"method": "lora", "lr": 0.2, **LORA},
+        "curve_qlora": {"method": "qlora", "lr": 1.5e-2, "normal": True, "double": False, **LORA},
         # It has 256 parameters here, too few to teach what the model cannot do.
-        "curve_ia3": {"method": "ia3", "lr": 5e-2, "rule": "successor"},
+        "curve_ia3": {"method": "ia3", "lr": 6e-2, "rule": "successor"},
     },
     engines={
         "reference": Engine(f"{HERE}.reference:run"),

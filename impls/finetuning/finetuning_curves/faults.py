@@ -12,10 +12,11 @@ from harness.spec.fault import Fault
 from impls.common.data import IGNORED
 from impls.finetuning.finetuning_curves import reference, task
 from impls.finetuning.finetuning_curves.grid import DESCENT, DIGITS
+from impls.finetuning.qlora import reference as qlora
 from impls.finetuning.sft.data import Example
 
 PARTS = 8  # of a batch
-SHARE, BACKWARD = reference.share, reference.Adapted.backward
+SHARE, BACKWARD, PRODUCT = reference.share, reference.Adapted.backward, qlora.FrozenProduct.backward
 
 
 def rate_half_a_per_cent_high(*arguments: Any, lr: float, **variant: Any) -> Curves:
@@ -81,20 +82,26 @@ def gradient_of_a_part_lost(*arguments: Any, **variant: Any) -> Curves:
     return reference.run(*arguments, **variant)
 
 
-def base_in_full_precision(*arguments: Any, method: str, normal: bool, double: bool, **variant: Any) -> Curves:
-    """QLoRA computes with the weights before they were rounded to four bits."""
-    return reference.run(*arguments, method="lora", **variant)
+def gradient_ends_at_the_base(*arguments: Any, **variant: Any) -> Curves:
+    """The product with four-bit weights has no gradient, so that only adapters pass one on."""
+
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
+        gradient, _ = PRODUCT(ctx, slope)
+        return torch.zeros_like(gradient), None
+
+    qlora.FrozenProduct.backward = staticmethod(backward)
+    return reference.run(*arguments, **variant)
 
 
 BIASED = {"learning": {"fp32": {"residuals"}}}
 WORSE = {"learning": {"fp32": {"score", "residuals"}}}
 FAULTS = {
     "rate_half_a_per_cent_high": Fault("curve_sft", "dp1", BIASED, workload=DIGITS),
-    "warm_up_a_step_late": Fault("curve_sft", "dp1", BIASED, workload=DIGITS),
+    "warm_up_a_step_late": Fault("curve_qlora", "dp1", BIASED, workload=DIGITS),
     "no_warm_up": Fault("curve_ia3", "dp1", BIASED, workload=DIGITS),
     "divided_by_the_root_of_r": Fault("curve_lora", "dp1", BIASED, workload=DIGITS),
     "labels_shifted_again": Fault("curve_lora", "dp1", WORSE, workload=DIGITS),
-    "base_in_full_precision": Fault("curve_qlora", "dp1", BIASED, workload=DIGITS),
+    "gradient_ends_at_the_base": Fault("curve_qlora", "dp1", WORSE, workload=DIGITS),
     "gradients_of_adapters_halved": Fault("curve_lora_sgd", "dp1", WORSE, workload=DESCENT),
     "gradient_of_a_part_lost": Fault("curve_lora_sgd", "dp1", BIASED, workload=DESCENT),
 }

@@ -20,7 +20,14 @@ DIGITS = Workload(
 )
 # AdamW does not see the scale of a gradient, and neither does SGD where gradients are clipped.
 DESCENT = DIGITS.with_(name="descent", optimizer="sgd", max_grad_norm=0.0)
-STEPS = 32
-STEPPED = ("curve_sft", "curve_lora", "curve_qlora", "curve_ia3")
+STEPS = 24
+ADAPTED = ("curve_lora", "curve_qlora", "curve_ia3")
 
-GRID = Grid(rows=(Row(DIGITS, "fp32", True, STEPPED), Row(DESCENT, "fp32", True, ("curve_lora_sgd",))), timed=())
+GRID = Grid(
+    rows=(
+        Row(DIGITS, "fp32", True, ("curve_sft", *ADAPTED)),
+        Row(DIGITS, "bf16", True, ADAPTED, full=True),
+        Row(DESCENT, "fp32", True, ("curve_lora_sgd",), full=True),
+    ),
+    timed=(),
+)

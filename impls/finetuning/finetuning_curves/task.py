@@ -33,11 +33,11 @@ LENGTH = 5  # of a string
 VOCABULARY = ZERO + DIGITS
 TOKENS = 2 * LENGTH + 6  # of a conversation: <bos> <user> operation … <end> <assistant> … <end>
 
-PRETRAINING = 80  # steps, of
+PRETRAINING = 70  # steps, of
 STRINGS = 32  # strings each, with
 RATE = 1e-2
-TESTS = 200  # strings held out
-WARM_UP = 8  # steps in which the learning rate rises
+TESTS = 128  # strings held out
+WARM_UP = 4  # steps in which the learning rate rises
 EVERY = 4  # steps from one score to the next
 
 Rule = Callable[[Tensor], Tensor]
