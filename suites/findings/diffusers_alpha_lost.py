@@ -18,7 +18,8 @@ from peft.utils import get_peft_model_state_dict
 def model():
     torch.manual_seed(0)
     return UNet2DConditionModel(
-        block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8, cross_attention_dim=12, attention_head_dim=2,
+        block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8,
+        cross_attention_dim=12, attention_head_dim=2,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
     )  # fmt: skip
 

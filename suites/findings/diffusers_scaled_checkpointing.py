@@ -1,7 +1,7 @@
 """Diffusers: a UNet with gradient checkpointing has wrong gradients of adapters whose `scale` is not 1.
 
 `cross_attention_kwargs={"scale": s}` multiplies the scaling of all adapters for the forward pass and divides it at its
-end. A checkpointed block computes its activations again in the backward pass, when the scaling is back at its old value.
+end. A checkpointed block computes its activations again in the backward pass, when the scaling has its old value.
 """
 
 import logging
@@ -17,7 +17,8 @@ def gradients(scale, checkpointing):
     """Of all adapters, after one backward pass."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
-        block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8, cross_attention_dim=12, attention_head_dim=2,
+        block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8,
+        cross_attention_dim=12, attention_head_dim=2,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
     )  # fmt: skip
     unet.requires_grad_(False)
