@@ -56,7 +56,7 @@ CARD = Card(
         "accelerate": Engine(
             f"{HERE}.on_accelerate:build", requires=(*HUGGING_FACE, "deepspeed>=0.16"), variants=("sft_sharded",)
         ),
-        "torch": Engine(f"{HERE}.on_torch:build", requires=("transformers>=5",), variants=("sft_sharded",)),
+        "torch": Engine(f"{HERE}.on_torch:build", requires=HUGGING_FACE, variants=("sft_sharded",)),
     },
     topologies=("dp1", "dp2", "dp4"),
     contract=Trainers(plain=f"{HERE}.plain", data=f"{HERE}.data", reads="conversations"),
