@@ -122,7 +122,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=key)
     session.plan = session.planned.only([(_measure(item), case) for item in items if (case := _case(item))])
     option = config.option
-    if session.plan.tests and not (option.collectonly or option.setuponly or option.setupplan):
+    recorded = session.plan.tests or any(map(_in_suites, items))  # a claim is, even of a topic without a case here
+    if recorded and not (option.collectonly or option.setuponly or option.setupplan):
         session.open_store()
         signal.signal(signal.SIGTERM, _terminated)
 

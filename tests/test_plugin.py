@@ -126,6 +126,12 @@ def test_gpus_that_pytorch_does_not_see_cannot_be_asked_for(user: pytest.Pyteste
     assert "nvidia-smi" not in "\n".join(run(user, *TINY, "--collect-only", "-q", "--topics", "zero").outlines)
 
 
+def test_claims_are_judged_where_a_topic_has_no_case_at_this_depth(user: pytest.Pytester) -> None:
+    found = run(user, "--gpus", "0", "--topics", "mixed_precision_drift", "--depth", "quick")
+    assert found.ret == pytest.ExitCode.OK
+    assert [record["verdict"] for record in store().records(measure="claim")] == ["skipped"]
+
+
 def test_a_plugin_that_has_an_option_timeout_is_no_hindrance(user: pytest.Pytester) -> None:
     """pytest-timeout has this option."""
     user.path.joinpath("other.py").write_text("def pytest_addoption(parser):\n    parser.addoption('--timeout')\n")
