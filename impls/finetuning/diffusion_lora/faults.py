@@ -13,7 +13,7 @@ from impls.finetuning.diffusion_lora.grid import PICTURES
 from impls.finetuning.diffusion_lora.shapes import TARGETS
 
 
-def average_of_another_step(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+def unet_average_of_another_step(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
     """Averages take the weights as they were before the step."""
     trainer = reference.build(workload, topology, **variant)
     update = trainer.update
@@ -30,7 +30,7 @@ def average_of_another_step(workload: Workload, topology: Topology, **variant: A
     return trainer
 
 
-def average_without_warm_up(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+def unet_average_without_warm_up(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
     """d_n is its limit from the first step on."""
     reference.decay = lambda n, limit: limit
     return reference.build(workload, topology, **variant)
@@ -134,7 +134,9 @@ def a_gain_moves(workload: Workload, topology: Topology, **variant: Any) -> Trai
     return trainer
 
 
-def alpha_is_lost(workload: Workload, topology: Topology, rank: int, alpha: float, **variant: Any) -> Trainer:
+def alpha_of_the_unet_is_lost(
+    workload: Workload, topology: Topology, rank: int, alpha: float, **variant: Any
+) -> Trainer:
     """s is 1, as where an adapter is loaded from a file without α."""
     return reference.build(workload, topology, rank=rank, alpha=rank, **variant)
 
@@ -153,7 +155,7 @@ def unmerged_at_full_weight(workload: Workload, topology: Topology, **variant: A
     return trainer
 
 
-def adapters_of_one_rank(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+def pictures_of_one_rank(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
     """Each rank steps by its own pictures."""
     reference.sum_flat = lambda tensors, group: None
     return reference.build(workload, topology, **variant)
@@ -169,8 +171,8 @@ def _planted(
 
 # Where nothing is said of bfloat16, its rounding hides the fault.
 FAULTS = {
-    "average_of_another_step": _planted("ema", UPDATE),
-    "average_without_warm_up": _planted("ema", UPDATE),
+    "unet_average_of_another_step": _planted("ema", UPDATE),
+    "unet_average_without_warm_up": _planted("ema", UPDATE),
     "weights_are_merged_for_averages": _planted("ema", MERGED),
     "weight_of_noise_for_v": _planted("v_min_snr", GRADIENT | LOSS, GRADIENT | LOSS),
     "weight_of_noise_missing": _planted("min_snr", GRADIENT | LOSS, GRADIENT | LOSS),
@@ -182,7 +184,7 @@ FAULTS = {
     "adapter_beside_the_targets": _planted("epsilon", {"gradient"}, {"gradient"}),
     "results_have_no_adapter": _planted("epsilon", {"gradient"}, {"gradient"}),
     "a_gain_moves": _planted("epsilon", FROZEN, FROZEN),
-    "alpha_is_lost": _planted("epsilon", GRADIENT | LATER_GRADIENT, GRADIENT | LATER_GRADIENT),
+    "alpha_of_the_unet_is_lost": _planted("epsilon", GRADIENT | LATER_GRADIENT, GRADIENT | LATER_GRADIENT),
     "unmerged_at_full_weight": _planted("epsilon", UNMERGED, UNMERGED),
-    "adapters_of_one_rank": _planted("epsilon", GRADIENT | REPLICAS, GRADIENT | REPLICAS, topology="dp2"),
+    "pictures_of_one_rank": _planted("epsilon", GRADIENT | REPLICAS, GRADIENT | REPLICAS, topology="dp2"),
 }
