@@ -101,7 +101,7 @@ def test_only_a_balance_of_micro_batches_depends_on_the_topology() -> None:
 def test_a_sequence_of_modules_rejects_routers_with_losses() -> None:
     with pytest.raises(Unsupported, match="a sequence of modules has one loss"):
         Block(NAMED["meshed_routed"].model, 0)
-    Block(NAMED["meshed_experts"].model)
+    Block(NAMED["meshed_experts"].model, 0)
 
 
 @pytest.mark.parametrize("name", ["router_aux_loss_coef", "router_z_loss_coef"])
