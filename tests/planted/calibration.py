@@ -55,10 +55,11 @@ def honest(seeds: Iterable[int]) -> tuple[dict[str, Card], list[Case]]:
 
 
 def _ordered(case: Case) -> bool:
-    """Whether rounding orders close numbers anew, and so sends tokens to other experts or keeps other singular values:
-    a grid has none of these in low precision."""
+    """Whether rounding orders close numbers anew, and so sends tokens to other experts, keeps other singular values or
+    takes other four-bit codes: a grid has none of these in low precision."""
     routed = case.topic == "hybrid_3d" and case.topology.ep > 1
-    return (routed or case.topic == "adalora") and case.workload.dtype == "bf16"
+    chosen = routed or case.topic == "adalora" or case.variant.startswith("loftq")
+    return chosen and case.workload.dtype == "bf16"
 
 
 def faulty() -> tuple[dict[str, Card], list[Case]]:

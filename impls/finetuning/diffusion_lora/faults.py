@@ -175,7 +175,7 @@ FAULTS = {
     "unet_average_without_warm_up": _planted("ema", UPDATE),
     "weights_are_merged_for_averages": _planted("ema", MERGED),
     "weight_of_noise_for_v": _planted("v_min_snr", GRADIENT | LOSS, GRADIENT | LOSS),
-    "weight_of_noise_missing": _planted("min_snr", GRADIENT | LOSS, GRADIENT | LOSS),
+    "weight_of_noise_missing": _planted("min_snr", GRADIENT | LOSS, {"gradient", "loss"}),
     "v_has_the_wrong_sign": _planted("v", GRADIENT | LOSS, GRADIENT | LOSS),
     "noise_of_the_next_timestep": _planted("v", GRADIENT | LOSS),
     "timestep_is_embedded_one_later": _planted("epsilon", GRADIENT | LOSS),
