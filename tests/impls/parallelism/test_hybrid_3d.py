@@ -81,7 +81,7 @@ DEEP = EIGHT.with_(name="deep", model=replace(EIGHT.model, num_hidden_layers=4),
 ODD = EIGHT.with_(name="odd", optimizer="adamw", eps=1e-3, dtype="bf16")
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=layouts())
 @example(case=Case("hybrid_3d", "mesh_sp", "reference", Topology(dp=2, tp=2, pp=2), EIGHT))
 @example(case=Case("hybrid_3d", "mesh_zero1", "reference", Topology(dp=2, tp=2, pp=2), EIGHT))
@@ -104,7 +104,7 @@ LOSSES = ROUTED.with_(name="losses", model=BALANCED)
 SEQUENCES = ROUTED.with_(name="sequences", model=replace(BALANCED, seq_aux=True))
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=layouts_with_experts())
 @example(case=Case("hybrid_3d", "mesh", "reference", Topology(2, 2, 2, 1, 2), EIGHT.with_(name="eight", model=EXPERTS)))
 @example(case=Case("hybrid_3d", "mesh", "reference", Topology(4, 1, 1, 1, 2), EIGHT.with_(batch_size=8, model=EXPERTS)))
