@@ -1,4 +1,4 @@
-"""Accelerate with DeepSpeed's ZeRO-3: its own preparation and backward(), around Transformers' Qwen3 and its loss."""
+"""Accelerate with DeepSpeed's ZeRO-3: its own preparation and backward(), around Transformers' model and its loss."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,7 @@ from accelerate import Accelerator, DeepSpeedPlugin
 from accelerate.utils import DistributedType, InitProcessGroupKwargs
 from torch import Tensor
 from transformers import AutoTokenizer, DataCollatorForSeq2Seq
+from transformers.integrations import unset_hf_deepspeed_config
 
 from harness.spec import Topology, Workload
 from impls.common.mesh import device
@@ -26,6 +27,9 @@ class Accelerated:
 
     def __init__(self, workload: Workload, topology: Topology) -> None:
         self.workload, self.ranks = workload, topology.dp
+        # Whole, so that it can be given the common start: where Transformers knows of ZeRO-3, it divides each weight.
+        unset_hf_deepspeed_config()
+        model = decoder(workload, "sdpa")
         config = configuration(workload, topology, section(workload, 3))
         self.configuration = json.dumps(config)
         self.accelerator = Accelerator(
@@ -36,7 +40,6 @@ class Accelerated:
         )
         if self.accelerator.distributed_type != DistributedType.DEEPSPEED:
             raise RuntimeError(f"Accelerate chose {self.accelerator.distributed_type}, not DeepSpeed")
-        model = decoder(workload, "sdpa")
         self.names = dict(model.named_parameters())
         self.padded = Padded(workload, topology.dp, AutoTokenizer.from_pretrained, tokenizer, DataCollatorForSeq2Seq)
         self.model, _ = self.accelerator.prepare(model, optimizer(model.parameters(), workload))
