@@ -229,6 +229,12 @@ def test_one_rank_with_eight_is_eight_ranks_with_one(lab: Lab) -> None:
         assert {f.quantity: f.verdict for f in lab.measure("parity", case) if f.verdict != "pass"} == {}
 
 
+@pytest.mark.parametrize("engine", ["accelerate", "torch"])
+def test_engines_with_sharded_weights_compute_what_the_dense_model_does(lab: Lab, engine: str) -> None:
+    case = Case(CARD.name, "sft_sharded", engine, Topology(dp=2), WORK.with_(dtype="fp32", lr=0.05))
+    assert {f.quantity: f.reason for f in lab.measure("parity", case) if f.verdict != "pass"} == {}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"sequence_length": 6}, "a conversation needs 7 tokens"), ({"data": "talk.jsonl"}, "needs a tokenizer")],
