@@ -241,7 +241,7 @@ def summary(view: RunView, rows: list[MatrixRow]) -> dict[str, str]:
         "Software": ", ".join(f"{name} {version}" for name, version in versions(view).items()),
         **({"Products": "; ".join(products)} if products else {}),
         "Topologies": ", ".join(largest) or units.NONE,
-        "Cases": f"{len(cases)} over {len(rows)} topics and {len({case.engine for case in cases})} engines, "
+        "Cases": f"{len(cases)} (topics: {len(rows)}, engines: {len({case.engine for case in cases})}), "
         f"{sum(verdict in ('error', 'fail') for verdict in verdicts)} of them with a failure or an error",
         "Measurements": f"{len(view.measurements)}, by verdict below",
     }

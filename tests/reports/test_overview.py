@@ -127,7 +127,7 @@ def test_an_unavailable_engine_has_a_cell_with_the_reason() -> None:
     view = tidy.view([card, right("torch")], planted.run(), {})
     rows = overview.matrix(view)
     assert (cell(rows[0], "alpa").state, cell(rows[0], "alpa").why) == ("skipped", "a repository only")
-    assert pages.summary(view, rows)["Cases"].startswith("1 over 1 topics and 1 engines")
+    assert pages.summary(view, rows)["Cases"].startswith("1 (topics: 1, engines: 1), ")
 
 
 def test_an_engine_of_one_topic_has_no_column_but_a_cell_in_its_topic_s_row() -> None:
