@@ -14,7 +14,7 @@ from peft import LoraConfig
 
 
 def gradients(scale, checkpointing):
-    """Of all adapters, after one backward pass."""
+    """The gradients of all adapters after one backward pass."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
         block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8,

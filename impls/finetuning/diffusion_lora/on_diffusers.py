@@ -4,7 +4,6 @@ The loss is that of Diffusers' examples/text_to_image/train_text_to_image_lora.p
 training_utils. Latents and noise are float32, and so are adapters (``cast_training_params``).
 """
 
-import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,15 +13,14 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.training_utils import EMAModel, cast_training_params, compute_snr
 from peft import LoraConfig
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from harness.spec import Topology, Workload
 from impls.common.experts import without_experts
 from impls.common.mesh import device, placed
-from impls.common.optimizer import clip, optimizer
 from impls.common.weights import TORCH_DTYPES
-from impls.engines.peft import canonical, trained
+from impls.engines.peft import DataParallel, canonical, trained
+from impls.engines.peft import fill as give
 from impls.finetuning.diffusion_lora import noise
 from impls.finetuning.diffusion_lora.blocks import Sizes
 from impls.finetuning.diffusion_lora.data import Pictures, share
@@ -57,7 +55,7 @@ def scheduler(prediction: str) -> DDPMScheduler:
     )
 
 
-class Diffusers:
+class Diffusers(DataParallel):
     """``checkpointed``: the UNet computes its activations again in the backward pass."""
 
     def __init__(
@@ -73,33 +71,24 @@ class Diffusers:
         checkpointed: bool = False,
     ) -> None:
         without_experts(workload, "a UNet is made here with")
-        self.workload, self.rank, self.ranks = workload, dist.get_rank(), topology.dp
+        self.rank = dist.get_rank()
         self.gamma, self.scale, self.dtype = gamma, scale, TORCH_DTYPES[workload.dtype]
         self.unet = unet(sizes(workload.model)).to(device(), self.dtype).requires_grad_(False)
         fill(self.unet, workload)
         settings: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "target_modules": list(TARGETS)}
-        self.configuration = f"LoraConfig({settings})"
+        configuration = f"LoraConfig({settings})"
         self.unet.add_adapter(LoraConfig(**settings))
         cast_training_params(self.unet, torch.float32)
         if checkpointed:
             self.unet.enable_gradient_checkpointing()
-            self.configuration += ", enable_gradient_checkpointing()"
+            configuration += ", enable_gradient_checkpointing()"
         self.unet.train()
-        self.weights = trained(self.unet)
-        left = dict(self.weights)
-        with torch.no_grad():
-            for name, tensor in start(workload, rank):
-                left.pop(name).copy_(tensor)
-        if left:
-            raise ValueError(f"PEFT trains {', '.join(left)} too")
-        self.base = {canonical(n): p for n, p in self.unet.named_parameters() if not p.requires_grad}
+        weights = trained(self.unet)
+        give(weights, start(workload, rank))
+        base = {canonical(n): p for n, p in self.unet.named_parameters() if not p.requires_grad}
+        super().__init__(workload, topology, self.unet, weights, base, configuration)
         self.scheduler = scheduler(prediction)
-        self.optimizer = optimizer(self.weights.values(), workload)
-        self.average = EMAModel(self.weights.values(), decay=ema) if ema else None
-        self.model: nn.Module = self.unet
-        if self.ranks > 1:
-            devices = [device()] if device().type == "cuda" else None
-            self.model = DistributedDataParallel(self.unet, device_ids=devices, gradient_as_bucket_view=True)
+        self.average = EMAModel(weights.values(), decay=ema) if ema else None
 
     def loss(self, pictures: Pictures) -> Tensor:
         latents, text, timesteps, eps = pictures
@@ -126,30 +115,17 @@ class Diffusers:
             total += loss.detach()
         return total
 
-    def around(self, last: bool) -> contextlib.AbstractContextManager[object]:
-        if last or not isinstance(self.model, DistributedDataParallel):
-            return contextlib.nullcontext()
-        return self.model.no_sync()
-
     def update(self) -> None:
-        clip([p.grad for p in self.weights.values() if p.grad is not None], self.workload.max_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        super().update()
         if self.average:
             self.average.step(self.weights.values())
 
-    def gradients(self) -> Mapping[str, Tensor]:
-        return {name: p.grad.cpu() for name, p in self.weights.items() if p.grad is not None}
-
     def parameters(self) -> Mapping[str, Tensor]:
-        found = {name: p.detach().cpu() for name, p in self.weights.items()}
+        found = dict(super().parameters())
         if self.average:
             shadows = zip(self.weights, self.average.shadow_params, strict=True)
             found |= {AVERAGED + name: shadow.cpu() for name, shadow in shadows}
         return found
-
-    def frozen(self) -> Mapping[str, Tensor]:
-        return self.base
 
     def merged(self) -> Mapping[str, Tensor]:
         if self.average:
