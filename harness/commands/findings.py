@@ -1,6 +1,7 @@
 """``plumbline findings``."""
 
 import argparse
+from collections.abc import Iterable
 
 from rich.markup import escape
 from rich.table import Column, Table
@@ -50,9 +51,19 @@ def show(options: argparse.Namespace) -> int:
         return 0
     listed = table("kind", "id", "title", "seen in")
     for finding in chosen:
-        listed.add_row(finding.kind, finding.id, escape(finding.title), ", ".join(finding.seen))
+        listed.add_row(finding.kind, finding.id, escape(finding.title), _releases(finding.seen))
     console.print(listed)
+    console.print("plumbline findings ID explains one, with the cases and the script that show it.")
     return 0
+
+
+def _releases(named: Iterable[str]) -> str:
+    """Releases such as "deepspeed 0.19.7", with each library named once."""
+    libraries: dict[str, list[str]] = {}
+    for release in named:
+        library, _, version = release.partition(" ")
+        libraries.setdefault(library, []).append(version)
+    return "; ".join(f"{library} {', '.join(versions)}" for library, versions in libraries.items())
 
 
 def _explained(finding: Finding) -> dict[str, str]:
@@ -64,8 +75,8 @@ def _explained(finding: Finding) -> dict[str, str]:
         "consequence": finding.consequence,
         "cause": finding.cause,
         "noticed": f"{noticed}; {met}",
-        "seen in": ", ".join(finding.seen),
-        "right in": ", ".join(finding.right),
+        "seen in": _releases(finding.seen),
+        "right in": _releases(finding.right),
         "since": finding.since,
         "public": " – ".join(filter(None, (finding.link, finding.public))),
         "look again": f"after {finding.review}" + (" (this is due)" if finding.due else ""),

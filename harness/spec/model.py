@@ -144,9 +144,9 @@ class MoeConfig(ModelConfig):
     """A Qwen3-MoE decoder, whose layers have experts. The fields have the names of Hugging Face's ``Qwen3MoeConfig``,
     the parameters those of ``Qwen3MoeForCausalLM`` in Transformers 5: an expert's gate and up are one matrix.
 
-    The last three are the routers' losses: the training loss is the mean over the tokens that have a label, of their
+    The last four are the routers' losses: the training loss is the mean over the tokens that have a label, of their
     cross-entropy, of the balance loss of their micro-batch (with ``seq_aux``, as DeepSeek's config calls it, of their
-    sequence) and of their z loss; see ``impls/common/routers.py``."""
+    sequence, with ``global_aux`` of the whole batch) and of their z loss; see ``impls/common/routers.py``."""
 
     num_experts: int = 8
     num_experts_per_tok: int = 2
@@ -154,6 +154,7 @@ class MoeConfig(ModelConfig):
     router_aux_loss_coef: float = 0.0
     router_z_loss_coef: float = 0.0
     seq_aux: bool = False
+    global_aux: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -163,6 +164,8 @@ class MoeConfig(ModelConfig):
             raise ValueError(
                 f"model.num_experts_per_tok {self.num_experts_per_tok} exceeds model.num_experts {self.num_experts}"
             )
+        if self.seq_aux and self.global_aux:
+            raise ValueError("model.seq_aux and model.global_aux: a balance loss is of sequences or of the whole batch")
         for name in ("router_aux_loss_coef", "router_z_loss_coef"):
             if not 0 <= getattr(self, name) < inf:
                 raise ValueError(f"model.{name} must be 0 or more and finite, not {getattr(self, name)}")

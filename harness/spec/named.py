@@ -183,11 +183,18 @@ NAMED: Mapping[str, Workload] = MappingProxyType(
             _MESHED_WORK,
             _MESHED_WORK.with_(name="meshed_experts", model=_EXPERTS),
             # Routers with losses of their own: of micro-batches, without and with tokens that have no label, or of
-            # sequences, two in a micro-batch on two data-parallel ranks.
+            # sequences, two in a micro-batch on two data-parallel ranks, or of the whole batch.
             _MESHED_WORK.with_(name="meshed_routed", model=_ROUTED, min_length=0),
             _MESHED_WORK.with_(name="meshed_padded", model=_ROUTED),
             _MESHED_WORK.with_(
                 name="meshed_sequences", model=replace(_ROUTED, router_z_loss_coef=0.0, seq_aux=True), min_length=0
+            ),
+            _MESHED_WORK.with_(name="meshed_masked", model=_ROUTED, micro_batches=1),
+            _MESHED_WORK.with_(
+                name="meshed_global",
+                model=replace(_ROUTED, router_z_loss_coef=0.0, global_aux=True),
+                micro_batches=1,
+                min_length=0,
             ),
             # Every step's gradient exceeds the threshold, some by a factor of three.
             Workload("clipped", max_grad_norm=1.0),

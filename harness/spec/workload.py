@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from math import inf
 
-from harness.spec.model import ModelConfig
+from harness.spec.model import ModelConfig, MoeConfig
 from harness.spec.topology import Topology
 
 DTYPES = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2}  # bytes per element
@@ -82,6 +82,8 @@ class Workload:
             return f"pp {topology.pp} does not divide model.num_hidden_layers {model.num_hidden_layers}"
         if self.sequence_length % topology.cp:
             return f"cp {topology.cp} does not divide sequence_length {self.sequence_length}"
+        if isinstance(model, MoeConfig) and model.global_aux and self.micro_batches > 1:
+            return "model.global_aux requires one micro-batch: its choices are counted before the backward pass"
         if model.dropout and topology.world_size > 1:
             return f"model.dropout {model.dropout} requires one rank: several ranks would draw different masks"
         if model.stochastic_depth and topology.tp * topology.pp * topology.cp > 1:

@@ -69,7 +69,8 @@ def options(workload: Workload, topology: Topology, **variant: Any) -> dict[str,
     sequences are a micro-batch."""
     model = workload.model
     if isinstance(model, MoeConfig) and model.router_aux_loss_coef and not model.seq_aux:
-        return {"balanced": workload.batch_size // (topology.dp * workload.micro_batches)}
+        parts = 1 if model.global_aux else topology.dp * workload.micro_batches
+        return {"balanced": workload.batch_size // parts}
     return {}
 
 

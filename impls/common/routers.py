@@ -2,10 +2,11 @@
 
     L = 1/N Σ over tokens (cross-entropy + α L_balance + β L_z)    N tokens of the batch that have a label
 
-    L_balance = E Σ_i f_i P_i                  of the token's micro-batch, or of its sequence, which has n such tokens
+    L_balance = E Σ_i f_i P_i                  of the token's micro-batch, its sequence or the batch, of n such tokens
                 f_i = 1/(k n) Σ_t 1(t chose i)     P_i = 1/n Σ_t p_ti     p_t = softmax(x_t)
                     (Fedus et al. 2022, "Switch Transformers", eq. 4-6, there k = 1;
-                     DeepSeek-AI 2024, "DeepSeek-V3", eq. 17-20, of a sequence)
+                     DeepSeek-AI 2024, "DeepSeek-V3", eq. 17-20, of a sequence;
+                     Qiu et al. 2025, "Demons in the Detail", arXiv:2501.11873, eq. 4, of the batch)
     L_z       = (log Σ_i exp x_ti)²            of the token (Zoph et al. 2022, "ST-MoE", eq. 5)
 
 So a micro-batch or a sequence counts with its share n/N of the tokens. The f_i have no gradient, and what a trainer
@@ -23,9 +24,13 @@ from torch import Tensor, nn
 from harness.spec import ModelConfig, MoeConfig, Unsupported
 
 
+def has_router_losses(config: ModelConfig) -> bool:
+    return isinstance(config, MoeConfig) and config.router_losses
+
+
 def without_router_losses(config: ModelConfig, reason: str) -> None:
     """Raises Unsupported, with the reason, for a model whose routers have losses."""
-    if isinstance(config, MoeConfig) and config.router_losses:
+    if has_router_losses(config):
         raise Unsupported(reason)
 
 
@@ -41,8 +46,8 @@ def _alone(counts: Tensor) -> Tensor:
 class RouterLoss:
     """The losses of a layer's router. Each forward pass keeps what they are computed from, and whoever computes the
     loss of its tokens takes it. ``balanced``: how many sequences have one balance loss; 0: those of a forward pass.
-    ``add`` sums counts over the ranks that have other tokens of the same sequences; ``copies``: the ranks that have the
-    same tokens, and whose gradients are added."""
+    ``add`` sums counts over the ranks that have other tokens of the same sequences, or of the batch; ``copies``: the
+    ranks that have the same tokens, and whose gradients are added."""
 
     def __init__(self, config: MoeConfig, add: Callable[[Tensor], Tensor] = _alone, copies: int = 1) -> None:
         self.config, self.add, self.copies = config, add, copies

@@ -31,7 +31,7 @@ def seen(unet):
     return unet(latents, torch.tensor([3, 700]), text).sample
 
 
-def main():
+if __name__ == "__main__":
     warnings.filterwarnings("ignore")
     logging.disable(logging.CRITICAL)
     trained, targets = model(), ["to_q", "to_k", "to_v", "to_out.0"]
@@ -48,15 +48,7 @@ def main():
         print("expected r = 4, α = 8")
         print(f"found    r = {config.r}, α = {config.lora_alpha}, a result that is off by {off[name]:.1%}  ({name})")
     if off["with metadata"] > 1e-4:
-        print("cannot be judged: the control is off as well")
-        return 2
-    print("still there" if off["without"] > 1e-2 else "gone")
-    return 1 if off["without"] > 1e-2 else 0
-
-
-if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except Exception as error:  # no verdict without both figures
-        print(f"cannot be judged: {error!r}")
-        sys.exit(2)
+        raise RuntimeError("the control is off as well")
+    wrong = off["without"] > 1e-2
+    print("still there" if wrong else "gone")
+    sys.exit(wrong)

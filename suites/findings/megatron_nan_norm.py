@@ -4,25 +4,16 @@ A user clips gradients, and one batch gives one weight a NaN gradient. The norm 
 weights are updated by their whole gradients, however large, without an error or a warning.
 """
 
-import logging
 import sys
 import tempfile
-import warnings
 
 import torch
 import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
+from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import nn
-
-logging.disable(logging.WARNING)
-warnings.simplefilter("ignore")  # absent GPU packages
-try:
-    from megatron.core import parallel_state
-    from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
-    from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
-    from megatron.core.transformer.transformer_config import TransformerConfig
-except ImportError as error:
-    print(f"cannot be judged: {error}")
-    sys.exit(2)
 
 CLIP, SIZE = 1.0, 30.0
 
@@ -61,10 +52,6 @@ def main() -> bool:
 
 
 if __name__ == "__main__":
-    try:
-        wrong = main()
-    except Exception as error:
-        print(f"cannot be judged: {error}")
-        sys.exit(2)
+    wrong = main()
     print("still there" if wrong else "gone")
-    sys.exit(1 if wrong else 0)
+    sys.exit(wrong)

@@ -55,10 +55,6 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        wrong = main()
-    except Exception as error:
-        print(f"cannot be judged: {error}")
-        sys.exit(2)
+    wrong = main()
     print("still there" if wrong else "gone")
-    sys.exit(1 if wrong else 0)
+    sys.exit(wrong)

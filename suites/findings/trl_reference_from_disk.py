@@ -6,29 +6,24 @@ A user loads a model, changes it in memory (supervised training, a merged adapte
 """
 
 import logging
-import math
 import sys
 import tempfile
-import warnings
 
 import datasets
 import torch
-import transformers
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast, PrinterCallback, Qwen3Config, Qwen3ForCausalLM
-from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, KTOConfig, KTOTrainer, RLOOConfig, RLOOTrainer
+from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer
 
+logging.disable()
 PROMPTS, ANSWERS = {"prompt": ["b", "cd"] * 2}, ["efg", "hi", "j", "klm"]
 PAIRS = PROMPTS | {"chosen": ANSWERS, "rejected": ANSWERS[::-1]}
-MARKED = PROMPTS | {"completion": ANSWERS, "label": [True, False] * 2}
 ROLLOUTS = {"num_generations": 4, "max_completion_length": 6, "beta": 0.1}
 REWARD = {"reward_funcs": lambda completions, **_: [float(len(text)) for text in completions]}
 # trainer, its config, data, options, other arguments, what is logged in step 1, its value where reference = policy
 CASES = [
-    (DPOTrainer, DPOConfig, PAIRS, {}, {}, "loss", math.log(2)),
-    (KTOTrainer, KTOConfig, MARKED, {}, {}, "loss", 0.5),
+    (DPOTrainer, DPOConfig, PAIRS, {}, {}, "loss", 0.6931),  # log 2
     (GRPOTrainer, GRPOConfig, PROMPTS, ROLLOUTS, REWARD, "kl", 0.0),
-    (RLOOTrainer, RLOOConfig, PROMPTS, ROLLOUTS, REWARD, "kl", 0.0),
 ]
 
 
@@ -36,9 +31,8 @@ def first_value(folder, change, trainer_class, config_class, data, options, othe
     """What the trainer logs in its first step for a policy whose weights were moved by `change` in memory."""
     policy = Qwen3ForCausalLM.from_pretrained(folder)
     torch.manual_seed(1)
-    with torch.no_grad():
-        for weight in policy.parameters():
-            weight += change * torch.randn_like(weight)
+    for weight in policy.parameters():
+        weight.data += change * torch.randn_like(weight)
     core = Tokenizer(models.BPE({letter: i for i, letter in enumerate("*abcdefghijklmnopqrstuvwxyz")}, []))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="*", eos_token="a")
     config = config_class(folder, use_cpu=True, bf16=False, max_steps=1, logging_steps=1, save_strategy="no",
@@ -50,33 +44,17 @@ def first_value(folder, change, trainer_class, config_class, data, options, othe
     return trainer.state.log_history[0][key]
 
 
-def main():
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.CRITICAL)
-    datasets.disable_progress_bars()
-    torch.set_num_threads(1)  # the matrices are tiny
-    transformers.logging.disable_progress_bar()
-    torch.manual_seed(0)
-    config = Qwen3Config(vocab_size=27, hidden_size=64, intermediate_size=64, num_hidden_layers=2, head_dim=16,
-                         num_attention_heads=4, num_key_value_heads=2, initializer_range=0.2)  # fmt: skip
-    wrong = False
-    with tempfile.TemporaryDirectory() as folder:
-        Qwen3ForCausalLM(config).save_pretrained(folder)
-        for *case, expected in CASES:
-            control, found = first_value(folder, 0.0, *case), first_value(folder, 0.05, *case)
-            print(f"expected {expected:.4f}  ({case[0].__name__}, {case[5]} of step 1; unchanged model: {control:.4f})")
-            print(f"found    {found:.4f}  (model changed in memory)")
-            if abs(control - expected) > 1e-3:
-                print("cannot be judged: the control, an unchanged model, is off as well")
-                return 2
-            wrong |= abs(found - expected) > 1e-3
-    print("still there" if wrong else "gone")
-    return 1 if wrong else 0
-
-
-if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except Exception as error:  # no verdict without both figures
-        print(f"cannot be judged: {error!r}")
-        sys.exit(2)
+torch.manual_seed(0)
+config = Qwen3Config(vocab_size=27, hidden_size=64, intermediate_size=64, num_hidden_layers=2, head_dim=16,
+                     num_attention_heads=4, num_key_value_heads=2, initializer_range=0.2)  # fmt: skip
+wrong = False
+with tempfile.TemporaryDirectory() as folder:
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    for *case, expected in CASES:
+        control, found = first_value(folder, 0.0, *case), first_value(folder, 0.05, *case)
+        print(f"expected {expected:.4f}  ({case[0].__name__}, {case[5]} of step 1; unchanged model: {control:.4f})")
+        print(f"found    {found:.4f}  (model changed in memory)")
+        assert abs(control - expected) < 1e-3, "the control, an unchanged model, is off as well"
+        wrong |= abs(found - expected) > 1e-3
+print("still there" if wrong else "gone")
+sys.exit(wrong)

@@ -31,15 +31,8 @@ TEMPLATE = (
 
 def text(asks, answers):
     """The conversation that is trained, where these are the names of its roles."""
-    config = Qwen3Config(
-        vocab_size=len(WORDS),
-        hidden_size=8,
-        intermediate_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        num_key_value_heads=1,
-        head_dim=8,
-    )
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1, "num_key_value_heads": 1}
+    config = Qwen3Config(vocab_size=len(WORDS), num_hidden_layers=1, head_dim=8, **sizes)
     whole = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<end>"))
     whole.pre_tokenizer = WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=whole, eos_token="<end>", chat_template=TEMPLATE)
@@ -55,15 +48,11 @@ def text(asks, answers):
     return " | ".join(tokenizer.decode(row["input_ids"]) for row in trainer.train_dataset)
 
 
-try:
-    control, found = text("user", "assistant"), text("human", "gpt")
-    if "good day" not in control:
-        raise RuntimeError(f"with user and assistant it trains {control!r}")
-except Exception as error:
-    print(f"cannot be judged: {error}")
-    sys.exit(2)
+control, found = text("user", "assistant"), text("human", "gpt")
+if "good day" not in control:
+    raise RuntimeError(f"with user and assistant it trains {control!r}")
 print(f"expected {control!r}, as with the roles user and assistant")
 print(f"found    {found!r} with the roles human and gpt")
 wrong = "good day" not in found
 print("still there" if wrong else "gone")
-sys.exit(1 if wrong else 0)
+sys.exit(wrong)

@@ -32,19 +32,20 @@ def on_this_device() -> None:
         moe_utils.te_general_gemm = None  # router_gating_linear requests it, but only Transformer Engine binds it
 
 
-def router_losses(model: MoeConfig) -> dict[str, Any]:
-    """Megatron's settings for the routers' losses. They weigh tokens only if the whole loss does."""
-    balance = "seq_aux_loss" if model.seq_aux else "aux_loss"
+def router_losses(model: MoeConfig, per_token: bool) -> dict[str, Any]:
+    """Megatron's settings for the routers' losses. They weigh tokens only if the whole loss does, ``per_token``."""
+    balance = "seq_aux_loss" if model.seq_aux else "global_aux_loss" if model.global_aux else "aux_loss"
     return {
         "moe_router_load_balancing_type": balance if model.router_aux_loss_coef else "none",
         "moe_aux_loss_coeff": model.router_aux_loss_coef,
         "moe_z_loss_coeff": model.router_z_loss_coef or None,
-        "calculate_per_token_loss": model.router_losses,
+        "calculate_per_token_loss": model.router_losses and per_token,
     }
 
 
 class ExpertParallel(Gpt):
-    """``experts`` says which of them a rank holds, and ``changes`` are further settings."""
+    """``experts`` says which of them a rank holds, and ``changes`` are further settings. Without ``per_token`` routers'
+    losses are means of micro-batches' means, as Megatron-Core has them by default."""
 
     def __init__(
         self,
@@ -53,11 +54,14 @@ class ExpertParallel(Gpt):
         experts: Places,
         sequence_parallel: bool = False,
         partition: bool = False,
+        per_token: bool = True,
         **changes: Any,
     ) -> None:
         model = workload.model
         if not isinstance(model, MoeConfig):
             raise Unsupported(f"ep {topology.ep} without experts: the model is dense")
+        if not per_token and topology.dp * workload.micro_batches > 1 and (workload.min_length or workload.unlabelled):
+            raise Unsupported("micro-batches with unequal numbers of labels: their means weigh tokens unlike")
         self.model = model
         if topology.tp > 1 and not sequence_parallel:
             raise Unsupported("Megatron-Core's MoE layers under tensor parallelism take tokens cut along the sequence")
@@ -79,7 +83,7 @@ class ExpertParallel(Gpt):
             moe_ffn_hidden_size=model.moe_intermediate_size,
             moe_router_topk=model.num_experts_per_tok,
             moe_router_dtype="fp32",
-            **router_losses(model),
+            **router_losses(model, per_token),
             moe_token_dispatcher_type=dispatcher,
             expert_model_parallel_size=topology.ep,
             **changes,

@@ -27,6 +27,7 @@ from impls.common.experts import without_experts
 from impls.common.features import qwen3_alone
 from impls.common.mesh import device, gather, share
 from impls.common.precision import without_loss_scale
+from impls.common.routers import has_router_losses
 from impls.common.shards import collect, dim, shard
 from impls.common.weights import TORCH_DTYPES, initial
 from impls.engines.fused import pack, unpack
@@ -228,9 +229,13 @@ class Gpt:
         if waiting:
             raise ValueError(f"no initial weight for {', '.join(waiting)}")
 
+    def micro_batches(self, batch: Batch) -> Iterator[tuple[Batch, float]]:
+        """This rank's, each with the weight of its mean loss."""
+        dp = self.topology.dp
+        return ((micro, part * dp) for micro, part in share(batch, self.workload, self.dp_rank, dp))
+
     def backward(self, batch: Batch) -> Tensor:
-        work, dp = self.workload, self.topology.dp
-        weighed = [(micro, part * dp) for micro, part in share(batch, work, self.dp_rank, dp)]
+        work, weighed = self.workload, list(self.micro_batches(batch))
         losses = get_forward_backward_func()(
             forward_step_func=self._forward,
             data_iterator=[iter(weighed) for _ in self.parts],
@@ -255,17 +260,15 @@ class Gpt:
             if self.config.calculate_per_token_loss:  # finalize_model_grads divides the sum by the number
                 return losses.masked_fill(~counted, 0.0).sum(), counted.sum().int(), value.detach() * weight
             value = value * weight
-            return (
-                value * self.workload.micro_batches,
-                value.detach(),
-            )  # the schedule divides the first by this number
+            # The schedule divides the first by the number of micro-batches, and multiplies it by cp.
+            return value * self.workload.micro_batches / self.topology.cp, value.detach()
 
         return self.losses(model, tokens, labels), loss
 
     def losses(self, model: nn.Module, tokens: Tensor, labels: Tensor) -> Tensor:
         """The loss of each token, [b, s]; on a stage that is not the last one, its activations."""
         # Routers leave the tokens without a label out of their losses, if they are told.
-        padded = self.config.calculate_per_token_loss and (self.workload.min_length or self.workload.unlabelled)
+        padded = has_router_losses(self.workload.model) and (self.workload.min_length or self.workload.unlabelled)
         padding = {"padding_mask": labels < 0} if padded else {}
         return self.forward(model, tokens, labels=labels.clamp(min=0), **padding)
 

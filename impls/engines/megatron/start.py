@@ -88,7 +88,7 @@ def _redirect_to_cpu() -> None:
 
 def _on_cpu(factory: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @functools.wraps(factory)
-    def make(*args: Any, device: Any = None, **kwargs: Any) -> Tensor:
+    def make(*args: Any, device: Any = None, pin_memory: bool = False, **kwargs: Any) -> Tensor:
         return factory(*args, device="cpu" if str(device).startswith("cuda") else device, **kwargs)
 
     return make

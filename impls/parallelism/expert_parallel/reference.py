@@ -116,9 +116,9 @@ class ParallelExperts(nn.Module):
     """The same layer in a decoder: x [b, s, h] → [b, s, h], with the parameter names of the dense layer. Gradients are
     only this rank's; an expert's gradient covers all tokens along ep. Without ``sums`` x is [s, b, h], and the output
     is this rank's part of a sum over tp, as is the router's gradient: of the router's own losses each rank has 1/tp.
-    These count the choices of whole sequences, which are cut over ``cp``."""
+    These count the choices of all ranks of ``counted``, over which sequences are cut, or the batch."""
 
-    def __init__(self, config: MoeConfig, ep: Group, tp: Group, cp: Group, sums: bool = True) -> None:
+    def __init__(self, config: MoeConfig, ep: Group, tp: Group, counted: Group, sums: bool = True) -> None:
         super().__init__()
         number, h, f = config.num_experts, config.hidden_size, config.moe_intermediate_size
         if number % ep.size():
@@ -126,7 +126,7 @@ class ParallelExperts(nn.Module):
         if f % tp.size():
             raise Unsupported(f"tp {tp.size()} does not divide moe_intermediate_size {f}")
         self.number, self.k, self.ep, self.tp = number, config.num_experts_per_tok, ep, tp if sums else None
-        self.router_loss = RouterLoss(config, partial(add_up, group=cp), copies=1 if sums else tp.size())
+        self.router_loss = RouterLoss(config, partial(add_up, group=counted), copies=1 if sums else tp.size())
         self.gate = nn.Linear(h, number, bias=False)
         self.experts = Weights(number // ep.size(), h, f // tp.size())
 

@@ -33,6 +33,10 @@ CARD = Card(
             variants=("mesh", "mesh_zero1", "mesh_zero_bubble", "resharding", "resharding_dp"),
         ),
         "megatron": Engine(f"{HERE}.on_megatron:build", requires=("megatron-core>=0.16",)),
+        # Its default weights of the routers' losses, micro-batches' means, where "megatron" weighs tokens.
+        "megatron_means": Engine(
+            f"{HERE}.on_megatron:build_means", requires=("megatron-core>=0.16",), variants=("mesh", "mesh_sp")
+        ),
         # Each of the tensor-parallel ranks has whole experts, on its tokens of the sequence.
         "megatron_expert_tp1": Engine(
             f"{HERE}.on_megatron:build_whole_experts", requires=("megatron-core>=0.16",), variants=("mesh_sp",)
@@ -46,7 +50,7 @@ CARD = Card(
             "too new: 'jaxlib version 0.10.2 is newer than and incompatible with jax version 0.3.15'"
         ),
     },
-    topologies=(*DENSE, *EXPERTS, "tp2"),
+    topologies=(*DENSE, *EXPERTS, "tp2", "cp2", "pp2"),
     grid=GRID,
     laws=(
         Law("memory", "states", f"{HERE}.laws:states", 0.05, f"{NARAYANAN}, §3: Ψ ÷ (p·t)", direction="at_most"),

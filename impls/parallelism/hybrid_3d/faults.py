@@ -58,6 +58,11 @@ def balance_of_local_tokens(workload: Workload, topology: Topology, **variant: A
     return trainer
 
 
+def balance_of_one_replica(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """A balance of the whole batch counts the choices of this rank's sequences alone."""
+    return balance_of_local_tokens(workload, topology, **variant)
+
+
 def weights_after_the_reduction(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
     """Replicas add up the gradients that B leaves, but not those that W computes of the last stage's layers."""
     trainer = reference.build(workload, topology, **variant)
@@ -109,6 +114,13 @@ FAULTS = {
         {"parity": {"fp32": GRADIENT}},
         where="step 1, gradient of model.layers.",
         workload="meshed_routed",
+    ),
+    "balance_of_one_replica": Fault(
+        "mesh",
+        "dp2",
+        {"parity": {"fp32": GRADIENT}},
+        where="step 1, gradient of model.layers.",
+        workload="meshed_global",
     ),
     "weights_after_the_reduction": Fault(
         "mesh_zero_bubble",

@@ -14,6 +14,9 @@ STAYING = ("mesh", "mesh_sp", "mesh_zero1")
 ONE_STAGE = (*STAYING, "resharding", "resharding_dp")  # a rank
 _MESHED = NAMED["meshed"]
 DEEP = _MESHED.with_(name="meshed_deep", model=replace(_MESHED.model, num_hidden_layers=4))
+# Work with routers' losses has one topology each, so that the default depth has it.
+CONTEXT = NAMED["meshed_routed"].with_(name="meshed_context")
+PIPED = NAMED["meshed_global"].with_(name="meshed_piped")
 GRID = Grid(
     rows=(
         Row("meshed", "fp32", (*TWO_AXES, "tp2cp2"), ONE_STAGE),
@@ -22,6 +25,10 @@ GRID = Grid(
         Row("meshed_experts", "fp32", EXPERTS, ONE_STAGE),
         Row("meshed_experts", "fp32", ("tp2",), ("mesh_sp",)),
         Row("meshed_routed", "fp32", ("tp2",), ("mesh_sp",)),
+        Row(CONTEXT, "fp32", ("cp2",), ("mesh",)),
+        Row("meshed_masked", "fp32", ("tp2",), ("mesh_sp",)),
+        Row("meshed_global", "fp32", ("dp2ep2",), ("mesh",)),
+        Row(PIPED, "fp32", ("pp2",), ("mesh",)),
         Row("meshed_padded", "fp32", ("dp2ep2",), ("mesh",)),
         Row("meshed_sequences", "fp32", ("dp2ep2",), ("mesh",)),
         Row(DEEP, "fp32", ("dp2pp2",), ("mesh_zero_bubble",)),

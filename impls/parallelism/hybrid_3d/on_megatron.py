@@ -1,22 +1,24 @@
 """Megatron-Core's own GPTModel on all its axes: tensor, pipeline (1F1B) and data parallelism, sequence parallelism, the
 distributed optimizer, its MoELayer, and its distributed checkpoints."""
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from queue import Queue
 from typing import Any
 
-from megatron.core import dist_checkpointing
+from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing.strategies import filesystem_async
-from torch import Tensor
+from torch import Tensor, nn
 
-from harness.spec import MoeConfig, Topology, Trainer, Unsupported, Workload
-from impls.common.mesh import mesh
-from impls.common.routers import without_router_losses
+from harness.spec import Batch, MoeConfig, Topology, Trainer, Unsupported, Workload
+from impls.common.mesh import cut, mesh, placed, token_share
+from impls.common.routers import has_router_losses, without_router_losses
 from impls.engines.megatron.experts import ExpertParallel
 from impls.engines.megatron.gpt import Gpt
 from impls.engines.megatron.sequence_parallel import with_sequence_parallel
 from impls.parallelism.hybrid_3d.resharding import Moved, meshes
-from impls.parallelism.hybrid_3d.stage import Experts
+from impls.parallelism.hybrid_3d.stage import Context, Experts, ring
 
 
 class Saved:
@@ -45,6 +47,41 @@ class SavedExperts(Saved, ExpertParallel):
     pass
 
 
+class GoingRound(nn.Module):
+    """In the place of the attention of a layer: ``attend`` to the keys of all context-parallel ranks."""
+
+    def __init__(self, attend: Callable[[Tensor, Tensor, Tensor], Tensor], **_settings: Any) -> None:
+        super().__init__()
+        self.attend = attend
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, *_mask: Any, **_options: Any) -> Tensor:
+        """[n, b, h, d] each, of this rank's n positions; [n, b, h·d]."""
+        output = self.attend(*(x.permute(1, 2, 0, 3) for x in (query, key, value)))  # [b, h, n, d]
+        return output.permute(2, 0, 1, 3).flatten(2)
+
+
+class ContextParallel(ExpertParallel):
+    """Experts whose tokens are parts of sequences, in Megatron-Core's zig-zag layout."""
+
+    fallback = (
+        "attention goes round the reference's ring: Megatron-Core's own, without Transformer Engine's, refuses context "
+        "parallelism"
+    )
+
+    def _layers(self) -> Any:
+        layer = super()._layers()
+        around = ring(self.workload, parallel_state.get_context_parallel_group())
+        layer.submodules.self_attention.submodules.core_attention = partial(GoingRound, around)
+        return layer
+
+    def micro_batches(self, batch: Batch) -> Iterator[tuple[Batch, float]]:
+        topology = self.topology
+        context = Context(self.workload, topology.cp, parallel_state.get_context_parallel_rank())
+        for whole in cut(batch, self.workload, self.dp_rank, topology.dp):
+            micro = context.part(whole)
+            yield placed(micro), token_share(micro, batch) * topology.dp * topology.cp
+
+
 class WholeExperts:
     """A rank's experts where tensor-parallel ranks have all of them whole."""
 
@@ -53,6 +90,13 @@ class WholeExperts:
 
     def whole(self, name: str, part: Tensor) -> Tensor:
         return part
+
+
+def build_means(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """Megatron-Core's default: losses are means of micro-batches' means, not of tokens."""
+    if not has_router_losses(workload.model):
+        raise Unsupported("without losses of routers the engine megatron has these weights, too")
+    return build(workload, topology, **variant, per_token=False)
 
 
 def build_whole_experts(workload: Workload, topology: Topology, sequence_parallel: bool) -> Trainer:
@@ -69,12 +113,15 @@ def build(
     partition: bool = False,
     resharding: str = "",
     schedule: str = "1f1b",
+    per_token: bool = True,
 ) -> Trainer:
     if schedule != "1f1b":
         raise Unsupported("Megatron-Core has no schedule whose backward pass comes in two parts")
-    if topology.cp > 1:
-        raise Unsupported("Megatron-Core's own attention, without Transformer Engine's, refuses context parallelism")
     experts = isinstance(workload.model, MoeConfig)
+    if topology.cp > 1 and (resharding or sequence_parallel or topology.pp > 1 or not experts):
+        raise Unsupported("Megatron-Core's own attention, without Transformer Engine's, refuses context parallelism")
+    if workload.sequence_length % (2 * topology.cp) and topology.cp > 1:
+        raise Unsupported(f"Megatron-Core cuts a sequence into 2·cp equal parts; {workload.sequence_length} has none")
     if resharding:
         if experts and min(each.ep for each in meshes(topology, resharding)) < topology.ep:
             raise Unsupported(
@@ -95,7 +142,10 @@ def build(
             )
         return moved
     if experts:
-        return ExpertParallel(workload, topology, Experts(mesh(topology), topology), sequence_parallel, partition)
+        where = Experts(mesh(topology), topology)
+        if topology.cp > 1:
+            return ContextParallel(workload, topology, where, per_token=per_token, context_parallel_size=topology.cp)
+        return ExpertParallel(workload, topology, where, sequence_parallel, partition, per_token)
     if sequence_parallel:
         return with_sequence_parallel(workload, topology, shard_states=partition)
     return Gpt(workload, topology, shard_states=partition, deallocate_pipeline_outputs=True)

@@ -14,7 +14,7 @@ The ranks are a grid p × d × c × t; each belongs to one group along every axi
     gradients     of a gain, which acts on a part only: a sum over tp; of a tied embedding: a sum over its two stages,
                   part by part; then the mean over dp × cp of what the rank holds, a 1/(p·t) of the model
     experts       spread over ep of the dp ranks, cut over tp (expert_parallel); their mean: over copies, and ÷ ep
-    routers       their own losses count choices over cp; with sequence parallelism each rank of tp has a t-th of them
+    routers       their losses count choices over cp, or dp × cp; with sequence parallelism a rank of tp has a t-th
     states        with ZeRO-1 each rank of dp × cp steps 1/(d·c) of what it holds, 1/copies of an expert (zero)
     ‖g‖           squares: a matrix's over tp, pp, a gain's over pp, an expert's over tp, pp, ep; ZeRO-1: copies too
 

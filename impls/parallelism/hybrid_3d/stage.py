@@ -129,19 +129,23 @@ class Experts:
 
     def __init__(self, places: DeviceMesh, topology: Topology, sums: bool = True) -> None:
         ep, cp = topology.ep, topology.cp
+        batch = lines(places, "dp", "cp")  # ranks that together have all tokens
         neighbours = [line[i : i + ep] for line in lines(places, "dp") for i in range(0, topology.dp, ep)]
         replicas = [
             [line[d * cp + c] for d in range(place, topology.dp, ep) for c in range(cp)]
-            for line in lines(places, "dp", "cp")
+            for line in batch
             for place in range(ep)
         ]
-        self.ep, self.replicas = (dist.new_subgroups_by_enumeration(ranks)[0] for ranks in (neighbours, replicas))
+        self.ep, self.replicas, self.batch = (
+            dist.new_subgroups_by_enumeration(ranks)[0] for ranks in (neighbours, replicas, batch)
+        )
         self.tp, self.cp, self.sums = places.get_group("tp"), places.get_group("cp"), sums
 
     def enter(self, stage: nn.Module, config: MoeConfig) -> None:
         """Gives a stage's layers this rank's experts."""
+        counted = self.batch if config.global_aux else self.cp
         for layer in stage.model.layers.values():
-            layer.mlp = ParallelExperts(config, self.ep, self.tp, self.cp, self.sums)
+            layer.mlp = ParallelExperts(config, self.ep, self.tp, counted, self.sums)
 
     def part(self, name: str, full: Tensor) -> Tensor:
         return part_of(weights_of(name), full, self.ep, self.tp)

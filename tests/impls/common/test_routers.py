@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from harness.spec import MoeConfig, Topology, Unsupported, Workload
@@ -55,6 +56,18 @@ def test_each_sequence_counts_with_its_share_of_the_tokens(config: MoeConfig, ba
     assert taken(config, balanced) == pytest.approx(sum(n * loss for n, loss in each) / 10)
 
 
+def test_a_global_balance_counts_the_choices_of_other_ranks_too() -> None:
+    x, chosen, labels = drawn()
+    parts = [RouterLoss(replace(CONFIG, global_aux=True), add=lambda _: whole) for _ in range(3)]  # a rank a sequence
+    counted = labels[..., None] >= 0
+    whole = torch.cat(((counted * F.one_hot(chosen, EXPERTS).sum(-2)).sum((0, 1)), counted.sum((0, 1)))).double()[None]
+    total = 0.0
+    for rank, loss in enumerate(parts):
+        loss.keep(x[rank][None], chosen[rank][None])
+        total += float(loss.take(labels[rank][None])) * int(counted[rank].sum())
+    assert total / 10 == pytest.approx(balance((0, 1, 2))[1])
+
+
 def test_the_z_loss_is_the_mean_square_of_the_log_of_the_sum() -> None:
     x, _, labels = drawn()
     values = [float(x[b, s].exp().sum().log()) ** 2 for b in range(3) for s in range(5) if labels[b, s] >= 0]
@@ -94,6 +107,8 @@ def test_the_dense_model_balances_the_ranks_micro_batches_and_reports_the_cross_
 def test_only_a_balance_of_micro_batches_depends_on_the_topology() -> None:
     assert options(NAMED["meshed_routed"], Topology(dp=2)) == {"balanced": 2}
     assert options(NAMED["meshed_routed"], Topology(tp=2)) == {"balanced": 4}
+    assert options(NAMED["meshed_global"], Topology(dp=2)) == options(NAMED["meshed_global"], Topology(tp=2))
+    assert options(NAMED["meshed_global"], Topology(dp=2)) == {"balanced": 8}
     assert options(NAMED["meshed_sequences"], Topology(dp=2)) == {}
     assert options(NAMED["meshed_experts"], Topology(dp=2)) == {}
 
@@ -102,6 +117,13 @@ def test_a_sequence_of_modules_rejects_routers_with_losses() -> None:
     with pytest.raises(Unsupported, match="a sequence of modules has one loss"):
         Block(NAMED["meshed_routed"].model, 0)
     Block(NAMED["meshed_experts"].model, 0)
+
+
+def test_a_balance_of_the_batch_is_of_no_sequence_and_of_one_micro_batch() -> None:
+    with pytest.raises(ValueError, match="a balance loss is of sequences or of the whole batch"):
+        replace(CONFIG, seq_aux=True, global_aux=True)
+    reason = NAMED["meshed_global"].with_(micro_batches=2).check(Topology())
+    assert reason == "model.global_aux requires one micro-batch: its choices are counted before the backward pass"
 
 
 @pytest.mark.parametrize("name", ["router_aux_loss_coef", "router_z_loss_coef"])

@@ -68,9 +68,11 @@ def layouts_with_experts(draw: st.DrawFn) -> Case:
         moe_intermediate_size=tp * draw(st.integers(1, 5)),
         router_aux_loss_coef=draw(st.sampled_from([0.0, 0.3])),
         router_z_loss_coef=draw(st.sampled_from([0.0, 0.1])),
-        seq_aux=draw(st.booleans()),
+        **{scope: True for scope in (draw(st.sampled_from(["", "seq_aux", "global_aux"])),) if scope},
     )
     work = case.workload.with_(name="drawn_experts", model=model)
+    if model.global_aux:
+        work = work.with_(micro_batches=1)
     return replace(case, topology=replace(case.topology, ep=ep), workload=work)
 
 
@@ -101,6 +103,7 @@ EXPERTS = MoeConfig(**vars(EIGHT.model), num_experts=4, num_experts_per_tok=2, m
 ROUTED = EIGHT.with_(name="routed", model=EXPERTS, optimizer="adamw", eps=1e-3)
 BALANCED = replace(EXPERTS, router_aux_loss_coef=0.3, router_z_loss_coef=0.1)
 LOSSES = ROUTED.with_(name="losses", model=BALANCED)
+GLOBAL = ROUTED.with_(name="global", model=replace(BALANCED, global_aux=True), micro_batches=1, sequence_length=8)
 SEQUENCES = ROUTED.with_(name="sequences", model=replace(BALANCED, seq_aux=True))
 
 
@@ -118,6 +121,8 @@ SEQUENCES = ROUTED.with_(name="sequences", model=replace(BALANCED, seq_aux=True)
 @example(case=Case("hybrid_3d", "mesh_sp", "reference", Topology(1, 2, 1, 2), LOSSES.with_(sequence_length=6)))
 @example(case=Case("hybrid_3d", "mesh", "reference", Topology(1, 2, 2), LOSSES))
 @example(case=Case("hybrid_3d", "mesh_zero1", "reference", Topology(2, 1, 1, 1, 2), SEQUENCES))
+@example(case=Case("hybrid_3d", "mesh_sp", "reference", Topology(2, 2, 1, 1, 2), GLOBAL))
+@example(case=Case("hybrid_3d", "mesh", "reference", Topology(2, 1, 1, 2), GLOBAL))
 @example(case=Case("hybrid_3d", "mesh_sp", "reference", Topology(1, 2, 2, 2), SEQUENCES.with_(sequence_length=6)))
 def test_any_mesh_with_experts_computes_what_the_dense_model_does(lab: Lab, case: Case) -> None:
     assert wrong(lab, case) == []
@@ -138,6 +143,45 @@ def test_megatrons_routers_weigh_the_tokens_that_have_a_label(lab: Lab) -> None:
     model = MoeConfig(**{**vars(BALANCED), "vocab_size": 32})
     work = LOSSES.with_(name="padded", model=model, sequence_length=8)
     assert wrong(lab, Case("hybrid_3d", "mesh", "megatron", Topology(2, 1, 1, 1, 2), work)) == []
+
+
+@pytest.mark.parametrize(
+    ("variant", "topology", "work"),
+    [
+        ("mesh", Topology(cp=2), LOSSES.with_(min_length=0)),
+        ("mesh_sp", Topology(tp=2), LOSSES.with_(min_length=0)),
+        ("mesh", Topology(pp=2), LOSSES.with_(name="masked", micro_batches=1)),
+        ("mesh_sp", Topology(tp=2), GLOBAL.with_(min_length=0)),
+    ],
+    ids=str,
+)
+def test_megatrons_default_weights_of_routers_losses_are_right(
+    lab: Lab, variant: str, topology: Topology, work: Workload
+) -> None:
+    model = replace(work.model, vocab_size=32)
+    even = work.with_(name=f"even_{work.name}", model=model, sequence_length=8, max_grad_norm=0.0)
+    assert wrong(lab, Case("hybrid_3d", variant, "megatron_means", topology, even)) == []
+
+
+@pytest.mark.parametrize(
+    ("topology", "work", "reason"),
+    [
+        (Topology(2, 1, 1, 1, 2), ROUTED, "without losses of routers the engine megatron has these weights, too"),
+        (Topology(2, 1, 1, 1, 2), LOSSES, "micro-batches with unequal numbers of labels"),
+        (
+            Topology(cp=2),
+            LOSSES.with_(name="odd", sequence_length=6),
+            "Megatron-Core cuts a sequence into 2·cp equal parts",
+        ),
+    ],
+    ids=str,
+)
+def test_what_megatrons_default_weights_cannot_be_judged_on_is_skipped(
+    lab: Lab, topology: Topology, work: Workload, reason: str
+) -> None:
+    (found,) = lab.measure("parity", Case("hybrid_3d", "mesh", "megatron_means", topology, work))
+    assert found.verdict == "skipped"
+    assert reason in found.reason
 
 
 def test_experts_are_divided_and_their_router_is_not() -> None:
