@@ -1,6 +1,8 @@
-"""Cases that the suites of this night leave out and that were measured under another PyTorch are measured again: after an
-upgrade the whole site is of one PyTorch some nights later."""
+"""Measures cases again that tonight's suites leave out and another PyTorch has measured: some nights after an upgrade,
+the whole site is of one PyTorch."""
 
+import itertools
+import os
 import shlex
 from typing import Any
 
@@ -26,7 +28,8 @@ def renew(night: Night) -> Result:
         by_command.setdefault(command, []).append(case)
     own = [word for word in night.config.suites.arguments() if word.partition("=")[0] in PLACES]
     for command, cases in by_command.items():
-        options = [word for word in shlex.split(command)[1:] if word.startswith("-")]
+        words = itertools.dropwhile(lambda word: not word.startswith("--"), shlex.split(command))
+        options = [os.path.expanduser(word) for word in words]
         named = f"-k={' or '.join(f'-{case}]' for case in cases)}"
         outputs = [f"--store={night.config.store}", f"--report={night.folder}/renewed"]
         codes.append(launch(night, [str(SUITES), *options, *own, named, *outputs])[0])
@@ -41,8 +44,8 @@ def renew(night: Night) -> Result:
 
 
 def outdated(night: Night) -> tuple[dict[str, str], str]:
-    """The cases whose newest record on tonight's hardware is of another PyTorch than tonight's, those of the newest runs
-    first, with the command that measured them; and tonight's PyTorch, empty if the store has a newer one."""
+    """The cases whose newest record is of tonight's hardware and another PyTorch, those of the newest runs first, with
+    the command that measured them; and tonight's PyTorch, empty if the store has a newer one."""
     runs = {run["run"]: run for run in night.store.runs()}  # the newest first
     mine = runs[night.run]
     torch, hardware = _torch(mine), hardware_key(mine["environment"])
