@@ -171,7 +171,8 @@ def roofline(
     points: Sequence[tuple[float, float, str]], roof: Sequence[tuple[float, float]], titles: tuple[str, str], label: str
 ) -> str:
     """``points``: (x, y, colour) below the line ``roof``, on logarithmic axes."""
-    wide, high = ([*(point[axis] for point in points), *(place[axis] for place in roof)] for axis in (0, 1))
+    wide = [*(x for x, _, _ in points), *(x for x, _ in roof)]
+    high = [*(y for _, y, _ in points), *(y for _, y in roof)]
     width, height = SIDE - NUMBERS, PLOT
     across, upright = (
         Scale(10.0 ** some[0], 10.0 ** some[-1], size, logarithmic=True)
