@@ -1,15 +1,10 @@
 """What bounds each timed step: a roofline of all cases, the parts of a step by engine, and a sentence a case."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import altair as alt
-import vl_convert
-
-from reports import palette, units
-from reports.figures import LIMITS, PLOT, STYLE, Figure, inline, stacked
+from reports import draw, palette, units
+from reports.figures import Figure, stacked
 from reports.tidy import CaseView, Record, RunView, TopicView, measured
 
 PARTS = ("arithmetic", "memory", "communication", "idle", "host")
@@ -21,7 +16,6 @@ NAMES = {
     "host": "host",
 }
 UNDECIDED = "the parts do not add up"
-SIDE = 2 * PLOT  # px
 
 
 @dataclass(frozen=True)
@@ -103,40 +97,20 @@ def _roofline(records: Sequence[Record]) -> Figure | None:
     if not details:
         return None
     bounds = [r["detail"]["bound"] if r["verdict"] == "pass" else UNDECIDED for r in drawn]
-    points: list[dict[str, Any]] = [
-        {"x": d["flops"] / d["bytes"], "y": d["flops"] / d["step"], "colour": _colour(bound)}
+    points = [
+        (d["flops"] / d["bytes"], d["flops"] / d["step"], _colour(bound))
         for d, bound in zip(details, bounds, strict=True)
     ]
     flops, bandwidth = (max(d[name] for d in details) for name in ("flops_ceiling", "bandwidth_ceiling"))
     ridge = flops / bandwidth
-    every = [ridge, *(point["x"] for point in points)]
-    xs = [10.0 ** round_(math.log10(pick(every))) for round_, pick in LIMITS]
-    roof = [{"x": x, "y": min(flops, bandwidth * x)} for x in (xs[0], ridge, xs[1])]
-    low = 10.0 ** math.floor(math.log10(min(p["y"] for p in points)))
-    x = alt.X(
-        "x:Q",
-        title="FLOPs a byte",
-        scale=alt.Scale(type="log", domain=xs, nice=False),
-        axis=alt.Axis(tickCount=5, format="~s"),
-    )
-    y = alt.Y(
-        "y:Q", title="FLOP/s", scale=alt.Scale(type="log", domainMin=low), axis=alt.Axis(tickCount=5, format="~s")
-    )
-    line = alt.Chart(alt.NamedData("roof")).mark_line(stroke="currentColor", strokeWidth=1.4).encode(x=x, y=y)
-    dots = alt.Chart(alt.NamedData("points")).mark_point(filled=True, size=34, opacity=0.85)
-    dots = dots.encode(x=x, y=y, color=alt.Color("colour:N", scale=None))
-    chart = alt.layer(line, dots).properties(width=SIDE, height=PLOT)
-    specification = chart.to_dict() | {
-        "datasets": {"roof": roof, "points": points},
-        "config": STYLE,
-        "background": "transparent",
-    }
+    ends = draw.powers([ridge, *(x for x, _, _ in points)])
+    xs = (10.0 ** ends[0], ridge, 10.0 ** ends[-1])
+    roof = [(x, min(flops, bandwidth * x)) for x in xs]
+    label = "Attained FLOP/s against FLOPs a byte, by what bounds the step"
     return Figure(
         "Roofline",
         f"{len(points)} cases with matrix products; the line is what copies and products attained at best",
-        inline(
-            vl_convert.vegalite_to_svg(specification), "Attained FLOP/s against FLOPs a byte, by what bounds the step"
-        ),
+        draw.roofline(points, roof, ("FLOPs a byte", "FLOP/s"), label),
         tuple(("box", _colour(name), f"bound by {NAMES[name]}") for name in PARTS if name in bounds)
         + ((("box", _colour(UNDECIDED), UNDECIDED),) if UNDECIDED in bounds else ()),
     )

@@ -175,7 +175,7 @@ def _ratio(measure: str, ratios: Ratios, engine: str, best: bool, cases: list[Ca
 def _winners(topic: TopicView, ratios: Ratios, resolution: Callable[[list[CaseView]], float]) -> Winners:
     """The engines with the lowest ratio in most settings. A wrong result never wins, and neither does the reference; an
     engine measured alone has no competitor; engines closer than the resolution both win."""
-    settings = topic.settings()
+    settings = topic.settings
     wins: Counter[str] = Counter()
     contests = 0
     for key, group in ratios.items():

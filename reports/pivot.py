@@ -67,7 +67,7 @@ PARITY = (
 def parity_table(topic: TopicView) -> Pivot | None:
     found = {
         (setting, engine): _parity_cell(case, record)
-        for setting, row in topic.settings().items()
+        for setting, row in topic.settings.items()
         for engine, case in row.items()
         if (record := parity(case))
     }
@@ -89,7 +89,7 @@ def figure_tables(topic: TopicView) -> list[Pivot]:
 def _figure_table(topic: TopicView, measure: str, quantity: str) -> Pivot | None:
     found: dict[tuple[Setting, str], Cell] = {}
     laws: dict[Setting, set[str]] = defaultdict(set)
-    for setting, row in topic.settings().items():
+    for setting, row in topic.settings.items():
         records = {engine: record for engine, case in row.items() for record in case.of(measure, quantity)[:1]}
         least = min((record["value"] for record in records.values() if measured(record)), default=0.0)
         for engine, record in records.items():
@@ -167,7 +167,7 @@ def _pivot(
 ) -> Pivot | None:
     if not found:
         return None
-    settings = [setting for setting in topic.settings() if any((setting, e) in found for e in topic.engines)]
+    settings = [setting for setting in topic.settings if any((setting, e) in found for e in topic.engines)]
     engines = tuple(e for e in topic.engines if any((setting, e) in found for setting in settings))
     varying = [name for name in FIELDS if len({getattr(setting, name) for setting in settings}) > 1]
     fixed = " · ".join(getattr(settings[0], name) for name in FIELDS if name not in varying)

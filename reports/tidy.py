@@ -1,5 +1,6 @@
 """A run's records in order: its topics, engines, cases and settings. The rest of the report reads this."""
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,7 +9,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from harness.spec import DTYPES, VERDICTS
-from harness.store.record import plain
+from harness.store import published
 
 Record = Mapping[str, Any]
 FIRST_MEASURES = ("parity", "memory", "traffic", "timeline", "throughput", "quality")  # in this order; then others
@@ -37,10 +38,17 @@ class CaseView:
 
     def of(self, measure: str, *quantities: str) -> list[Record]:
         """This case's records of a measure, in the order of ``quantities`` (all if none is named)."""
-        mine = [record for record in self.records if record["measure"] == measure]
+        mine = self._by_measure.get(measure, [])
         if not quantities:
             return mine
         return [record for name in quantities for record in mine if record["quantity"] == name]
+
+    @cached_property
+    def _by_measure(self) -> dict[str, list[Record]]:
+        found: dict[str, list[Record]] = defaultdict(list)
+        for record in self.records:
+            found[record["measure"]].append(record)
+        return found
 
     def verdict(self, measure: str) -> str:
         """The worst verdict of a measure; empty if nothing was recorded."""
@@ -73,6 +81,7 @@ class TopicView:
     engines: tuple[str, ...]
     cases: tuple[CaseView, ...]
 
+    @cached_property
     def settings(self) -> dict[Setting, dict[str, CaseView]]:
         """Engines' cases by setting, in the card's order of variants, then by world size and dtype."""
         table: dict[Setting, dict[str, CaseView]] = defaultdict(dict)
@@ -107,7 +116,7 @@ class RunView:
 
 def view(records: Sequence[Record], run: Mapping[str, Any], titles: Mapping[str, Mapping[str, Any]]) -> RunView:
     """Sorts a run's records; if a figure was recorded twice (a retried block), the last one counts."""
-    latest = {(r["topic"], r["case"], r["measure"], r["quantity"]): _known(plain(r)) for r in records}
+    latest = {(r["topic"], r["case"], r["measure"], r["quantity"]): _known(r) for r in published(list(records))}
     kept = [latest.pop(key) for key in list(latest) if key[2] == "calibration"]
     findings = {key[3]: latest.pop(key)["detail"] for key in list(latest) if key[2] == "finding"}
     cards = {r["topic"]: r["detail"] for r in latest.values() if r["measure"] == "card"}
@@ -127,6 +136,7 @@ def view(records: Sequence[Record], run: Mapping[str, Any], titles: Mapping[str,
         for engine in entry.engines:
             breadth[engine] += 1
     engines = tuple(sorted(breadth, key=lambda name: (_yardstick(name), -breadth[name], name)))
+    run = published(dict(run))
     return RunView(
         run=run,
         topics=topics,
@@ -141,13 +151,17 @@ def view(records: Sequence[Record], run: Mapping[str, Any], titles: Mapping[str,
 
 def _known(record: Record) -> Record:
     """A figure that is not a number was not measured: it becomes None, and is removed from the detail."""
-    return {**record, "detail": _named(record["detail"] or {})}
+    figures = {name: _named(record[name]) for name in ("value", "law", "bound")}
+    return {**record, **figures, "detail": _named(record["detail"] or {})}
 
 
 def _named(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _named(item) for name, item in value.items() if item is not None}
-    return [_named(item) for item in value] if isinstance(value, list) else value
+    kind = type(value)
+    if kind is float:
+        return value if math.isfinite(value) else None
+    if kind is dict:
+        return {name: named for name, item in value.items() if (named := _named(item)) is not None}
+    return [_named(item) for item in value] if kind is list else value
 
 
 def _topic(name: str, cases: list[CaseView], card: Mapping[str, Any]) -> TopicView:
@@ -222,7 +236,7 @@ def memory_ratios(topic: TopicView) -> Ratios:
     Only figures of one quantity from one meter are compared.
     """
     groups: dict[tuple[Any, ...], dict[str, float]] = defaultdict(dict)
-    for setting, row in topic.settings().items():
+    for setting, row in topic.settings.items():
         for engine, case in row.items():
             if (record := lean(case)) and record["value"] > 0:
                 groups[setting, record["quantity"], record["detail"].get("meter")][engine] = record["value"]
@@ -232,7 +246,7 @@ def memory_ratios(topic: TopicView) -> Ratios:
 def time_ratios(topic: TopicView) -> Ratios:
     """Engines' step times over the fastest engine's: the judge's paired ratios, or ratios of the medians."""
     groups: dict[tuple[Any, ...], dict[str, float]] = {}
-    for setting, row in topic.settings().items():
+    for setting, row in topic.settings.items():
         timed = {engine: record for engine, case in row.items() if (record := fast(case)) and record["value"] > 0}
         if len(timed) < 2:
             continue

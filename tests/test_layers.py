@@ -395,6 +395,6 @@ harness.catalog.topics()
 print(json.dumps(sorted(sys.modules)))
 """
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
-    heavy = {"torch", "numpy", "pandas", "sqlalchemy", "deepspeed", "megatron", "trl", "transformers", "altair"}
+    heavy = {"torch", "numpy", "pandas", "sqlalchemy", "deepspeed", "megatron", "trl", "transformers"}
     assert heavy & set(json.loads(found.stdout)) == set()
     assert importlib.util.find_spec("torch")

@@ -40,7 +40,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 def submit(options: argparse.Namespace) -> int:
     """Writes a zip file of the run's records, its environment, command, commit and versions, with a digest of each
-    part. Users and passwords in addresses, and home folders, are taken out."""
+    part. Passwords and tokens, and names of hosts, users and folders, are taken out."""
     from harness.store import Store, StoreError
     from harness.submission import BundleError, make
 

@@ -14,7 +14,7 @@ from harness.plan.depth import DEPTHS
 from harness.spec.files import readable
 from harness.spec.table import checked, nearest
 
-STEPS = ("suites", "trend", "compare", "findings", "report", "publish")  # in this order
+STEPS = ("suites", "renew", "trend", "compare", "findings", "report", "publish")  # in this order
 
 
 @dataclass(frozen=True)

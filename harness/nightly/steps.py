@@ -99,6 +99,11 @@ def check_findings(night: Night) -> Result:
     return Result("findings", "failed" if gone else "ok", line, int(bool(gone)), facts={"findings": found})
 
 
+def renew(night: Night) -> Result:
+    result: Result = _part("harness.nightly.renew:renew")(night)
+    return result
+
+
 def report(night: Night) -> Result:
     from reports.render import write
 
@@ -119,6 +124,7 @@ def publish(night: Night) -> Result:
 STEPS: Mapping[str, Step] = MappingProxyType(
     {
         "suites": suites,
+        "renew": renew,
         "trend": trend,
         "compare": compare,
         "findings": check_findings,
@@ -126,7 +132,7 @@ STEPS: Mapping[str, Step] = MappingProxyType(
         "publish": publish,
     }
 )
-RUN_NEEDED = ("trend", "compare", "report", "publish")
+RUN_NEEDED = ("renew", "trend", "compare", "report", "publish")
 
 
 def take(night: Night, name: str, steps: Mapping[str, Step] = STEPS) -> Result:

@@ -56,7 +56,7 @@ def suites(night: Night) -> Result:
     while True:
         junit.unlink(missing_ok=True)
         night.save()
-        code, tail = _launch(night, [*given, *([f"--resume={night.run}"] if night.run else [])])
+        code, tail = launch(night, [*given, *([f"--resume={night.run}"] if night.run else [])])
         night.run = night.run or _run(night)
         records = night.store.records(night.run) if night.run else []
         cause = _again(code, tail, records)
@@ -86,7 +86,7 @@ def _settle(night: Night) -> None:
         time.sleep(0.2)
 
 
-def _launch(night: Night, given: list[str]) -> tuple[int, list[str]]:
+def launch(night: Night, given: list[str]) -> tuple[int, list[str]]:
     """The exit status and the end of the output, which also goes to the terminal and to the log."""
     tail: deque[str] = deque(maxlen=TAIL)
     child = subprocess.Popen(

@@ -1,6 +1,7 @@
 """Storage of records: a SQLite file by default, or PostgreSQL by URL."""
 
 from harness.store.environment import environment, hardware_key
+from harness.store.published import published
 from harness.store.query import FORMATS, SeriesRow, export, told
 from harness.store.redact import command, redact
 from harness.store.schema import StoreError
@@ -19,6 +20,7 @@ __all__ = [
     "environment",
     "export",
     "hardware_key",
+    "published",
     "redact",
     "told",
 ]

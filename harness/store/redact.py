@@ -1,4 +1,5 @@
-"""Removes private details: users and passwords in URLs, and the path of the home folder."""
+"""Removes secrets and the path of the home folder from every text that is stored or printed. For what leaves the
+machine see :mod:`harness.store.published`."""
 
 import os
 import re
@@ -7,15 +8,24 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 USER = re.compile(r"(?<=://)[^\s/?#]*@")
-SECRET = re.compile(r"(?i)\b(\w*(?:password|passwd|secret|api_?key|access_token)=)[^\s&;'\"]+")
+SECRET = re.compile(
+    r"(?i)((?:\b\w*(?:password|passwd|secret|api_?key|secret_?key|access_?key|access_?token|auth_?token|hf_?token)"
+    r"|(?<=[?&\s])(?:token|sig|signature|x-amz-[\w-]+))=)[^\s&;'\"]+"
+)
+# Tokens by the form that their makers gave them (Hugging Face, GitHub, GitLab, OpenAI, Slack, AWS), and headers.
+TOKEN = re.compile(
+    r"\b(?:hf_\w{20,}|gh[oprsu]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{15,}|sk-[\w-]{20,}|xox[a-z]-[\w-]{10,}|AKIA[A-Z\d]{16}"
+    r"|(?<=Bearer )[\w.~+/=-]{8,}|(?<=Basic )[\w+/=]{8,})"
+)
 # Ends with the argument: everything up to its last @ is removed, whatever the password contains, and so is its query.
 WHOLE_USER = re.compile(r"(?s)(?<=://)(?!/).*@")
 WHOLE_QUERY = re.compile(r"(?s)(://[^?]*\?).*")
 
 
 def redact(text: str) -> str:
-    """``text`` without users and passwords of URLs (``***``), and with ``~`` for the home folder."""
-    if "/" not in text and "=" not in text:  # most texts: a report has half a million
+    """``text`` without tokens and the users and passwords of URLs (``***``), and with ``~`` for the home folder."""
+    text = TOKEN.sub("***", text)
+    if "/" not in text and "=" not in text:
         return text
     text = SECRET.sub(r"\1***", USER.sub("***@", text))
     for home in _homes(os.path.expanduser("~")):

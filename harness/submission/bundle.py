@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.spec import VERDICTS
-from harness.store import COLUMNS, Store, StoreError, export, hardware_key
+from harness.store import COLUMNS, Store, StoreError, export, hardware_key, published
 from harness.store.query import frame
 from harness.store.record import plain
 
@@ -44,9 +44,9 @@ class Bundle:
 
 
 def make(store: Store, run: str, path: Path) -> Bundle:
-    """Writes the bundle of a run. Texts are redacted again: an older Plumbline may have stored what this one hides."""
-    (row,) = store.runs(run)
-    records = [plain(record) for record in store.records(run)]
+    """Writes the bundle of a run, as everybody may read it."""
+    (row,) = published(store.runs(run))
+    records = published(store.records(run))
     if not records:
         raise BundleError(f"run {run} has no records to submit; plumbline records --runs lists the runs")
     if row["status"] == "running":

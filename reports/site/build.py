@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.history import Alarm
-from harness.store import Store, export
+from harness.store import Store, export, published
 from harness.store.query import frame
 from reports import render
 from reports.site import badges, case, feeds, source, tables, trends
@@ -20,7 +20,7 @@ from reports.site.site import Site, asset, described, digest
 from reports.site.summary import summary
 
 ON_INDEX, NEWS = 50, 12  # runs and news on the first page
-DATA = "1"  # changes with the content of run.json and the tables beside it
+DATA = "2"  # changes with the content of run.json, the tables beside it and the report
 NEVER = "1970-01-01T00:00:00+00:00"
 
 
@@ -129,7 +129,7 @@ def _data(site: Site, run: source.Run, earlier: Sequence[source.Run]) -> None:
     if all(site.fresh(name, made) for name in names):
         return
     site.tell(f"run {run.run}")
-    records = site.store.records(run.run)
+    records = source.records(site.store, run.run)
     table = frame(records)
     for name, format in zip(names, ("csv", "parquet"), strict=False):
         site.folder.write_by(name, made, partial(_exported, table, format))
@@ -144,18 +144,19 @@ def _exported(table: Any, format: str, path: Path) -> None:
 def _report(site: Site, run: source.Run) -> None:
     place = f"{run_folder(run.run)}/report"
     below = site.folder.below(place)
-    if below and all(site.fresh(name, run.head) for name in below):
+    made = f"{run.head}, data {DATA}"
+    if below and all(site.fresh(name, made) for name in below):
         return
     if run.head.startswith("no records"):
         return
     site.tell(f"report of run {run.run}")
-    with tempfile.TemporaryDirectory() as made:
+    with tempfile.TemporaryDirectory() as folder:
         try:
-            render.write(site.store, run.run, Path(made))
+            render.write(site.store, run.run, Path(folder))
         except render.ReportError as error:
             site.notes.append(str(error))
         else:
-            site.folder.adopt(place, Path(made), run.head)
+            site.folder.adopt(place, Path(folder), made)
 
 
 def _assets(site: Site) -> None:
@@ -175,7 +176,7 @@ def _cases(site: Site, heads: Mapping[str, source.Head], alarms: Sequence[Alarm]
     @lru_cache(maxsize=2)  # the order below keeps cases of one run together
     def records(run: str) -> dict[str, list[dict[str, Any]]]:
         found: dict[str, list[dict[str, Any]]] = {}
-        for record in site.store.records(run):
+        for record in source.records(site.store, run):
             if record["measure"] not in source.NOT_FIGURES:
                 found.setdefault(record["case"], []).append(record)
         return found
@@ -293,7 +294,7 @@ def _index(
 def _versions(path: Path) -> dict[str, Any]:
     """A table of ``plumbline versions``, with what the page needs beside."""
     try:
-        stored = json.loads(path.read_text("utf-8"))
+        stored = published(json.loads(path.read_text("utf-8")))
         environment = stored["environment"]
         table = {name: stored[name] for name in ("package", "started", "command", "releases", "findings", "cases")}
         shown = {name: str(table[name]) for name in ("package", "started", "command")}

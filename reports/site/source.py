@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from packaging.version import InvalidVersion, Version
 from sqlalchemy import func, select
 
-from harness.store import Store, hardware_key, redact
+from harness.store import Store, hardware_key, published
 from harness.store.query import killed
 from harness.store.record import ALIASES
 from harness.store.schema import reading
@@ -70,13 +70,11 @@ def runs(store: Store) -> list[Run]:
         counts = {run: f"{count} records to {last}" for run, count, last in connection.execute(heads)}
         dead = set(killed(connection))
     found = []
-    for row in rows:
+    for row in published([dict(row) for row in rows]):
         status = "killed" if row["run"] in dead else row["status"]
         environment = {name: value for name, value in row["environment"].items() if name != "process"}
         head = f"{counts.get(row['run'], 'no records')}, {status} {row['finished']}"
-        found.append(
-            Run(row["run"], redact(row["command"]), status, row["started"], row["finished"], environment, head)
-        )
+        found.append(Run(row["run"], row["command"], status, row["started"], row["finished"], environment, head))
     return found
 
 
@@ -97,6 +95,12 @@ def cases(store: Store) -> dict[str, Head]:
         name = ALIASES.get(case, case)
         before = f"{found[name].text}, " if name in found else ""
         found[name] = Head(f"{before}{count} records to {last_id}", written[last_id])
+    return found
+
+
+def records(store: Store, run: str, **equals: object) -> list[dict[str, Any]]:
+    """A run's records, as everybody may read them."""
+    found: list[dict[str, Any]] = published(store.records(run, **equals))
     return found
 
 

@@ -8,7 +8,7 @@ from harness.spec.finding import KINDS
 from harness.store import Store
 from reports import units
 from reports.pages import STATUSES
-from reports.site import badges
+from reports.site import badges, source
 from reports.site.names import SAFE, TAKEN, case_page
 from reports.site.source import Run
 from reports.site.summary import verdict_counts
@@ -74,7 +74,7 @@ def findings(
     have others."""
     stored: dict[str, Any] = {}
     if holder := next((row["run"] for row in rows if row["findings"]), None):
-        stored = {record["quantity"]: record["detail"] for record in store.records(holder, measure="finding")}
+        stored = {record["quantity"]: record["detail"] for record in source.records(store, holder, measure="finding")}
     found = {}
     for name, about in {**stored, **given}.items():
         if not SAFE.fullmatch(name) or name == TAKEN:
@@ -118,7 +118,7 @@ def claims(store: Store, rows: Sequence[Facts]) -> list[dict[str, Any]]:
             holders.setdefault(topic, row)
     found = []
     for run, row in {row["run"]: row for row in holders.values()}.items():
-        for record in store.records(run, measure="claim"):
+        for record in source.records(store, run, measure="claim"):
             if holders[record["topic"]]["run"] != run:
                 continue
             detail = record["detail"] or {}

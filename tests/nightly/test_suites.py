@@ -48,7 +48,7 @@ def stand_in(
             (tonight.folder / "junit.xml").write_text(junit)
         return codes[turn], [tail] if tail and turn == 0 else []
 
-    monkeypatch.setattr(suites, "_launch", launch)
+    monkeypatch.setattr(suites, "launch", launch)
     return given
 
 

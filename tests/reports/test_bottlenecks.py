@@ -43,7 +43,7 @@ def test_every_profiled_case_has_a_sentence_and_a_point_coloured_by_what_bounds_
         "bound by arithmetic in deepspeed",
     ]
     assert shown.roofline is not None
-    colours = re.findall(r'<path [^>]*fill="(var\(--\w+\))"', shown.roofline.svg)
+    colours = re.findall(r'<circle [^>]*fill="(var\(--\w+\))"', shown.roofline.svg)
     assert sorted(colours) == ["var(--p0)", "var(--skipped)"]
     assert [name for _, _, name in shown.roofline.legend] == ["bound by arithmetic", bottlenecks.UNDECIDED]
 
