@@ -1,7 +1,7 @@
 """Change points of one series: where its level changed, and how likely chance alone would look like that.
 
 Apache Otava (E-divisive) says where in the history; this file is the only one that knows it. It stops at the first
-split that is not significant and so misses one in fourteen steps of three standard deviations after five runs. The
+split that is not significant and so misses one in fifteen steps of three standard deviations after five runs. The
 newest places are therefore tried one by one. A single stray run is set aside before, and most runs on both sides of a
 change must tell of it. Its p-value is that of Student's t-test between the two segments, corrected for all the places
 and nights at which the change could have been seen.
@@ -20,7 +20,7 @@ SEGMENT = 4  # runs on each side of a change: fewer say nothing about their own 
 FRESH = 8  # runs after a place that is tried whether or not Otava names it
 # The parts of the chance of a false alarm that the first two nights get on which a change can be seen; the rest is
 # divided equally among the older places. Each night decides anew on a place, so that the parts add up to one.
-SHARES = {SEGMENT: 1 / 6, SEGMENT + 1: 1 / 2}
+SHARES = {SEGMENT: 1 / 6, SEGMENT + 1: 2 / 3}
 WEAK = 0.05  # the p-value of a change that is not even looked at; the decision is made over all series together
 SPLIT = 0.01  # that of a split which Otava goes on from, not corrected for anything
 AROUND = 9  # runs whose median a stray one is compared with
@@ -115,14 +115,15 @@ def _places(series: Values) -> list[int]:
 
 
 def _stray(series: Values) -> NDArray[np.bool_]:
-    """Far from the median around it, and neither the run before nor the one after confirms it."""
+    """Far from the median around it, and neither the run before nor the one after confirms it. The newest runs may be
+    the beginning of a new level."""
     from scipy.ndimage import median_filter
 
     off = series - median_filter(series, AROUND, mode="reflect")
     far = np.abs(off) > OUTLYING * NORMAL * median(np.abs(off).tolist())
     beside = np.stack([np.append(0.0, off[:-1]), np.append(off[1:], 0.0)])
     confirmed = (beside * np.sign(off) >= CONFIRMED * np.abs(off)).any(0)
-    return np.asarray(far & ~confirmed)
+    return np.asarray(far & ~confirmed & (np.arange(len(series)) < len(series) - FRESH))
 
 
 def _shift(series: Values, start: int, index: int, end: int) -> Shift:
