@@ -48,7 +48,7 @@ class Shift(NamedTuple):
 
 
 class Level(NamedTuple):
-    count: int
+    runs: int
     mean: float
     squares: float  # the sum of squared deviations from the mean
 
@@ -158,11 +158,11 @@ def _student(left: Level, right: Level) -> float:
     spread."""
     from scipy.special import stdtr
 
-    freedom = left.count + right.count - 2
+    freedom = left.runs + right.runs - 2
     squares, distance = left.squares + right.squares, abs(left.mean - right.mean)
     if freedom < 1 or squares == 0.0:
         return float(distance == 0.0)
-    error = math.sqrt(squares / freedom * (1 / left.count + 1 / right.count))
+    error = math.sqrt(squares / freedom * (1 / left.runs + 1 / right.runs))
     return 2.0 * float(stdtr(freedom, -distance / error))
 
 
