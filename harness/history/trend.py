@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import inf
 from statistics import median
 
 from harness.history.environments import differences
@@ -66,7 +67,7 @@ def paired(series: Series, beside: Sequence[Series]) -> Series:
     others = [each for each in beside if each.engine != series.engine]
     drift: dict[str, list[float]] = {}
     for control in [each for each in others if each.engine == CONTROL] or others:
-        common = {point.run: point.value for point in control.points if point.run in runs and point.value > 0}
+        common = {point.run: point.value for point in control.points if point.run in runs and 0 < point.value < inf}
         if 2 * len(common) >= len(runs):
             middle = median(common.values())
             for run, value in common.items():
@@ -99,4 +100,4 @@ def _alarm(series: Series, judged: Series, shift: Shift, p: float, environments:
 
 
 def _size(alarm: Alarm) -> float:
-    return abs(alarm.after / alarm.before - 1) if alarm.before else float("inf")
+    return abs(alarm.after / alarm.before - 1) if alarm.before else inf

@@ -1,52 +1,68 @@
 """Series with planted changes, and how many of them the trend finds, how late, and at the price of which false alarms.
 
-``python -m tests.history.planted`` prints the tables and the time that the trend takes over 5,000 series.
+``python -m tests.history.planted`` prints one table and the time that the trend takes over 5,000 series.
 """
 
 import argparse
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 import numpy as np
+from scipy.stats import binomtest
 
 from harness.history import Point, Series
 from harness.history.trend import FALSE, trend
 
-NIGHTS, STEP = 60, 40  # the level changes at night STEP
+STEP = 60  # nights before a step
+MONTH = 30  # nights in which false alarms are counted
+NIGHTS = STEP + MONTH
 NEAR = 3  # runs: an alarm this near to the step has found it
-
 FAMILY = 500  # series that are judged together
 
 
 @dataclass(frozen=True)
 class Plant:
-    """``noise``: standard deviation, relative to the level; ``step``: of the level, at night STEP. ``drift``: of the
-    machine over all nights, as a random walk. ``missing``: share of the nights. ``spikes``: share of the nights whose
-    figure is a fifth higher."""
+    """``noise``: standard deviation, relative to the level; ``step``: of the level after ``history`` nights. ``drift``:
+    of the machine over all nights, as a random walk; ``controlled``: every series has a reference beside it, with the
+    machine's drift and noise of its own. ``missing``: share of the nights. ``spikes``: share of the nights whose figure
+    is a fifth higher. ``heavy``: noise of Student's t with 3 degrees of freedom."""
 
     noise: float = 0.01
     step: float = 0.0
     drift: float = 0.0
+    controlled: bool = False
     missing: float = 0.0
     spikes: float = 0.0
     heavy: bool = False
+    history: int = STEP
 
 
-def planted(plant: Plant, count: int, seed: int, nights: int = NIGHTS, control: bool = False) -> list[Series]:
-    """``control``: every series has a reference beside it, with the machine's drift and noise of its own."""
+STEPS = [Plant(noise, step) for step in (0.01, 0.02, 0.03, 0.05, 0.10) for noise in (0.005, 0.01, 0.02, 0.05)]
+KINDS = {
+    "normal noise": Plant(),
+    "3 % of stray runs, a fifth slower": Plant(spikes=0.03),
+    "heavy tails": Plant(heavy=True),
+    "a fifth of the nights missing": Plant(missing=0.2),
+    "all three of them": Plant(spikes=0.03, heavy=True, missing=0.2),
+    "drift of 5 %, without a control": Plant(drift=0.05),
+    "drift of 5 %, with a control": Plant(drift=0.05, controlled=True),
+}
+
+
+def planted(plant: Plant, count: int, seed: int, nights: int = NIGHTS) -> list[Series]:
     generator = np.random.default_rng(seed)
     found = []
     for number in range(count):
         walk = np.cumsum(generator.normal(0, 1, nights)) / nights**0.5 * plant.drift
         kept = np.flatnonzero(generator.random(nights) >= plant.missing)
-        for engine in ("deepspeed", "reference") if control else ("deepspeed",):
+        for engine in ("deepspeed", "reference") if plant.controlled else ("deepspeed",):
             noise = generator.standard_t(3, nights) / 3**0.5 if plant.heavy else generator.normal(0, 1, nights)
             values = (1 + plant.noise * noise) * np.exp(walk)
             values[generator.random(nights) < plant.spikes] *= 1.2
             if engine == "deepspeed":
-                values[STEP:] *= 1 + plant.step
+                values[plant.history :] *= 1 + plant.step
             found.append(series(values, f"case{number}", engine, kept))
     return found
 
@@ -67,28 +83,33 @@ def after(found: Sequence[Series], nights: int) -> list[Series]:
 
 
 def named(found: Sequence[Series]) -> set[tuple[str, int]]:
-    """The case and the night of each alarm."""
-    return {(alarm.series.case, int(alarm.run[3:])) for alarm in trend(found)}
+    """The case and the night of each alarm in a family of FAMILY, filled up with series that never move."""
+    still = [series([1.0] * 8, f"still{number}", "torch", range(8)) for number in range(FAMILY - len(found))]
+    return {(alarm.series.case, int(alarm.run[3:])) for alarm in trend([*found, *still])}
 
 
-def delays(plant: Plant, seed: int, count: int, control: bool = False, most: int = 20) -> list[int]:
-    """Nights with the step until its alarm (``most + 1``: none), each series alone in a family of FAMILY."""
-    size = 2 if control else 1
-    stepped, found = planted(plant, count, seed, STEP + most, control), []
-    flat = [series([1.0] * (STEP + most), f"flat{number}", "torch", range(STEP + most)) for number in range(FAMILY)]
+def delays(plant: Plant, seed: int, count: int, most: int = 10) -> list[int]:
+    """Nights with the step until its alarm (``most + 1``: none), each series alone among FAMILY - 1 that never move:
+    their number multiplies its p-value."""
+    size = 2 if plant.controlled else 1
+    stepped, found = planted(plant, count, seed, plant.history + most), []
     for number in range(count):
-        mine, others = stepped[size * number : size * number + size], flat[: FAMILY - size]
-        nights = range(1, most + 1)
-        seen = (night for night in nights if any(_near(at) for _, at in named(after(mine, STEP + night) + others)))
+        mine = stepped[size * number : size * number + size]
+        seen = (night for night in range(1, most + 1) if _found(after(mine, plant.history + night), plant.history))
         found.append(next(seen, most + 1))
     return found
 
 
-def false_alarms(plant: Plant, seed: int, count: int = FAMILY, control: bool = False, month: int = 30) -> int:
-    """Different alarms in the last ``month`` of the nights, with a look each night: two of one case that are near to
-    each other are one."""
-    still, alarms = planted(plant, count, seed, control=control), set[tuple[str, int]]()
-    for nights in range(NIGHTS - month + 1, NIGHTS + 1):
+def _found(series: Sequence[Series], step: int) -> bool:
+    alarms = [alarm for alarm in trend(series) if alarm.p * FAMILY / len(series) <= FALSE]
+    return any(abs(int(alarm.run[3:]) - step) <= NEAR for alarm in alarms)
+
+
+def false_alarms(plant: Plant, seed: int, count: int = FAMILY) -> int:
+    """Different alarms in the last MONTH of the nights, with a look each night: two of one case that are near to each
+    other are one."""
+    still, alarms = planted(plant, count, seed), set[tuple[str, int]]()
+    for nights in range(NIGHTS - MONTH + 1, NIGHTS + 1):
         for case, at in named(after(still, nights)):
             if not any(case == other and abs(at - night) <= NEAR for other, night in alarms):
                 alarms.add((case, at))
@@ -106,47 +127,39 @@ def mixed(seed: int, count: int = 50) -> int:
     return len(named(found))
 
 
-def _near(night: int) -> bool:
-    return abs(night - STEP) <= NEAR
+def share(found: int, count: int, scale: float = 1.0) -> tuple[float, float, float]:
+    """``found`` of ``count``, with the 95 % interval of the binomial distribution (Clopper and Pearson)."""
+    low, high = binomtest(min(found, count), count).proportion_ci()
+    return scale * found / count, scale * low, scale * high
 
 
-def _steps(count: int) -> None:
-    print(f"each of {count} series alone in a family of {FAMILY}, false-discovery rate {FALSE:.1%}")
-    print("step   noise  within 5 nights  within 20  median delay")
-    plants = [Plant(noise, step) for step in (0.01, 0.03, 0.05, 0.10) for noise in (0.005, 0.01, 0.02, 0.05)]
-    others = {
-        "3 % of spikes": Plant(0.01, 0.03, spikes=0.03),
-        "a fifth of the nights missing": Plant(0.01, 0.03, missing=0.2),
-        "heavy tails": Plant(0.01, 0.03, heavy=True),
-        "drift of 5 %, without a control": Plant(0.01, 0.03, drift=0.05),
-        "drift of 5 %, with a control": Plant(0.01, 0.03, drift=0.05),
-        "5 % step, drift of 5 %, with a control": Plant(0.01, 0.05, drift=0.05),
-    }
-    for name, plant in [*(("", plant) for plant in plants), *others.items()]:
-        late = delays(plant, 1, count, control="with a" in name)
-        soon, ever = (sum(delay <= most for delay in late) / count for most in (5, 20))
-        line = f"{plant.step:4.0%}  {plant.noise:5.1%} {soon:15.0%} {ever:10.0%} {median(late):12g}  {name}"
-        print(line.rstrip(), flush=True)
+def row(plant: Plant, count: int) -> str:
+    late = delays(plant, 1, count)
+    soon, later = (share(sum(delay <= most for delay in late), count) for most in (5, 10))
+    middle = median(late)
+    cells = [f"{each[0]:5.1%} ({each[1]:5.1%} to {each[2]:6.1%})" for each in (soon, later)]
+    return f"{plant.step:4.0%}  {plant.noise:5.1%}  {'  '.join(cells)}  {f'{middle:g}' if middle <= 10 else 'none':>6}"
 
 
-def _false(count: int) -> None:
-    plants = {
-        "noise of 0.5 %": Plant(0.005),
-        "noise of 1 %": Plant(0.01),
-        "noise of 5 %": Plant(0.05),
-        "spikes": Plant(0.01, spikes=0.03),
-        "heavy tails": Plant(0.01, heavy=True),
-        "missing nights": Plant(0.01, missing=0.2),
-        "drift of 5 %, without a control": Plant(0.01, drift=0.05),
-        "drift of 5 %, with a control": Plant(0.01, drift=0.05),
-    }
-    for name, plant in plants.items():
-        found = false_alarms(plant, 2, count, control="with a" in name)
-        print(f"{found:4} false alarms in a month over {count} series: {name}", flush=True)
-    print(f"{mixed(3):4} false alarms of 50 cases whose runs two machines took in turn")
+def table(count: int, months: int) -> None:
+    print(f"each of {count} series alone in a family of {FAMILY}; false alarms in {months} months of such families")
+    print("step  noise  found within 5 nights     within 10 nights          median  false alarms a month")
+    for plant in STEPS:
+        print(row(plant, count), flush=True)
+    for name, kind in KINDS.items():
+        alarms = sum(false_alarms(kind, seed) for seed in range(2, 2 + months))
+        each, low, high = share(alarms, FAMILY * months, FAMILY)
+        line = row(replace(kind, step=0.03), count)
+        print(f"{line}  {each:4.1f} ({low:.1f} to {high:4.1f})  {name}", flush=True)
+    for nights in (40, 90):
+        print(
+            f"{row(Plant(step=0.03, history=nights), count)}  {'':17}  after {nights} nights instead of {STEP}",
+            flush=True,
+        )
+    print(f"{mixed(3)} false alarms of 50 cases whose runs two machines took in turn")
 
 
-def _time(count: int) -> None:
+def timed(count: int = 5000) -> None:
     found = planted(Plant(0.01, 0.03), count, 4)
     start = time.process_time()
     alarms = trend(found)
@@ -157,15 +170,14 @@ def _time(count: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", nargs="*", choices=("steps", "false", "time"), default=("steps", "false", "time"))
-    parser.add_argument("--count", type=int, default=50, help="series a row of the table of steps")
+    parser.add_argument("part", nargs="*", choices=("table", "time"), default=("table", "time"))
+    parser.add_argument("--count", type=int, default=200, help="series a row")
+    parser.add_argument("--months", type=int, default=2, help="of a family without a step")
     options = parser.parse_args()
-    if "steps" in options.part:
-        _steps(options.count)
-    if "false" in options.part:
-        _false(FAMILY)
+    if "table" in options.part:
+        table(options.count, options.months)
     if "time" in options.part:
-        _time(5000)
+        timed()
 
 
 if __name__ == "__main__":

@@ -37,6 +37,30 @@ class TestShifts:
         stepped = spiky + 5.0 * (np.arange(60) >= 45)
         assert min(shifts(stepped.tolist()), key=lambda found: found.p).place == 45
 
+    def test_three_stray_runs_of_five_are_no_level_and_four_of_five_are_one(self) -> None:
+        stray = 100 + NOISE[:45]
+        stray[[40, 42, 43]] += 20
+        assert all(found.p > 0.05 for nights in (44, 45) for found in shifts(stray[:nights]))
+        stray[44] += 20
+        assert min(shifts(stray), key=lambda found: found.p).place == 40
+
+    def test_a_stray_run_does_not_hide_a_fresh_step(self) -> None:
+        stepped = 100 + NOISE[:45]
+        stepped[40:] += 6
+        stepped[42] += 20
+        (found,) = shifts(stepped)
+        assert (found.place, found.p < 1e-4) == (40, True)
+
+    def test_a_value_that_is_not_finite_is_no_value_and_moves_no_place(self) -> None:
+        values = [float("nan"), *(100 + NOISE[:40]), float("inf"), *(110 + NOISE[40:50])]
+        (found,) = shifts(values)
+        assert found.place == 42
+        assert shifts([float("nan")] * 20) == shifts([1.0, float("inf")] * 10) == []
+
+    def test_a_level_that_is_also_noisier_is_found(self) -> None:
+        (found,) = shifts([*(100 + NOISE[:40]), *(130 + 8 * NOISE[40:48])])
+        assert found.place == 40
+
     def test_chance_alone_seldom_looks_unlikely(self) -> None:
         noise = np.random.default_rng(3).normal(100, 1, (200, 40))
         least = [min((found.p for found in shifts(row)), default=1.0) for row in noise.tolist()]
