@@ -28,7 +28,8 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """``scripted``: findings to judge by their scripts; ``options``: pytest's, of the cases; None runs no cases."""
+    """``scripted``: findings to judge by their scripts, in ``seconds`` each; ``options``: pytest's, of the cases; None
+    runs no cases."""
 
     asked: Asked
     scripted: tuple[Finding, ...]
@@ -37,6 +38,7 @@ class Plan:
     store: str
     command: str
     whole: bool = False
+    seconds: float = findings.SECONDS
 
 
 def known(package: str) -> None:
@@ -164,7 +166,7 @@ class Runner:
     def script(self, place: Place, finding: Finding) -> Cell:
         path = findings.script(finding)
         assert path is not None
-        state, reason = findings.check(path, python=place.python, environment=place.alone())
+        state, reason = findings.check(path, self.plan.seconds, place.python, place.alone())
         return Cell(STATES[state], reason)
 
     def cases(self, place: Place, options: Sequence[str]) -> list[Any]:
