@@ -172,7 +172,7 @@ def _session(options: argparse.Namespace, package: str, by_cases: list[Finding])
 
 def _judged(found: Versions) -> bool:
     cells = any(cell.state != UNKNOWN for row in found.findings for cell in row.cells.values())
-    return cells or any(release.run for release in found.releases)
+    return cells or any(release.judged for release in found.releases)
 
 
 def _changes(row: FindingRow) -> bool:
