@@ -7,8 +7,9 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,6 +94,13 @@ def repaired(finding: Finding) -> bool:
     """Whether the finding is known to be gone in the versions that are installed."""
     here = {f"{name} {found}" for name, found in installed(finding).items()}
     return bool(here) and here <= set(finding.right)
+
+
+def to_be_seen(known: Iterable[Finding], device: str) -> tuple[Finding, ...]:
+    """The findings that a session on this device can show, with the symptoms that it can show. One that is gone in the
+    installed versions is none of them: were it back, it would have to fail the run."""
+    held = ((f, tuple(s for s in f.symptoms if s.device in ("", device))) for f in known if not repaired(f))
+    return tuple(replace(finding, symptoms=symptoms) for finding, symptoms in held if symptoms)
 
 
 def check(

@@ -111,11 +111,7 @@ class Session:
         self.plan = self.planned  # the part of it that pytest selects
         self.request, self.cards = self.planned.request, self.planned.cards
         self.cluster = cluster(config, self.request)
-        self.findings = tuple(  # those that a session on this device can show, with the symptoms that it can show
-            replace(finding, symptoms=symptoms)
-            for finding in self.known
-            if (symptoms := tuple(s for s in finding.symptoms if s.device in ("", self.device)))
-        )
+        self.findings = findings.to_be_seen(self.known, self.device)
         self._lab: Any = None
         self._launcher: Launcher | None = None
         self._store: Any = None

@@ -52,7 +52,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 def versions(options: argparse.Namespace) -> int:
     """Installs each release of a package into a folder of its own over the present environment, judges the findings of
     that package in it by their scripts or by cases, and prints in which releases each is right or wrong. A release that
-    does not install, or cannot be imported beside the present PyTorch, could not be judged. The exit status is 1 if no
+    does not install, or cannot be imported beside the present PyTorch, could not be judged; nor could a finding whose
+    script takes longer than --case-timeout. The exit status is 1 if no
     release could be, or a bisection found no change."""
     if options.show:
         if options.releases:
@@ -96,6 +97,7 @@ def _run(options: argparse.Namespace) -> int:
         options.store,
         command(["plumbline", *sys.argv[1:]]),
         options.whole_environment,
+        options.case_timeout or findings.SECONDS,
     )
     console = Console()
     runner = run.Runner(plan, lambda line: console.print(escape(line)))
@@ -170,7 +172,7 @@ def _session(options: argparse.Namespace, package: str, by_cases: list[Finding])
 
 def _judged(found: Versions) -> bool:
     cells = any(cell.state != UNKNOWN for row in found.findings for cell in row.cells.values())
-    return cells or any(release.run for release in found.releases)
+    return cells or any(release.judged for release in found.releases)
 
 
 def _changes(row: FindingRow) -> bool:

@@ -160,6 +160,8 @@ NAMED: Mapping[str, Workload] = MappingProxyType(
             # On two data-parallel ranks the first has no label at all.
             _THOROUGH.with_(name="unlabelled", unlabelled=18, steps=5),
             _THOROUGH.with_(name="poisoned", poisoned=True, steps=5),
+            # Half of each micro-batch does not pass the engine that is around the model.
+            _THOROUGH.with_(name="applied_twice", applied_twice=True, steps=5),
             # Above 256, bfloat16 knows only every second position.
             _THOROUGH.with_(name="distant", batch_size=4, micro_batches=1, sequence_length=384, steps=5),
             # With this seed the two sequences skip different layers in each step, and so do two data-parallel ranks.

@@ -8,6 +8,8 @@ from packaging.requirements import Requirement
 from harness.spec.gpus import gpus
 from harness.spec.topic import Engine
 
+ANOTHER = "is installed"  # in the reason of a case whose adapter requires another release
+
 
 def library(name: str, engine: Engine) -> str:
     """The distribution that the engine of this name adapts; a process that has imported it serves all its adapters. The
@@ -53,5 +55,5 @@ def _distribution(requirement: Requirement, environment: str) -> str:
         remedy = f"tox -e {environment} provides it" if environment else f"pip install '{requirement}'"
         return f"{requirement.name} is not installed; {remedy}"
     if not requirement.specifier.contains(found, prereleases=True):
-        return f"needs {requirement}; {found} is installed"
+        return f"needs {requirement}; {found} {ANOTHER}"
     return ""

@@ -24,6 +24,7 @@ class Workload:
     sequence_length: int = 32
     min_length: int = 0  # sequences end at random from this length on, with labels -100 after the end; 0: full length
     unlabelled: int = 0  # the first sequences of the batch, which have no label at all
+    applied_twice: bool = False  # half of a micro-batch passes the model inside the engine, before the same backward()
     poisoned: bool = False  # the second step's gradient is NaN on the rank that has the last sequence, and only there
     input_scale: float = 1.0  # standard deviation of the queries and keys that an attention Function is given
     steps: int = 5
@@ -53,6 +54,8 @@ class Workload:
             raise ValueError(f"unlabelled {self.unlabelled} must be 0 to below batch_size {self.batch_size}")
         if self.poisoned and (self.weights or self.data or self.model.tie_word_embeddings):
             raise ValueError("poisoned requires synthetic data, and weights from the seed that are not tied")
+        if self.applied_twice and isinstance(self.model, MoeConfig) and self.model.router_losses:
+            raise ValueError("applied_twice requires a model without routers' losses, which depend on the micro-batch")
         for name in ("lr", "eps", "input_scale"):
             if not 0 < getattr(self, name) < inf:
                 raise ValueError(f"{name} must be positive and finite, not {getattr(self, name)}")
@@ -75,6 +78,8 @@ class Workload:
                 f"batch_size {self.batch_size} is not a multiple of dp × micro_batches = {share}; "
                 f"use a multiple of {share} or another topology"
             )
+        if self.applied_twice and self.batch_size < 2 * share:
+            return f"applied_twice requires micro-batches of two sequences or more: batch_size {2 * share} here"
         for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size"):
             if getattr(model, name) % topology.tp:
                 return f"tp {topology.tp} does not divide model.{name} {getattr(model, name)}"
@@ -88,6 +93,8 @@ class Workload:
             return f"model.dropout {model.dropout} requires one rank: several ranks would draw different masks"
         if model.stochastic_depth and topology.tp * topology.pp * topology.cp > 1:
             return "model.stochastic_depth requires data parallelism alone: other ranks do not see the first token"
+        if self.applied_twice and topology.tp * topology.pp * topology.cp > 1:
+            return "applied_twice requires data parallelism alone: elsewhere no model is inside an engine"
         return ""
 
     @property

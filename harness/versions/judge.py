@@ -7,6 +7,7 @@ from typing import Any
 from harness.spec import Finding, Measurement
 from harness.spec.finding import Symptom
 from harness.spec.measurement import VERDICTS
+from harness.spec.requires import ANOTHER
 from harness.versions.model import RIGHT, UNKNOWN, WRONG, CaseRow, Cell
 
 Record = Mapping[str, Any]  # a row of the store
@@ -65,8 +66,10 @@ def _undecided(finding: Finding, records: Sequence[Record]) -> str:
 
 
 def errors(records: Iterable[Record]) -> dict[str, int]:
-    """How many measurements ended in each error, for the most frequent ones."""
-    return dict(Counter(_first(r["reason"]) for r in records if r["verdict"] == "error").most_common(MOST))
+    """How many measurements ended in each error, for the most frequent ones; or were not taken, since the engine's
+    adapter requires another release."""
+    unlike = (r for r in records if r["verdict"] == "error" or (r["verdict"] == "skipped" and ANOTHER in r["reason"]))
+    return dict(Counter(_first(r["reason"]) for r in unlike).most_common(MOST))
 
 
 def changes(found: Mapping[str, Sequence[Record]], findings: Sequence[Finding]) -> tuple[CaseRow, ...]:

@@ -24,12 +24,14 @@ class Cell:
 @dataclass(frozen=True)
 class Release:
     """``reason`` says why nothing of this release could be judged: it was not installed, or could not be imported.
-    ``errors``: how many measurements ended in each error (its first line), which is no verdict about the release."""
+    ``errors``: how many measurements ended in each error (its first line), or require another release, which is no
+    verdict about this one; ``judged``: how many passed or failed."""
 
     version: str
     reason: str = ""
     run: str = ""  # of its cases in the store
     errors: Mapping[str, int] = field(default_factory=dict)
+    judged: int = 0
 
 
 @dataclass(frozen=True)

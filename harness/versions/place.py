@@ -106,7 +106,7 @@ def _partial(parent: Path) -> Iterator[Path]:
 
 def _install(package: str, release: str, folder: Path, whole: bool) -> None:
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
-    install = ["install", "--quiet", "--no-build-isolation", "--no-warn-script-location"]
+    install = ["install", "--quiet", "--no-build-isolation", "--no-warn-script-location", "--no-compile"]
     if whole:
         python = _environment(folder)
         command = [*pip, "--python", python, *install, f"{package}=={release}"]

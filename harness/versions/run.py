@@ -22,13 +22,15 @@ from harness.versions.place import Place, Unusable, put, same
 
 PROGRESS = re.compile(r" · \d+ of \d+")  # in the line of a session that tells how far it is
 STATES = {findings.STILL: WRONG, findings.GONE: RIGHT, findings.UNKNOWN: UNKNOWN}
+NOTES = ("card", "calibration", "finding", "claim")  # measures that say nothing about a case
 USAGE = (4, 5)  # pytest's exit codes: wrong usage, no case matches
 Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """``scripted``: findings to judge by their scripts; ``options``: pytest's, of the cases; None runs no cases."""
+    """``scripted``: findings to judge by their scripts, in ``seconds`` each; ``options``: pytest's, of the cases; None
+    runs no cases."""
 
     asked: Asked
     scripted: tuple[Finding, ...]
@@ -37,6 +39,7 @@ class Plan:
     store: str
     command: str
     whole: bool = False
+    seconds: float = findings.SECONDS
 
 
 def known(package: str) -> None:
@@ -164,7 +167,7 @@ class Runner:
     def script(self, place: Place, finding: Finding) -> Cell:
         path = findings.script(finding)
         assert path is not None
-        state, reason = findings.check(path, python=place.python, environment=place.alone())
+        state, reason = findings.check(path, self.plan.seconds, place.python, place.alone())
         return Cell(STATES[state], reason)
 
     def cases(self, place: Place, options: Sequence[str]) -> list[Any]:
@@ -191,10 +194,12 @@ class Runner:
             self.tell(f"  cases {UNKNOWN}: {reason}")
             return []
         found = store.records(mine[0]["run"])
-        self.records[place.version] = [record for record in found if record["measure"] not in ("card", "calibration")]
-        failed = judge.errors(self.records[place.version])
-        self.releases[place.version] = Release(place.version, run=mine[0]["run"], errors=failed)
-        return self.records[place.version]
+        taken = self.records[place.version] = [record for record in found if record["measure"] not in NOTES]
+        failed, judged = judge.errors(taken), sum(record["verdict"] in ("pass", "fail") for record in taken)
+        self.releases[place.version] = Release(place.version, run=mine[0]["run"], errors=failed, judged=judged)
+        for text, count in failed.items():
+            self.tell(f"  {count} × {UNKNOWN}: {text}")
+        return taken
 
     def _progress(self, line: str) -> None:
         if PROGRESS.search(line):

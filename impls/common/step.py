@@ -7,7 +7,20 @@ import torch
 from torch import Tensor, nn
 
 from harness.spec import Batch, Workload
-from impls.common.mesh import device, share
+from impls.common.mesh import device, share, token_share
+
+
+def mean_loss(model: nn.Module, micro: Batch, workload: Workload) -> Tensor:
+    """The mean loss over a micro-batch's labels, a scalar; ``model`` may be an engine around one.
+
+    With ``applied_twice`` the first half of the sequences passes the engine, and the other half the model inside it, as
+    where an encoder also serves an auxiliary loss. The same backward pass reaches the weights through both.
+    """
+    if not workload.applied_twice:
+        return model(*micro)
+    first, second = (Batch(*half) for half in zip(*(tensor.chunk(2) for tensor in micro), strict=True))
+    inside = getattr(model, "module", model)  # of FSDP2, which is no wrapper, the model itself
+    return model(*first) * token_share(first, micro) + inside(*second) * token_share(second, micro)
 
 
 def accumulate(
@@ -30,7 +43,7 @@ def accumulate(
     total = torch.zeros((), dtype=torch.float64, device=device())
     for index, (micro, part) in enumerate(micro_batches):
         with around(index == len(micro_batches) - 1):
-            loss = model(*micro) * part * ranks
+            loss = mean_loss(model, micro, workload) * part * ranks
             backward(loss * scale)
         total += loss.detach()
     return total

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import findings
 from harness.run.recorder import Recorder
 from harness.spec import Case, Measurement, Symptom, Topology, Workload
 from tests.findings.examples import RECORD, SYMPTOM, read
@@ -104,3 +105,15 @@ def test_a_case_whose_parity_is_known_to_fail_is_wrong(recorder: Recorder) -> No
     recorder.findings = (replace(recorder.findings[0], symptoms=(replace(symptom, measure="parity"),)),)
     assert recorder.wrong(CASE)
     assert not recorder.wrong(replace(CASE, engine="torch"))
+
+
+def test_a_session_cannot_show_what_its_release_has_repaired_nor_what_another_device_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(findings, "version", lambda name: "0.19.9")
+    seen = read(RECORD + SYMPTOM, tmp_path)
+    repaired = replace(seen, right=("deepspeed 0.19.9",))
+    symptoms = (replace(seen.symptoms[0], device="cuda"), *seen.symptoms)
+    known = (seen, repaired, replace(seen, symptoms=symptoms))
+    assert findings.to_be_seen(known, "cpu") == (seen, seen)
+    assert findings.to_be_seen(known, "cuda") == (seen, known[2])

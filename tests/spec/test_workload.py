@@ -6,6 +6,7 @@ import pytest
 
 from harness.spec import ModelConfig, Topology, Workload
 
+TWICE = Workload(applied_twice=True)
 SKIPPING = Workload(model=ModelConfig(stochastic_depth=True))
 
 
@@ -53,6 +54,9 @@ def test_a_models_numbers_are_positive_and_finite(name: str, size: float) -> Non
         (Workload(), Topology(cp=5), "cp 5 does not divide sequence_length 32"),
         (Workload(), Topology(dp=2, tp=2, pp=2, cp=2), ""),
         (SKIPPING, Topology(dp=2), ""),
+        (TWICE, Topology(dp=4), ""),
+        (TWICE, Topology(dp=8), "applied_twice requires micro-batches of two sequences or more: batch_size 16 here"),
+        *((TWICE, Topology(**{axis: 2}), "applied_twice requires data parallelism") for axis in ("tp", "pp", "cp")),
         *(
             (SKIPPING, Topology(**{axis: 2}), "stochastic_depth requires data parallelism")
             for axis in ("tp", "pp", "cp")

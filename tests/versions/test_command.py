@@ -61,6 +61,13 @@ def test_a_script_that_cannot_judge_gives_no_verdict(
     assert f"{NAME} in 1.1: a factor of 0" in told
 
 
+def test_a_script_has_the_time_of_a_case(index: Path, finding: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (finding / f"{NAME}.py").write_text("import time\ntime.sleep(60)\n")
+    factors(index, _1=1)
+    told = shown(capsys, f"{PACKAGE}==1.1", "--scripts", "--case-timeout", "0.5", code=1)
+    assert f"{NAME} in 1.1: it did not end within 0.5 s" in told
+
+
 def test_a_bisection_goes_round_a_release_that_cannot_be_judged(
     index: Path, finding: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

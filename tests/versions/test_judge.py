@@ -8,6 +8,7 @@ import pytest
 from harness import findings
 from harness.findings import Finding
 from harness.spec import Case, Measurement, Topology, Workload
+from harness.spec.requires import ANOTHER
 from harness.store.record import row
 from harness.versions import RIGHT, UNKNOWN, WRONG, CaseRow, judge
 from tests.findings.examples import RECORD, SYMPTOM, read
@@ -63,6 +64,12 @@ def test_a_symptom_of_gpus_says_nothing_of_ranks_on_a_cpu(tmp_path: Path) -> Non
 def test_errors_are_counted_and_are_no_verdict_of_a_case(finding: Finding) -> None:
     assert judge.errors(records(LOST, LOST.but(measure="parity"), COPY)) == {"AttributeError: no safe_get_full_grad": 2}
     assert judge.changes({"1.0": records(PEAK), "1.1": records(LOST)}, [finding]) == ()
+
+
+def test_a_release_that_the_adapter_is_not_written_for_is_told(finding: Finding) -> None:
+    needs = LOST.but(verdict="skipped", reason=f"needs deepspeed>=0.19; 0.18.2 {ANOTHER}")
+    refused = needs.but(reason="DeepSpeed trains in float32, float16 and bfloat16 only")  # as in every release
+    assert judge.errors(records(needs, refused)) == {needs.reason: 1}
 
 
 def test_a_case_whose_verdict_changes_is_told_unless_a_finding_covers_it(finding: Finding) -> None:

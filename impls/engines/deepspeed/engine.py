@@ -14,6 +14,7 @@ from harness.spec import Batch, Topology, Unsupported, Workload
 from impls.common.mesh import device, share
 from impls.common.optimizer import optimizer
 from impls.common.precision import without_loss_scale
+from impls.common.step import mean_loss
 from impls.common.weights import build_model
 from impls.engines.extensions import folder
 
@@ -95,8 +96,7 @@ class Engine:
         for index, (micro, part) in enumerate(share(batch, self.workload, self.rank, self.topology.dp)):
             if index:
                 self.engine.step()  # between micro-batches it only counts
-            loss = self.engine(*micro)
-            loss = loss * self.weigh(part)
+            loss = mean_loss(self.engine, micro, self.workload) * self.weigh(part)
             self.engine.backward(loss * self.workload.micro_batches)  # the engine divides by it
             total += loss.detach()
         return total

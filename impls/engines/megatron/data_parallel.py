@@ -12,6 +12,7 @@ from torch import Tensor
 from harness.spec import Batch, Topology, Unsupported, Workload
 from impls.common.mesh import device, share
 from impls.common.precision import without_loss_scale
+from impls.common.step import mean_loss
 from impls.common.weights import TORCH_DTYPES, build_model
 from impls.engines.megatron.optimizer import (
     default_settings,
@@ -70,7 +71,7 @@ class DataParallel:
         for index, (micro, part) in enumerate(micro_batches):
             last = index == len(micro_batches) - 1
             with contextlib.nullcontext() if last else self.model.no_sync():
-                loss = self.model(*micro) * part * self.topology.dp
+                loss = mean_loss(self.model, micro, self.workload) * part * self.topology.dp
                 loss.backward()
             total += loss.detach()
         self.model.finish_grad_sync()

@@ -36,6 +36,8 @@ CARD = Card(
         TRAINER_GRID,
         rows=(
             *TRAINER_GRID.rows,
+            # The model is applied through its engine and directly.
+            Row("applied_twice", "fp32", ("dp2",), ("zero2",)),
             Row("poisoned", "fp32", ("dp2",), ("zero2",)),
             # Ranks leave out layers whose gradients the others have.
             Row("stochastic_depth", "fp32", ("dp2",)),

@@ -120,6 +120,18 @@ def gradients_in_the_order_in_which_they_come(workload: Workload, topology: Topo
     return reference.build(workload, topology, **variant)
 
 
+def gradients_of_two_scales(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+    """Where the model is applied twice, what does not pass the engine is not divided by the micro-batches' number."""
+    trainer = reference.build(workload, topology, **variant)
+
+    def inside(*half: Tensor) -> Tensor:
+        loss = trainer.model(*half)
+        return loss.detach() + (loss - loss.detach()) * workload.micro_batches
+
+    trainer.model.module = inside
+    return trainer
+
+
 FAULTS = {
     # Clipping may scale gradients in bfloat16, beside which moments in bfloat16 are honest: this work does not clip.
     "moments_in_bfloat16": Fault(
@@ -156,5 +168,12 @@ FAULTS = {
         {"parity": {"fp32": GRADIENT | TRAINED}},
         where="step 1, gradient of model.layers.",
         workload="stochastic_depth",
+    ),
+    "gradients_of_two_scales": Fault(
+        "zero2",
+        "dp2",
+        {"parity": {"fp32": GRADIENT | TRAINED}},
+        where="step 1, gradient of model.",
+        workload="applied_twice",
     ),
 }

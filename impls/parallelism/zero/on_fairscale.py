@@ -84,6 +84,8 @@ class FullySharded:
             raise Unsupported("on one rank FairScale's FSDP leaves bfloat16 gradients on float32 weights")
         if workload.model.stochastic_depth:
             raise Unsupported("FairScale's FSDP requires every unit: a skipped one has no attribute _full_param_padded")
+        if workload.applied_twice:
+            raise Unsupported("the model inside FairScale's FSDP has no weights that it could be applied with")
         cuda_on_cpu.redirect()
         self.workload, self.topology = workload, topology
         options = {

@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from harness.spec import Batch, Topology, Workload
+from harness.spec import Batch, Topology, Unsupported, Workload
 from impls.common.clipping import clip_by_global_norm
 from impls.common.decoder import Decoder
 from impls.common.flat import distinct, gathered
@@ -96,6 +96,8 @@ class Zero:
 def build(workload: Workload, topology: Topology, stage: int = 3) -> Zero:
     model, group = build_model(workload), dist.group.WORLD
     if stage == 3:
+        if workload.applied_twice:
+            raise Unsupported("stage 3 gathers each layer for one forward pass before the backward pass")
         units = [Unit(parameters, group) for _, parameters in modules(model)]
         zero3 = Zero3(model, units, workload, reduce=partial(reduce_scatter, group=group))
         return Zero(model, zero3, group, workload)

@@ -12,7 +12,7 @@ from tests.impls.common.peer import TIED_GQA
 
 def meant_for(name: str) -> set[str]:
     every = {"dp1", "tp2", "tp4", "dp2", "dp2tp2"}
-    if name == "stochastic_depth":
+    if name in ("stochastic_depth", "applied_twice"):
         return {"dp1", "dp2"}
     if name == "deepseek_v3_experts":  # of grouped products
         return {"dp1"}
