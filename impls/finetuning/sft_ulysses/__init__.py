@@ -16,7 +16,11 @@ CARD = Card(
         "Krell et al. 2021, Efficient Sequence Packing without Cross-contamination, arXiv:2107.02027, §3.2",
     ),
     variants={"sft_ulysses": {}, "sft_ulysses_packed": {"packing": "rows"}},
-    engines={"reference": Engine(f"{HERE}.reference:build")},
+    engines={
+        "reference": Engine(f"{HERE}.reference:build"),
+        # With SDPA its documentation excludes packed rows; on a CPU there is no FlashAttention.
+        "accelerate": Engine(f"{HERE}.on_accelerate:build", requires=ENGINE, variants=("sft_ulysses",)),
+    },
     topologies=("cp2", "cp4", "dp2cp2"),
     contract=Trainers(plain="impls.finetuning.sft.plain", data="impls.finetuning.sft.data", reads="conversations"),
     grid=GRID,

@@ -76,7 +76,7 @@ def boundaries_of_the_rank_alone(workload: Workload, topology: Topology, **varia
     return reference.build(workload, topology, **variant)
 
 
-def documents_see_each_other(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
+def parts_see_every_document(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
     """Attention over the whole row is causal and knows no boundaries."""
     honest = reference.visible
     reference.visible = lambda document, window: honest(torch.zeros_like(document), window)
@@ -127,7 +127,7 @@ FAULTS = {
     "mean_of_micro_batches": Fault("sft_ulysses", "dp2cp2", NORM, workload=CUT),
     "positions_begin_on_each_rank": Fault("sft_ulysses", "cp2", NORM, workload=CUT),
     "boundaries_of_the_rank_alone": Fault(PACKED, "cp2", CLEAR, workload=CUT),
-    "documents_see_each_other": Fault(PACKED, "cp2", CLEAR, workload=CUT),
+    "parts_see_every_document": Fault(PACKED, "cp2", CLEAR, workload=CUT),
     "the_label_across_the_cut_is_lost": Fault("sft_ulysses", "cp4", NORM, workload=CUT),
     "windows_are_forgotten": Fault(PACKED, "cp2", NORM, workload=WINDOWED),
     "heads_come_back_in_another_order": Fault("sft_ulysses", "cp4", CLEAR, workload=CUT),

@@ -12,8 +12,8 @@ Sequence Training uses it (Bekman et al. 2025, §3.1).
     attention:       half of the heads, and all places; an all-to-all before it, another after it (ulysses.py)
 
 The loss of a batch is the mean over the T tokens that the model must write. Ranks, and parts of a row, have unequal
-numbers of them, and a part may have none: each token weighs 1/T, wherever it is. The mean of the ranks' means is another
-objective.
+numbers of them, and a part may have none: each token weighs 1/T, wherever it is. The mean of the ranks' means is
+another objective.
 
     b rows   s places   n = s/U   h hidden size   a, k heads of queries, of keys   d head dimension   V vocabulary
 """
