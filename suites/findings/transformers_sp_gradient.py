@@ -48,7 +48,8 @@ def train(rank: int, folder: str) -> None:
     labels = torch.nn.functional.pad(TOKENS[:, 1:], (0, 1), value=-100)  # as UlyssesSPDataLoaderAdapter does
     inputs = {"input_ids": TOKENS, "position_ids": places, "shift_labels": labels}
     inputs = {name: tensor[:, own].contiguous() for name, tensor in inputs.items()}
-    loss = deepspeed_sp_compute_loss(accelerator, engine.train(), inputs, False, parallel)
+    engine.train()
+    loss = deepspeed_sp_compute_loss(accelerator, engine, inputs, False, parallel)
     accelerator.backward(loss)  # DeepSpeed's engine steps in it
     steps = [old - new.detach() for old, new in zip(before, model.parameters(), strict=True)]
     norms = [float(torch.nn.utils.get_total_norm(each)) for each in (expected, steps)]
