@@ -67,7 +67,8 @@ class Ulysses:
             raise RuntimeError(f"Accelerate chose {self.accelerator.distributed_type}, not DeepSpeed")
         self.names = dict(model.named_parameters())
         self.chat, _ = opened(workload, AutoTokenizer.from_pretrained, tokenizer)
-        self.collator = DataCollatorForSeq2Seq(self.chat, pad_to_multiple_of=topology.cp)
+        # The adapter gathers the neighbours' rows, which gloo does for equal sizes alone.
+        self.collator = DataCollatorForSeq2Seq(self.chat, padding="max_length", max_length=workload.sequence_length)
         self.model, _ = self.accelerator.prepare(model, optimizer(model.parameters(), workload))
         self.step, self.model.step = self.model.step, lambda: None
 
