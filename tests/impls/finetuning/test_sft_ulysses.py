@@ -1,5 +1,6 @@
 """Fine-tuning on a cut sequence: the parts of a row hold all of it, each label once, and positions that go on."""
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -17,10 +18,10 @@ from impls.finetuning.sft_ulysses.reference import UlyssesSFT
 WORK = Workload("odd_cut", ModelConfig(97, 24, 40, 2, 4, 2, 6), batch_size=8, sequence_length=32, lr=0.05)
 
 
-def parts(ranks: int, packing: str) -> tuple[Rows, list[Rows]]:
-    """The rows of a batch, and each rank's part of them."""
+def parts(ranks: int, packing: str, step: int = 0) -> tuple[Rows, list[Rows]]:
+    """The rows of a step's batch, and each rank's part of them."""
     places = [SimpleNamespace(workload=WORK, packing=packing, U=ranks, part=part) for part in range(ranks)]
-    whole = UlyssesSFT.rows(places[0], batch(WORK, 0))  # type: ignore[arg-type]
+    whole = UlyssesSFT.rows(places[0], batch(WORK, step))  # type: ignore[arg-type]
     return whole, [UlyssesSFT.own(place, whole) for place in places]  # type: ignore[arg-type]
 
 
@@ -38,12 +39,16 @@ def test_the_parts_of_a_row_are_all_of_it_and_every_token_is_learnt_once(ranks: 
 
 
 def test_the_label_of_a_part_s_last_place_is_the_next_part_s_first_token() -> None:
-    whole, (first, second) = parts(2, "")
-    ends = first.labels[:, -1] != IGNORED
-    assert ends.any()
-    assert torch.equal(first.labels[ends, -1], second.tokens[ends, 0])
-    goes_on = whole.document[:, second.tokens.shape[1]] >= 0
-    assert (second.positions[goes_on, 0] == first.tokens.shape[1]).all()
+    crossed = 0
+    for step in range(8):
+        whole, found = parts(4, "", step)
+        for place, (first, second) in enumerate(pairwise(found), 1):
+            ends, n = first.labels[:, -1] != IGNORED, first.tokens.shape[1]
+            assert torch.equal(first.labels[ends, -1], second.tokens[ends, 0])
+            goes_on = whole.document[:, place * n] >= 0
+            assert (second.positions[goes_on, 0] == place * n).all()
+            crossed += int(ends.sum())
+    assert crossed
 
 
 def test_heads_that_cannot_be_divided_are_named(lab: Lab) -> None:
