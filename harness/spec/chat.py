@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
 import jinja2
 from jinja2.ext import Extension, loopcontrols
@@ -27,7 +27,7 @@ BEGIN, END = "\ufdd0", "\ufdd1"  # around an answer while a template is rendered
 class Generation(Extension):
     """{% generation %}, by which a template marks an answer."""
 
-    tags: ClassVar[set[str]] = {"generation"}
+    tags = {"generation"}  # noqa: RUF012  an attribute of the instance in Jinja
 
     def parse(self, parser: Parser) -> Node:
         line = next(parser.stream).lineno

@@ -21,8 +21,8 @@ WORK = Workload("odd_cut", ModelConfig(97, 24, 40, 2, 4, 2, 6), batch_size=8, se
 def parts(ranks: int, packing: str, step: int = 0) -> tuple[Rows, list[Rows]]:
     """The rows of a step's batch, and each rank's part of them."""
     places = [SimpleNamespace(workload=WORK, packing=packing, U=ranks, part=part) for part in range(ranks)]
-    whole = UlyssesSFT.rows(places[0], batch(WORK, step))  # type: ignore[arg-type]
-    return whole, [UlyssesSFT.own(place, whole) for place in places]  # type: ignore[arg-type]
+    whole = UlyssesSFT.rows(places[0], batch(WORK, step))
+    return whole, [UlyssesSFT.own(place, whole) for place in places]
 
 
 @pytest.mark.parametrize("packing", ["", "rows"])
