@@ -9,8 +9,10 @@ from types import MappingProxyType
 import psutil
 
 from harness.spec.case import word
+from harness.spec.chat import folder
 from harness.spec.checkpoint import tensor_files
 from harness.spec.conversations import conversations
+from harness.spec.documents import documents
 from harness.spec.files import InputError
 from harness.spec.named import load
 from harness.spec.text import (
@@ -19,7 +21,6 @@ from harness.spec.text import (
     check_vocabulary,
     end_of_text,
     open_tokenizer,
-    pieces,
     token_rows,
     tokenizer_file,
 )
@@ -32,7 +33,8 @@ SAMPLE = 16  # pieces of text, a million characters: all of a small file, the st
 def asked(names: Sequence[str], gpus: int, reads: Mapping[str, Sequence[str]] = MappingProxyType({})) -> list[Workload]:
     """The workloads of these names and TOML files, each once. Raises a one-line ValueError if one of them cannot run,
     or if two different ones would share a name. Only headers and the start of large files are read here; the ranks read
-    the rest. ``reads``: what data hold, "text" or "conversations", and the topics asked for that read it."""
+    the rest. ``reads``: what topics asked for make of data, "text" or "conversations", and their names; the former
+    have conversations written by the tokenizer's template."""
     found: dict[str, tuple[str, Workload]] = {}
     for name in names:
         workload = load(name)
@@ -46,14 +48,9 @@ def asked(names: Sequence[str], gpus: int, reads: Mapping[str, Sequence[str]] = 
         _check_size(workload, gpus)
         if workload.weights:
             tensor_files(workload.weights, workload.model)
-        if workload.data and len(reads) > 1:
-            raise InputError(
-                f"{name}: {', '.join(reads['conversations'])} would train on conversations and other topics on text; "
-                f"data {workload.data} cannot be both, so ask for these topics in runs of their own"
-            )
         if workload.data and "conversations" in reads:
             _check_conversations(workload)
-        elif workload.data:
+        if workload.data and set(reads) != {"conversations"}:
             _check_data(workload, name)
     return [workload for _, workload in found.values()]
 
@@ -70,7 +67,7 @@ def _check_size(workload: Workload, gpus: int) -> None:
 def _check_data(workload: Workload, name: str) -> None:
     data, path = Path(workload.data), tokenizer_file(workload)
     tokenizer = open_tokenizer(path)
-    groups = list(islice(pieces(data), SAMPLE))
+    groups = list(islice(documents(data, path), SAMPLE))
     rows = list(token_rows(tokenizer, groups))
     largest = max((max(row) for row in rows if row), default=0)
     check_vocabulary(data, path, tokenizer, largest, workload.model.vocab_size)
@@ -88,8 +85,7 @@ def _check_conversations(workload: Workload) -> None:
     tokens."""
     data, path = Path(workload.data), tokenizer_file(workload)
     open_tokenizer(path)
-    if path.name != "tokenizer.json":
-        raise InputError(f"{path} must be called tokenizer.json: conversations need the folder, with its template")
+    folder(path)
     found = list(islice(conversations(data), CONVERSATIONS))
     if len(found) < min(workload.batch_size, CONVERSATIONS):
         raise InputError(f"data {data} has {len(found)} conversations; batch_size is {workload.batch_size}")

@@ -119,9 +119,14 @@ def pieces(data: Path) -> Iterator[list[tuple[str, bool]]]:
 
     Raises InputError, with the line or the row, if ``data`` holds anything else.
     """
+    return grouped(_texts(data))
+
+
+def grouped(texts: Iterable[tuple[str, bool]]) -> Iterator[list[tuple[str, bool]]]:
+    """The same texts, about PIECE characters per list."""
     group: list[tuple[str, bool]] = []
     size = 0
-    for text, first in _texts(data):
+    for text, first in texts:
         group.append((text, first))
         size += len(text)
         if size >= PIECE:

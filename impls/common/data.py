@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from harness.spec import Batch, Workload
-from harness.spec.text import check_length, check_vocabulary, open_tokenizer, pieces, token_rows, tokenizer_file
+from harness.spec.documents import documents
+from harness.spec.text import check_length, check_vocabulary, open_tokenizer, token_rows, tokenizer_file
 from harness.spec.workload import POISONED_STEP
 
 IGNORED = -100  # an ignored label, PyTorch's default
@@ -71,7 +72,7 @@ def _order(blocks: int, seed: int, epoch: int) -> Tensor:
 def _tokens(data: Path, tokenizer_file: Path, vocab_size: int) -> Tensor:
     """All documents' tokens in one int32 row, an end-of-text token between documents if the tokenizer has one."""
     tokenizer = open_tokenizer(tokenizer_file)
-    rows = [torch.tensor(row, dtype=torch.int32) for row in token_rows(tokenizer, pieces(data))]
+    rows = [torch.tensor(row, dtype=torch.int32) for row in token_rows(tokenizer, documents(data, tokenizer_file))]
     tokens = torch.cat(rows) if rows else torch.empty(0, dtype=torch.int32)
     check_vocabulary(data, tokenizer_file, tokenizer, int(tokens.max()) if len(tokens) else 0, vocab_size)
     return tokens

@@ -7,7 +7,7 @@ import pytest
 from harness.run.lab import Lab
 from harness.spec import Card, Case, ModelConfig, RopeScaling, Topology, Workload
 from impls.acceleration import activation_checkpointing, multi_token_prediction
-from impls.finetuning import adalora, lora, prompt_methods, qlora, sft
+from impls.finetuning import adalora, lora, prompt_methods, qlora, sft, sft_ulysses
 from impls.parallelism import (
     hybrid_3d,
     model_parallel,
@@ -26,6 +26,7 @@ PLACES = (
     prompt_methods,
     qlora,
     sft,
+    sft_ulysses,
     hybrid_3d,
     model_parallel,
     overlap,
@@ -62,6 +63,8 @@ CASES = [
     (LLAMA, "prompt_methods", "prefix_tuning", Topology(), "memory"),
     (LLAMA, "qlora", "qlora", Topology(), "memory"),
     (LLAMA, "sft", "sft_packed", Topology(dp=2), "memory traffic"),
+    (QWEN, "sft", "sft_packed", Topology(), "memory"),
+    (QWEN, "sft_ulysses", "sft_ulysses_packed", Topology(cp=2), "memory traffic"),
     (LLAMA, "hybrid_3d", "mesh_sp", Topology(tp=2, pp=2), "memory traffic"),
     (QWEN, "model_parallel", "layers", Topology(pp=2), "memory traffic"),
     (LLAMA, "overlap", "async_tp", Topology(tp=2), "memory traffic"),
@@ -76,7 +79,6 @@ WINDOW = "does not support a sliding window, which this model has"
 UNSUPPORTED = [
     (QWEN, "multi_token_prediction", "mtp1", Topology(), f"a depth, which has no place among the layers, {WINDOW}"),
     (QWEN, "prompt_methods", "prefix_tuning", Topology(), f"attention to a prompt before the text {WINDOW}"),
-    (QWEN, "sft", "sft_packed", Topology(), f"attention inside documents that share a row {WINDOW}"),
     (QWEN, "hybrid_3d", "mesh", Topology(dp=2, cp=2), f"attention that goes round a ring {WINDOW}"),
     (LLAMA, "overlap", "domino", Topology(tp=2), "it does not support a bias on attention's output"),
 ]
@@ -115,8 +117,7 @@ def test_fine_tuning_is_compared_with_transformers_model_of_the_family(
     lab: Lab, engine: str, workload: Workload
 ) -> None:
     pytest.importorskip(engine)
-    model = replace(workload.model, sliding_window=0, sliding_layers=())
-    found = lab.measure("parity", Case("sft", "sft_padded", engine, Topology(), workload.with_(model=model)))
+    found = lab.measure("parity", Case("sft", "sft_padded", engine, Topology(), workload))
     assert [each.reason for each in found if each.verdict != "pass"] == []
 
 

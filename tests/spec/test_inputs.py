@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from harness.spec import ModelConfig, inputs, text
 from harness.spec.config import config_json
+from harness.spec.documents import documents
 from harness.spec.files import InputError
 from harness.spec.inputs import asked
 
@@ -223,6 +224,9 @@ def test_only_the_start_of_a_large_file_is_read(tmp_path: Path, monkeypatch: pyt
 
 TALKS = 'data = "talk.jsonl"\ntokenizer = "."\nbatch_size = 2\nsequence_length = 4\n' + TABLE.format(12)
 CONVERSATIONAL = {"conversations": ["sft"]}
+BOTH = {"text": ["lora"], **CONVERSATIONAL}
+END = '{"eos_token": "<|endoftext|>"}'
+TEMPLATED = END.replace("}", ', "chat_template": "{% for m in messages %}{{ m.content }} {% endfor %}"}')
 
 
 def talks(folder: Path, count: int, settings: str = '{"chat_template": "{{ messages }}"}') -> None:
@@ -240,14 +244,36 @@ def test_conversations_that_serve_pass_for_topics_that_read_them(tmp_path: Path)
     assert asked([workload(tmp_path, TALKS)], 0, CONVERSATIONAL)
 
 
+def test_conversations_serve_topics_that_read_text_as_the_template_writes_them(tmp_path: Path) -> None:
+    talks(tmp_path, 4, TEMPLATED)
+    tokenizer = tmp_path / "tokenizer.json"
+    assert asked([workload(tmp_path, TALKS)], 0, BOTH)
+    assert list(documents(tmp_path / "talk.jsonl", tokenizer)) == [[("a b ", True)] * 4]
+    (tmp_path / "pairs.jsonl").write_text(json.dumps({"prompt": "a", "completion": " b"}) + "\n")
+    assert list(documents(tmp_path / "pairs.jsonl", tokenizer)) == [[("a b<|endoftext|>", True)]]
+    # A field "text" is text, whatever is beside it.
+    (tmp_path / "text.jsonl").write_text(json.dumps({"text": "c", "prompt": "a", "completion": "b"}) + "\n")
+    assert list(documents(tmp_path / "text.jsonl", tokenizer)) == [[("c", True)]]
+
+
+def test_text_alone_is_refused_where_a_topic_needs_conversations(tmp_path: Path) -> None:
+    talks(tmp_path, 4, TEMPLATED)
+    (tmp_path / "talk.jsonl").write_text('{"text": "a b c d e f g h i j a b"}\n' * 4)
+    assert asked([workload(tmp_path, TALKS)], 0, {"text": ["lora"]})
+    with pytest.raises(InputError, match="line 1 is no conversation, which has messages"):
+        asked([workload(tmp_path, TALKS)], 0, BOTH)
+
+
 @pytest.mark.parametrize(
     ("count", "settings", "reads", "message"),
     [
         (1, '{"chat_template": "a"}', CONVERSATIONAL, "has 1 conversations; batch_size is 2"),
         (2, "{}", CONVERSATIONAL, "has no chat template, and "),
         (2, "{", CONVERSATIONAL, "tokenizer_config.json is not JSON: "),
-        (2, "{}", {}, 'line 1 has no field "text"'),
-        (2, "{}", {"text": ["zero"], **CONVERSATIONAL}, "sft would train on conversations and other topics on text"),
+        (2, "{}", {}, "names no eos_token"),
+        (2, END, {}, "has no chat template"),
+        (2, TEMPLATED, BOTH, "has 5 tokens; one batch takes 10"),
+        (2, TEMPLATED.replace("eos_token", "bos_token"), BOTH, "names no eos_token"),
     ],
 )
 def test_each_fault_of_conversations_is_found_before_anything_runs(

@@ -2,7 +2,9 @@
 
     q [b, a, s, d]   k, v [b, k, s, d]: a/k heads of queries share one   document [b, s]: whose a token is
 
-A token sees those before it in its own document: the mask is block-diagonal, and triangular in each block.
+A token sees those before it in its own document: the mask is block-diagonal, and triangular in each block. In a layer
+with a sliding window it sees the last so many of them, its own place among them. Documents are not interrupted in a
+row, so that distances in the row are those in the document.
 """
 
 from functools import cache
@@ -14,11 +16,12 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 
-def visible(document: Tensor) -> Tensor:
-    """[b, 1, s, s], true where query i sees key j."""
+def visible(document: Tensor, window: int = 0) -> Tensor:
+    """[b, 1, s, s], true where query i sees key j. ``window``: 0 for all before it."""
     s = document.shape[1]
     same = document[:, :, None] == document[:, None, :]  # [b, s, s]
-    return (same & torch.ones(s, s, dtype=torch.bool, device=document.device).tril())[:, None]
+    seen = torch.ones(s, s, dtype=torch.bool, device=document.device).tril()  # [s, s]
+    return (same & (seen.triu(1 - window) if window else seen))[:, None]
 
 
 def eager(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
@@ -35,12 +38,13 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
 
 
-def tiles(document: Tensor) -> BlockMask:
+def tiles(document: Tensor, window: int = 0) -> BlockMask:
     """FlexAttention is given a rule instead of a mask, and skips the tiles in which no token sees another."""
     b, s = document.shape
+    reach = window or s
 
     def rule(row: Tensor, head: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        return (j <= i) & (document[row, i] == document[row, j])
+        return (j <= i) & (i - j < reach) & (document[row, i] == document[row, j])
 
     return create_block_mask(rule, b, None, s, s, device=str(document.device))
 

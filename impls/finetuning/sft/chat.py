@@ -12,11 +12,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from harness.spec import Workload
+from harness.spec.chat import Chat
 from harness.spec.conversations import conversations
 from harness.spec.text import tokenizer_file
 from impls.common.data import IGNORED
 from impls.common.mesh import moved
-from impls.finetuning.sft.chat_tokenizer import Chat
 from impls.finetuning.sft.data import WORDS, Example, Turn
 from impls.finetuning.sft.given import common, joined
 

@@ -10,36 +10,20 @@ from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
 
-import jinja2
 import torch
 
 from harness.spec import Workload
+from harness.spec.chat import Chat, joined, written
+from harness.spec.chat import chat as chat_of
 from harness.spec.conversations import Conversation, conversations
-from harness.spec.files import InputError, one_line
-from impls.finetuning.sft.chat_tokenizer import Chat
-from impls.finetuning.sft.chat_tokenizer import chat as chat_of
+from harness.spec.files import InputError
 
 Span = tuple[int, int]  # the first character, and the one after the last
-
-
-def written(
-    chat: Chat, conversation: Conversation, count: int, asks: bool = False
-) -> tuple[str, list[tuple[int, int]]]:
-    """The text of the first messages, and the spans of its answers."""
-    try:
-        return chat.written(conversation.messages[:count], asks)
-    except jinja2.TemplateError as error:
-        raise InputError(f"{conversation.place}: the tokenizer's template refuses it: {one_line(error)}") from error
 
 
 def common(prompt: Sequence[int], whole: Sequence[int]) -> int:
     """The length of the common start: a token may join the prompt's last character with the answer's first."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(prompt, whole, strict=False)))
-
-
-def joined(conversation: Conversation, end: str) -> str:
-    """A prompt and its completion, with the end of text."""
-    return conversation.prompt + conversation.completion + ("" if conversation.completion.endswith(end) else end)
 
 
 def render(chat: Chat, conversation: Conversation, every: bool) -> tuple[list[int], list[bool]]:

@@ -16,9 +16,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from harness.spec import Topology, Workload
 from impls.common import weights
-from impls.common.decoder import wide
+from impls.common.decoder import attend, wide
 from impls.common.experts import without_experts
-from impls.common.features import without
 from impls.common.mesh import device
 from impls.common.optimizer import MasterWeights, clip, optimizer
 from impls.common.rope import rope_table
@@ -57,11 +56,10 @@ def learnt(example: Example, every: bool, length: int, keep: str) -> tuple[list[
     return [token for token, _ in pairs], [place for place, (_, own) in enumerate(pairs) if own and place]
 
 
-def alone(lengths: Sequence[int], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def alone(lengths: Sequence[int], window: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Causal attention of each of the conversations that follow each other, [1, heads, n, d]."""
-    grouped = q.shape[1] != k.shape[1]
     parts = zip(*(t.split(lengths, 2) for t in (q, k, v)), strict=True)
-    return torch.cat([F.scaled_dot_product_attention(*part, is_causal=True, enable_gqa=grouped) for part in parts], 2)
+    return torch.cat([attend(*part, window) for part in parts], 2)
 
 
 class Plain:
@@ -78,7 +76,6 @@ class Plain:
         noise: float = 0.0,
     ) -> None:
         without_experts(workload, "conversations are trained here with")
-        without(workload, "attention inside documents that share a row", "sliding_window")
         self.workload, self.permute = workload, permute
         self.every, self.smoothing, self.keep, self.noise = every, smoothing, keep, noise
         self.kernels = partial(sdpa_kernel, SDPBackend.MATH) if math else contextlib.nullcontext
@@ -122,8 +119,8 @@ class Plain:
             x = x + torch.cat(scaled).to(x)
         tables = rope_table(len(tokens), self.workload.model, device(), positions)
         cos, sin = (table.to(x.dtype) for table in tables)
-        for layer in body.layers:
-            layer.self_attn.attend = partial(alone, lengths)
+        for index, layer in enumerate(body.layers):
+            layer.self_attn.attend = partial(alone, lengths, self.workload.model.window(index))
             x = layer(x, cos, sin)
         logits: Tensor = self.model.lm_head(body.norm(x))[0]
         return logits

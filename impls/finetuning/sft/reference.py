@@ -34,7 +34,6 @@ from harness.spec import Topology, Unsupported, Workload
 from impls.common.data import IGNORED
 from impls.common.decoder import wide
 from impls.common.experts import without_experts
-from impls.common.features import without
 from impls.common.mesh import device, moved, placed
 from impls.common.optimizer import MasterWeights, clip
 from impls.common.rope import rope_table
@@ -61,15 +60,15 @@ class SFT:
         noise: float = 0.0,
     ) -> None:
         without_experts(workload, "conversations are trained here with")
-        without(workload, "attention inside documents that share a row", "sliding_window")
         if attention == "flex" and device().type == "cpu":
             raise Unsupported("FlexAttention has no backward pass on a CPU")
         self.workload, self.rank, self.ranks = workload, dist.get_rank(), topology.dp
         self.every, self.packing, self.keep, self.smoothing, self.noise = every, packing, keep, smoothing, noise
         self.mask, self.way = WAYS[attention]
         self.model = build_model(workload)
-        for layer in self.model.model.layers:
-            layer.self_attn.attend = lambda q, k, v: self.way(q, k, v, self.seen)
+        self.windows = [workload.model.window(layer) for layer in range(workload.model.num_hidden_layers)]
+        for layer, window in zip(self.model.model.layers, self.windows, strict=True):
+            layer.self_attn.attend = lambda q, k, v, window=window: self.way(q, k, v, self.seen[window])
         self.names = [name for name, _ in self.model.named_parameters()]
         self.optimizer = MasterWeights(self.model.parameters(), workload)
 
@@ -99,7 +98,7 @@ class SFT:
         x = x if noise is None else x + noise.to(x.dtype)
         tables = rope_table(b * s, self.workload.model, device(), rows.positions.flatten())  # [b·s, d] each
         cos, sin = (table.view(b, 1, s, -1).to(x.dtype) for table in tables)
-        self.seen = self.mask(rows.document)
+        self.seen = {window: self.mask(rows.document, window) for window in set(self.windows)}
         for layer in body.layers:
             x = layer(x, cos, sin)
         return self.model.lm_head(body.norm(x))
@@ -126,7 +125,7 @@ class SFT:
             loss = self.loss(placed(rows), noise) / count
             loss.backward()
             total += loss.detach()
-        self.seen = None
+        self.seen = {}
         # 4. The sum over ranks is the whole batch's gradient, since T counts all of them.
         sum_flat([p.grad for p in self.model.parameters() if p.grad is not None], dist.group.WORLD)
         return total * self.ranks

@@ -5,8 +5,8 @@ The template writes a text, which the tokenizer splits; answers that the templat
 
 from typing import Any
 
+from harness.spec.chat import Chat
 from harness.spec.conversations import Conversation
-from impls.finetuning.sft.chat_tokenizer import Chat
 
 
 def same(prompt: list[int], whole: list[int]) -> int:

@@ -2,6 +2,7 @@
 and the template says exactly what is learnt."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -56,6 +57,9 @@ def options(variant: str) -> dict[str, Any]:
     return {k: v for k, v in VARIANTS[variant].items() if k in ("every", "smoothing", "keep", "noise")}
 
 
+WINDOWED = WORK.with_(model=replace(ODD, sliding_window=4, sliding_layers=(1,)))
+
+
 def one_at_a_time(work: Workload, examples: list[Example], every: bool, smoothing: float, keep: str) -> Tensor:
     """The textbook's loss with the decoder itself, which knows no mask but the causal one."""
     model, losses = build_model(work), []
@@ -70,13 +74,14 @@ def one_at_a_time(work: Workload, examples: list[Example], every: bool, smoothin
     return loss.detach()
 
 
+@pytest.mark.parametrize("work", [WORK, WINDOWED], ids=["full", "windows"])
 @pytest.mark.parametrize(
     "variant", ["sft_padded", "sft_assistant_only", "sft_smoothed", "sft_truncated", "sft_truncated_left"]
 )
-def test_the_dense_model_is_the_mean_of_each_conversation_s_learnt_tokens(variant: str) -> None:
+def test_the_dense_model_is_the_mean_of_each_conversation_s_learnt_tokens(variant: str, work: Workload) -> None:
     chosen = {"every": False, "smoothing": 0.0, "keep": "", **options(variant)}
-    examples, dense = batch(WORK, 0, **chosen), Plain(WORK, False, False, **chosen)
-    loss = one_at_a_time(WORK, examples, **chosen)
+    examples, dense = batch(work, 0, **chosen), Plain(work, False, False, **chosen)
+    loss = one_at_a_time(work, examples, **chosen)
     assert float(dense.backward(examples)) == pytest.approx(float(loss), rel=1e-13)
     for name, gradient in one_at_a_time.gradients.items():  # type: ignore[attr-defined]
         torch.testing.assert_close(dense.gradients()[name], gradient, rtol=1e-9, atol=1e-14)
@@ -84,8 +89,11 @@ def test_the_dense_model_is_the_mean_of_each_conversation_s_learnt_tokens(varian
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("micro_batches", [1, 8])
-def test_every_layout_and_number_of_micro_batches_gives_the_dense_gradient(variant: str, micro_batches: int) -> None:
-    work, chosen = WORK.with_(micro_batches=micro_batches), options(variant)
+@pytest.mark.parametrize("given", [WORK, WINDOWED], ids=["full", "windows"])
+def test_every_layout_and_number_of_micro_batches_gives_the_dense_gradient(
+    variant: str, micro_batches: int, given: Workload
+) -> None:
+    work, chosen = given.with_(micro_batches=micro_batches), options(variant)
     examples, dense, reference = batch(work, 0, **chosen), Plain(WORK, False, False, **chosen), trained(variant, work)
     assert float(reference.backward(examples)) == pytest.approx(float(dense.backward(examples)), rel=1e-13)
     for name, gradient in dense.gradients().items():
@@ -155,9 +163,28 @@ def test_eager_attention_is_sdpa_s_formula_and_flex_s_rule_is_its_mask() -> None
     document = torch.tensor([[0, 0, 0, 1, 1, 2, -1], [3] * 7])
     mask = visible(document)
     torch.testing.assert_close(eager(q, k, v, mask), sdpa(q, k, v, mask))
-    tiles = WAYS["flex"][0](document)
     row, head, i, j = torch.meshgrid(*(torch.arange(n) for n in (2, 1, 7, 7)), indexing="ij")
-    assert torch.equal(tiles.mask_mod(row, head, i, j), mask)
+    for window in (0, 2, 7):
+        tiles = WAYS["flex"][0](document, window)
+        assert torch.equal(tiles.mask_mod(row, head, i, j), visible(document, window))
+
+
+def test_a_window_reaches_back_over_so_many_places_of_its_own_document() -> None:
+    seen = visible(torch.tensor([[0, 0, 0, 1, 1]]), 2)[0, 0].int()
+    assert seen.tolist() == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 1, 1]]
+
+
+def test_windows_inside_packed_documents_are_transformers_s_in_float64() -> None:
+    pytest.importorskip("transformers")
+    from impls.engines.hugging_face import decoder
+
+    reference = trained("sft_packed", WINDOWED)
+    rows = reference.rows(batch(WINDOWED, 0))
+    model = decoder(WINDOWED, "sdpa")
+    found = model(input_ids=rows.tokens, position_ids=rows.positions, use_cache=False).logits
+    own = rows.document >= 0
+    expected = reference.logits(rows, None)[own]
+    assert float((found[own] - expected).norm() / expected.norm()) < 1e-6  # its norms are float32 in any precision
 
 
 def test_positions_that_run_on_change_nothing_under_rope_but_wrong_boundaries_do() -> None:

@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerFast
 
 from harness.run.lab import Lab
 from harness.spec import Case, ModelConfig, Topology, Workload
+from harness.spec.chat import chat as opened
 from harness.spec.files import InputError
 from impls.finetuning.sft import CARD
-from impls.finetuning.sft.chat_tokenizer import chat as opened
 from impls.finetuning.sft.data import batch
 from impls.finetuning.sft.given import Stream, render
 from impls.finetuning.sft.plain import learnt

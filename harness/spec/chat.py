@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
 import jinja2
 from jinja2.ext import Extension, loopcontrols
@@ -15,10 +15,10 @@ from jinja2.nodes import CallBlock, Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from harness.spec import Workload
-from harness.spec.conversations import Message
-from harness.spec.files import InputError
+from harness.spec.conversations import Conversation, Message
+from harness.spec.files import InputError, one_line
 from harness.spec.text import chat_template, open_tokenizer, tokenizer_file, tokenizer_settings
+from harness.spec.workload import Workload
 
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 BEGIN, END = "\ufdd0", "\ufdd1"  # around an answer while a template is rendered; no characters, so in no text
@@ -27,7 +27,7 @@ BEGIN, END = "\ufdd0", "\ufdd1"  # around an answer while a template is rendered
 class Generation(Extension):
     """{% generation %}, by which a template marks an answer."""
 
-    tags: ClassVar[set[str]] = {"generation"}
+    tags = {"generation"}  # noqa: RUF012  an attribute of the instance in Jinja
 
     def parse(self, parser: Parser) -> Node:
         line = next(parser.stream).lineno
@@ -87,6 +87,13 @@ class Chat:
         return "".join(piece.replace(END, "", 1) for piece in pieces), spans
 
 
+def folder(tokenizer: Path) -> Path:
+    """The folder of a tokenizer.json, which is read whole. Raises InputError if the file has another name."""
+    if tokenizer.name != "tokenizer.json":
+        raise InputError(f"{tokenizer} must be called tokenizer.json: conversations need the folder, with its template")
+    return tokenizer.parent
+
+
 def chat(workload: Workload) -> Chat:
     """The tokenizer of a workload's data. Raises InputError if its padding has no place in the model."""
     found = Chat(tokenizer_file(workload).parent)
@@ -97,3 +104,18 @@ def chat(workload: Workload) -> Chat:
             f"{workload.model.vocab_size}"
         )
     return found
+
+
+def written(
+    chat: Chat, conversation: Conversation, count: int, asks: bool = False
+) -> tuple[str, list[tuple[int, int]]]:
+    """The text of the first messages, and the spans of its answers."""
+    try:
+        return chat.written(conversation.messages[:count], asks)
+    except jinja2.TemplateError as error:
+        raise InputError(f"{conversation.place}: the tokenizer's template refuses it: {one_line(error)}") from error
+
+
+def joined(conversation: Conversation, end: str) -> str:
+    """A prompt and its completion, with the end of text."""
+    return conversation.prompt + conversation.completion + ("" if conversation.completion.endswith(end) else end)
