@@ -4,8 +4,17 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 pytest_plugins = "pytester"
+
+
+# Several processes and their ranks share few cores: how long an example takes says nothing. What tests share between
+# examples are worlds of ranks, which outlive them.
+settings.register_profile(
+    "plumbline", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("plumbline")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from harness.judge.calibration import TABLE, read
 from harness.judge.parity import MARGIN
@@ -26,7 +27,7 @@ from harness.spec import Card, Case, Engine
 from tests import labs
 from tests.planted.faults import BROKEN, EVERY, FAULTS
 
-CAPABILITIES = ("default", "avx2", "avx512")
+CAPABILITIES = ("default", "avx2", "avx512")  # each CPU that has one has those before it
 DTYPES = ("fp32", "bf16")
 RANKS = 4
 TURNS = 10
@@ -148,12 +149,17 @@ def main() -> None:
         _append(options.rows, options.seeds)
         return
     if options.measure:
-        for name in options.capabilities.split(","):
+        has = CAPABILITIES[: CAPABILITIES.index(torch.backends.cpu.get_cpu_capability().lower()) + 1]
+        asked = options.capabilities.split(",")
+        if lacking := [name for name in asked if name not in has]:
+            parser.error(f"this CPU has no {lacking[0]}, but {', '.join(has)}: use another, or name --capabilities")
+        for name in asked:
             command = [sys.executable, "-m", __spec__.name, "--here", "--seeds", str(options.seeds)]
             command += ["--rows", str(options.rows)]
             subprocess.run(command, env=os.environ | {"ATEN_CPU_CAPABILITY": name}, check=True)
         found = table(map(json.loads, options.rows.read_text().splitlines()))
-        about = {"capabilities": options.capabilities.split(","), "seeds": options.seeds, "margin": MARGIN}
+        about = {"capabilities": asked, "seeds": options.seeds, "margin": MARGIN}
+        about |= {"unmeasured": {}}  # by instruction set: faults that came on a machine without it
         TABLE.write_text(json.dumps(about | {"table": found}, indent=1) + "\n")
     print(shown(read()["table"]))
 

@@ -43,8 +43,15 @@ def test_no_honest_run_is_above_half_the_bound_and_no_fault_below_twice_it(line:
 def test_every_fault_was_measured() -> None:
     for dtype in DTYPES:
         for name, line in ((name, line) for (name, other), line in LINES.items() if other == dtype):
-            must = sum(name in planted.figures("parity", dtype) for planted in EVERY if planted.name not in LACKING)
-            assert line["faults"] == len(CAPABILITIES) * must
+            must = [p.name for p in EVERY if name in p.figures("parity", dtype) and p.name not in LACKING]
+            unseen = sum(fault in must for faults in FOUND["unmeasured"].values() for fault in faults)
+            assert line["faults"] == len(CAPABILITIES) * len(must) - unseen
+
+
+def test_what_an_instruction_set_has_not_measured_are_few_faults_and_another_has() -> None:
+    unseen = [fault for faults in FOUND["unmeasured"].values() for fault in faults]
+    assert set(unseen) <= set(FAULTS)
+    assert len(set(unseen)) == len(unseen) <= len(FAULTS) / 20
 
 
 def test_a_whole_run_of_honest_engines_shows_a_false_alarm_less_than_once_in_a_hundred() -> None:

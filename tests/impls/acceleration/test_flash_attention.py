@@ -55,7 +55,7 @@ def over_naive(build: Any, workload: Workload, **variant: Any) -> float:
     return error_over_plain(build(workload, HERE, **variant), problem, workload, **variant)
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
+@settings(derandomize=True, max_examples=40)
 @given(
     length=st.integers(1, 100),
     keys=st.sampled_from([0.5, 0.9, 1.0, 1.3, 3.0]),
@@ -77,7 +77,7 @@ def test_reference_is_attention_for_any_shape_and_rule(
         assert same_in_float64(reference.build(workload, HERE, **variant), problem, workload, **variant)
 
 
-@settings(derandomize=True, deadline=None, max_examples=20)
+@settings(derandomize=True, max_examples=20)
 @given(length=st.integers(1, 100), group=st.integers(1, 3), causal=st.booleans())
 def test_the_first_loop_order_is_attention_for_any_length(length: int, group: int, causal: bool) -> None:
     workload, variant = work("fp64", length, group, 1), {"outer": "keys", "causal": causal}

@@ -33,7 +33,7 @@ def decoded(inputs: dict[str, Tensor], workload: Workload, **variant: Any) -> tu
     return reference.build(workload, HERE, **variant)(inputs), problem.plain(inputs, **variant)
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
+@settings(derandomize=True, max_examples=40)
 @given(
     variant=st.sampled_from(list(CARD.variants.values())),
     capacity=st.integers(1, 300),

@@ -41,7 +41,7 @@ def outputs(workload: Workload, variant: str) -> tuple[torch.Tensor, torch.Tenso
     )
 
 
-@settings(derandomize=True, deadline=None, max_examples=15)
+@settings(derandomize=True, max_examples=15)
 @given(
     variant=st.sampled_from(list(CARD.variants)),
     k=st.integers(1, 300),
@@ -95,7 +95,7 @@ def test_a_group_without_rows_has_a_gradient_of_zero() -> None:
     assert (dw != 0).flatten(1).any(1).sum() == len(dw) - 1
 
 
-@settings(derandomize=True, deadline=None)
+@settings(derandomize=True)
 @given(experts=st.integers(2, 16), tokens=st.integers(8, 4096))
 def test_groups_hold_all_rows_and_one_has_none(experts: int, tokens: int) -> None:
     workload = work(experts=experts, tokens=tokens)

@@ -24,7 +24,7 @@ def test_both_forms_are_the_formula_in_float64_on_odd_sizes(lab: Lab, variant: s
     assert {measurement.quantity for measurement in found} >= {"output", "gradient"}
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
+@settings(derandomize=True, max_examples=40)
 @given(
     absorbed=st.booleans(),
     hidden=st.integers(8, 40),

@@ -35,7 +35,7 @@ def by(build: Any, work: Workload, count: str, parts: bool = True) -> dict[str, 
     return build(work, Topology(), count=count, parts=parts)(draw(work, count, parts))
 
 
-@settings(derandomize=True, deadline=None, max_examples=80)
+@settings(derandomize=True, max_examples=80)
 @given(
     st.lists(st.integers(1, 40), min_size=8, max_size=8),
     st.integers(1, 3),

@@ -3,7 +3,7 @@
 import inspect
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.run.lab import Lab
@@ -40,7 +40,7 @@ def layouts(draw: st.DrawFn) -> Case:
     return Case(CARD.name, name, "reference", Topology(dp=dp, pp=pp), work)
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6)
 @given(case=layouts())
 def test_any_layout_computes_what_the_dense_model_does_with_its_delays(lab: Lab, case: Case) -> None:
     assert wrong(lab, case) == []

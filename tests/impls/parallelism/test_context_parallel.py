@@ -278,7 +278,7 @@ def tensors(run: FunctionRun) -> dict[str, Tensor]:
     return {**kept["output"], **kept["gradient"]}
 
 
-@settings(derandomize=True, deadline=None, max_examples=25)
+@settings(derandomize=True, max_examples=25)
 @given(
     size=st.sampled_from([2, 4]),
     variant=st.sampled_from(sorted(CARD.variants)),

@@ -51,7 +51,7 @@ def test_more_ranks_than_experts_divide_into_are_refused() -> None:
         Spread(Topology(dp=4, ep=4), 6)
 
 
-@settings(derandomize=True, deadline=None, max_examples=80)
+@settings(derandomize=True, max_examples=80)
 @given(
     seed=st.integers(0, 10**6),
     k=st.integers(1, 3),
@@ -92,7 +92,7 @@ def test_the_bias_moves_the_choice_and_not_the_gates() -> None:
     assert torch.equal(gates, scores[:, [2, 1]] / scores[:, [2, 1]].sum())
 
 
-@settings(derandomize=True, deadline=None, max_examples=30)
+@settings(derandomize=True, max_examples=30)
 @given(t=st.integers(1, 6), k=st.integers(1, 3), used=st.integers(3, 5), f=st.integers(1, 5), h=st.integers(1, 5))
 def test_routed_tokens_are_every_expert_on_every_token(t: int, k: int, used: int, f: int, h: int) -> None:
     """Values and gradients, including experts that no token has chosen: the last ones of five."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from harness.run.lab import Lab
@@ -83,7 +83,7 @@ DEEP = EIGHT.with_(name="deep", model=replace(EIGHT.model, num_hidden_layers=4),
 ODD = EIGHT.with_(name="odd", optimizer="adamw", eps=1e-3, dtype="bf16")
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6)
 @given(case=layouts())
 @example(case=Case("hybrid_3d", "mesh_sp", "reference", Topology(dp=2, tp=2, pp=2), EIGHT))
 @example(case=Case("hybrid_3d", "mesh_zero1", "reference", Topology(dp=2, tp=2, pp=2), EIGHT))
@@ -107,7 +107,7 @@ GLOBAL = ROUTED.with_(name="global", model=replace(BALANCED, global_aux=True), m
 SEQUENCES = ROUTED.with_(name="sequences", model=replace(BALANCED, seq_aux=True))
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6)
 @given(case=layouts_with_experts())
 @example(case=Case("hybrid_3d", "mesh", "reference", Topology(2, 2, 2, 1, 2), EIGHT.with_(name="eight", model=EXPERTS)))
 @example(case=Case("hybrid_3d", "mesh", "reference", Topology(4, 1, 1, 1, 2), EIGHT.with_(batch_size=8, model=EXPERTS)))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -50,7 +50,7 @@ def layouts(draw: st.DrawFn) -> Case:
     return case(draw(st.sampled_from(["domino", "async_tp"])), work, Topology(dp=dp, tp=tp))
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5)
 @given(drawn=layouts())
 def test_any_layout_computes_what_the_dense_model_does_with_the_bytes_of_the_law(lab: Lab, drawn: Case) -> None:
     assert wrong(lab, drawn) == []

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -51,7 +51,7 @@ ALIKE = Workload(
 UNLUCKY = ALIKE.with_(batch_size=16, micro_batches=8, max_grad_norm=0.0)
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6)
 @given(case=layouts())
 @example(case=Case("pipeline_parallel", "1f1b", "reference", Topology(pp=2), ALIKE))
 @example(case=Case("pipeline_parallel", "dual_pipe", "reference", Topology(pp=2), ALIKE))  # all counts on rank 0

@@ -86,7 +86,7 @@ def sizes(name: str) -> st.SearchStrategy[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_every_schedule_does_each_action_once_on_its_own_rank_and_can_be_run(name: str, data: st.DataObject) -> None:
     arguments = data.draw(sizes(name))

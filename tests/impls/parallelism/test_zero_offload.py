@@ -132,7 +132,7 @@ def naive(p: float, m: float, v: float, g: float, count: int, work: Workload) ->
     return p - rate * (m_hat / (v_hat**0.5 + work.eps) + work.weight_decay * p), m, v
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     numbers=st.lists(st.tuples(*[st.floats(-2, 2)] * 3), min_size=1, max_size=40),
     rate=st.floats(1e-4, 1.0),

@@ -45,7 +45,7 @@ def test_a_buffer_is_aligned_and_holds_what_was_asked_for(size: int) -> None:
     assert buffer.numel() == padded(size) >= size
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(lengths=st.lists(st.integers(1, 3 * BLOCK), min_size=1, max_size=8), rounds=st.integers(1, 3))
 def test_a_stream_hands_out_what_was_written_before(lengths: list[int], rounds: int) -> None:
     extents = files.extents(lengths)
@@ -61,7 +61,7 @@ def test_a_stream_hands_out_what_was_written_before(lengths: list[int], rounds: 
         assert seen == len(lengths)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     sizes=st.lists(st.integers(1, 3 * BLOCK), min_size=1, max_size=4),
     count=st.sampled_from([1, 3]),
@@ -84,7 +84,7 @@ def test_states_in_files_are_those_in_memory(sizes: list[int], count: int, dtype
         assert torch.equal(here.master(unit), there.master(unit))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     sizes=st.lists(st.integers(1, 3 * BLOCK), min_size=1, max_size=4),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),

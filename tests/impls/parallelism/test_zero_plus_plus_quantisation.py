@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -36,7 +36,6 @@ def half_steps(scales: Tensor, n: int, block: int) -> Tensor:
     return scales.double().repeat_interleave(block, -1)[..., :n] / 2
 
 
-@settings(deadline=None)  # the first call is slow
 @given(rows(), bits, blocks)
 def test_no_element_is_off_by_more_than_half_a_step_of_its_block(x: Tensor, bits: int, block: int) -> None:
     codes, scales = quantise(x, bits, block)
@@ -48,7 +47,6 @@ def test_no_element_is_off_by_more_than_half_a_step_of_its_block(x: Tensor, bits
     assert ((found - x.double()).abs() <= bound).all()
 
 
-@settings(deadline=None)  # the first call is slow
 @given(rows(), bits, blocks)
 def test_a_scale_is_its_blocks_largest_element_over_the_largest_code(x: Tensor, bits: int, block: int) -> None:
     _, scales = quantise(x, bits, block)
@@ -57,7 +55,6 @@ def test_a_scale_is_its_blocks_largest_element_over_the_largest_code(x: Tensor, 
         torch.testing.assert_close(found * levels(bits), largest, rtol=2 * EPS, atol=1e-35)
 
 
-@settings(deadline=None)  # the first call is slow
 @given(rows(), bits, blocks)
 def test_a_message_holds_codes_and_scales_and_no_byte_more(x: Tensor, bits: int, block: int) -> None:
     message = encode(x, bits, block)
@@ -138,7 +135,6 @@ def bounds(gradients: Tensor, group: int, bits: int) -> tuple[Tensor, Tensor]:
     return most, variance
 
 
-@settings(deadline=None)  # the first call is slow
 @given(st.integers(0, 2**31), st.sampled_from([(2, 1), (2, 2), (4, 2), (6, 3), (8, 2), (4, 4)]), sizes, bits)
 def test_two_hops_are_off_by_half_a_step_for_each_sender_of_each_hop(
     seed: int, split: tuple[int, int], size: int, bits: int

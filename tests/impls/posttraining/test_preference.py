@@ -34,7 +34,7 @@ def trl() -> Function:
     return on_trl.build(work(), HERE, beta=BETA)
 
 
-@settings(derandomize=True, deadline=None, max_examples=60)
+@settings(derandomize=True, max_examples=60)
 @given(
     rows=st.integers(2, 9),
     length=st.integers(2, 40),
