@@ -94,7 +94,7 @@ def test_every_layout_and_number_of_micro_batches_gives_the_dense_gradient(
     variant: str, micro_batches: int, given: Workload
 ) -> None:
     work, chosen = given.with_(micro_batches=micro_batches), options(variant)
-    examples, dense, reference = batch(work, 0, **chosen), Plain(WORK, False, False, **chosen), trained(variant, work)
+    examples, dense, reference = batch(work, 0, **chosen), Plain(given, False, False, **chosen), trained(variant, work)
     assert float(reference.backward(examples)) == pytest.approx(float(dense.backward(examples)), rel=1e-13)
     for name, gradient in dense.gradients().items():
         torch.testing.assert_close(reference.gradients()[name], gradient, rtol=1e-9, atol=1e-14)
