@@ -42,7 +42,7 @@ def labels_shifted_twice(workload: Workload, topology: Topology, **variant: Any)
 def documents_see_each_other(workload: Workload, topology: Topology, **variant: Any) -> Trainer:
     """The mask of a packed row is causal and knows no boundaries."""
     reference.WAYS = {
-        name: (lambda document, mask=mask: mask(torch.zeros_like(document)), attend)
+        name: (lambda document, window, mask=mask: mask(torch.zeros_like(document), window), attend)
         for name, (mask, attend) in reference.WAYS.items()
     }
     return reference.build(workload, topology, **variant)
