@@ -35,11 +35,11 @@ def hangs(workload, topology, **variant):
     time.sleep(600)
 """
 SPY = """
-import json, sys, time
+import json, sys
 from pathlib import Path
 
 def pytest_unconfigure():
-    Path("spy.json").write_text(json.dumps({"modules": sorted(sys.modules), "seconds": time.process_time()}))
+    Path("spy.json").write_text(json.dumps(sorted(sys.modules)))
 """
 
 
@@ -178,12 +178,11 @@ def test_a_session_of_some_work_holds_only_the_findings_that_speak_of_it(user: p
         assert any(symptom.case.startswith(("zero", "*")) for symptom in finding.symptoms)
 
 
-def test_collecting_imports_neither_torch_nor_an_engine_and_takes_little_time(user: pytest.Pytester) -> None:
+def test_collecting_imports_neither_torch_nor_an_engine(user: pytest.Pytester) -> None:
     user.path.joinpath("spy.py").write_text(SPY)
     assert len(collected(user, "-p", "spy")) > 100
-    spy = json.loads(user.path.joinpath("spy.json").read_text())
-    assert {"torch", "deepspeed", "megatron", "trl", "transformers"} & set(spy["modules"]) == set()
-    assert spy["seconds"] < 3.0
+    modules = json.loads(user.path.joinpath("spy.json").read_text())
+    assert {"torch", "deepspeed", "megatron", "trl", "transformers", "pandas", "scipy"} & set(modules) == set()
 
 
 def test_an_added_engine_is_measured_and_a_killed_rank_ends_its_own_case_only(user: pytest.Pytester) -> None:
