@@ -54,7 +54,7 @@ if __name__ == "__main__":
     print(f"expected gradient of out_norm, norm {expected.norm():.6f}, on both ranks (the loss at unit vectors)")
     off = ((found - expected).norm() / expected.norm()).item()
     print(f"found    {found.norm():.6f} and {other.norm():.6f}: relative difference {off:.1e}")
-    assert off <= 1e-3 or torch.allclose(found + other, expected, rtol=1e-3), "the ranks' sum is not it either"
     wrong = not off <= 1e-3
+    assert not wrong or 100 * (found + other - expected).norm() < (found - expected).norm(), "the ranks' sum is no better"
     print("still there" if wrong else "gone")
     sys.exit(wrong)

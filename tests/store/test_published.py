@@ -30,7 +30,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
         ("connect to db1.prod.internal failed", "connect to *** failed"),
         ("PermissionError: owned by jdoe", "PermissionError: owned by USER"),
         ("mail jane.doe@example.com about it", "mail *** about it"),
-        ("/home/jdoe/work/x.py and /home/other and ~/y", "~/work/x.py and ~ and ~/y"),
+        ("/home/jdoe/code/x.py and /home/other and ~/y", "~/code/x.py and ~ and ~/y"),
         ("connect [10.0.3.7]:29500 refused", "connect [***]:29500 refused"),
         ("from fe80::1ff:fe23:4567:890a to ::1", "from *** to ::1"),
         ("store postgresql://jdoe:s3cret@db.example.com:5432/runs?sslmode=no", "store postgresql://***"),
