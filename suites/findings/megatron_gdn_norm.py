@@ -55,6 +55,6 @@ if __name__ == "__main__":
     off = ((found - expected).norm() / expected.norm()).item()
     print(f"found    {found.norm():.6f} and {other.norm():.6f}: relative difference {off:.1e}")
     wrong = not off <= 1e-3
-    assert not wrong or 100 * (found + other - expected).norm() < (found - expected).norm(), "the ranks' sum is no better"
+    assert not wrong or 100 * (found + other - expected).norm() < (found - expected).norm(), "the sum is no better"
     print("still there" if wrong else "gone")
     sys.exit(wrong)
