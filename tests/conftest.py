@@ -8,6 +8,9 @@ from hypothesis import HealthCheck, settings
 
 pytest_plugins = "pytester"
 
+# The sessions that tests start are a user's, and not processes of the session that tests them.
+for name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
+    del os.environ[name]
 
 # Several processes and their ranks share few cores: how long an example takes says nothing. What tests share between
 # examples are worlds of ranks, which outlive them.
