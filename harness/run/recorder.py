@@ -51,7 +51,12 @@ class Recorder:
         if not near:
             return measurement
         size = "no size" if measurement.size is None else f"size {measurement.size:.4g}"
-        return measurement.but(reason=f"{measurement.reason}; {size}, which no finding covers; nearest {near[0]}")
+        reason = f"{measurement.reason}; {size}, which no finding covers; nearest {near[0]}"
+        if case.workload.weights or case.workload.data:
+            reason += (
+                "; its band was measured on the suites' own work, and yours may well show the same fault otherwise"
+            )
+        return measurement.but(reason=reason)
 
     def wrong(self, case: Case) -> bool:
         """Whether the case computes something else: its parity fails here, or is known to."""

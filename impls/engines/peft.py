@@ -41,7 +41,7 @@ def fill(weights: Mapping[str, nn.Parameter], start: Iterable[tuple[str, Tensor]
 
 
 def canonical(name: str) -> str:
-    return name.removeprefix(PREFIX).replace(".default.", ".").replace(".base_layer.", ".")
+    return name.removeprefix(PREFIX).replace(".default.", ".").removesuffix(".default").replace(".base_layer.", ".")
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:

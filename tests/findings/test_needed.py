@@ -54,6 +54,16 @@ def test_a_failure_outside_the_band_is_not_covered_and_names_the_finding_that_it
     assert stale(recorder) == []  # its own test fails; it is not fixed
 
 
+def test_a_user_s_own_work_is_told_that_the_bands_are_of_other_work(recorder: Recorder) -> None:
+    own = replace(CASE, workload=CASE.workload.with_(data="talk.jsonl"))
+    (recorded,) = recorder.record(own, found("fail", size=1.6), {})
+    assert recorded.reason.endswith(
+        "(between 1.2 and 1.4); its band was measured on the suites' own work, and yours "
+        "may well show the same fault otherwise"
+    )
+    assert "finding" not in recorded.detail
+
+
 def test_each_symptom_that_is_gone_is_named(recorder: Recorder) -> None:
     (first,) = recorder.findings[0].symptoms
     second = replace(first, quantity="states")

@@ -68,7 +68,7 @@ class PeftAdaLora(DataParallel):
         }
         self.t, self.inner = 0, WithLoss(workload)
         self.adalora = AdaLoraModel(self.inner, {"default": AdaLoraConfig(**settings)}, "default")
-        named = {canonical(name).removesuffix(".default"): p for name, p in self.inner.decoder.named_parameters()}
+        named = {canonical(name): p for name, p in self.inner.decoder.named_parameters()}
         weights = {name: p for name, p in named.items() if p.requires_grad}
         for parameter in weights.values():
             parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))

@@ -2,7 +2,7 @@
 and an engine without it would not be noticed."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -76,7 +76,40 @@ class Adapted(nn.Module):
         self.base.weight.copy_(self.base.weight / self.folded - self.update())
 
 
-class Plain:
+class Steps:
+    """Of the adapters ``weights`` of a frozen ``model``, by ``optimizer``; ``permute`` turns the batch round."""
+
+    workload: Workload
+    permute: bool
+    attention: Callable[[], contextlib.AbstractContextManager[object]]
+    model: Callable[..., Tensor]
+    weights: Mapping[str, nn.Parameter]
+    optimizer: torch.optim.Optimizer
+
+    def backward(self, batch: Batch) -> Tensor:
+        if self.permute:
+            batch = Batch(batch.inputs.flip(0), batch.labels.flip(0))
+        total = torch.zeros((), dtype=torch.float64)
+        for micro, part in share(batch, self.workload, 0, 1):
+            with self.attention():
+                loss = self.model(*micro) * part
+                loss.backward()
+            total += loss.detach().cpu()
+        return total
+
+    def update(self) -> None:
+        clip([p.grad for p in self.weights.values() if p.grad is not None], self.workload.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def gradients(self) -> Mapping[str, Tensor]:
+        return {n: p.grad.cpu() for n, p in self.weights.items() if p.grad is not None}
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        return {n: p.detach().cpu() for n, p in self.weights.items()}
+
+
+class Plain(Steps):
     def __init__(
         self,
         workload: Workload,
@@ -107,28 +140,6 @@ class Plain:
         others = [p for n, p in self.weights.items() if not n.endswith(B)]
         groups = [{"params": others}, {"params": faster, "lr": workload.lr * ratio}]
         self.optimizer = optimizer(groups, workload, fused=not math)
-
-    def backward(self, batch: Batch) -> Tensor:
-        if self.permute:
-            batch = Batch(batch.inputs.flip(0), batch.labels.flip(0))
-        total = torch.zeros((), dtype=torch.float64)
-        for micro, part in share(batch, self.workload, 0, 1):
-            with self.attention():
-                loss = self.model(*micro) * part
-                loss.backward()
-            total += loss.detach().cpu()
-        return total
-
-    def update(self) -> None:
-        clip([p.grad for p in self.weights.values() if p.grad is not None], self.workload.max_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-    def gradients(self) -> Mapping[str, Tensor]:
-        return {n: p.grad.cpu() for n, p in self.weights.items() if p.grad is not None}
-
-    def parameters(self) -> Mapping[str, Tensor]:
-        return {n: p.detach().cpu() for n, p in self.weights.items()}
 
     def frozen(self) -> Mapping[str, Tensor]:
         return frozen({name: (adapted.base.weight, adapted.base.bias) for name, adapted in self.adapted.items()})
