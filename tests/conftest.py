@@ -22,7 +22,7 @@ settings.load_profile("plumbline")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "error")
-    config.addinivalue_line("markers", "slow: takes more than a minute on an idle core")
+    config.addinivalue_line("markers", "slow: left out unless asked for, -m slow: together they take an hour")
 
 
 @pytest.fixture

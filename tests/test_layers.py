@@ -310,6 +310,7 @@ def failures() -> dict[str, str]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REQUIRED)
 def test_an_engine_can_be_imported_with_its_own_requirements_alone(name: str, failures: dict[str, str]) -> None:
     assert failures.get(name, "") == ""

@@ -39,6 +39,7 @@ NEEDED = {
 }
 # On a CPU, other kernels replace missing ones.
 KERNELS = {"context_parallel": "SDPA's flash kernels", "latent_attention": "SDPA with values narrower than keys"}
+QUICK = ("data_parallel", "lora", "mixed_precision", "zero")  # the others take ten minutes
 COMPILED = ("sft_packed_flex",)  # torch.compile cannot trace a kernel of simulated tensors
 # Only tensors wait; a Flow has no step, and some Functions compute numbers alone.
 TOPICS = {n: card for n, card in topics().items() if isinstance(card.contract, Trainers) or _weighed(card.contract)}
@@ -82,7 +83,13 @@ def gpu() -> Iterator[Callable[[Job], Outcome]]:
             world.close()
 
 
-@pytest.mark.parametrize("topic", sorted(set(TOPICS) - set(KERNELS)))
+@pytest.mark.parametrize(
+    "topic",
+    [
+        pytest.param(topic, marks=[] if topic in QUICK else [pytest.mark.slow])
+        for topic in sorted(set(TOPICS) - set(KERNELS))
+    ],
+)
 def test_the_host_waits_only_where_the_technique_needs_it(topic: str, launcher: LocalLauncher) -> None:
     card, found = TOPICS[topic], {}
     problem, data = getattr(card.contract, "problem", ""), getattr(card.contract, "data", "")
