@@ -21,6 +21,9 @@ CARD = Card(
     engines={
         "reference": Engine(f"{HERE}.reference:build"),
         "peft": Engine(f"{HERE}.on_peft:build", requires=("peft>=0.17",)),
+        "peft_untyped": Engine(
+            f"{HERE}.on_peft:build_untyped", requires=("peft>=0.17",), variants=("adalora_mean_norm",)
+        ),
     },
     topologies=("dp1", "dp2"),
     contract=Trainers(plain=f"{HERE}.plain", observes=True, replays=False),

@@ -2,6 +2,9 @@
 step add up to one; gradients are averaged by DistributedDataParallel.
 
 PEFT divides by r + 1e-5 in place of r, which ``lora_alpha`` makes up for here.
+
+AdaLoraModel is what PeftModelForCausalLM and the models of other task types call. Without a task type the model is a
+plain PeftModel, ``typed=False``.
 """
 
 from collections.abc import Mapping
@@ -10,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from peft import AdaLoraConfig
+from peft import AdaLoraConfig, get_peft_model
 from peft.tuners.adalora import AdaLoraModel
 from torch import Tensor, nn
 
@@ -52,7 +55,7 @@ class Loss(nn.Module):
 
 
 class PeftAdaLora(DataParallel):
-    def __init__(self, workload: Workload, topology: Topology, allotted: Allotted) -> None:
+    def __init__(self, workload: Workload, topology: Topology, allotted: Allotted, typed: bool = True) -> None:
         without_experts(workload, "adapters are set up here with")
         rank = allotted.rank
         settings: dict[str, Any] = {
@@ -67,14 +70,18 @@ class PeftAdaLora(DataParallel):
             "target_modules": list(TARGETS),
         }
         self.t, self.inner = 0, WithLoss(workload)
-        self.adalora = AdaLoraModel(self.inner, {"default": AdaLoraConfig(**settings)}, "default")
+        config = AdaLoraConfig(**settings)
+        whole = (
+            AdaLoraModel(self.inner, {"default": config}, "default") if typed else get_peft_model(self.inner, config)
+        )
+        self.adalora: AdaLoraModel = whole if typed else whole.base_model
         named = {canonical(name): p for name, p in self.inner.decoder.named_parameters()}
         weights = {name: p for name, p in named.items() if p.requires_grad}
         for parameter in weights.values():
             parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
         # On a base in bfloat16 PEFT trains the number of ranks too.
         fill({name: p for name, p in weights.items() if not name.endswith("ranknum")}, initial(workload, rank))
-        told, model = f"AdaLoraConfig({settings})", Loss(self.adalora)
+        told, model = f"AdaLoraConfig({settings})", Loss(whole)
         super().__init__(workload, topology, model, weights, base(self.inner.decoder), told)
 
     def backward(self, batch: Batch) -> Tensor:
@@ -101,3 +108,8 @@ class PeftAdaLora(DataParallel):
 
 def build(workload: Workload, topology: Topology, **variant: Any) -> PeftAdaLora:
     return PeftAdaLora(workload, topology, Allotted(**variant))
+
+
+def build_untyped(workload: Workload, topology: Topology, **variant: Any) -> PeftAdaLora:
+    """Without a task type, which AdaLoraConfig does not require."""
+    return PeftAdaLora(workload, topology, Allotted(**variant), typed=False)

@@ -23,7 +23,7 @@ CARD = Card(
     },
     engines={
         "reference": Engine(f"{HERE}.reference:build"),
-        "peft": Engine(f"{HERE}.on_peft:build", requires=("peft>=0.17", "transformers>=5")),
+        "peft": Engine(f"{HERE}.on_peft:build", requires=("peft>=0.19", "transformers>=5")),
     },
     topologies=("dp1", "dp2"),
     contract=Trainers(plain=f"{HERE}.plain", flops=f"{HERE}.laws:added_flops"),
