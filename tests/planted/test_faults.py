@@ -1,7 +1,7 @@
 """Faults that the suites must catch, run as every case is run; and the honest references, which must pass."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,14 +38,13 @@ NAMED = [
 OTHER = [named for named in NAMED if named[1] != "parity"]
 
 
-def one_a_topic(named: Iterable[tuple[str, ...]]) -> list[Any]:
-    """A fault's name and what is looked at. The first fault of each topic stands for its others, which are slow: all
-    of them take three quarters of an hour."""
-    seen, found = set[tuple[str, ...]](), []
-    for name, *others in named:
-        kind = (FAULTS[name].topic, *others)
-        found.append(pytest.param(name, *others, marks=[pytest.mark.slow] if kind in seen else []))
-        seen.add(kind)
+def one_of_each(kind: Callable[..., str], named: Iterable[tuple[str, ...]]) -> list[Any]:
+    """A fault's name and what is looked at. The first one of a kind stands for its others, which are slow: all of them
+    take three quarters of an hour."""
+    seen, found = set[str](), []
+    for each in named:
+        found.append(pytest.param(*each, marks=[pytest.mark.slow] if kind(*each) in seen else []))
+        seen.add(kind(*each))
     return found
 
 
@@ -120,7 +119,7 @@ def test_the_names_of_faults_are_unique_and_no_variant_s() -> None:
     assert [name for name, count in counts.items() if count > 1] == []
 
 
-@pytest.mark.parametrize("name", one_a_topic((name,) for name in in_parity("fp32")))
+@pytest.mark.parametrize("name", one_of_each(lambda name: FAULTS[name].topic, ((name,) for name in in_parity("fp32"))))
 def test_a_planted_fault_fails_in_float32_where_it_is_and_nowhere_else(lab: Lab, name: str) -> None:
     found, must = planted(lab, name, "parity", "fp32"), FAULTS[name].figures("parity", "fp32")
     assert clear(found) >= must
@@ -139,14 +138,15 @@ def test_a_planted_fault_fails_in_float32_where_it_is_and_nowhere_else(lab: Lab,
         assert f"first {FAULTS[name].fault.where}" in found[quantity].reason
 
 
-@pytest.mark.parametrize(
-    ("name", "dtype"), one_a_topic((name, dtype) for dtype in ("bf16", "fp16") for name in in_parity(dtype))
-)
+NARROW = [(name, dtype) for dtype in ("bf16", "fp16") for name in in_parity(dtype)]
+
+
+@pytest.mark.parametrize(("name", "dtype"), one_of_each(lambda name, dtype: dtype, NARROW))
 def test_a_planted_fault_fails_in_narrow_numbers_too(lab: Lab, name: str, dtype: str) -> None:
     assert clear(planted(lab, name, "parity", dtype)) >= FAULTS[name].figures("parity", dtype)
 
 
-@pytest.mark.parametrize(("name", "measure", "dtype"), one_a_topic(OTHER))
+@pytest.mark.parametrize(("name", "measure", "dtype"), one_of_each(lambda name, measure, dtype: measure, OTHER))
 def test_a_planted_fault_fails_the_measure_that_it_names_and_nothing_else_there(
     lab: Lab, name: str, measure: str, dtype: str
 ) -> None:
