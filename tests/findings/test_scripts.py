@@ -57,6 +57,7 @@ def test_a_script_is_short_and_imports_nothing_of_ours(finding: Finding) -> None
         assert not {name.partition(".")[0] for name in named} & OURS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("finding", ONE_AN_ENGINE, ids=lambda f: f.id)
 def test_a_fault_is_still_there_unless_its_record_has_it_as_gone(
     finding: Finding, checked: Mapping[str, Checked]

@@ -88,6 +88,7 @@ def words(value: object) -> str:
     return value.name if isinstance(value, Workload) else str(value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("workload", "topic", "variant", "topology", "measures"), CASES, ids=words)
 def test_results_and_promises_hold(
     lab: Lab, workload: Workload, topic: str, variant: str, topology: Topology, measures: str

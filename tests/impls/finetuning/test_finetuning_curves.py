@@ -116,6 +116,7 @@ def test_work_that_is_not_this_topic_s_is_refused() -> None:
             pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("engine", "variant"), [("transformers", "curve_sft"), ("peft", "curve_lora")])
 def test_a_library_s_own_loop_keeps_to_the_reference_with_micro_batches_too(
     lab: Lab, engine: str, variant: str

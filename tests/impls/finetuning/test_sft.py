@@ -240,6 +240,7 @@ def residuals(shift: float) -> Tensor:
     return torch.tensor(pairs, dtype=torch.float64)
 
 
+@pytest.mark.slow
 def test_residuals_of_the_loss_have_mean_zero_and_a_one_sided_shift_has_not() -> None:
     """A shift smaller than the residual of a single step is seen in the mean of all."""
     found = residuals(0.0)
@@ -250,6 +251,7 @@ def test_residuals_of_the_loss_have_mean_zero_and_a_one_sided_shift_has_not() ->
     assert shift < float(found.abs().max())
 
 
+@pytest.mark.slow
 def test_one_rank_with_eight_is_eight_ranks_with_one(lab: Lab) -> None:
     work = WORK.with_(dtype="fp32", lr=0.05)
     for micro_batches, ranks in ((1, 1), (8, 1), (1, 8), (2, 4)):

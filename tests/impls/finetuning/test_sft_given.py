@@ -220,6 +220,7 @@ def failures(lab: Lab, workload: Workload, variant: str, engine: str, dp: int = 
     return {f.quantity: f.detail for f in lab.measure("parity", case) if f.verdict != "pass"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("engine", "variant", "rows"),
     [

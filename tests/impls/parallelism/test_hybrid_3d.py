@@ -83,6 +83,7 @@ DEEP = EIGHT.with_(name="deep", model=replace(EIGHT.model, num_hidden_layers=4),
 ODD = EIGHT.with_(name="odd", optimizer="adamw", eps=1e-3, dtype="bf16")
 
 
+@pytest.mark.slow
 @settings(max_examples=6)
 @given(case=layouts())
 @example(case=Case("hybrid_3d", "mesh_sp", "reference", Topology(dp=2, tp=2, pp=2), EIGHT))
@@ -107,6 +108,7 @@ GLOBAL = ROUTED.with_(name="global", model=replace(BALANCED, global_aux=True), m
 SEQUENCES = ROUTED.with_(name="sequences", model=replace(BALANCED, seq_aux=True))
 
 
+@pytest.mark.slow
 @settings(max_examples=6)
 @given(case=layouts_with_experts())
 @example(case=Case("hybrid_3d", "mesh", "reference", Topology(2, 2, 2, 1, 2), EIGHT.with_(name="eight", model=EXPERTS)))

@@ -50,6 +50,7 @@ def layouts(draw: st.DrawFn) -> Case:
     return case(draw(st.sampled_from(["domino", "async_tp"])), work, Topology(dp=dp, tp=tp))
 
 
+@pytest.mark.slow
 @settings(max_examples=5)
 @given(drawn=layouts())
 def test_any_layout_computes_what_the_dense_model_does_with_the_bytes_of_the_law(lab: Lab, drawn: Case) -> None:
