@@ -53,12 +53,14 @@ def nearest(x: Tensor, values: Tensor, block: int) -> tuple[Tensor, Tensor]:
 
 
 def eight_bits(whole: Tensor) -> dict[str, Any]:
-    """Every row's largest element is 127."""
+    """Every row's largest element is 127. Stored are whole numbers and scales; how their product is rounded is not, so
+    it has the precision of what is asked for."""
     codes, scales = [], []
     for row in whole.float():
         largest = row.abs().max()
         codes.append(torch.round(row * (127.0 / largest)).long())
         scales.append(largest)
-    back = torch.stack([code * (largest / 127) for code, largest in zip(codes, scales, strict=True)])
+    wide = torch.promote_types(whole.dtype, torch.float32)
+    back = torch.stack([code * (largest.to(wide) / 127) for code, largest in zip(codes, scales, strict=True)])
     bits = 8 + 32 / whole.shape[1]
     return {"codes": torch.cat(codes), "scales": torch.stack(scales), "W": back.to(whole.dtype), "bits": bits}
