@@ -16,8 +16,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from harness.spec import Batch, Topology, Workload
 from impls.common.mesh import device, mesh
-from impls.common.optimizer import clip, optimizer
+from impls.common.optimizer import optimizer
 from impls.common.step import accumulate
+from impls.common.trained import Trained
 
 PREFIX = "base_model.model."
 
@@ -53,7 +54,7 @@ def base(model: nn.Module) -> dict[str, nn.Parameter]:
     return {canonical(name): p for name, p in model.named_parameters() if ".base_layer." in name}
 
 
-class DataParallel:
+class DataParallel(Trained):
     """Adapters whose gradients DistributedDataParallel averages, as in Transformers' Trainer.
 
     ``model`` returns the loss of a batch. ``weights`` are trained and ``base`` is frozen, by canonical names.
@@ -88,17 +89,6 @@ class DataParallel:
         if last or not isinstance(self.model, DistributedDataParallel):
             return contextlib.nullcontext()
         return self.model.no_sync()
-
-    def update(self) -> None:
-        clip([p.grad for p in self.weights.values() if p.grad is not None], self.workload.max_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-    def gradients(self) -> Mapping[str, Tensor]:
-        return {name: p.grad.cpu() for name, p in self.weights.items() if p.grad is not None}
-
-    def parameters(self) -> Mapping[str, Tensor]:
-        return {name: p.detach().cpu() for name, p in self.weights.items()}
 
     def frozen(self) -> Mapping[str, Tensor]:
         return self.base

@@ -14,6 +14,7 @@ from harness.spec import Batch, Topology, Workload
 from impls.common.experts import without_experts
 from impls.common.mesh import device, share
 from impls.common.optimizer import clip, optimizer
+from impls.common.trained import Trained
 from impls.common.weights import build_model
 from impls.finetuning.adalora import shapes
 from impls.finetuning.adalora.budget import Allotted, Importance, kept
@@ -43,7 +44,7 @@ class Adapted(nn.Module):
         return biased(F.linear(x, self.base.weight) + self.scale * update, self.base.bias)
 
 
-class Plain:
+class Plain(Trained):
     def __init__(self, workload: Workload, permute: bool, math: bool, allotted: Allotted) -> None:
         without_experts(workload, "adapters are set up here with")
         self.workload, self.permute = workload, permute
@@ -107,12 +108,6 @@ class Plain:
     def observe(self) -> Mapping[str, float]:
         values = (self.weights[f"{name}.{VALUES}"] for name in self.modules)
         return {"rank": float(sum(int(each.count_nonzero()) for each in values))}
-
-    def gradients(self) -> Mapping[str, Tensor]:
-        return {n: p.grad.cpu() for n, p in self.weights.items() if p.grad is not None}
-
-    def parameters(self) -> Mapping[str, Tensor]:
-        return {n: p.detach().cpu() for n, p in self.weights.items()}
 
 
 def build(workload: Workload, topology: Topology, permute: bool = False, math: bool = False, **options: Any) -> Plain:

@@ -27,6 +27,7 @@ from impls.common.mesh import device
 from impls.common.optimizer import clip, optimizer
 from impls.common.step import accumulate
 from impls.common.sums import sum_flat
+from impls.common.trained import Trained
 from impls.common.weights import build_model
 from impls.finetuning.adalora.budget import Allotted, Importance, kept
 from impls.finetuning.adalora.shapes import VALUES, P, Q, initial, number
@@ -52,7 +53,7 @@ class AdaLoRA(nn.Module):
         return self.P.T @ self.P - unit, self.Q @ self.Q.T - unit
 
 
-class AdaptiveBudget:
+class AdaptiveBudget(Trained):
     def __init__(self, workload: Workload, topology: Topology, allotted: Allotted) -> None:
         without_experts(workload, "adapters are set up here with")
         self.workload, self.ranks = workload, topology.dp
@@ -105,12 +106,6 @@ class AdaptiveBudget:
 
     def observe(self) -> Mapping[str, float]:
         return {"rank": float(sum(int(layer.Λ.count_nonzero()) for layer in self.adapted.values()))}
-
-    def gradients(self) -> Mapping[str, Tensor]:
-        return {name: p.grad.cpu() for name, p in self.weights.items() if p.grad is not None}
-
-    def parameters(self) -> Mapping[str, Tensor]:
-        return {name: p.detach().cpu() for name, p in self.weights.items()}
 
     def frozen(self) -> Mapping[str, Tensor]:
         return frozen({name: (layer.W, layer.b) for name, layer in self.adapted.items()})

@@ -2,7 +2,7 @@
 and an engine without it would not be noticed."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from harness.spec import Batch, Topology, Workload
+from harness.spec import Topology, Workload
 from impls.common import weights
 from impls.common.experts import without_experts
-from impls.common.mesh import device, share
-from impls.common.optimizer import clip, optimizer
+from impls.common.mesh import device
+from impls.common.optimizer import optimizer
+from impls.common.trained import Dense
 from impls.common.weights import build_model, weight
 from impls.finetuning.lora.base import biased, frozen
 from impls.finetuning.lora.shapes import MAGNITUDE, A, B, adapters, scale, targets
@@ -76,40 +77,7 @@ class Adapted(nn.Module):
         self.base.weight.copy_(self.base.weight / self.folded - self.update())
 
 
-class Steps:
-    """Of the adapters ``weights`` of a frozen ``model``, by ``optimizer``; ``permute`` turns the batch round."""
-
-    workload: Workload
-    permute: bool
-    attention: Callable[[], contextlib.AbstractContextManager[object]]
-    model: Callable[..., Tensor]
-    weights: Mapping[str, nn.Parameter]
-    optimizer: torch.optim.Optimizer
-
-    def backward(self, batch: Batch) -> Tensor:
-        if self.permute:
-            batch = Batch(batch.inputs.flip(0), batch.labels.flip(0))
-        total = torch.zeros((), dtype=torch.float64)
-        for micro, part in share(batch, self.workload, 0, 1):
-            with self.attention():
-                loss = self.model(*micro) * part
-                loss.backward()
-            total += loss.detach().cpu()
-        return total
-
-    def update(self) -> None:
-        clip([p.grad for p in self.weights.values() if p.grad is not None], self.workload.max_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-    def gradients(self) -> Mapping[str, Tensor]:
-        return {n: p.grad.cpu() for n, p in self.weights.items() if p.grad is not None}
-
-    def parameters(self) -> Mapping[str, Tensor]:
-        return {n: p.detach().cpu() for n, p in self.weights.items()}
-
-
-class Plain(Steps):
+class Plain(Dense):
     def __init__(
         self,
         workload: Workload,

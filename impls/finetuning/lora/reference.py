@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from harness.spec import Batch, Topology, Workload
 from impls.common.experts import without_experts
 from impls.common.mesh import device
-from impls.common.optimizer import clip, optimizer
+from impls.common.optimizer import optimizer
 from impls.common.step import accumulate
 from impls.common.sums import sum_flat
+from impls.common.trained import Trained
 from impls.common.weights import build_model
 from impls.finetuning.lora.base import biased, frozen
 from impls.finetuning.lora.plain import initial
@@ -88,7 +89,7 @@ class DoRA(LoRA):
         self.W.copy_(self.W * (self.length / self.m)[:, None] - self.s * self.B @ self.A)
 
 
-class LowRankAdaptation:
+class LowRankAdaptation(Trained):
     """``ratio``: LoRA+'s λ."""
 
     def __init__(
@@ -121,17 +122,6 @@ class LowRankAdaptation:
         # 2. One message of all adapters.
         sum_flat([p.grad for p in self.weights.values() if p.grad is not None], dist.group.WORLD)
         return loss
-
-    def update(self) -> None:
-        clip([p.grad for p in self.weights.values() if p.grad is not None], self.workload.max_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-    def gradients(self) -> Mapping[str, Tensor]:
-        return {name: p.grad.cpu() for name, p in self.weights.items() if p.grad is not None}
-
-    def parameters(self) -> Mapping[str, Tensor]:
-        return {name: p.detach().cpu() for name, p in self.weights.items()}
 
     def frozen(self) -> Mapping[str, Tensor]:
         return frozen({name: (layer.W, layer.b) for name, layer in self.adapted.items()})

@@ -14,8 +14,8 @@ from harness.spec import Topology, Workload
 from impls.common.experts import without_experts
 from impls.common.mesh import device
 from impls.common.optimizer import optimizer
+from impls.common.trained import Dense
 from impls.common.weights import build_model
-from impls.finetuning.lora.plain import Steps
 from impls.finetuning.lora_head import shapes
 from impls.finetuning.lora_head.shapes import EMBEDDING, EMBEDDING_A, EMBEDDING_B, HEAD, HEAD_A, HEAD_B
 
@@ -39,7 +39,7 @@ class End(nn.Module):
         return self.product(x, self.base) + self.product(x, self.update().to(self.base.dtype))
 
 
-class Plain(Steps):
+class Plain(Dense):
     def __init__(
         self, workload: Workload, permute: bool, math: bool, rank: int, alpha: float, ends: Sequence[str]
     ) -> None:

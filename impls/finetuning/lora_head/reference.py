@@ -26,9 +26,10 @@ from torch import Tensor, nn
 from harness.spec import Batch, Topology, Workload
 from impls.common.experts import without_experts
 from impls.common.mesh import device
-from impls.common.optimizer import clip, optimizer
+from impls.common.optimizer import optimizer
 from impls.common.step import accumulate
 from impls.common.sums import sum_flat
+from impls.common.trained import Trained
 from impls.common.weights import build_model
 from impls.finetuning.lora.reference import LoRA
 from impls.finetuning.lora.shapes import scale
@@ -73,7 +74,7 @@ class TiedHead(nn.Module):
         return F.linear(y, end.E) + end.s * F.linear(low, end.A.T.to(y.dtype))
 
 
-class AdaptedEnds:
+class AdaptedEnds(Trained):
     def __init__(self, workload: Workload, topology: Topology, rank: int, alpha: float, ends: tuple[str, ...]) -> None:
         without_experts(workload, "adapters are set up here with")
         shapes.check(workload.model, ends)
@@ -103,17 +104,6 @@ class AdaptedEnds:
         # 2. One message of all adapters.
         sum_flat([p.grad for p in self.weights.values() if p.grad is not None], dist.group.WORLD)
         return loss
-
-    def update(self) -> None:
-        clip([p.grad for p in self.weights.values() if p.grad is not None], self.workload.max_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-    def gradients(self) -> Mapping[str, Tensor]:
-        return {name: p.grad.cpu() for name, p in self.weights.items() if p.grad is not None}
-
-    def parameters(self) -> Mapping[str, Tensor]:
-        return {name: p.detach().cpu() for name, p in self.weights.items()}
 
     def frozen(self) -> Mapping[str, Tensor]:
         return self.matrices

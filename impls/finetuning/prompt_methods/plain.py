@@ -21,13 +21,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from harness.spec import Batch, Topology, Workload
+from harness.spec import Topology, Workload
 from impls.common.decoder import Attention, cross_entropy
 from impls.common.experts import without_experts
 from impls.common.features import without
-from impls.common.mesh import device, share
-from impls.common.optimizer import clip, optimizer
+from impls.common.mesh import device
+from impls.common.optimizer import optimizer
 from impls.common.rope import rope_table, rotate
+from impls.common.trained import Dense
 from impls.common.weights import build_model, weight
 from impls.finetuning.prompt_methods.shapes import ENCODER, SCALED, trained
 
@@ -52,7 +53,7 @@ def initial(workload: Workload, method: str, **sizes: int) -> Iterator[tuple[str
             yield name, weight(workload, name, shape)
 
 
-class Plain:
+class Plain(Dense):
     def __init__(
         self, workload: Workload, permute: bool, math: bool, method: str, m: int = 0, tokens: int = 0, width: int = 0
     ) -> None:
@@ -64,7 +65,7 @@ class Plain:
         wide = torch.promote_types(self.base.lm_head.weight.dtype, torch.float32)
         start = initial(workload, method, m=m, tokens=tokens, width=width)
         self.weights = {name: nn.Parameter(tensor.to(device(), wide)) for name, tensor in start}
-        self.method = method
+        self.method, self.model = method, self.loss
         self.prefixed, self.prompted = (
             tokens if method in kind else 0 for kind in (("prefix",), ("prompt", "p_tuning"))
         )
@@ -126,27 +127,8 @@ class Plain:
             x = x + self.adapted(mlp.down_proj(inner), name)
         return self.base.lm_head(self.base.model.norm(x))[:, self.prompted :]
 
-    def backward(self, batch: Batch) -> Tensor:
-        if self.permute:
-            batch = Batch(batch.inputs.flip(0), batch.labels.flip(0))
-        total = torch.zeros((), dtype=torch.float64)
-        for micro, part in share(batch, self.workload, 0, 1):
-            with self.attention():
-                loss = cross_entropy(self.logits(micro.inputs), micro.labels) * part
-                loss.backward()
-            total += loss.detach().cpu()
-        return total
-
-    def update(self) -> None:
-        clip([p.grad for p in self.weights.values() if p.grad is not None], self.workload.max_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-    def gradients(self) -> Mapping[str, Tensor]:
-        return {n: p.grad.cpu() for n, p in self.weights.items() if p.grad is not None}
-
-    def parameters(self) -> Mapping[str, Tensor]:
-        return {n: p.detach().cpu() for n, p in self.weights.items()}
+    def loss(self, tokens: Tensor, labels: Tensor) -> Tensor:
+        return cross_entropy(self.logits(tokens), labels)
 
     def frozen(self) -> Mapping[str, Tensor]:
         names = [name.removesuffix(".ia3_l") + ".weight" for name in self.weights] if self.method == "ia3" else None

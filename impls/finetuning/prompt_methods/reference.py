@@ -20,9 +20,10 @@ from harness.spec import Batch, Topology, Workload
 from impls.common.experts import without_experts
 from impls.common.features import without
 from impls.common.mesh import device
-from impls.common.optimizer import clip, optimizer
+from impls.common.optimizer import optimizer
 from impls.common.step import accumulate
 from impls.common.sums import sum_flat
+from impls.common.trained import Trained
 from impls.common.weights import build_model
 from impls.finetuning.prompt_methods import inserted, prompts
 from impls.finetuning.prompt_methods.plain import initial
@@ -49,7 +50,7 @@ def adapt(workload: Workload, method: str, m: int, tokens: int, width: int) -> n
     return model.to(device())
 
 
-class Adapted:
+class Adapted(Trained):
     def __init__(
         self, workload: Workload, topology: Topology, method: str, m: int = 0, tokens: int = 0, width: int = 0
     ) -> None:
@@ -69,17 +70,6 @@ class Adapted:
         # 2. One message of all new parameters.
         sum_flat([p.grad for p in self.weights.values() if p.grad is not None], dist.group.WORLD)
         return loss
-
-    def update(self) -> None:
-        clip([p.grad for p in self.weights.values() if p.grad is not None], self.workload.max_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-    def gradients(self) -> Mapping[str, Tensor]:
-        return {name: p.grad.cpu() for name, p in self.weights.items() if p.grad is not None}
-
-    def parameters(self) -> Mapping[str, Tensor]:
-        return {name: p.detach().cpu() for name, p in self.weights.items()}
 
     def frozen(self) -> Mapping[str, Tensor]:
         """The whole base."""

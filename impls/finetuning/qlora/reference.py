@@ -26,9 +26,10 @@ from torch import Tensor, nn
 from harness.spec import Batch, Topology, Workload
 from impls.common.experts import without_experts
 from impls.common.mesh import device
-from impls.common.optimizer import clip, optimizer
+from impls.common.optimizer import optimizer
 from impls.common.step import accumulate
 from impls.common.sums import sum_flat
+from impls.common.trained import Trained
 from impls.common.weights import build_model
 from impls.finetuning.lora.base import biased
 from impls.finetuning.lora.plain import initial
@@ -81,7 +82,7 @@ class QLoRA(nn.Module):
         return biased(y + self.s * F.linear(low, self.B.to(x.dtype)), self.b)
 
 
-class QuantisedLowRankAdaptation:
+class QuantisedLowRankAdaptation(Trained):
     def __init__(
         self,
         workload: Workload,
@@ -127,17 +128,6 @@ class QuantisedLowRankAdaptation:
         loss.backward()
         if self.shard:
             self.shard.drop()
-
-    def update(self) -> None:
-        clip([p.grad for p in self.weights.values() if p.grad is not None], self.workload.max_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-    def gradients(self) -> Mapping[str, Tensor]:
-        return {name: p.grad.cpu() for name, p in self.weights.items() if p.grad is not None}
-
-    def parameters(self) -> Mapping[str, Tensor]:
-        return {name: p.detach().cpu() for name, p in self.weights.items()}
 
     def frozen(self) -> Mapping[str, Tensor]:
         """Codes and scales, by bits."""
