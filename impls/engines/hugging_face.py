@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 from harness.spec import Unsupported, Workload
 from harness.spec.config import described
 from impls.common.experts import without_experts
-from impls.common.mesh import device
+from impls.common.mesh import device, moved
 from impls.common.optimizer import MasterWeights, clip
 from impls.common.weights import TORCH_DTYPES, fill
 
@@ -67,8 +67,11 @@ class Stepped:
         self.optimizer = MasterWeights(self.inner.parameters(), workload)
 
     def step(self, rows: Sequence[Mapping[str, Any]]) -> Tensor:
-        """``rows`` of this rank: k micro-batches of them, or fewer if there are fewer rows."""
-        trainer, k = self.trainer, min(self.workload.micro_batches, len(rows))
+        """``rows`` of this rank: k micro-batches of them, or fewer if any rank has fewer rows."""
+        # As many on all ranks, which gather figures in each forward pass.
+        fewest = moved(torch.tensor(min(self.workload.micro_batches, len(rows))))
+        dist.all_reduce(fewest, dist.ReduceOp.MIN)
+        trainer, k = self.trainer, int(fewest)
         ends = [len(rows) * (i + 1) // k for i in range(k)]
         samples = [trainer.data_collator(list(rows[a:b])) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
         number = trainer._get_num_items_in_batch(samples, trainer.args.device)

@@ -259,6 +259,15 @@ def test_one_rank_with_eight_is_eight_ranks_with_one(lab: Lab) -> None:
         assert {f.quantity: f.verdict for f in lab.measure("parity", case) if f.verdict != "pass"} == {}
 
 
+def test_ranks_whose_conversations_fill_unequal_numbers_of_rows_step_together(lab: Lab) -> None:
+    """One row and two, in two micro-batches: TRL gathers figures in each forward pass, for which all ranks wait."""
+    work = WORK.with_(dtype="fp32", lr=0.05, batch_size=4, micro_batches=2, seed=1, steps=1)
+    lengths = [len(render(example, False).tokens) for example in batch(work, 0)]
+    assert [len(first_fit(own, work.sequence_length)) for own in (lengths[:2], lengths[2:])] == [1, 2]
+    case = Case(CARD.name, "sft_packed", "trl", Topology(dp=2), work)
+    assert {f.quantity: f.reason for f in lab.measure("parity", case) if f.verdict != "pass"} == {}
+
+
 @pytest.mark.parametrize("engine", ["accelerate", "torch"])
 def test_engines_with_sharded_weights_compute_what_the_dense_model_does(lab: Lab, engine: str) -> None:
     case = Case(CARD.name, "sft_sharded", engine, Topology(dp=2), WORK.with_(dtype="fp32", lr=0.05))

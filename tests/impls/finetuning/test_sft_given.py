@@ -215,11 +215,6 @@ def test_a_tokenizer_without_an_end_or_with_padding_beyond_the_model_is_one_line
         opened(given)
 
 
-def failures(lab: Lab, workload: Workload, variant: str, engine: str, dp: int = 1) -> dict[str, str]:
-    case = Case(CARD.name, variant, engine, Topology(dp=dp), workload)
-    return {f.quantity: f.detail for f in lab.measure("parity", case) if f.verdict != "pass"}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("engine", "variant", "rows"),
