@@ -170,13 +170,13 @@ def timed(count: int = 5000) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", nargs="*", choices=("table", "time"), default=("table", "time"))
+    parser.add_argument("part", nargs="?", choices=("table", "time"), help="one alone (default: both)")
     parser.add_argument("--count", type=int, default=200, help="series a row")
     parser.add_argument("--months", type=int, default=2, help="of a family without a step")
     options = parser.parse_args()
-    if "table" in options.part:
+    if options.part != "time":
         table(options.count, options.months)
-    if "time" in options.part:
+    if options.part != "table":
         timed()
 
 

@@ -97,9 +97,9 @@ def test_a_shift_ends_without_targets() -> None:
         # The third depth has no target in any sequence; and one rank has no label at all.
         ("mtp3", "dp2", WORK.with_(name="short", sequence_length=3)),
         ("mtp2", "dp2", WORK.with_(name="half", unlabelled=4)),
-        ("mtp2_over_t", "dp2", WORK),
+        pytest.param("mtp2_over_t", "dp2", WORK, marks=pytest.mark.slow),
         ("mtp2_sp", "dp2tp2", WORK),
-        ("mtp2", "tp2cp2", WORK.with_(name="cut", sequence_length=10)),
+        pytest.param("mtp2", "tp2cp2", WORK.with_(name="cut", sequence_length=10), marks=pytest.mark.slow),
     ],
     ids=lambda value: getattr(value, "name", value),
 )

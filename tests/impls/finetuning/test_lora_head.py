@@ -67,6 +67,8 @@ def test_the_dense_model_is_the_chain_rule_on_whole_matrices(variant: str) -> No
 
 ENGINES = [("reference", variant) for variant in VARIANTS]
 ENGINES += [("peft", variant) for variant in VARIANTS if variant != "lora_tied"]  # which PEFT computes otherwise
+WHOLE = ("lora_ends", "lora_tied")  # the others are a part of these
+ENGINES = [pytest.param(*each, marks=[] if each[1] in WHOLE else [pytest.mark.slow]) for each in ENGINES]
 
 
 @pytest.mark.parametrize(("engine", "variant"), ENGINES)

@@ -40,7 +40,7 @@ def layouts(draw: st.DrawFn) -> Case:
     return Case(CARD.name, name, "reference", Topology(dp=dp, pp=pp), work)
 
 
-@settings(max_examples=6)
+@settings(max_examples=3)
 @given(case=layouts())
 def test_any_layout_computes_what_the_dense_model_does_with_its_delays(lab: Lab, case: Case) -> None:
     assert wrong(lab, case) == []

@@ -52,10 +52,10 @@ def case(variant: str, engine: str = "reference", topology: Topology = DP4, work
 @pytest.mark.parametrize(
     ("variant", "workload"),
     [
-        ("each_a_group", UNEVEN),
-        ("one_group", UNEVEN),
+        pytest.param("each_a_group", UNEVEN, marks=pytest.mark.slow),
+        pytest.param("one_group", UNEVEN, marks=pytest.mark.slow),
         ("eight_bits", UNEQUAL),
-        ("four_bit_weights", UNEVEN),
+        pytest.param("four_bit_weights", UNEVEN, marks=pytest.mark.slow),
         ("zeropp", UNEQUAL),
     ],
     ids=lambda value: getattr(value, "name", value),
