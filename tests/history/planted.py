@@ -168,12 +168,12 @@ def timed(count: int = 5000) -> None:
     )
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", nargs="?", choices=("table", "time"), help="one alone (default: both)")
     parser.add_argument("--count", type=int, default=200, help="series a row")
     parser.add_argument("--months", type=int, default=2, help="of a family without a step")
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     if options.part != "time":
         table(options.count, options.months)
     if options.part != "table":

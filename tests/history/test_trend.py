@@ -146,3 +146,14 @@ def test_the_command_without_otava_says_how_to_get_it(
     assert cli.main(["trend", "--store", str(tmp_path / "history.db")]) == cli.USAGE
     (line,) = capsys.readouterr().err.splitlines()
     assert "pip install 'plumbline[trend]'" in line
+
+
+@pytest.mark.parametrize(("words", "printed"), [([], ["table", "timed"]), (["time"], ["timed"])])
+def test_the_command_prints_both_parts_or_the_one_that_is_named(
+    words: list[str], printed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[str] = []
+    for part in ("table", "timed"):
+        monkeypatch.setattr(planted, part, lambda *given, part=part: found.append(part))
+    planted.main(words)
+    assert found == printed
