@@ -35,6 +35,11 @@ CARD = Card(
             requires=DIFFUSERS,
             variants=("diffusion_lora_epsilon", "diffusion_lora_scaled"),
         ),
+        "diffusers_saved": Engine(
+            f"{HERE}.on_diffusers:build_saved",
+            requires=(*DIFFUSERS, "transformers>=4.57"),
+            variants=("diffusion_lora_epsilon",),
+        ),
     },
     topologies=("dp1", "dp2"),
     contract=Trainers(plain=f"{HERE}.plain", data=f"{HERE}.data", replays=f"{HERE}.plain:replays"),

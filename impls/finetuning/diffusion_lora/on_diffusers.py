@@ -4,16 +4,18 @@ The loss is that of Diffusers' examples/text_to_image/train_text_to_image_lora.p
 training_utils. Latents and noise are float32, and so are adapters (``cast_training_params``).
 """
 
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers import DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.training_utils import EMAModel, cast_training_params, compute_snr
-from peft import LoraConfig
-from torch import Tensor
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import LoraConfig, get_peft_model_state_dict
+from torch import Tensor, nn
 
 from harness.spec import Topology, Workload
 from impls.common.experts import without_experts
@@ -24,6 +26,7 @@ from impls.engines.peft import fill as give
 from impls.finetuning.diffusion_lora import noise
 from impls.finetuning.diffusion_lora.blocks import Sizes
 from impls.finetuning.diffusion_lora.data import Pictures, share
+from impls.finetuning.diffusion_lora.files import NAME
 from impls.finetuning.diffusion_lora.shapes import AVERAGED, TARGETS, sizes, targets
 from impls.finetuning.diffusion_lora.weights import fill, start
 
@@ -55,8 +58,21 @@ def scheduler(prediction: str) -> DDPMScheduler:
     )
 
 
+def load(unet: UNet2DConditionModel) -> dict[str, nn.Parameter]:
+    """The UNet's adapters, written and read again as at the end of the examples; for training they are float32."""
+    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
+    unet.delete_adapters("default")
+    with tempfile.TemporaryDirectory() as folder:
+        StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=layers)
+        where = {"weight_name": NAME, "use_safetensors": True}  # which it finds by itself if it may ask the Hub
+        unet.load_lora_adapter(folder, prefix="unet", adapter_name="default", **where)
+    cast_training_params(unet, torch.float32)
+    return trained(unet)
+
+
 class Diffusers(DataParallel):
-    """``checkpointed``: the UNet computes its activations again in the backward pass."""
+    """``checkpointed``: the UNet computes its activations again in the backward pass. ``saved``: adapters come from
+    a file."""
 
     def __init__(
         self,
@@ -69,6 +85,7 @@ class Diffusers(DataParallel):
         ema: float = 0.0,
         scale: float = 1.0,
         checkpointed: bool = False,
+        saved: bool = False,
     ) -> None:
         without_experts(workload, "a UNet is made here with")
         self.rank = dist.get_rank()
@@ -86,6 +103,8 @@ class Diffusers(DataParallel):
         weights = trained(self.unet)
         give(weights, start(workload, rank))
         base = {canonical(n): p for n, p in self.unet.named_parameters() if not p.requires_grad}
+        if saved:
+            weights = load(self.unet)
         super().__init__(workload, topology, self.unet, weights, base, configuration)
         self.scheduler = scheduler(prediction)
         self.average = EMAModel(weights.values(), decay=ema) if ema else None
@@ -146,3 +165,7 @@ def build(workload: Workload, topology: Topology, **variant: Any) -> Diffusers:
 
 def build_checkpointed(workload: Workload, topology: Topology, **variant: Any) -> Diffusers:
     return Diffusers(workload, topology, checkpointed=True, **variant)
+
+
+def build_saved(workload: Workload, topology: Topology, **variant: Any) -> Diffusers:
+    return Diffusers(workload, topology, saved=True, **variant)

@@ -48,6 +48,7 @@ CARD = Card(
         "transformers": Engine(
             f"{HERE}.on_transformers:build", requires=HUGGING_FACE, variants=(*PADDED, *FLAT, "sft_padding_free_left")
         ),
+        "transformers_masked": Engine(f"{HERE}.on_transformers:build_masked", requires=HUGGING_FACE, variants=FLAT),
         # On a CPU, Liger's kernels run in Triton's interpreter alone.
         "trl_liger": Engine(f"{HERE}.on_trl:build_liger", requires=(*TRL, *LIGER), variants=FUSED),
         "transformers_liger": Engine(

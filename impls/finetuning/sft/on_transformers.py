@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torch.distributed as dist
 import transformers
 from torch import Tensor
@@ -16,6 +17,14 @@ from impls.common.mesh import device
 from impls.engines.hugging_face import QUIET, Stepped, decoder, tokenizer
 from impls.finetuning.sft.chat import marked, opened, row
 from impls.finetuning.sft.data import Example
+
+
+class Masked(DataCollatorWithFlattening):
+    """With the mask of ones that a tokenizer gives to every text."""
+
+    def __call__(self, *args: Any, **options: Any) -> dict[str, Any]:
+        found: dict[str, Any] = super().__call__(*args, **options)
+        return {**found, "attention_mask": torch.ones_like(found["input_ids"])}
 
 
 class HuggingFace(Stepped):
@@ -30,6 +39,7 @@ class HuggingFace(Stepped):
         keep: str = "start",
         saved: bool = False,
         liger: bool = False,
+        masked: bool = False,
     ) -> None:
         if packing == "rows":
             raise Unsupported("Transformers' Trainer packs no rows")
@@ -41,7 +51,8 @@ class HuggingFace(Stepped):
             raise Unsupported("Transformers knows no answers of a template without {% generation %}")
         self.chat.truncation_side = side
         model = decoder(workload, attention, **({"pad_token_id": self.chat.pad_token_id} if saved else {}))
-        collator = DataCollatorWithFlattening() if packing else DataCollatorForSeq2Seq(self.chat)
+        flattening = Masked() if masked else DataCollatorWithFlattening()
+        collator = flattening if packing else DataCollatorForSeq2Seq(self.chat)
         settings: dict[str, Any] = {
             "label_smoothing_factor": smoothing,
             "use_liger_kernel": liger,
@@ -59,7 +70,7 @@ class HuggingFace(Stepped):
 
     def row(self, example: Example) -> dict[str, Any]:
         found = row(self.chat, example, self.every, self.workload.sequence_length)
-        # Flattened rows have no mask: with one, documents would not be looked for in the positions.
+        # Flattened rows have no mask: with one, Transformers does not look for documents in the positions.
         return found if self.flattens else {**found, "attention_mask": [1] * len(found["input_ids"])}
 
     @property
@@ -79,3 +90,8 @@ def build(workload: Workload, topology: Topology, **variant: Any) -> HuggingFace
 def build_liger(workload: Workload, topology: Topology, **variant: Any) -> HuggingFace:
     """The same with Liger's kernels, and its head fused with the cross-entropy."""
     return HuggingFace(workload, topology, liger=True, **variant)
+
+
+def build_masked(workload: Workload, topology: Topology, **variant: Any) -> HuggingFace:
+    """The same with an attention mask of ones beside the positions of flattened rows."""
+    return HuggingFace(workload, topology, masked=True, **variant)
