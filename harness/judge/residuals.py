@@ -45,7 +45,8 @@ def judge(engine: Sequence[Curves], reference: Sequence[Curves], dtype: str) -> 
     ours, theirs = (np.array([run.losses for run in side], dtype=np.float64) for side in (engine, reference))
     relative = (ours - theirs).mean(axis=1) / theirs.mean(axis=1)  # m [seeds]
     mean, runs, bound = float(relative.mean()), len(relative), MARGIN * 2.0 ** -DIGITS[dtype]
-    detail = {"relative": relative.tolist(), "losses": ours.tolist(), "reference_losses": theirs.tolist()}
+    # By seed and step; "losses" of other measures are one run's.
+    detail = {"relative": relative.tolist(), "runs": ours.tolist(), "reference_runs": theirs.tolist()}
     if not np.isfinite(ours).all():
         value, text, verdict = None, "a loss is NaN or infinite", "fail"
     elif runs < FEWEST:

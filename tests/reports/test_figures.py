@@ -4,6 +4,8 @@ import re
 
 import pytest
 
+from harness.judge.residuals import FEWEST, judge
+from harness.spec import Curves
 from reports import figures, palette, tidy, timelines
 from tests.reports import planted
 from tests.reports.planted import measurement
@@ -82,6 +84,14 @@ def test_an_exact_loss_leaves_no_mark_on_the_logarithmic_axis() -> None:
     found = measurement("parity", "loss", 0.0, "× floor", "pass", detail=detail)
     assert figures.loss_error(topic("zero", [base | found]), SLOTS) is None
     assert figures.loss(topic("zero", [base | found]), SLOTS) is not None
+
+
+def test_the_runs_of_several_seeds_are_no_curve_by_step() -> None:
+    base = planted._base("zero", "zero1", "torch", "dp2", "fp32", "cpu")
+    runs = [Curves([1], [0.5], 1.0, [2.0, 1.0 + seed / 100]) for seed in range(FEWEST)]
+    found = judge(runs, runs, "fp32")
+    shown = measurement(found.measure, found.quantity, found.value, "", found.verdict, detail=found.detail)
+    assert figures.figures(topic("zero", [base | shown]), SLOTS) == []
 
 
 def test_engines_have_their_own_colours_and_new_ones_a_free_one() -> None:
