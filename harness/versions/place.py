@@ -72,7 +72,8 @@ def cache() -> Path:
 def put(package: str, release: str, whole: bool = False, checked: bool = False) -> Place:
     """Installs a release, unless the cache has it, and checks that it can be imported from there, unless this process
     has ``checked`` it; an :class:`Unusable` says why not. ``whole``: in a virtual environment over the present one,
-    which also gets those dependencies of the release that the present one does not fulfil."""
+    which also gets those dependencies of the release that the present one does not fulfil; of the release that the
+    present one has it gets nothing."""
     folder = cache() / f"{package}-{release}{'-environment' if whole else ''}"
     if not folder.exists():
         with _partial(folder.parent) as partial:
@@ -122,10 +123,13 @@ def _environment(folder: Path) -> str:
     """A virtual environment that sees the present one's packages behind its own; its Python."""
     venv.EnvBuilder(symlinks=True).create(folder)
     site = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder), "platbase": str(folder)}))
-    present = [place for place in map(Path, sys.path) if place.name in SITES and place.is_dir()]
-    lines = [f"import site; site.addsitedir({str(place)!r})\n" for place in present]
+    lines = [f"import site; site.addsitedir({str(place)!r})\n" for place in _present()]
     (site / "present.pth").write_text("".join(lines), "utf-8")
     return str(folder / "bin" / "python")
+
+
+def _present() -> list[Path]:
+    return [place for place in map(Path, sys.path) if place.name in SITES and place.is_dir()]
 
 
 def same(found: str, asked: str) -> bool:
@@ -159,5 +163,7 @@ def _probe(place: Place) -> None:
     found, file = json.loads(told[-1])
     if not same(found, place.version):
         raise Unusable(f"the imported package says that it is {found}")
-    if not Path(file).is_relative_to(place.folder):
+    # The version is right: a copy of the present environment is the release that was asked for.
+    homes = [place.folder, *(_present() if place.whole else [])]
+    if not any(Path(file).is_relative_to(home) for home in homes):
         raise Unusable(f"another copy is imported: {file}")

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,10 @@ def test_a_whole_environment_also_has_what_the_release_requires(index: Path) -> 
     found = put(PACKAGE, "1.1", whole=True)
     assert found.python != sys.executable
     assert said(found, found.alone()) == said(found, found.beside_plumbline()) == "30\n"
+
+
+def test_a_whole_environment_of_the_present_release_has_the_present_copy(index: Path) -> None:
+    assert put("packaging", metadata.version("packaging"), whole=True).whole
 
 
 def test_an_interrupted_command_ends_with_its_children(tmp_path: Path) -> None:
