@@ -1,9 +1,11 @@
 """The parts of the noise floor: the ensemble, another machine, and other draws of the model."""
 
 from collections.abc import Iterator, Mapping
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from torch import Tensor
 from harness import catalog
 from harness.launch.local import LocalLauncher
 from harness.launch.outcome import Done, Job, Raised
+from harness.run import heap
 from harness.run.oracle import ELSEWHERE, ENSEMBLE, HERE, KEPT, NoOracle, Oracles, Run
 from harness.spec import Case, Measurement, Topology, Workload
 
@@ -118,3 +121,19 @@ def test_only_the_latest_references_are_kept(monkeypatch: pytest.MonkeyPatch) ->
     assert made == names
     asked("1")
     assert made == [*names, "1"]
+
+
+def test_freed_memory_is_returned_to_the_system() -> None:
+    """Small pieces that a thread has allocated; a last one, which is kept, holds glibc's arena open."""
+    own, kept = psutil.Process(), list[Any]()
+
+    def allocate() -> None:
+        pieces = [torch.zeros(1000) for _ in range(50_000)]  # 200 MB
+        kept.append(pieces[-1])
+
+    thread = Thread(target=allocate)
+    thread.start()
+    thread.join()
+    before = own.memory_info().rss
+    heap.release()
+    assert before - own.memory_info().rss > 100e6

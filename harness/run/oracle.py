@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from harness import catalog
 from harness.launch.base import Launcher
 from harness.launch.outcome import Done, Job, Outcome, Unsupported, describe, failures
+from harness.run import heap
 from harness.spec import Card, Case, Functions, Measurement, Topology, Trainers, Workload
 from harness.spec.run import COMPARED, MOST
 
@@ -124,6 +125,7 @@ class Oracles:
                 found = self._judged_by(run, work, FUNCTION_ENSEMBLE if function else ENSEMBLE)
             except NoOracle as reason:
                 found = reason.measurement
+            heap.release()  # an ensemble's results, which are judged
         self._latest[key] = found
         for oldest in list(self._latest)[:-KEPT]:
             self._latest.pop(oldest, None)
