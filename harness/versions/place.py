@@ -72,8 +72,8 @@ def cache() -> Path:
 def put(package: str, release: str, whole: bool = False, checked: bool = False) -> Place:
     """Installs a release, unless the cache has it, and checks that it can be imported from there, unless this process
     has ``checked`` it; an :class:`Unusable` says why not. ``whole``: in a virtual environment over the present one,
-    which also gets those dependencies of the release that the present one does not fulfil; of the release that the
-    present one has it gets nothing."""
+    which also gets those dependencies of the release that the present one does not fulfil; if the present one has that
+    release, it gets nothing."""
     folder = cache() / f"{package}-{release}{'-environment' if whole else ''}"
     if not folder.exists():
         with _partial(folder.parent) as partial:

@@ -105,6 +105,7 @@ class Diffusers(DataParallel):
         base = {canonical(n): p for n, p in self.unet.named_parameters() if not p.requires_grad}
         if saved:
             weights = load(self.unet)
+            configuration += ", save_lora_weights(), load_lora_adapter()"
         super().__init__(workload, topology, self.unet, weights, base, configuration)
         self.scheduler = scheduler(prediction)
         self.average = EMAModel(weights.values(), decay=ema) if ema else None
