@@ -2,7 +2,6 @@
 
 PEFT keeps adapters in float32 above a base in bfloat16 (``autocast_adapter_dtype``, its default)."""
 
-import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,13 +11,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
-from torch.nn.parallel import DistributedDataParallel
 
 from harness.spec import Batch, Topology, Workload
-from impls.common.mesh import device, mesh
+from impls.common.mesh import mesh
 from impls.common.optimizer import optimizer
 from impls.common.step import accumulate
-from impls.common.trained import Trained
+from impls.engines.adapted import DataParallel, fill
 
 PREFIX = "base_model.model."
 
@@ -28,17 +26,6 @@ def lora(model: nn.Module, settings: Mapping[str, Any], start: Iterable[tuple[st
     wrapped = peft.get_peft_model(model, peft.LoraConfig(**settings))
     fill(trained(wrapped), start)
     return wrapped
-
-
-@torch.no_grad()
-def fill(weights: Mapping[str, nn.Parameter], start: Iterable[tuple[str, Tensor]]) -> None:
-    """Gives every trained parameter its start. PEFT may have a vector as a matrix of one row or column."""
-    left = dict(weights)
-    for name, tensor in start:
-        parameter = left.pop(name)
-        parameter.copy_(tensor.view_as(parameter))
-    if left:
-        raise ValueError(f"PEFT trains {', '.join(left)} too")
 
 
 def canonical(name: str) -> str:
@@ -52,46 +39,6 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
 def base(model: nn.Module) -> dict[str, nn.Parameter]:
     """The adapted matrices."""
     return {canonical(name): p for name, p in model.named_parameters() if ".base_layer." in name}
-
-
-class DataParallel(Trained):
-    """Adapters whose gradients DistributedDataParallel averages, as in Transformers' Trainer.
-
-    ``model`` returns the loss of a batch. ``weights`` are trained and ``base`` is frozen, by canonical names.
-    """
-
-    def __init__(
-        self,
-        workload: Workload,
-        topology: Topology,
-        model: nn.Module,
-        weights: Mapping[str, nn.Parameter],
-        base: Mapping[str, Tensor],
-        configuration: str,
-        stepper: torch.optim.Optimizer | None = None,
-    ) -> None:
-        self.workload, self.ranks, self.model = workload, topology.dp, model
-        self.weights, self.base, self.configuration = weights, base, configuration
-        self.optimizer = stepper or optimizer(weights.values(), workload)
-        if self.ranks > 1:
-            self.model = DistributedDataParallel(
-                model,
-                device_ids=[device()] if device().type == "cuda" else None,
-                broadcast_buffers=False,  # RoPE's frequencies never change
-                gradient_as_bucket_view=True,
-            )
-
-    def backward(self, batch: Batch) -> Tensor:
-        return accumulate(self.model, batch, self.workload, dist.get_rank(), self.ranks, around=self.around)
-
-    def around(self, last: bool) -> contextlib.AbstractContextManager[object]:
-        """Gradients are sent after the last micro-batch."""
-        if last or not isinstance(self.model, DistributedDataParallel):
-            return contextlib.nullcontext()
-        return self.model.no_sync()
-
-    def frozen(self) -> Mapping[str, Tensor]:
-        return self.base
 
 
 class Mergeable(DataParallel):

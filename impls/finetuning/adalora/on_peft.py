@@ -22,7 +22,8 @@ from impls.common.experts import without_experts
 from impls.common.mesh import device, share
 from impls.common.optimizer import clip
 from impls.common.weights import build_model
-from impls.engines.peft import DataParallel, base, canonical, fill
+from impls.engines.adapted import DataParallel, fill
+from impls.engines.peft import base, canonical
 from impls.finetuning.adalora.budget import Allotted
 from impls.finetuning.adalora.shapes import initial
 from impls.finetuning.lora.shapes import TARGETS

@@ -21,8 +21,9 @@ from harness.spec import Topology, Workload
 from impls.common.experts import without_experts
 from impls.common.mesh import device, placed
 from impls.common.weights import TORCH_DTYPES
-from impls.engines.peft import DataParallel, canonical, trained
-from impls.engines.peft import fill as give
+from impls.engines.adapted import DataParallel
+from impls.engines.adapted import fill as give
+from impls.engines.peft import canonical, trained
 from impls.finetuning.diffusion_lora import noise
 from impls.finetuning.diffusion_lora.blocks import Sizes
 from impls.finetuning.diffusion_lora.data import Pictures, share

@@ -7,29 +7,18 @@ trainer that takes what requires a gradient."""
 from collections.abc import Mapping
 
 import peft
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.spec import Topology, Workload
-from impls.common.decoder import cross_entropy
 from impls.common.optimizer import optimizer
+from impls.engines.adapted import Loss, fill
 from impls.engines.hugging_face import decoder
-from impls.engines.peft import Mergeable, base, fill, trained
+from impls.engines.peft import Mergeable, base, trained
 from impls.finetuning.lora_head import shapes
 from impls.finetuning.lora_head.shapes import EMBEDDING_A, EMBEDDING_B, HEAD_A, HEAD_B
 
 MODULES: Mapping[str, str] = {"embedding": "embed_tokens", "head": "lm_head", "tied": "embed_tokens"}
 TWINS: Mapping[str, str] = {EMBEDDING_A: HEAD_B, EMBEDDING_B: HEAD_A}  # of tied weights, each the other's transpose
-
-
-class Loss(nn.Module):
-    """Token ids and labels [b, s] → their mean cross-entropy."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        return cross_entropy(self.model(input_ids=tokens, use_cache=False).logits, labels)
 
 
 class Peft(Mergeable):

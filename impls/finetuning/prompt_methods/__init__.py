@@ -42,6 +42,9 @@ CARD = Card(
                 "ia3",
             ),
         ),
+        "adapters": Engine(
+            f"{HERE}.on_adapters:build", ("adapters>=1.3",), ("bottleneck_adapters",), environment="adapters-suites"
+        ),
     },
     topologies=("dp1", "dp2"),
     contract=Trainers(plain=f"{HERE}.plain", flops=f"{HERE}.laws:added_flops"),

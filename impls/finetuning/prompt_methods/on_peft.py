@@ -18,8 +18,9 @@ from impls.common.data import IGNORED
 from impls.common.experts import without_experts
 from impls.common.features import without
 from impls.common.weights import build_model
+from impls.engines.adapted import DataParallel, fill
 from impls.engines.hugging_face import decoder
-from impls.engines.peft import DataParallel, Mergeable, fill
+from impls.engines.peft import Mergeable
 from impls.finetuning.prompt_methods.plain import initial
 from impls.finetuning.prompt_methods.shapes import SCALED
 

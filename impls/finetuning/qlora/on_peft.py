@@ -20,7 +20,8 @@ from impls.common.decoder import Decoder
 from impls.common.experts import without_experts
 from impls.common.mesh import device
 from impls.common.weights import build_model
-from impls.engines.peft import DataParallel, FullyShard, lora, trained
+from impls.engines.adapted import DataParallel
+from impls.engines.peft import FullyShard, lora, trained
 from impls.finetuning.lora.plain import initial
 from impls.finetuning.lora.settings import settings
 from impls.finetuning.lora.shapes import TARGETS, targets
