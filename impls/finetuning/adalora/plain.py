@@ -12,9 +12,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from harness.spec import Batch, Topology, Workload
 from impls.common.experts import without_experts
-from impls.common.mesh import device, share
+from impls.common.mesh import device
 from impls.common.optimizer import clip, optimizer
-from impls.common.trained import Trained
+from impls.common.trained import Dense
 from impls.common.weights import build_model
 from impls.finetuning.adalora import shapes
 from impls.finetuning.adalora.budget import Allotted, Importance, kept
@@ -44,7 +44,7 @@ class Adapted(nn.Module):
         return biased(F.linear(x, self.base.weight) + self.scale * update, self.base.bias)
 
 
-class Plain(Trained):
+class Plain(Dense):
     def __init__(self, workload: Workload, permute: bool, math: bool, allotted: Allotted) -> None:
         without_experts(workload, "adapters are set up here with")
         self.workload, self.permute = workload, permute
@@ -65,14 +65,7 @@ class Plain(Trained):
         self.optimizer = optimizer(self.weights.values(), workload, fused=not math)
 
     def backward(self, batch: Batch) -> Tensor:
-        if self.permute:
-            batch = Batch(batch.inputs.flip(0), batch.labels.flip(0))
-        total = torch.zeros((), dtype=torch.float64)
-        for micro, part in share(batch, self.workload, 0, 1):
-            with self.attention():
-                loss = self.model(*micro) * part
-                loss.backward()
-            total += loss.detach().cpu()
+        total = super().backward(batch)
         (self.gamma * self.tilt()).backward()
         return total
 
