@@ -46,7 +46,7 @@ def canonical(name: str) -> str:
 class Adapters(DataParallel):
     def __init__(self, workload: Workload, topology: Topology, method: str, m: int) -> None:
         if workload.dtype not in ("fp32", "fp64"):
-            raise Unsupported("adapters must have the model's precision, and float32 ones to step are not kept")
+            raise Unsupported("adapters have the model's precision, without float32 weights to step")
         model = decoder(workload, "sdpa")
         adapters.init(model, interface=INTERFACE)
         settings: dict[str, Any] = {
